@@ -1,0 +1,1 @@
+//! The YAML file and what becomes of it.

@@ -1,0 +1,318 @@
+//! The hardware edge: what agft asks of a GPU, and the one place that writes clocks.
+//!
+//! Reading ([`GpuSensors`]) and writing ([`GpuClocks`]) are two traits, so that a sampling thread can own the first
+//! while only [`lease`] ever holds the second. [`nvml`] is the real implementation and the only file that names
+//! nvml-wrapper; `crate::sim` has the simulated one.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Mhz, Millijoules, Watts};
+
+/// Who a GPU is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GpuInfo {
+    /// Index in NVML's order (PCI bus order).
+    pub index: u32,
+    /// Stable identity, `GPU-...`.
+    pub uuid: String,
+    /// Product name, as the driver gives it.
+    pub name: String,
+    /// Driver version, if the driver says.
+    pub driver_version: Option<String>,
+    /// Power limit in force, if the board has one.
+    pub power_limit: Option<Watts>,
+}
+
+impl fmt::Display for GpuInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GPU {} ({})", self.index, self.name)
+    }
+}
+
+/// One memory clock and the core clocks that go with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryLevel {
+    /// The memory clock.
+    pub memory: Mhz,
+    /// Core clocks supported beside it, highest first.
+    pub core: Vec<Mhz>,
+}
+
+/// The clocks a GPU supports, highest memory clock first. Never empty, and no level is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SupportedClocks {
+    levels: Vec<MemoryLevel>,
+}
+
+impl SupportedClocks {
+    /// Sorts, removes duplicates and empty levels; `None` if nothing is left.
+    #[must_use]
+    pub fn new(mut levels: Vec<MemoryLevel>) -> Option<Self> {
+        for level in &mut levels {
+            level.core.sort_unstable_by(|a, b| b.cmp(a));
+            level.core.dedup();
+        }
+        levels.retain(|level| !level.core.is_empty());
+        levels.sort_unstable_by(|a, b| b.memory.cmp(&a.memory));
+        levels.dedup_by_key(|level| level.memory);
+        (!levels.is_empty()).then_some(Self { levels })
+    }
+
+    /// Every level, highest memory clock first.
+    #[must_use]
+    pub fn levels(&self) -> &[MemoryLevel] {
+        &self.levels
+    }
+
+    /// Core clocks at the highest memory clock, highest first: the ones a core lock can ask for.
+    #[must_use]
+    pub fn core(&self) -> &[Mhz] {
+        &self.levels[0].core
+    }
+
+    /// Memory clocks, highest first.
+    pub fn memory(&self) -> impl Iterator<Item = Mhz> + '_ {
+        self.levels.iter().map(|level| level.memory)
+    }
+
+    /// Lowest supported core clock.
+    #[must_use]
+    pub fn core_min(&self) -> Mhz {
+        self.core()[self.core().len() - 1]
+    }
+
+    /// Highest supported core clock.
+    #[must_use]
+    pub fn core_max(&self) -> Mhz {
+        self.core()[0]
+    }
+
+    /// The supported core clock nearest to `wanted` (the higher one of two equally near).
+    #[must_use]
+    pub fn nearest_core(&self, wanted: Mhz) -> Mhz {
+        self.core().iter().copied().min_by_key(|clock| clock.abs_diff(wanted)).unwrap_or(wanted)
+    }
+}
+
+/// Why the clock is not what it could be: NVML's event (throttle) reasons as a bit set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClockReasons(pub u64);
+
+impl ClockReasons {
+    /// Nothing runs on the GPU.
+    pub const GPU_IDLE: Self = Self(0x1);
+    /// Application or locked clocks limit it: what a lock of ours looks like.
+    pub const CLOCKS_SETTING: Self = Self(0x2);
+    /// The power cap, enforced by software.
+    pub const SW_POWER_CAP: Self = Self(0x4);
+    /// Hardware slowdown: temperature, power brake or both.
+    pub const HW_SLOWDOWN: Self = Self(0x8);
+    /// Clocks kept equal with another GPU.
+    pub const SYNC_BOOST: Self = Self(0x10);
+    /// Temperature, by software.
+    pub const SW_THERMAL: Self = Self(0x20);
+    /// Temperature, by hardware.
+    pub const HW_THERMAL: Self = Self(0x40);
+    /// External power brake.
+    pub const HW_POWER_BRAKE: Self = Self(0x80);
+
+    /// Is any of `other`'s bits set?
+    #[must_use]
+    pub fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Is the clock held below what was asked for a reason that is not ours: power or temperature?
+    #[must_use]
+    pub fn is_capped(self) -> bool {
+        self.intersects(Self(
+            Self::SW_POWER_CAP.0
+                | Self::HW_SLOWDOWN.0
+                | Self::SW_THERMAL.0
+                | Self::HW_THERMAL.0
+                | Self::HW_POWER_BRAKE.0
+                | Self::SYNC_BOOST.0,
+        ))
+    }
+}
+
+/// What the sensors say at one moment. A sensor that the board lacks is `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct GpuReading {
+    /// Running core (SM) clock.
+    pub core_clock: Option<Mhz>,
+    /// Running memory clock.
+    pub memory_clock: Option<Mhz>,
+    /// Board power; the instantaneous value where the driver has one.
+    pub power: Option<Watts>,
+    /// Share of the driver's last sampling period in which a kernel ran, in percent.
+    pub utilization_percent: Option<f64>,
+    /// Core temperature in degrees Celsius.
+    pub temperature_c: Option<f64>,
+    /// Why the clock is what it is.
+    pub reasons: ClockReasons,
+}
+
+/// What can be read of a GPU. Needs no privilege and changes nothing.
+pub trait GpuSensors: Send {
+    /// Who this is.
+    fn info(&self) -> &GpuInfo;
+
+    /// The clocks that can be asked for.
+    ///
+    /// # Errors
+    /// [`GpuError`] if the driver does not say, which also is the answer of boards without clock control.
+    fn supported_clocks(&self) -> Result<SupportedClocks, GpuError>;
+
+    /// All sensors at once.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`] and the like only; a missing sensor is a `None` field, not an error.
+    fn reading(&self) -> Result<GpuReading, GpuError>;
+
+    /// Board power alone, as fresh as the driver has it: the cheap call for the idle watch.
+    ///
+    /// # Errors
+    /// [`GpuError::NotSupported`] if the board has no power sensor.
+    fn power(&self) -> Result<Watts, GpuError>;
+
+    /// The total-energy counter, in millijoules since the driver was loaded. Advances in ticks of 10-100 ms.
+    ///
+    /// # Errors
+    /// [`GpuError::NotSupported`] before Volta.
+    fn energy(&self) -> Result<Millijoules, GpuError>;
+}
+
+/// What can be written to a GPU. Every call needs root (`CAP_SYS_ADMIN`), and outlives the process until reset.
+pub trait GpuClocks: Send {
+    /// Who this is.
+    fn info(&self) -> &GpuInfo;
+
+    /// Lock the core clock to the range `[min, max]`: under load the GPU runs at `max`.
+    ///
+    /// # Errors
+    /// [`GpuError`]; the previous lock may or may not be in force then.
+    fn lock_core(&mut self, min: Mhz, max: Mhz) -> Result<(), GpuError>;
+
+    /// Lock the memory clock to the range `[min, max]`.
+    ///
+    /// # Errors
+    /// [`GpuError::NotSupported`] on boards with one memory clock; never falls back to a deferred lock.
+    fn lock_memory(&mut self, min: Mhz, max: Mhz) -> Result<(), GpuError>;
+
+    /// Give the core clock back to the driver.
+    ///
+    /// # Errors
+    /// [`GpuError`] if the driver refuses.
+    fn reset_core(&mut self) -> Result<(), GpuError>;
+
+    /// Give the memory clock back to the driver.
+    ///
+    /// # Errors
+    /// [`GpuError`] if the driver refuses; [`GpuError::NotSupported`] where there is nothing to reset.
+    fn reset_memory(&mut self) -> Result<(), GpuError>;
+}
+
+/// Why a GPU call failed. The text states the fact and the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GpuError {
+    /// `libnvidia-ml.so.1` cannot be loaded.
+    #[error(
+        "the NVIDIA management library cannot be loaded ({detail}); install the NVIDIA driver, or, in a container, \
+         start it with the NVIDIA runtime and the capability `utility`"
+    )]
+    NoLibrary {
+        /// What the loader said.
+        detail: String,
+    },
+    /// The library is there, the driver is not.
+    #[error("the NVIDIA driver does not answer ({detail}); is the kernel module loaded and of the library's version?")]
+    NoDriver {
+        /// What NVML said.
+        detail: String,
+    },
+    /// No GPU of that index or UUID.
+    #[error("no GPU {wanted}; present: {present}")]
+    NotFound {
+        /// The index or UUID asked for.
+        wanted: String,
+        /// The GPUs that are there.
+        present: String,
+    },
+    /// The caller may not do this.
+    #[error("{gpu}: {call}: not permitted; run agft as root or grant it CAP_SYS_ADMIN")]
+    NoPermission {
+        /// The GPU, for humans.
+        gpu: String,
+        /// The NVML call.
+        call: &'static str,
+    },
+    /// The board or driver cannot do this.
+    #[error("{gpu}: {call}: not supported by this board or driver")]
+    NotSupported {
+        /// The GPU, for humans.
+        gpu: String,
+        /// The NVML call.
+        call: &'static str,
+    },
+    /// The driver refused the argument, for example a clock outside its list.
+    #[error("{gpu}: {call}: the driver refused the argument {argument}")]
+    InvalidArgument {
+        /// The GPU, for humans.
+        gpu: String,
+        /// The NVML call.
+        call: &'static str,
+        /// What was asked.
+        argument: String,
+    },
+    /// The GPU fell off the bus, was reset or unplugged.
+    #[error("{gpu}: {call}: the GPU is lost; it needs a reset or a reboot")]
+    Lost {
+        /// The GPU, for humans.
+        gpu: String,
+        /// The NVML call.
+        call: &'static str,
+    },
+    /// Anything else, often passing: timeout, in use, unknown.
+    #[error("{gpu}: {call} failed: {detail}")]
+    Failed {
+        /// The GPU, for humans.
+        gpu: String,
+        /// The NVML call.
+        call: &'static str,
+        /// What NVML said.
+        detail: String,
+    },
+}
+
+/// What the loop does after a failed clock call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// This clock cannot be had: take it out of the action space.
+    DropArm,
+    /// Give the clocks back and try again later.
+    ReleaseAndRetry,
+    /// There is nothing to be done here: release and end.
+    Exit,
+}
+
+impl GpuError {
+    /// What the loop does next. Exhaustive: a new variant has to decide.
+    #[must_use]
+    pub fn recovery(&self) -> Recovery {
+        match self {
+            Self::InvalidArgument { .. } => Recovery::DropArm,
+            Self::Failed { .. } => Recovery::ReleaseAndRetry,
+            Self::NoLibrary { .. }
+            | Self::NoDriver { .. }
+            | Self::NotFound { .. }
+            | Self::NoPermission { .. }
+            | Self::NotSupported { .. }
+            | Self::Lost { .. } => Recovery::Exit,
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! agft: scrape -> features -> reward -> policy -> clocks -> store, once per decision interval.
+//!
+//! ```text
+//!            every tick (0.3 s)                                  only here clocks are written
+//!  engine --scrape--> metrics --> features --> bandit --> control --> gpu::lease --> NVML
+//!  (HTTP)             window      7-dim x      arms,       pure       reset at start,
+//!                     deltas      z-scores     LinUCB      step()     on every way out
+//!                        |                        ^           |
+//!  NVML  --energy--------+------> reward (EDP vs baseline) ---+--> store (model, metadata, journal)
+//! ```
+//!
+//! The middle (`features`, `reward`, `bandit`, `control`) is pure: no clock, no file, no socket, no thread. The shells
+//! around it (`metrics::scrape`, `gpu`, `store`, `daemon`, `cli`) do the I/O. The daemon, the demo and the tests drive
+//! the very same [`control`] step.
+
+pub mod units;
+
+pub mod config;
+
+pub mod metrics;
+
+pub mod gpu;

@@ -1,0 +1,2 @@
+//! The agft binary.
+fn main() {}
