@@ -19,4 +19,16 @@ pub mod config;
 
 pub mod metrics;
 
+pub mod bandit;
+pub mod control;
+pub mod features;
+pub mod reward;
+
 pub mod gpu;
+
+pub mod store;
+
+pub mod daemon;
+pub mod sim;
+
+pub mod cli;

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Everything that is checked beside the tests; continuous integration runs exactly this.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/setup.sh
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --locked -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+if command -v cargo-deny >/dev/null; then
+    cargo deny --workspace check bans licenses sources
+else
+    echo "lint: cargo-deny is not installed: licences, bans and sources not checked (cargo install cargo-deny)" >&2
+fi
+long=$(git ls-files '*.rs' | xargs wc -l | awk '$2 != "total" && $1 > 600 { print $2 " has " $1 " lines" }')
+if [ -n "$long" ]; then
+    printf 'lint: a file holds one idea in at most 600 lines:\n%s\n' "$long" >&2
+    exit 1
+fi
+cargo run --quiet --locked --bin agft -- check-config config/config.yaml

@@ -1,0 +1,175 @@
+//! Which clock: policies that learn from rewards in context.
+//!
+//! A [`Policy`] is asked for a clock once per tick and told what came of it. What it may choose from is the
+//! [`ActionSpace`]; what must never happen (limits broken, clocks that do not hold) is not its business but
+//! `control`'s, which narrows the space before asking.
+
+pub mod arm;
+pub mod linucb;
+pub mod space;
+
+use serde::{Deserialize, Serialize};
+
+use crate::features::DIMENSION;
+use crate::units::{Clocks, Time};
+pub use linucb::LinUcb;
+pub use space::ActionSpace;
+
+/// What to run at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Target {
+    /// The driver's own choice: no lock of ours.
+    Default,
+    /// These clocks.
+    Lock(Clocks),
+}
+
+impl Target {
+    /// The locked clocks, if any.
+    #[must_use]
+    pub fn clocks(self) -> Option<Clocks> {
+        match self {
+            Self::Default => None,
+            Self::Lock(clocks) => Some(clocks),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("driver default"),
+            Self::Lock(clocks) => clocks.fmt(f),
+        }
+    }
+}
+
+/// Why this clock was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The present choice has not been held long enough to be judged.
+    Dwell,
+    /// First sweep, from the top clock down.
+    Sweep,
+    /// Highest upper confidence bound.
+    Ucb,
+    /// Highest expected reward.
+    Greedy,
+    /// Nothing may be chosen: every clock failed, or the limits leave none.
+    NothingAllowed,
+}
+
+/// A policy's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The clock.
+    pub target: Target,
+    /// Why.
+    pub reason: Reason,
+    /// The score that won, where the reason has one (reward units).
+    pub score: Option<f64>,
+    /// Half-width of the confidence bound inside that score (reward units).
+    pub width: Option<f64>,
+}
+
+/// What a policy decides on.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// Now.
+    pub now: Time,
+    /// The context, z-scored; order of `features::NAMES`.
+    pub context: &'a [f64; DIMENSION],
+    /// What may be chosen.
+    pub space: &'a ActionSpace,
+}
+
+/// One window's teaching: these clocks, in this context, earned this reward.
+#[derive(Debug, Clone, Copy)]
+pub struct Lesson<'a> {
+    /// The clocks that were in force.
+    pub clocks: Clocks,
+    /// The context of the window, z-scored.
+    pub context: &'a [f64; DIMENSION],
+    /// The reward, finite.
+    pub reward: f64,
+}
+
+/// How far a policy has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Phase {
+    /// Still trying clocks out.
+    Exploration,
+    /// Uses what it knows.
+    Exploitation,
+}
+
+/// What a policy tells about itself, for logs, metadata and displays.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Exploration or exploitation.
+    pub phase: Phase,
+    /// Has the choice settled?
+    pub converged: bool,
+    /// Windows learned from.
+    pub rounds: u64,
+    /// Exploration rate in force.
+    pub alpha: f64,
+    /// Clocks with their number of lessons and mean reward, highest clock first.
+    pub arms: Vec<ArmSummary>,
+}
+
+impl Summary {
+    /// The arm with the highest mean reward among those with at least `min` lessons.
+    #[must_use]
+    pub fn best(&self, min: u64) -> Option<&ArmSummary> {
+        self.arms.iter().filter(|arm| arm.lessons >= min).max_by(|a, b| a.mean_reward.total_cmp(&b.mean_reward))
+    }
+}
+
+/// One arm in a [`Summary`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ArmSummary {
+    /// The clocks.
+    pub clocks: Clocks,
+    /// Lessons learned at them.
+    pub lessons: u64,
+    /// Mean reward over these.
+    pub mean_reward: f64,
+}
+
+/// A contextual policy over clocks.
+pub trait Policy {
+    /// The clock to run at from now on.
+    fn choose(&mut self, view: View<'_>) -> Choice;
+
+    /// Learns from one window.
+    ///
+    /// # Errors
+    /// [`BanditError`]; the policy is unchanged then.
+    fn learn(&mut self, lesson: Lesson<'_>) -> Result<(), BanditError>;
+
+    /// Something else drove the clocks for a while (idle, outage, baseline): what was held is no longer held.
+    fn interrupt(&mut self);
+
+    /// How far it has come.
+    fn summary(&self) -> Summary;
+}
+
+/// Why a lesson or a score was refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BanditError {
+    /// A context entry or a reward is NaN or infinite.
+    #[error("{what} is {value}, must be finite")]
+    NotFinite {
+        /// Which number.
+        what: String,
+        /// Its value.
+        value: f64,
+    },
+    /// The matrix could not be inverted even after regularisation.
+    #[error("the arm's matrix cannot be inverted")]
+    Singular,
+}

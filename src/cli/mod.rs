@@ -1,0 +1,179 @@
+//! The command line: what was typed, and which function does it.
+
+pub mod check;
+pub mod demo;
+pub mod gpus;
+pub mod logging;
+pub mod release;
+pub mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, ConfigError};
+use crate::gpu::GpuError;
+
+/// How the program ends; documented in `--help` and the README.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything went well.
+    Ok = 0,
+    /// Something failed while running.
+    Failure = 1,
+    /// The configuration is bad (`EX_USAGE` of sysexits).
+    Config = 64,
+    /// Not permitted to lock clocks (`EX_NOPERM`).
+    NotPermitted = 77,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 success, 1 runtime failure, 2 usage, 64 bad configuration, 77 not permitted to lock clocks.
+Clocks are given back when agft ends, however it ends; `agft release` gives them back by hand.";
+
+/// Makes LLM inference servers spend less GPU energy for the same service.
+///
+/// Without a subcommand agft runs as a daemon beside the server: it scrapes its metrics, learns which GPU clocks the
+/// load of the moment needs, and locks them.
+#[derive(Debug, Parser)]
+#[command(name = "agft", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = "config/config.yaml", global = true)]
+    pub config: PathBuf,
+
+    /// Measure and record only; never touch a clock
+    #[arg(long)]
+    pub data_collection_mode: bool,
+
+    /// Put the saved model aside and start afresh
+    #[arg(long)]
+    pub reset_model: bool,
+
+    /// Decide and log, but write no clock
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Lowest level that is logged to the console (overrides logging.console_level)
+    #[arg(long, value_name = "LEVEL", ignore_case = true, global = true)]
+    pub log_level: Option<Level>,
+
+    /// Form of the console log
+    #[arg(long, value_name = "FORM", default_value = "text", global = true)]
+    pub log_format: LogFormat,
+
+    /// Panic at this tick: tests see the clocks given back on that way out too
+    #[arg(long, value_name = "N", hide = true)]
+    pub panic_at_tick: Option<u64>,
+
+    /// What to do instead of running the daemon
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Log levels of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// Everything.
+    Trace,
+    /// Each round.
+    Debug,
+    /// Each change.
+    Info,
+    /// What needs attention.
+    #[value(alias = "warning")]
+    Warn,
+    /// What failed.
+    Error,
+}
+
+/// Form of the console log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For humans.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the real loop for about a minute on a simulated server and GPU, and show what it saves
+    Demo(demo::DemoArgs),
+    /// Is everything in place? One line per question; changes nothing
+    Check,
+    /// Check a configuration file and list every problem in it
+    CheckConfig {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Give all clocks back to the driver now
+    Release(ReleaseArgs),
+    /// List the GPUs with their clocks, power and what of it can be controlled
+    Gpus(gpus::GpusArgs),
+}
+
+/// Options of `release`.
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// Every GPU of the machine, not only those of the configuration
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Runs what the command line asks for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = match &cli.command {
+        None => run::run(&cli),
+        Some(Command::Demo(args)) => demo::run(args, &cli),
+        Some(Command::Check) => check::run(&cli),
+        Some(Command::CheckConfig { file }) => check::run_config(file),
+        Some(Command::Release(args)) => release::run(args, &cli),
+        Some(Command::Gpus(args)) => gpus::run(args),
+    };
+    exit.into()
+}
+
+/// Loads the configuration; warnings and problems go to standard error.
+fn load_config(cli: &Cli) -> Result<Config, Exit> {
+    match Config::load(&cli.config) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("agft: {}: warning: {warning}", cli.config.display());
+            }
+            Ok(loaded.config)
+        }
+        Err(error) => Err(report_config_error(&error)),
+    }
+}
+
+fn report_config_error(error: &ConfigError) -> Exit {
+    eprintln!("agft: {error}");
+    Exit::Config
+}
+
+/// The exit code of a failed GPU call, after saying what failed.
+fn report_gpu_error(error: &GpuError) -> Exit {
+    eprintln!("agft: {error}");
+    exit_of(error)
+}
+
+/// The exit code of a failed GPU call.
+#[must_use]
+pub fn exit_of(error: &GpuError) -> Exit {
+    match error {
+        GpuError::NoPermission { .. } => Exit::NotPermitted,
+        _ => Exit::Failure,
+    }
+}

@@ -1,0 +1,94 @@
+//! What a step has to say, as data: the shell turns it into log lines, tests compare it.
+
+use crate::bandit::Target;
+use crate::metrics::health::HealthEvent;
+use crate::reward::slo::Violation;
+use crate::units::{Clocks, Mhz, Seconds, Watts};
+
+/// Something worth telling.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The endpoint's state changed.
+    Health(HealthEvent),
+    /// The engine restarted or its counters cannot be compared: the window is void.
+    Discontinuity(String),
+    /// Values on the page were refused.
+    Refused(Vec<String>),
+    /// The first baseline is complete.
+    BaselineDone {
+        /// Windows it took.
+        windows: u64,
+    },
+    /// A latency limit is broken; the clocks go up.
+    LimitBroken {
+        /// Which, and by how much.
+        violation: Violation,
+        /// What ran.
+        running: Target,
+        /// The floor from now on.
+        floor: Option<Mhz>,
+    },
+    /// The limit is kept again.
+    LimitKept,
+    /// No work: the idle clock is asked for.
+    Parked {
+        /// The idle clock.
+        clocks: Clocks,
+    },
+    /// Work is back.
+    Woken {
+        /// What showed it.
+        by: WakeSource,
+        /// Time spent parked.
+        parked: Seconds,
+    },
+    /// The card does not run at the clock asked for, and nothing explains it.
+    ClockNotHeld {
+        /// What was asked.
+        asked: Clocks,
+        /// What runs.
+        running: Mhz,
+        /// GPU, as its place in the group.
+        member: usize,
+    },
+    /// The driver refused a clock.
+    ClockRefused {
+        /// What was asked.
+        target: Target,
+        /// Its words.
+        why: String,
+    },
+    /// A failed clock may be tried again.
+    ArmOut {
+        /// The clock.
+        clocks: Clocks,
+        /// For how long it stays out.
+        retry_in: Seconds,
+    },
+    /// The policy's choices have settled.
+    Converged {
+        /// The clock it prefers.
+        best: Option<Clocks>,
+        /// Lessons it took.
+        rounds: u64,
+    },
+}
+
+/// What ended an idle spell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum WakeSource {
+    /// The metrics page.
+    Page,
+    /// Board power above the parked level.
+    Power {
+        /// Measured.
+        power: Watts,
+        /// Parked level.
+        parked: Watts,
+    },
+    /// GPU utilisation.
+    Utilization {
+        /// Percent.
+        percent: f64,
+    },
+}

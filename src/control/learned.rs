@@ -1,0 +1,59 @@
+//! What a run leaves to the next one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bandit::LinUcb;
+use crate::bandit::linucb::LinUcbSettings;
+use crate::features::Scaler;
+use crate::reward::baseline::{BaselineBook, BaselineSchedule};
+use crate::reward::slo::SloFloor;
+
+/// Version of the contents of [`Learned`]: a model file of another one is not loaded.
+pub const MODEL_VERSION: u32 = 1;
+
+/// Everything learned: the scales, the baselines, the policy, the floor, and how long it took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Learned {
+    /// Scales of the features. The policy's coefficients mean nothing without them.
+    pub scaler: Scaler,
+    /// Cost of driver-default clocks, by load.
+    pub baseline: BaselineBook,
+    /// Which measurements at default clocks are owed.
+    pub schedule: BaselineSchedule,
+    /// The policy.
+    pub policy: LinUcb,
+    /// The floor that broken limits have set.
+    pub floor: SloFloor,
+    /// Rounds closed, over all runs.
+    pub rounds: u64,
+    /// Sum of all rewards, over all runs.
+    pub reward_sum: f64,
+    /// Round in which the policy converged first.
+    pub converged_at: Option<u64>,
+}
+
+impl Learned {
+    /// Nothing learned yet; the first baseline takes `baseline_windows` valid windows.
+    #[must_use]
+    pub fn fresh(policy: LinUcbSettings, baseline_windows: u32) -> Self {
+        Self {
+            scaler: Scaler::default(),
+            baseline: BaselineBook::default(),
+            schedule: BaselineSchedule::new(baseline_windows),
+            policy: LinUcb::new(policy),
+            floor: SloFloor::default(),
+            rounds: 0,
+            reward_sum: 0.0,
+            converged_at: None,
+        }
+    }
+
+    /// Is every number usable? The checksum says a file is what was written, this says it made sense.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.baseline.is_sound()
+            && self.policy.is_sound()
+            && self.reward_sum.is_finite()
+            && self.floor.floor_mhz().is_none_or(f64::is_finite)
+    }
+}

@@ -1,0 +1,187 @@
+//! The pure middle: one [`Controller::step`] per tick, from what was seen to what shall be done.
+//!
+//! It reads no clock, no file, no socket, and starts no thread: the daemon, the demo and the tests hand it an
+//! [`Observation`] and carry out the [`Output`].
+
+pub mod event;
+pub mod idle;
+pub mod learned;
+pub mod round;
+pub mod step;
+pub mod verify;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bandit::Target;
+use crate::gpu::{GpuReading, Recovery};
+use crate::metrics::Snapshot;
+use crate::reward::energy::EnergyPoint;
+use crate::reward::slo::Limits;
+use crate::reward::{Objective, RewardForm};
+use crate::units::{Mhz, Seconds, Time};
+
+pub use event::Event;
+pub use learned::Learned;
+pub use round::Round;
+pub use step::Controller;
+
+/// Everything seen since the previous step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Now.
+    pub now: Time,
+    /// What the endpoint gave.
+    pub scrape: Scrape,
+    /// One entry per GPU of the engine, always in the same order.
+    pub gpus: Vec<GpuTick>,
+    /// What became of clock commands since.
+    pub outcomes: Vec<ClockOutcome>,
+}
+
+/// What the endpoint gave since the previous step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Scrape {
+    /// A page.
+    Page(Box<Snapshot>),
+    /// Nothing yet: the request is still under way, or this step is between two scrapes.
+    Pending,
+    /// No usable page, and why.
+    Failed(String),
+}
+
+/// One GPU since the previous step.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct GpuTick {
+    /// Latest sensor values; `None` if they could not be read.
+    pub reading: Option<GpuReading>,
+    /// Ticks of the energy counter since.
+    pub energy: Vec<EnergyPoint>,
+}
+
+/// What became of a clock command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ClockOutcome {
+    /// The driver took it; in force from `at` on, give or take the settling time.
+    InForce {
+        /// What is in force.
+        target: Target,
+        /// Since when.
+        at: Time,
+    },
+    /// The driver refused; the clocks are at its default since `at`.
+    Refused {
+        /// What was asked.
+        target: Target,
+        /// Since when the clocks are back.
+        at: Time,
+        /// What to do about it.
+        recovery: Refusal,
+        /// The driver's words.
+        why: String,
+    },
+}
+
+/// What a refused clock means for the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// This clock cannot be had.
+    DropArm,
+    /// Something passing: stay at default clocks for a while.
+    Pause,
+}
+
+impl Refusal {
+    /// What a driver error means here; `None` where the program has to end.
+    #[must_use]
+    pub fn from_recovery(recovery: Recovery) -> Option<Self> {
+        match recovery {
+            Recovery::DropArm => Some(Self::DropArm),
+            Recovery::ReleaseAndRetry => Some(Self::Pause),
+            Recovery::Exit => None,
+        }
+    }
+}
+
+/// What a step wants done.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Output {
+    /// Run at this from now on; `None` leaves things as they are.
+    pub command: Option<Target>,
+    /// What happened, for the log.
+    pub events: Vec<Event>,
+    /// The round that this step closed, if it closed one.
+    pub round: Option<Round>,
+}
+
+/// What the controller is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Mode {
+    /// Waiting for the first two pages.
+    Starting,
+    /// Measuring at driver-default clocks.
+    Baseline,
+    /// The policy tries clocks out.
+    Exploration,
+    /// The policy uses what it knows.
+    Exploitation,
+    /// A latency limit is or was just broken: driver-default clocks.
+    SloGuard,
+    /// No work: parked.
+    Idle,
+    /// The endpoint does not answer: driver-default clocks.
+    Outage,
+    /// A clock command failed for a passing reason: driver-default clocks for a while.
+    Fault,
+    /// Records only.
+    DataCollection,
+}
+
+impl Mode {
+    /// The name that files and logs show.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "STARTING",
+            Self::Baseline => "BASELINE",
+            Self::Exploration => "EXPLORATION",
+            Self::Exploitation => "EXPLOITATION",
+            Self::SloGuard => "SLO_GUARD",
+            Self::Idle => "IDLE",
+            Self::Outage => "OUTAGE",
+            Self::Fault => "FAULT",
+            Self::DataCollection => "DATA_COLLECTION",
+        }
+    }
+}
+
+/// Constants of the control loop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Without a good page for this long, the endpoint is out.
+    pub outage_after: Seconds,
+    /// Part of a window after a clock change that is not measured.
+    pub settle: Seconds,
+    /// Time after which the running clock must match the one asked for.
+    pub verify_after: Seconds,
+    /// How far the running clock may be off.
+    pub clock_tolerance: Mhz,
+    /// What is to be small.
+    pub objective: Objective,
+    /// How cost becomes reward.
+    pub reward: RewardForm,
+    /// Latency limits; `None` ignores them.
+    pub limits: Option<Limits>,
+    /// Idle handling; `None` never parks.
+    pub idle: Option<idle::IdleSettings>,
+    /// Records only, never asks for a clock.
+    pub data_collection: bool,
+    /// Commands are not carried out: nothing can be verified or attributed to them.
+    pub dry_run: bool,
+    /// Weight of the newest sample in the concurrency feature.
+    pub ema_alpha: f64,
+    /// The floor under the core clock moves in steps of this size.
+    pub floor_step: Mhz,
+    /// With this many arms or fewer, a clock the card runs at instead of the one asked becomes an arm.
+    pub recover_arms_below: Option<usize>,
+}

@@ -1,0 +1,593 @@
+//! The step itself: page in, window closed, reward, lesson, choice, command out.
+
+use super::event::{Event, WakeSource};
+use super::idle::{Activity, IdleWatch, Verdict};
+use super::learned::Learned;
+use super::round::Round;
+use super::verify::{Check, ClockVerifier};
+use super::{ClockOutcome, Mode, Observation, Output, Refusal, Scrape, Settings};
+use crate::bandit::{ActionSpace, Choice, Lesson, Phase, Policy, Target, View};
+use crate::features::{Context, Ema};
+use crate::gpu::{ClockReasons, GpuReading};
+use crate::metrics::Snapshot;
+use crate::metrics::health::Health;
+use crate::metrics::window::Window;
+use crate::reward::baseline::Load;
+use crate::reward::energy::{EnergyMeter, group_power};
+use crate::reward::slo::LatencyWatch;
+use crate::reward::{Cost, delay, reward};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
+
+/// A clock change this early in a window still counts as the window's clock: commands follow a scrape by some
+/// milliseconds.
+const CHANGE_SLACK: f64 = 0.35;
+/// After a refused command of the passing kind the clocks stay at default for this long.
+const FAULT_PAUSE: Seconds = Seconds(5.0);
+/// Time constant of the load estimate.
+const LOAD_MEMORY: Seconds = Seconds(15.0);
+
+/// The control loop's state. Everything that decides is in here.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    settings: Settings,
+    learned: Learned,
+    space: ActionSpace,
+    health: Health,
+    previous: Option<Snapshot>,
+    meters: Vec<EnergyMeter>,
+    readings: Vec<Option<GpuReading>>,
+    in_force: InForce,
+    /// The last command: what runs as soon as the driver confirms it.
+    asked: Target,
+    verifier: ClockVerifier,
+    idle: IdleWatch,
+    latency: LatencyWatch,
+    concurrency: Ema,
+    load: LoadEstimate,
+    limit_broken: bool,
+    fault_until: Option<Time>,
+    mode: Mode,
+}
+
+/// What runs, as far as the driver has confirmed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct InForce {
+    target: Target,
+    since: Time,
+    /// What ran before parking, to wake into.
+    serving: Target,
+}
+
+/// Token rates averaged over some seconds, gaps included.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct LoadEstimate {
+    load: Option<Load>,
+}
+
+impl LoadEstimate {
+    fn push(&mut self, window: &Window) -> Load {
+        let rate = |tokens: Option<f64>| tokens.unwrap_or(0.0) / window.dt.0;
+        let now = Load {
+            prefill_rate: rate(window.prompt_tokens),
+            decode_rate: rate(window.generation_tokens),
+        };
+        let gain = 1.0 - (-window.dt.0 / LOAD_MEMORY.0).exp();
+        let next = match self.load {
+            None => now,
+            Some(old) => Load {
+                prefill_rate: old.prefill_rate + gain * (now.prefill_rate - old.prefill_rate),
+                decode_rate: old.decode_rate + gain * (now.decode_rate - old.decode_rate),
+            },
+        };
+        self.load = Some(next);
+        next
+    }
+}
+
+/// What one window says about energy and delay.
+struct Evidence {
+    ran_at: Option<Target>,
+    power: Option<Watts>,
+    cost: Option<Cost>,
+    delay_source: Option<crate::reward::DelaySource>,
+}
+
+impl Controller {
+    /// A controller for `gpus` GPUs, starting from what was learned before (or [`Learned::fresh`]) at time `now`.
+    #[must_use]
+    pub fn new(settings: Settings, learned: Learned, space: ActionSpace, gpus: usize, now: Time) -> Self {
+        let concurrency = Ema::new(settings.ema_alpha);
+        let health = Health::new(settings.outage_after, now);
+        Self {
+            settings,
+            learned,
+            space,
+            health,
+            previous: None,
+            meters: vec![EnergyMeter::default(); gpus],
+            readings: vec![None; gpus],
+            in_force: InForce { target: Target::Default, since: now, serving: Target::Default },
+            asked: Target::Default,
+            verifier: ClockVerifier::default(),
+            idle: IdleWatch::default(),
+            latency: LatencyWatch::default(),
+            concurrency,
+            load: LoadEstimate::default(),
+            limit_broken: false,
+            fault_until: None,
+            mode: Mode::Starting,
+        }
+    }
+
+    /// One tick: takes what was seen, says what to do.
+    pub fn step(&mut self, seen: &Observation) -> Output {
+        let mut out = Output::default();
+        let now = seen.now;
+        self.take_gpus(seen);
+        self.take_outcomes(seen, &mut out);
+        let window = self.take_scrape(seen, &mut out);
+        let command = if self.health.is_outage() {
+            self.enter_outage()
+        } else if let Some(window) = window {
+            self.verify_clocks(&window, now, &mut out);
+            self.close_round(&window, now, &mut out)
+        } else {
+            self.between_windows(now, &mut out)
+        };
+        self.issue(command, &mut out);
+        out
+    }
+
+    /// What was learned so far.
+    #[must_use]
+    pub fn learned(&self) -> &Learned {
+        &self.learned
+    }
+
+    /// What the controller is doing.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The action space.
+    #[must_use]
+    pub fn space(&self) -> &ActionSpace {
+        &self.space
+    }
+
+    /// Is the GPU parked?
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.idle.is_parked()
+    }
+
+    /// What runs, as far as the driver has confirmed.
+    #[must_use]
+    pub fn running(&self) -> Target {
+        self.in_force.target
+    }
+
+    // --- what was seen ---
+
+    fn take_gpus(&mut self, seen: &Observation) {
+        for ((meter, reading), gpu) in self.meters.iter_mut().zip(&mut self.readings).zip(&seen.gpus) {
+            *reading = gpu.reading;
+            for point in &gpu.energy {
+                meter.push(*point);
+            }
+        }
+    }
+
+    fn take_outcomes(&mut self, seen: &Observation, out: &mut Output) {
+        for outcome in &seen.outcomes {
+            match outcome {
+                ClockOutcome::InForce { target, at } => self.set_in_force(*target, *at),
+                ClockOutcome::Refused { target, at, recovery, why } => {
+                    self.set_in_force(Target::Default, *at);
+                    self.asked = Target::Default;
+                    self.learned.policy.interrupt();
+                    out.events.push(Event::ClockRefused { target: *target, why: why.clone() });
+                    match (recovery, target) {
+                        (Refusal::DropArm, Target::Lock(clocks)) => {
+                            if self.settings.idle.is_some_and(|idle| idle.clocks == *clocks) {
+                                // Without an idle clock there is no parking.
+                                self.settings.idle = None;
+                                self.idle.interrupt();
+                            }
+                            self.drop_arm(*clocks, why.clone(), seen.now, out);
+                        }
+                        _ => self.fault_until = Some(seen.now + FAULT_PAUSE),
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_in_force(&mut self, target: Target, at: Time) {
+        if self.in_force.target != target {
+            self.in_force.target = target;
+            self.in_force.since = at;
+        }
+    }
+
+    fn take_scrape(&mut self, seen: &Observation, out: &mut Output) -> Option<Window> {
+        let snapshot = match &seen.scrape {
+            Scrape::Page(snapshot) => Some(snapshot.as_ref()),
+            Scrape::Pending => None,
+            Scrape::Failed(why) => {
+                self.note_health(|health| health.on_failure(why, seen.now), out);
+                None
+            }
+        };
+        let Some(snapshot) = snapshot else {
+            self.note_health(|health| health.check(seen.now), out);
+            return None;
+        };
+        self.note_health(|health| health.on_page(&snapshot.signals, seen.now), out);
+        if !snapshot.refused.is_empty() {
+            out.events.push(Event::Refused(snapshot.refused.clone()));
+        }
+        let previous = self.previous.replace(snapshot.clone())?;
+        match Window::between(&previous, snapshot) {
+            Ok(window) => Some(window),
+            Err(discontinuity) => {
+                out.events.push(Event::Discontinuity(discontinuity.to_string()));
+                self.forget_the_present();
+                self.previous = Some(snapshot.clone());
+                None
+            }
+        }
+    }
+
+    fn note_health(
+        &mut self,
+        tell: impl FnOnce(&mut Health) -> Vec<crate::metrics::health::HealthEvent>,
+        out: &mut Output,
+    ) {
+        out.events.extend(tell(&mut self.health).into_iter().map(Event::Health));
+    }
+
+    /// The engine is not the one of a moment ago: what spans the gap would be wrong.
+    fn forget_the_present(&mut self) {
+        self.previous = None;
+        self.latency.clear();
+        self.concurrency.clear();
+        self.load = LoadEstimate::default();
+        self.idle.interrupt();
+        self.learned.policy.interrupt();
+    }
+
+    fn activity(&self) -> Activity {
+        let powers: Option<Vec<f64>> =
+            self.readings.iter().map(|r| r.and_then(|r| r.power).map(|power| power.0)).collect();
+        Activity {
+            power: powers.filter(|p| !p.is_empty()).map(|powers| Watts(powers.iter().sum())),
+            utilization_percent: self
+                .readings
+                .iter()
+                .filter_map(|r| r.and_then(|r| r.utilization_percent))
+                .max_by(f64::total_cmp),
+        }
+    }
+
+    fn verify_clocks(&mut self, window: &Window, now: Time, out: &mut Output) {
+        let Target::Lock(asked) = self.in_force.target else { return };
+        let worked = window.generation_tokens.is_some_and(|tokens| tokens > 0.0);
+        if self.settings.dry_run || self.idle.is_parked() || !worked {
+            return;
+        }
+        for member in 0..self.readings.len() {
+            let Some(reading) = self.readings[member] else { continue };
+            let check = self.verifier.check(
+                asked,
+                self.in_force.since,
+                &reading,
+                self.settings.verify_after,
+                self.settings.clock_tolerance,
+                now,
+            );
+            let Check::Off(running, failed) = check else { continue };
+            if !failed {
+                continue;
+            }
+            out.events.push(Event::ClockNotHeld { asked, running, member });
+            self.drop_arm(asked, format!("the card runs at {running} instead"), now, out);
+            let few = self.settings.recover_arms_below;
+            if few.is_some_and(|few| self.space.allowed(now).count() <= few) {
+                self.space.add(Clocks { core: running, memory: asked.memory });
+            }
+            self.learned.policy.interrupt();
+            return;
+        }
+    }
+
+    fn drop_arm(&mut self, clocks: Clocks, why: String, now: Time, out: &mut Output) {
+        let retry_at = self.space.fail(clocks, why, now);
+        out.events.push(Event::ArmOut { clocks, retry_in: retry_at.since(now) });
+    }
+
+    // --- what follows ---
+
+    fn enter_outage(&mut self) -> Option<Target> {
+        if self.mode != Mode::Outage {
+            self.forget_the_present();
+        }
+        self.mode = Mode::Outage;
+        Some(Target::Default)
+    }
+
+    /// No new page: only the watch on a parked GPU acts between windows.
+    fn between_windows(&mut self, now: Time, out: &mut Output) -> Option<Target> {
+        if self.previous.is_none() || self.mode == Mode::Outage {
+            self.mode = Mode::Starting;
+            return Some(Target::Default);
+        }
+        let settings = self.settings.idle?;
+        let (source, parked) = self.idle.on_activity(self.activity(), &settings, now)?;
+        Some(self.wake(source, parked, out))
+    }
+
+    fn wake(&mut self, by: WakeSource, parked: Seconds, out: &mut Output) -> Target {
+        out.events.push(Event::Woken { by, parked });
+        match self.in_force.serving {
+            Target::Lock(clocks) if self.space.floor().is_some_and(|floor| clocks.core < floor) => {
+                Target::Default
+            }
+            serving => serving,
+        }
+    }
+
+    fn close_round(&mut self, window: &Window, now: Time, out: &mut Output) -> Option<Target> {
+        let work = has_work(window);
+        let activity = self.activity();
+        let was_parked = self.idle.is_parked();
+        let verdict = self.idle.on_window(work, activity, self.settings.idle.as_ref(), now);
+        let mut woken_to = None;
+        match verdict {
+            Verdict::Park | Verdict::Stay => {
+                if verdict == Verdict::Park
+                    && let Some(settings) = self.settings.idle
+                {
+                    out.events.push(Event::Parked { clocks: settings.clocks });
+                    self.in_force.serving = self.in_force.target;
+                    self.learned.policy.interrupt();
+                }
+            }
+            Verdict::Wake(source, span) => woken_to = Some(self.wake(source, span, out)),
+            Verdict::Serve | Verdict::Empty => {}
+        }
+
+        let load = self.load.push(window);
+        let running = self.concurrency.push(window.running.unwrap_or(0.0));
+        let context = Context::from_window(window, running);
+        let raw = context.to_array();
+        if work && !was_parked {
+            self.learned.scaler.observe(&raw);
+        }
+        let scaled = self.learned.scaler.scale(&raw);
+        self.learned.rounds += 1;
+
+        let evidence = self.weigh(window, was_parked);
+        let baseline = self.learned.baseline.estimate(load);
+        let mut taught = false;
+        let mut earned = None;
+        if let (Some(cost), Some(ran_at)) = (evidence.cost, evidence.ran_at) {
+            earned = baseline.map(|b| reward(cost, b.cost, self.settings.objective, self.settings.reward));
+            match ran_at {
+                Target::Default => self.take_baseline(load, cost, out),
+                Target::Lock(clocks) => taught = self.teach(clocks, &scaled, earned, out),
+            }
+        }
+        if let Some(limits) = self.settings.limits {
+            self.latency.push(window, &limits);
+        }
+        let violation = self.guard_limits(now, out);
+
+        let support = baseline.map(|b| b.support);
+        let (mode, command, choice) = if self.settings.data_collection {
+            (Mode::DataCollection, None, None)
+        } else if self.fault_until.is_some_and(|until| now < until) {
+            (Mode::Fault, Some(Target::Default), None)
+        } else if self.idle.is_parked() {
+            let idle = self.settings.idle.map_or(Target::Default, |idle| Target::Lock(idle.clocks));
+            (Mode::Idle, Some(idle), None)
+        } else if !work {
+            // Nothing to decide on: wait for parking or for work.
+            (self.mode_of_policy(), woken_to, None)
+        } else if self.learned.floor.is_lifted(now) {
+            self.learned.policy.interrupt();
+            (Mode::SloGuard, Some(Target::Default), None)
+        } else if self.learned.schedule.wants_default(support, window.dt) {
+            self.learned.policy.interrupt();
+            (Mode::Baseline, Some(Target::Default), None)
+        } else {
+            let choice = self.learned.policy.choose(View { now, context: &scaled, space: &self.space });
+            (self.mode_of_policy(), Some(choice.target), Some(choice))
+        };
+        self.mode = mode;
+        let round =
+            self.describe(window, context, scaled, now, &evidence, baseline.map(|b| b.cost), choice, command);
+        out.round =
+            Some(Round { reward: earned, learned: taught, violation, ..round });
+        command
+    }
+
+    fn mode_of_policy(&self) -> Mode {
+        if self.settings.data_collection {
+            return Mode::DataCollection;
+        }
+        if !self.learned.schedule.first_done() {
+            return Mode::Baseline;
+        }
+        match self.learned.policy.summary().phase {
+            Phase::Exploration => Mode::Exploration,
+            Phase::Exploitation => Mode::Exploitation,
+        }
+    }
+
+    /// Energy and delay of a window, and the clocks they belong to.
+    fn weigh(&self, window: &Window, was_parked: bool) -> Evidence {
+        let since = self.in_force.since;
+        let early = since.since(window.start).0 <= CHANGE_SLACK * window.dt.0;
+        let confirmed = self.settings.dry_run || self.asked == self.in_force.target;
+        let ran_at = (early && confirmed && !was_parked && !self.idle.is_parked())
+            .then_some(self.in_force.target);
+        let settled = since + self.settings.settle;
+        let from = if settled.0 > window.start.0 { settled } else { window.start };
+        let power = group_power(&self.meters, from, window.end).map(|(power, _)| power);
+        let throttled = self.readings.iter().flatten().any(|reading| {
+            reading.reasons.intersects(ClockReasons(
+                ClockReasons::HW_SLOWDOWN.0
+                    | ClockReasons::HW_THERMAL.0
+                    | ClockReasons::SW_THERMAL.0
+                    | ClockReasons::HW_POWER_BRAKE.0,
+            ))
+        });
+        let delay = delay(window).filter(|_| has_progress(window));
+        let cost = match (power, delay) {
+            // A card that is too hot says nothing about the clock it was asked for.
+            (Some(power), Some((delay, _))) if !throttled => Some(Cost { power, delay }),
+            _ => None,
+        };
+        Evidence {
+            ran_at,
+            power,
+            cost: cost.filter(Cost::is_sound),
+            delay_source: delay.map(|(_, source)| source),
+        }
+    }
+
+    fn take_baseline(&mut self, load: Load, cost: Cost, out: &mut Output) {
+        let was_done = self.learned.schedule.first_done();
+        self.learned.baseline.observe(load, cost);
+        self.learned.schedule.taken();
+        if self.learned.schedule.first_done() && !was_done {
+            out.events.push(Event::BaselineDone { windows: self.learned.baseline.samples() });
+        }
+    }
+
+    fn teach(
+        &mut self,
+        clocks: Clocks,
+        context: &[f64; crate::features::DIMENSION],
+        earned: Option<f64>,
+        out: &mut Output,
+    ) -> bool {
+        let Some(reward) = earned.filter(|reward| reward.is_finite()) else { return false };
+        if self.learned.policy.learn(Lesson { clocks, context, reward }).is_err() {
+            return false;
+        }
+        self.learned.reward_sum += reward;
+        let summary = self.learned.policy.summary();
+        if summary.converged && self.learned.converged_at.is_none() {
+            self.learned.converged_at = Some(self.learned.rounds);
+            let best = summary.best(3).map(|arm| arm.clocks);
+            out.events.push(Event::Converged { best, rounds: summary.rounds });
+        }
+        true
+    }
+
+    fn guard_limits(
+        &mut self,
+        now: Time,
+        out: &mut Output,
+    ) -> Option<crate::reward::slo::Violation> {
+        let limits = self.settings.limits?;
+        let step = self.settings.floor_step.as_f64();
+        let violation = self.latency.violation(&limits, now);
+        if let Some(violation) = violation {
+            let running = self.in_force.target;
+            let clock = running.clocks().map(|clocks| clocks.core.as_f64());
+            if !self.settings.data_collection {
+                self.learned.floor.violated(clock, step, now);
+            }
+            if !self.limit_broken {
+                let floor = self.learned.floor.floor_mhz().map(to_mhz);
+                out.events.push(Event::LimitBroken { violation, running, floor });
+            }
+        } else {
+            let lowest = self.space.arms().last().map_or(0.0, |arm| arm.core.as_f64());
+            self.learned.floor.relax(step, lowest, now);
+            if self.limit_broken {
+                out.events.push(Event::LimitKept);
+            }
+        }
+        self.limit_broken = violation.is_some();
+        let top = self.space.arms().first().map_or(0.0, |arm| arm.core.as_f64());
+        self.space.set_floor(self.learned.floor.floor_mhz().map(|floor| to_mhz(floor.min(top))));
+        violation
+    }
+
+    fn issue(&mut self, command: Option<Target>, out: &mut Output) {
+        if self.settings.data_collection {
+            return;
+        }
+        let Some(target) = command else { return };
+        // Until the driver confirms, nothing is attributed to either clock (see `weigh`).
+        if self.asked != target {
+            self.asked = target;
+            out.command = Some(target);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "assembles one record from the parts of one round")]
+    fn describe(
+        &self,
+        window: &Window,
+        context: Context,
+        scaled: [f64; crate::features::DIMENSION],
+        now: Time,
+        evidence: &Evidence,
+        baseline: Option<Cost>,
+        choice: Option<Choice>,
+        command: Option<Target>,
+    ) -> Round {
+        let summary = self.learned.policy.summary();
+        let clocks = evidence.ran_at.and_then(Target::clocks);
+        let lessons = summary.arms.iter().find(|arm| Some(arm.clocks) == clocks).map_or(0, |arm| arm.lessons);
+        let reading = self.readings.first().copied().flatten();
+        Round {
+            number: self.learned.rounds,
+            at: now,
+            mode: self.mode,
+            window: window.clone(),
+            context,
+            scaled,
+            ran_at: evidence.ran_at,
+            read_core: reading.and_then(|r| r.core_clock),
+            read_memory: reading.and_then(|r| r.memory_clock),
+            power: evidence.power,
+            energy: evidence.power.map(|power| Joules(power.0 * window.dt.0)),
+            cost: evidence.cost,
+            delay_source: evidence.delay_source,
+            baseline,
+            reward: None,
+            learned: false,
+            violation: None,
+            choice,
+            command: command.unwrap_or(self.in_force.target),
+            alpha: summary.alpha,
+            lessons_at_clock: lessons,
+            arms_allowed: self.space.allowed(now).count(),
+            arms_failed: self.space.failed().len(),
+        }
+    }
+}
+
+/// Does the page show work, at the window's end or in its counters?
+fn has_work(window: &Window) -> bool {
+    let positive = |value: Option<f64>| value.is_some_and(|value| value > 0.0);
+    positive(window.running) || positive(window.waiting) || has_progress(window)
+}
+
+/// Were tokens processed in the window?
+fn has_progress(window: &Window) -> bool {
+    let positive = |value: Option<f64>| value.is_some_and(|value| value > 0.0);
+    positive(window.generation_tokens) || positive(window.prompt_tokens)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to u32 first")]
+fn to_mhz(value: f64) -> Mhz {
+    Mhz(value.clamp(0.0, f64::from(u32::MAX)).round() as u32)
+}

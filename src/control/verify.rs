@@ -1,0 +1,120 @@
+//! Does the card run at the clock that was asked for?
+
+use std::collections::BTreeMap;
+
+use crate::gpu::{ClockReasons, GpuReading};
+use crate::units::{Clocks, Mhz, Seconds, Time};
+
+/// Readings in a row that must disagree before a clock is called failed.
+const MISMATCHES: u32 = 3;
+
+/// Compares the running clock with the one asked for, once it has had time to settle and the GPU has work.
+///
+/// Mismatches are counted per clock across the times it is held: a clock that is held for a second at a time still
+/// adds up its evidence.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ClockVerifier {
+    mismatches: BTreeMap<Clocks, u32>,
+}
+
+/// What one reading says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing can be said: still settling, no work, no sensor.
+    Unknown,
+    /// It runs at the clock asked for, give or take the tolerance.
+    Holds,
+    /// It is held lower by power or temperature: not the clock's fault.
+    Capped,
+    /// It does not follow, and nothing explains it; `true` if that has now been seen often enough.
+    Off(Mhz, bool),
+}
+
+impl ClockVerifier {
+    /// Judges a reading taken `since` the clock came into force.
+    pub fn check(
+        &mut self,
+        asked: Clocks,
+        since: Time,
+        reading: &GpuReading,
+        settle: Seconds,
+        tolerance: Mhz,
+        now: Time,
+    ) -> Check {
+        let Some(running) = reading.core_clock else { return Check::Unknown };
+        if now.since(since) < settle || reading.reasons.intersects(ClockReasons::GPU_IDLE) {
+            return Check::Unknown;
+        }
+        let memory_off = match (asked.memory, reading.memory_clock) {
+            (Some(asked), Some(running)) => asked.abs_diff(running) > Mhz(MEMORY_TOLERANCE.0),
+            _ => false,
+        };
+        if running.abs_diff(asked.core) <= tolerance && !memory_off {
+            self.mismatches.remove(&asked);
+            return Check::Holds;
+        }
+        if reading.reasons.is_capped() && running <= asked.core {
+            return Check::Capped;
+        }
+        let count = self.mismatches.entry(asked).or_default();
+        *count += 1;
+        let failed = *count >= MISMATCHES;
+        if failed {
+            self.mismatches.remove(&asked);
+        }
+        Check::Off(running, failed)
+    }
+}
+
+/// Memory clocks come in few, widely spaced levels.
+const MEMORY_TOLERANCE: Mhz = Mhz(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED: Clocks = Clocks { core: Mhz(900), memory: None };
+
+    fn reading(core: u32, reasons: ClockReasons) -> GpuReading {
+        GpuReading { core_clock: Some(Mhz(core)), reasons, ..GpuReading::default() }
+    }
+
+    fn check(verifier: &mut ClockVerifier, reading: &GpuReading, now: f64) -> Check {
+        verifier.check(ASKED, Time(0.0), reading, Seconds(0.5), Mhz(30), Time(now))
+    }
+
+    #[test]
+    fn settling_clock_and_idle_gpu_are_not_judged() {
+        let mut verifier = ClockVerifier::default();
+        assert_eq!(check(&mut verifier, &reading(1410, ClockReasons::default()), 0.4), Check::Unknown);
+        assert_eq!(check(&mut verifier, &reading(210, ClockReasons::GPU_IDLE), 1.0), Check::Unknown);
+        assert_eq!(check(&mut verifier, &GpuReading::default(), 1.0), Check::Unknown);
+    }
+
+    #[test]
+    fn clock_held_low_by_the_power_cap_is_not_a_failed_clock() {
+        let mut verifier = ClockVerifier::default();
+        for _ in 0..10 {
+            assert_eq!(check(&mut verifier, &reading(840, ClockReasons::SW_POWER_CAP), 1.0), Check::Capped);
+        }
+    }
+
+    #[test]
+    fn clock_that_never_follows_fails_at_the_third_reading() {
+        let mut verifier = ClockVerifier::default();
+        let off = reading(1410, ClockReasons::CLOCKS_SETTING);
+        assert_eq!(check(&mut verifier, &off, 1.0), Check::Off(Mhz(1410), false));
+        assert_eq!(check(&mut verifier, &off, 1.3), Check::Off(Mhz(1410), false));
+        assert_eq!(check(&mut verifier, &off, 1.6), Check::Off(Mhz(1410), true));
+    }
+
+    #[test]
+    fn one_good_reading_clears_the_count() {
+        let mut verifier = ClockVerifier::default();
+        let off = reading(1410, ClockReasons::default());
+        check(&mut verifier, &off, 1.0);
+        check(&mut verifier, &off, 1.3);
+        assert_eq!(check(&mut verifier, &reading(885, ClockReasons::default()), 1.6), Check::Holds);
+        assert_eq!(check(&mut verifier, &off, 1.9), Check::Off(Mhz(1410), false));
+    }
+}

@@ -1,0 +1,173 @@
+//! The thread that writes clocks: it owns the lease, so that a slow driver call never delays a tick.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::clock::Clock;
+use crate::bandit::Target;
+use crate::control::{ClockOutcome, Refusal};
+use crate::gpu::GpuError;
+use crate::gpu::lease::ClockLease;
+
+/// Pause between tries to give back clocks that the driver would not take back.
+const RELEASE_RETRY: Duration = Duration::from_millis(500);
+/// Tries at the end of the program.
+const FINAL_TRIES: u32 = 5;
+
+/// One slot for the newest command, and what became of earlier ones.
+#[derive(Default)]
+struct Mailbox {
+    command: Option<Target>,
+    shutdown: bool,
+    outcomes: Vec<ClockOutcome>,
+    fatal: Option<GpuError>,
+}
+
+#[derive(Default)]
+struct Shared {
+    mailbox: Mutex<Mailbox>,
+    changed: Condvar,
+    failed: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Mailbox> {
+        // A panic elsewhere must not keep the clocks from being given back.
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Handle of the actuator. Dropping it gives the clocks back.
+pub struct Actuator {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Result<(), GpuError>>>,
+}
+
+impl Actuator {
+    /// Starts the thread on a lease that has already been reset.
+    ///
+    /// # Errors
+    /// [`std::io::Error`] if the thread cannot be started; the lease is released then.
+    pub fn spawn(lease: ClockLease, clock: Clock) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("agft-clocks".into())
+            .spawn(move || serve(&theirs, lease, &clock))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Asks for a target; an older command that has not been carried out yet is forgotten.
+    pub fn command(&self, target: Target) {
+        self.shared.lock().command = Some(target);
+        self.shared.changed.notify_one();
+    }
+
+    /// What became of commands since the last call.
+    #[must_use]
+    pub fn outcomes(&self) -> Vec<ClockOutcome> {
+        std::mem::take(&mut self.shared.lock().outcomes)
+    }
+
+    /// Waits until the clocks cannot be controlled any more, and says why.
+    pub async fn failed(&self) -> GpuError {
+        loop {
+            if let Some(error) = self.shared.lock().fatal.take() {
+                return error;
+            }
+            self.shared.failed.notified().await;
+        }
+    }
+
+    /// Gives the clocks back and waits for it.
+    ///
+    /// # Errors
+    /// [`GpuError`] if the driver would not take them back after several tries.
+    pub fn shutdown(mut self) -> Result<(), GpuError> {
+        self.stop()
+    }
+
+    fn stop(&mut self) -> Result<(), GpuError> {
+        self.shared.lock().shutdown = true;
+        self.shared.changed.notify_one();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            // It panicked: unwinding dropped the lease, which released.
+            Some(Err(_)) | None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Actuator {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            tracing::error!(%error, "clocks could not be given back; run `agft release`");
+        }
+    }
+}
+
+fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock) -> Result<(), GpuError> {
+    loop {
+        let mut mailbox = shared.lock();
+        while mailbox.command.is_none() && !mailbox.shutdown {
+            if lease.current().is_none() {
+                let (guard, _) = shared
+                    .changed
+                    .wait_timeout(mailbox, RELEASE_RETRY)
+                    .unwrap_or_else(PoisonError::into_inner);
+                mailbox = guard;
+                break;
+            }
+            mailbox = shared.changed.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
+        }
+        let (command, shutdown) = (mailbox.command.take(), mailbox.shutdown);
+        drop(mailbox);
+        if shutdown {
+            return release_for_good(&mut lease);
+        }
+        let outcome = match command {
+            Some(target) => carry_out(&mut lease, target, clock, shared),
+            // A release failed earlier: the clocks are not known to be back.
+            None => {
+                if let Err(error) = lease.release() {
+                    tracing::warn!(%error, "clocks not given back yet");
+                }
+                None
+            }
+        };
+        if let Some(outcome) = outcome {
+            shared.lock().outcomes.push(outcome);
+        }
+    }
+}
+
+fn carry_out(lease: &mut ClockLease, target: Target, clock: &Clock, shared: &Shared) -> Option<ClockOutcome> {
+    let result = lease.set(target);
+    let at = clock.now();
+    match result {
+        Ok(()) => Some(ClockOutcome::InForce { target, at }),
+        Err(error) => match Refusal::from_recovery(error.recovery()) {
+            Some(recovery) => Some(ClockOutcome::Refused { target, at, recovery, why: error.to_string() }),
+            None => {
+                shared.lock().fatal = Some(error);
+                shared.failed.notify_one();
+                None
+            }
+        },
+    }
+}
+
+fn release_for_good(lease: &mut ClockLease) -> Result<(), GpuError> {
+    let mut result = lease.release();
+    for _ in 1..FINAL_TRIES {
+        if result.is_ok() {
+            break;
+        }
+        std::thread::sleep(RELEASE_RETRY);
+        result = lease.release();
+    }
+    result
+}

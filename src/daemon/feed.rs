@@ -1,0 +1,196 @@
+//! Scrapes on a schedule of its own, so that a slow page never delays a tick.
+//!
+//! A request starts shortly before each tick, early enough for the page to be there when the tick comes, late enough
+//! that the window it closes belongs almost wholly to the clocks that ran in it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::clock::Clock;
+use crate::control::Scrape;
+use crate::metrics::Snapshot;
+use crate::units::{Seconds, Time};
+
+/// Something that can be scraped.
+pub trait Source: Send + 'static {
+    /// One page, with instants of `clock`; the error is for humans.
+    fn fetch(&self, clock: Clock) -> impl Future<Output = Result<Snapshot, String>> + Send;
+}
+
+/// Start of the tick schedule and its period: tick `k` is at `start + k * period`.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    /// Tick 0.
+    pub start: Time,
+    /// Between ticks.
+    pub period: Seconds,
+}
+
+impl Schedule {
+    /// The first tick at or after `now`.
+    #[must_use]
+    pub fn next(&self, now: Time) -> Time {
+        let passed = (now.since(self.start).0 / self.period.0).ceil().max(0.0);
+        Time(self.start.0 + passed * self.period.0)
+    }
+}
+
+/// How long before its tick a request starts: the slowest recent answer and some, forgotten slowly.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lead {
+    seconds: f64,
+    longest: f64,
+}
+
+impl Lead {
+    const SHORTEST: f64 = 0.005;
+    /// Share of the lead that survives each fast answer.
+    const MEMORY: f64 = 0.97;
+
+    /// For ticks `period` apart; never more than a quarter of it.
+    #[must_use]
+    pub fn new(period: Seconds) -> Self {
+        let longest = 0.25 * period.0;
+        Self { seconds: longest.min(0.02), longest }
+    }
+
+    /// An answer took this long.
+    pub fn answered_in(&mut self, latency: Seconds) {
+        let wanted = 1.2 * latency.0 + 0.004;
+        self.seconds = wanted.max(Self::MEMORY * self.seconds).clamp(Self::SHORTEST.min(self.longest), self.longest);
+    }
+
+    /// The lead now.
+    #[must_use]
+    pub fn get(&self) -> Seconds {
+        Seconds(self.seconds)
+    }
+}
+
+/// The newest answer, until it is taken.
+type Slot = Arc<Mutex<Option<Scrape>>>;
+
+/// Handle of the scraping task; it ends when this is dropped.
+pub struct Feed {
+    slot: Slot,
+    task: JoinHandle<()>,
+}
+
+impl Feed {
+    /// Starts scraping `source` for the ticks of `schedule`.
+    #[must_use]
+    pub fn spawn(source: impl Source, schedule: Schedule, clock: Clock) -> Self {
+        let slot = Slot::default();
+        let task = tokio::spawn(run(source, schedule, clock, Arc::clone(&slot)));
+        Self { slot, task }
+    }
+
+    /// What came since the last call.
+    #[must_use]
+    pub fn take(&self) -> Scrape {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Scrape::Pending)
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn run<S: Source>(source: S, schedule: Schedule, clock: Clock, slot: Slot) {
+    let mut lead = Lead::new(schedule.period);
+    let mut tick = schedule.next(clock.now());
+    loop {
+        tokio::time::sleep_until(clock.instant(tick - lead.get())).await;
+        let asked_at = clock.now();
+        let scrape = match source.fetch(clock).await {
+            Ok(snapshot) => {
+                lead.answered_in(snapshot.latency);
+                Scrape::Page(Box::new(snapshot))
+            }
+            Err(why) => Scrape::Failed(why),
+        };
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(scrape);
+        // One request per tick, however fast the answer came.
+        let earliest = asked_at + Seconds(0.5 * schedule.period.0);
+        let after = Time(tick.0 + 0.5 * schedule.period.0);
+        tick = schedule.next(Time(earliest.0.max(after.0).max(clock.now().0)));
+    }
+}
+
+/// Waits until `time` of the clock.
+pub async fn sleep_until(clock: Clock, time: Time) {
+    let now = clock.now();
+    if time > now {
+        tokio::time::sleep(Duration::from_secs_f64(time.since(now).0)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Signals;
+
+    #[test]
+    fn lead_follows_the_slowest_recent_answer_within_a_quarter_of_the_period() {
+        let mut lead = Lead::new(Seconds(0.3));
+        lead.answered_in(Seconds(0.03));
+        approx::assert_relative_eq!(lead.get().0, 1.2 * 0.03 + 0.004, max_relative = 1e-12);
+        lead.answered_in(Seconds(0.002));
+        approx::assert_relative_eq!(lead.get().0, 0.97 * 0.04, max_relative = 1e-12);
+        lead.answered_in(Seconds(5.0));
+        approx::assert_relative_eq!(lead.get().0, 0.075, max_relative = 1e-12);
+    }
+
+    #[test]
+    fn schedule_gives_the_next_multiple() {
+        let schedule = Schedule { start: Time(1.0), period: Seconds(0.3) };
+        approx::assert_relative_eq!(schedule.next(Time(0.0)).0, 1.0);
+        approx::assert_relative_eq!(schedule.next(Time(1.35)).0, 1.6, max_relative = 1e-12);
+    }
+
+    struct Counting(Arc<Mutex<Vec<Time>>>, Duration);
+
+    impl Source for Counting {
+        async fn fetch(&self, clock: Clock) -> Result<Snapshot, String> {
+            self.0.lock().unwrap().push(clock.now());
+            tokio::time::sleep(self.1).await;
+            Ok(Snapshot {
+                at: clock.now(),
+                latency: Seconds(self.1.as_secs_f64()),
+                signals: Signals::default(),
+                refused: Vec::new(),
+            })
+        }
+    }
+
+    async fn requests_in(seconds: f64, latency: Duration) -> Vec<Time> {
+        let clock = Clock::start();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let schedule = Schedule { start: Time(0.3), period: Seconds(0.3) };
+        let feed = Feed::spawn(Counting(Arc::clone(&asked), latency), schedule, clock);
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        drop(feed);
+        let asked = asked.lock().unwrap();
+        asked.clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn page_is_asked_for_once_per_tick_shortly_before_it() {
+        let asked = requests_in(3.0, Duration::from_millis(5)).await;
+        assert_eq!(asked.len(), 10, "{asked:?}");
+        for (k, at) in asked.iter().enumerate() {
+            let before = 0.3 * (k as f64 + 1.0) - at.0;
+            assert!((0.004..=0.03).contains(&before), "request {k} came {before} s before its tick");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_slower_than_the_period_skips_ticks_instead_of_piling_up() {
+        let asked = requests_in(6.0, Duration::from_millis(700)).await;
+        assert!((6..=8).contains(&asked.len()), "{asked:?}");
+    }
+}

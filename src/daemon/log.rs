@@ -1,0 +1,118 @@
+//! Events and rounds as log lines: numbers are fields, units are in their names.
+
+use tracing::{debug, info, warn};
+
+use super::tick::{Observer, StepFacts};
+use crate::control::event::WakeSource;
+use crate::control::{Controller, Event, Mode, Round};
+
+/// Logs every event, every command, and, if asked for, every round.
+pub struct LogObserver {
+    detailed: bool,
+    dry_run: bool,
+    mode: Option<Mode>,
+}
+
+impl LogObserver {
+    /// With `detailed` each round is a debug line; in a dry run commands are worded as what would be done.
+    #[must_use]
+    pub fn new(detailed: bool, dry_run: bool) -> Self {
+        Self { detailed, dry_run, mode: None }
+    }
+}
+
+impl Observer for LogObserver {
+    fn step(&mut self, facts: &StepFacts<'_>) {
+        for event in &facts.output.events {
+            log_event(event);
+        }
+        let mode = facts.controller.mode();
+        if self.mode != Some(mode) {
+            info!(mode = mode.name(), "mode");
+            self.mode = Some(mode);
+        }
+        if let Some(target) = facts.output.command {
+            let message = if self.dry_run { "clocks would change (dry run)" } else { "clocks change" };
+            let choice = facts.output.round.as_ref().and_then(|round| round.choice);
+            let (reason, score) = choice.map_or((None, None), |c| (Some(c.reason), c.score));
+            match target.clocks() {
+                Some(clocks) => info!(
+                    core_mhz = clocks.core.0,
+                    memory_mhz = clocks.memory.map(|memory| memory.0),
+                    reason = reason.map(tracing::field::debug),
+                    score,
+                    "{message}"
+                ),
+                None => info!(reason = reason.map(tracing::field::debug), "{message}: driver default"),
+            }
+        }
+        if self.detailed
+            && let Some(round) = &facts.output.round
+        {
+            log_round(round);
+        }
+    }
+
+    fn end(&mut self, controller: &Controller, _unix_time: f64) {
+        let learned = controller.learned();
+        info!(rounds = learned.rounds, "clocks given back, run over");
+    }
+}
+
+fn log_round(round: &Round) {
+    debug!(
+        round = round.number,
+        mode = round.mode.name(),
+        window_s = round.window.dt.0,
+        power_w = round.power.map(|power| power.0),
+        delay_ms = round.cost.map(|cost| 1e3 * cost.delay.0),
+        reward = round.reward,
+        learned = round.learned,
+        features = ?round.context.to_array(),
+        command = %round.command,
+        "round"
+    );
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::Health(health) => super::log_health::log(health),
+        Event::Discontinuity(why) => warn!(%why, "engine restarted or counters reset: window void"),
+        Event::Refused(values) => warn!(?values, "values on the page refused"),
+        Event::BaselineDone { windows } => info!(windows, "baseline measured"),
+        Event::LimitBroken { violation, running, floor } => warn!(
+            limit = %violation.limit,
+            measured_s = violation.measured.0,
+            allowed_s = violation.allowed.0,
+            %running,
+            floor_mhz = floor.map(|floor| floor.0),
+            "latency limit broken: clocks up"
+        ),
+        Event::LimitKept => info!("latency limits kept again"),
+        Event::Parked { clocks } => info!(core_mhz = clocks.core.0, "idle: parked"),
+        Event::Woken { by, parked } => log_woken(by, parked.0),
+        Event::ClockNotHeld { asked, running, member } => warn!(
+            gpu = member,
+            asked_mhz = asked.core.0,
+            running_mhz = running.0,
+            "the card does not follow this clock"
+        ),
+        Event::ClockRefused { target, why } => warn!(%target, %why, "clock refused"),
+        Event::ArmOut { clocks, retry_in } => {
+            info!(core_mhz = clocks.core.0, retry_in_s = retry_in.0, "clock out of the action space");
+        }
+        Event::Converged { best, rounds } => {
+            info!(best_core_mhz = best.map(|best| best.core.0), rounds, "converged");
+        }
+    }
+}
+
+fn log_woken(by: &WakeSource, parked_s: f64) {
+    match by {
+        WakeSource::Page => info!(parked_s, "work on the page: woken"),
+        WakeSource::Power { power, parked } => {
+            info!(parked_s, power_w = power.0, parked_power_w = parked.0, "power rose: woken");
+        }
+        WakeSource::Utilization { percent } => info!(parked_s, percent, "utilisation rose: woken"),
+    }
+}

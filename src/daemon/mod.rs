@@ -1,0 +1,17 @@
+//! The shell that runs the pure step in real time.
+//!
+//! Four things run beside each other, so that none can delay another: the tick (this task), the scrape ([`feed`]), the
+//! sensors ([`sampler`], a thread), the clock writes ([`actuator`], a thread that owns the lease). Files are written by a
+//! fifth ([`recorder`]).
+
+pub mod actuator;
+pub mod clock;
+pub mod feed;
+pub mod log;
+pub mod recorder;
+pub mod sampler;
+pub mod setup;
+pub mod signals;
+pub mod tick;
+
+pub use tick::{Parts, drive};

@@ -1,0 +1,218 @@
+//! The thread that reads the GPUs: counter ticks every few milliseconds, all sensors ten times a second.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::clock::Clock;
+use crate::control::GpuTick;
+use crate::gpu::{GpuError, GpuReading, GpuSensors};
+use crate::reward::energy::EnergyPoint;
+use crate::units::{Joules, Millijoules, Time, Watts};
+
+/// How often to look.
+#[derive(Debug, Clone, Copy)]
+pub struct SamplerSettings {
+    /// At the energy counter.
+    pub energy_every: Duration,
+    /// At everything else.
+    pub sensors_every: Duration,
+}
+
+/// Where energy comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnergySource {
+    /// The driver's total-energy counter.
+    Counter,
+    /// Power samples, integrated.
+    PowerIntegration,
+    /// The board has neither.
+    None,
+}
+
+/// At most this many counter ticks wait for the next step: a stalled loop must not fill the memory.
+const MAX_POINTS: usize = 4096;
+
+#[derive(Default)]
+struct Shared {
+    ticks: Mutex<Vec<GpuTick>>,
+    stop: AtomicBool,
+    /// Notify after each look at the sensors, for the watch on parked GPUs.
+    watch: AtomicBool,
+    looked: Notify,
+    lost: Mutex<Option<GpuError>>,
+    ended: Notify,
+}
+
+/// Handle of the sampling thread; it ends when this is dropped.
+pub struct Sampler {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    sources: Vec<EnergySource>,
+}
+
+impl Sampler {
+    /// Starts sampling; finds out first where each GPU's energy comes from.
+    ///
+    /// # Errors
+    /// [`std::io::Error`] if the thread cannot be started.
+    pub fn spawn(
+        sensors: Vec<Box<dyn GpuSensors>>,
+        settings: SamplerSettings,
+        clock: Clock,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        *shared.ticks.lock().unwrap_or_else(PoisonError::into_inner) =
+            vec![GpuTick::default(); sensors.len()];
+        let gpus: Vec<Gpu> = sensors.into_iter().map(Gpu::new).collect();
+        let sources = gpus.iter().map(|gpu| gpu.source).collect();
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("agft-sensors".into())
+            .spawn(move || sample(&theirs, gpus, settings, &clock))?;
+        Ok(Self { shared, thread: Some(thread), sources })
+    }
+
+    /// Where each GPU's energy comes from.
+    #[must_use]
+    pub fn sources(&self) -> &[EnergySource] {
+        &self.sources
+    }
+
+    /// What was seen since the last call: latest readings, counter ticks.
+    #[must_use]
+    pub fn collect(&self) -> Vec<GpuTick> {
+        let mut ticks = self.shared.ticks.lock().unwrap_or_else(PoisonError::into_inner);
+        ticks
+            .iter_mut()
+            .map(|tick| GpuTick { reading: tick.reading, energy: std::mem::take(&mut tick.energy) })
+            .collect()
+    }
+
+    /// Whether [`Sampler::looked`] shall fire after each look at the sensors.
+    pub fn set_watch(&self, watch: bool) {
+        self.shared.watch.store(watch, Ordering::Relaxed);
+    }
+
+    /// Waits for the next look at the sensors while watching.
+    pub async fn looked(&self) {
+        self.shared.looked.notified().await;
+    }
+
+    /// Waits until a GPU is lost, and says how.
+    pub async fn lost(&self) -> GpuError {
+        loop {
+            if let Some(error) =
+                self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                return error;
+            }
+            self.shared.ended.notified().await;
+        }
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // Not joined: a driver call that hangs must not keep the program from ending.
+        drop(self.thread.take());
+    }
+}
+
+/// One GPU with what its energy readings need to remember.
+struct Gpu {
+    sensors: Box<dyn GpuSensors>,
+    source: EnergySource,
+    first: Option<Millijoules>,
+    last: Option<Millijoules>,
+    power: Option<(Time, Watts)>,
+    integral: f64,
+}
+
+impl Gpu {
+    fn new(sensors: Box<dyn GpuSensors>) -> Self {
+        let source = if sensors.energy().is_ok() {
+            EnergySource::Counter
+        } else if sensors.power().is_ok() {
+            EnergySource::PowerIntegration
+        } else {
+            EnergySource::None
+        };
+        Self { sensors, source, first: None, last: None, power: None, integral: 0.0 }
+    }
+
+    /// A point if the counter has ticked, or the integral if there is no counter.
+    fn energy(&mut self, now: Time) -> Result<Option<EnergyPoint>, GpuError> {
+        match self.source {
+            EnergySource::Counter => {
+                let value = self.sensors.energy()?;
+                let seen_before = self.last.replace(value);
+                let first = *self.first.get_or_insert(value);
+                if seen_before.is_none_or(|last| last == value) {
+                    // The first reading falls anywhere between two ticks: it is no tick.
+                    return Ok(None);
+                }
+                let Some(total) = value.since(first) else {
+                    self.first = Some(value);
+                    return Ok(Some(EnergyPoint { at: now, total: Joules(0.0) }));
+                };
+                Ok(Some(EnergyPoint { at: now, total }))
+            }
+            EnergySource::PowerIntegration => {
+                let power = self.sensors.power()?;
+                if let Some((at, last)) = self.power.replace((now, power)) {
+                    self.integral += 0.5 * (last.0 + power.0) * now.since(at).0;
+                }
+                Ok(Some(EnergyPoint { at: now, total: Joules(self.integral) }))
+            }
+            EnergySource::None => Ok(None),
+        }
+    }
+}
+
+fn sample(shared: &Shared, mut gpus: Vec<Gpu>, settings: SamplerSettings, clock: &Clock) {
+    let mut next_look = clock.now();
+    let period = settings.sensors_every.as_secs_f64();
+    while !shared.stop.load(Ordering::Relaxed) {
+        let now = clock.now();
+        let look = now >= next_look;
+        for (index, gpu) in gpus.iter_mut().enumerate() {
+            let point = gpu.energy(clock.now());
+            let reading = if look { Some(gpu.sensors.reading()) } else { None };
+            let lost = [point.as_ref().err(), reading.as_ref().and_then(|r| r.as_ref().err())]
+                .into_iter()
+                .flatten()
+                .find(|error| matches!(error, GpuError::Lost { .. }))
+                .cloned();
+            let mut ticks = shared.ticks.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(tick) = ticks.get_mut(index) else { continue };
+            if let Ok(Some(point)) = point
+                && tick.energy.len() < MAX_POINTS
+            {
+                tick.energy.push(point);
+            }
+            if let Some(reading) = reading {
+                tick.reading = reading.ok().filter(|r: &GpuReading| *r != GpuReading::default());
+            }
+            drop(ticks);
+            if let Some(error) = lost {
+                *shared.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                shared.ended.notify_one();
+            }
+        }
+        if look {
+            next_look = next_look + crate::units::Seconds(period);
+            if next_look < now {
+                next_look = now + crate::units::Seconds(period);
+            }
+            if shared.watch.load(Ordering::Relaxed) {
+                shared.looked.notify_one();
+            }
+        }
+        std::thread::sleep(settings.energy_every);
+    }
+}

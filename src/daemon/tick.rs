@@ -1,0 +1,145 @@
+//! The tick: collect, step, command, tell.
+
+use std::time::SystemTime;
+
+use super::actuator::Actuator;
+use super::clock::Clock;
+use super::feed::{Feed, Schedule};
+use super::sampler::Sampler;
+use crate::control::{Controller, Observation, Output, Scrape};
+use crate::gpu::GpuError;
+use crate::units::{Seconds, Time};
+
+/// Everything a run is made of.
+pub struct Parts {
+    /// What decides.
+    pub controller: Controller,
+    /// Where pages come from.
+    pub feed: Feed,
+    /// Where GPU readings come from.
+    pub sampler: Sampler,
+    /// Where commands go; without one nothing is ever written (dry run, data collection).
+    pub actuator: Option<Actuator>,
+    /// Who is told about each step.
+    pub observers: Vec<Box<dyn Observer>>,
+    /// When the ticks are.
+    pub schedule: Schedule,
+    /// The clock of the run.
+    pub clock: Clock,
+    /// Panics at this tick: tests need to see the clocks given back on that way out too.
+    pub panic_at_tick: Option<u64>,
+}
+
+/// What an observer is told after each step.
+pub struct StepFacts<'a> {
+    /// What the step was shown.
+    pub seen: &'a Observation,
+    /// What it wants.
+    pub output: &'a Output,
+    /// The controller after the step.
+    pub controller: &'a Controller,
+    /// How long after its scheduled moment the tick ran; `None` for a look between ticks.
+    pub lateness: Option<Seconds>,
+    /// Wall-clock time, seconds since the Unix epoch.
+    pub unix_time: f64,
+}
+
+/// Someone who records or shows what happens.
+pub trait Observer {
+    /// A step was made.
+    fn step(&mut self, facts: &StepFacts<'_>);
+
+    /// The run is over; the clocks have been given back.
+    fn end(&mut self, controller: &Controller, unix_time: f64);
+}
+
+/// How a run ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// A signal asked for it.
+    Signal(&'static str),
+    /// The caller had a last tick in mind.
+    Finished,
+}
+
+/// Runs until `stop` resolves or the GPU cannot be controlled any more; gives the clocks back either way.
+///
+/// # Errors
+/// [`GpuError`] if the GPU was lost, refused for good, or would not take its clocks back.
+pub async fn drive(mut parts: Parts, stop: impl Future<Output = End>) -> Result<End, GpuError> {
+    let result = ticks(&mut parts, stop).await;
+    let released = match parts.actuator.take() {
+        Some(actuator) => actuator.shutdown(),
+        None => Ok(()),
+    };
+    let now = unix_seconds();
+    for observer in &mut parts.observers {
+        observer.end(&parts.controller, now);
+    }
+    let end = result?;
+    released?;
+    Ok(end)
+}
+
+async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End, GpuError> {
+    tokio::pin!(stop);
+    let mut due = parts.schedule.next(parts.clock.now());
+    let mut number = 0_u64;
+    loop {
+        tokio::select! {
+            biased;
+            end = &mut stop => return Ok(end),
+            error = clock_failure(parts.actuator.as_ref()) => return Err(error),
+            error = parts.sampler.lost() => return Err(error),
+            () = super::feed::sleep_until(parts.clock, due) => {
+                number += 1;
+                #[expect(clippy::panic, reason = "asked for, to test that unwinding gives the clocks back")]
+                if parts.panic_at_tick == Some(number) {
+                    panic!("panic asked for at tick {number}");
+                }
+                tick(parts, Some(due));
+                // Ticks that were missed are skipped: a window is as long as it is.
+                due = parts.schedule.next(Time(parts.clock.now().0.max(due.0 + 0.5 * parts.schedule.period.0)));
+            }
+            () = parts.sampler.looked() => tick(parts, None),
+        }
+    }
+}
+
+async fn clock_failure(actuator: Option<&Actuator>) -> GpuError {
+    match actuator {
+        Some(actuator) => actuator.failed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One step: at a tick (`due`) with the page, or between ticks with the sensors alone.
+fn tick(parts: &mut Parts, due: Option<Time>) {
+    let now = parts.clock.now();
+    let seen = Observation {
+        now,
+        scrape: if due.is_some() { parts.feed.take() } else { Scrape::Pending },
+        gpus: parts.sampler.collect(),
+        outcomes: parts.actuator.as_ref().map_or_else(Vec::new, Actuator::outcomes),
+    };
+    let output = parts.controller.step(&seen);
+    if let (Some(target), Some(actuator)) = (output.command, &parts.actuator) {
+        actuator.command(target);
+    }
+    parts.sampler.set_watch(parts.controller.is_parked());
+    let facts = StepFacts {
+        seen: &seen,
+        output: &output,
+        controller: &parts.controller,
+        lateness: due.map(|due| now.since(due)),
+        unix_time: unix_seconds(),
+    };
+    for observer in &mut parts.observers {
+        observer.step(&facts);
+    }
+}
+
+/// Seconds since the Unix epoch; 0 for a wall clock set before it.
+pub(crate) fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |span| span.as_secs_f64())
+}

@@ -1,0 +1,125 @@
+//! Clocks are borrowed: the only code that writes them, and that gives them back on every way out.
+//!
+//! A locked clock outlives its process. So the lease resets before its first lock (whatever a dead predecessor left),
+//! and when it is released or dropped, be it by return, error or panic. Nobody else holds a [`GpuClocks`].
+
+use super::{GpuClocks, GpuError};
+use crate::bandit::Target;
+use crate::units::{Clocks, Mhz};
+
+/// One GPU of the lease.
+struct Member {
+    clocks: Box<dyn GpuClocks>,
+    /// Lowest supported core clock: locks are ranges from there, so that a GPU without work may still sink.
+    core_min: Mhz,
+    memory_locked: bool,
+}
+
+impl Member {
+    /// A board that cannot lock its memory clock has none to reset: that is no error.
+    fn reset_memory(&mut self) -> Result<(), GpuError> {
+        match self.clocks.reset_memory() {
+            Ok(()) | Err(GpuError::NotSupported { .. }) => {
+                self.memory_locked = false;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The right to set the clocks of a group of GPUs, all alike.
+pub struct ClockLease {
+    members: Vec<Member>,
+    /// What is in force as far as our writes say; `None` before the first reset and after a failed write.
+    current: Option<Target>,
+}
+
+impl ClockLease {
+    /// Takes the clocks of `members` (each with its lowest supported core clock) and gives them to the driver first.
+    ///
+    /// # Errors
+    /// The first error of a core reset; every reset is tried.
+    pub fn take(members: Vec<(Box<dyn GpuClocks>, Mhz)>) -> Result<Self, GpuError> {
+        let members = members
+            .into_iter()
+            .map(|(clocks, core_min)| Member { clocks, core_min, memory_locked: true })
+            .collect();
+        let mut lease = Self { members, current: None };
+        lease.release()?;
+        Ok(lease)
+    }
+
+    /// Runs the whole group at `target`. Does nothing if it already does.
+    ///
+    /// # Errors
+    /// The first [`GpuError`]. The group is never left in two minds: after an error all clocks have been given back.
+    pub fn set(&mut self, target: Target) -> Result<(), GpuError> {
+        if self.current == Some(target) {
+            return Ok(());
+        }
+        let Target::Lock(clocks) = target else { return self.release() };
+        match self.lock_all(clocks) {
+            Ok(()) => {
+                self.current = Some(target);
+                Ok(())
+            }
+            Err(error) => {
+                // What made the lock fail is the error to report; a reset that fails too is retried by the next call.
+                let _ = self.release();
+                Err(error)
+            }
+        }
+    }
+
+    fn lock_all(&mut self, clocks: Clocks) -> Result<(), GpuError> {
+        self.current = None;
+        for member in &mut self.members {
+            // Memory first: boards with GDDR settle the core clock under the memory clock in force.
+            match clocks.memory {
+                Some(memory) => {
+                    member.memory_locked = true;
+                    member.clocks.lock_memory(memory, memory)?;
+                }
+                None if member.memory_locked => member.reset_memory()?,
+                None => {}
+            }
+            member.clocks.lock_core(member.core_min.min(clocks.core), clocks.core)?;
+        }
+        Ok(())
+    }
+
+    /// Gives all clocks back to the driver. Every reset is tried even if one fails.
+    ///
+    /// # Errors
+    /// The first error.
+    pub fn release(&mut self) -> Result<(), GpuError> {
+        let mut first_error = None;
+        for member in &mut self.members {
+            if let Err(error) = member.clocks.reset_core() {
+                first_error.get_or_insert(error);
+            }
+            if let Err(error) = member.reset_memory() {
+                first_error.get_or_insert(error);
+            }
+        }
+        self.current = first_error.is_none().then_some(Target::Default);
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// What is in force as far as our writes say.
+    #[must_use]
+    pub fn current(&self) -> Option<Target> {
+        self.current
+    }
+}
+
+impl Drop for ClockLease {
+    fn drop(&mut self) {
+        if self.current != Some(Target::Default)
+            && let Err(error) = self.release()
+        {
+            tracing::error!(%error, "clocks could not be given back; run `agft release`");
+        }
+    }
+}
