@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::arm::{Arm, input};
-use super::{ActionSpace, ArmSummary, BanditError, Choice, Lesson, Phase, Policy, Reason, Summary, Target, View};
+use super::{ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, Target, View};
+use crate::features::DIMENSION;
 use crate::units::{Clocks, Seconds, Time};
 
 /// Constants of the policy.
@@ -89,8 +90,25 @@ impl LinUcb {
 
     /// Expected reward of a clock in a z-scored context (0 for one never tried).
     #[must_use]
-    pub fn predict(&self, clocks: Clocks, context: &[f64; crate::features::DIMENSION]) -> f64 {
+    pub fn predict(&self, clocks: Clocks, context: &[f64; DIMENSION]) -> f64 {
         self.arms.get(&clocks).map_or(0.0, |arm| arm.mean(input(context).view()))
+    }
+
+    /// Learns that a clock earned `reward` in a z-scored context.
+    ///
+    /// # Errors
+    /// [`BanditError`]; nothing is changed then.
+    pub fn learn(
+        &mut self,
+        clocks: Clocks,
+        context: &[f64; DIMENSION],
+        reward: f64,
+    ) -> Result<(), BanditError> {
+        let lambda = self.settings.lambda_reg;
+        let arm = self.arms.entry(clocks).or_insert_with(|| Arm::new(lambda));
+        arm.update(input(context).view(), reward)?;
+        self.rounds += 1;
+        Ok(())
     }
 
     /// The constants in force.
@@ -188,12 +206,16 @@ impl Policy for LinUcb {
         Choice { target: Target::Lock(clocks), reason, score, width }
     }
 
-    fn learn(&mut self, lesson: Lesson<'_>) -> Result<(), BanditError> {
-        let lambda = self.settings.lambda_reg;
-        let arm = self.arms.entry(lesson.clocks).or_insert_with(|| Arm::new(lambda));
-        arm.update(input(lesson.context).view(), lesson.reward)?;
-        self.rounds += 1;
-        Ok(())
+    fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {
+        let (Some(Target::Lock(clocks)), Some(reward)) = (evidence.ran_at, evidence.reward) else {
+            return Ok(false);
+        };
+        self.learn(clocks, evidence.context, reward)?;
+        Ok(true)
+    }
+
+    fn wants_rewards(&self) -> bool {
+        true
     }
 
     fn interrupt(&mut self) {
@@ -272,7 +294,7 @@ mod tests {
             let choice = choose(&mut policy, &space, f64::from(u32::try_from(k).unwrap()));
             assert_eq!(choice.reason, Reason::Sweep);
             let clocks = choice.target.clocks().unwrap();
-            policy.learn(Lesson { clocks, context: &CONTEXT, reward: 0.0 }).unwrap();
+            policy.learn(clocks, &CONTEXT, 0.0).unwrap();
             seen.push(clocks);
         }
         assert_eq!(seen, space.arms());
@@ -292,7 +314,7 @@ mod tests {
         let (mut policy, space) = (LinUcb::new(settings()), space());
         for k in 0..5 {
             let clocks = choose(&mut policy, &space, f64::from(k)).target.clocks().unwrap();
-            policy.learn(Lesson { clocks, context: &CONTEXT, reward: 0.0 }).unwrap();
+            policy.learn(clocks, &CONTEXT, 0.0).unwrap();
         }
         let saved = serde_json::to_string(&policy.swept).unwrap();
         let mut restarted = LinUcb::new(settings());
@@ -320,7 +342,7 @@ mod tests {
         for k in 0..600_u32 {
             let clocks = choose(&mut policy, &space, f64::from(k)).target.clocks().unwrap();
             let distance = (clocks.core.as_f64() - best.as_f64()) / 1000.0;
-            policy.learn(Lesson { clocks, context: &CONTEXT, reward: -4.0 * distance * distance }).unwrap();
+            policy.learn(clocks, &CONTEXT, -4.0 * distance * distance).unwrap();
         }
         let summary = policy.summary();
         assert!(summary.converged);

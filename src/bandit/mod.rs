@@ -1,6 +1,6 @@
 //! Which clock: policies that learn from rewards in context.
 //!
-//! A [`Policy`] is asked for a clock once per tick and told what came of it. What it may choose from is the
+//! A [`Policy`] is shown each window's [`Evidence`] and asked for a clock once per tick. What it may choose from is the
 //! [`ActionSpace`]; what must never happen (limits broken, clocks that do not hold) is not its business but
 //! `control`'s, which narrows the space before asking.
 
@@ -11,7 +11,9 @@ pub mod space;
 use serde::{Deserialize, Serialize};
 
 use crate::features::DIMENSION;
-use crate::units::{Clocks, Time};
+use crate::metrics::window::Window;
+use crate::reward::energy::EnergyMeter;
+use crate::units::{Clocks, Mhz, Time};
 pub use linucb::LinUcb;
 pub use space::ActionSpace;
 
@@ -84,15 +86,25 @@ pub struct View<'a> {
     pub space: &'a ActionSpace,
 }
 
-/// One window's teaching: these clocks, in this context, earned this reward.
+/// What one window between two scrapes showed. A policy takes from it what it can use.
 #[derive(Debug, Clone, Copy)]
-pub struct Lesson<'a> {
-    /// The clocks that were in force.
-    pub clocks: Clocks,
-    /// The context of the window, z-scored.
+pub struct Evidence<'a> {
+    /// Now, the end of the window.
+    pub now: Time,
+    /// The engine's side.
+    pub window: &'a Window,
+    /// What was in force during the whole window; `None` if it changed inside, or the GPU was parked.
+    pub ran_at: Option<Target>,
+    /// Core clock read back at the end of the window, mean over the engine's GPUs.
+    pub read_core: Option<Mhz>,
+    /// Was the clock held low by power or temperature?
+    pub capped: bool,
+    /// Counter ticks of each GPU, for power over any span of recent time.
+    pub meters: &'a [EnergyMeter],
+    /// The window's context, z-scored; order of `features::NAMES`.
     pub context: &'a [f64; DIMENSION],
-    /// The reward, finite.
-    pub reward: f64,
+    /// Reward against the baseline for comparable load, where the window has a cost and a baseline.
+    pub reward: Option<f64>,
 }
 
 /// How far a policy has come.
@@ -144,11 +156,14 @@ pub trait Policy {
     /// The clock to run at from now on.
     fn choose(&mut self, view: View<'_>) -> Choice;
 
-    /// Learns from one window.
+    /// Takes a window in; says whether anything was learned from it.
     ///
     /// # Errors
     /// [`BanditError`]; the policy is unchanged then.
-    fn learn(&mut self, lesson: Lesson<'_>) -> Result<(), BanditError>;
+    fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError>;
+
+    /// Does it need rewards, and so a baseline measured for it at driver-default clocks?
+    fn wants_rewards(&self) -> bool;
 
     /// Something else drove the clocks for a while (idle, outage, baseline): what was held is no longer held.
     fn interrupt(&mut self);

@@ -6,7 +6,8 @@ use super::learned::Learned;
 use super::round::Round;
 use super::verify::{Check, ClockVerifier};
 use super::{ClockOutcome, Mode, Observation, Output, Refusal, Scrape, Settings};
-use crate::bandit::{ActionSpace, Choice, Lesson, Phase, Policy, Target, View};
+use crate::bandit::{ActionSpace, Choice, Evidence, Phase, Policy, Target, View};
+use crate::features::DIMENSION;
 use crate::features::{Context, Ema};
 use crate::gpu::{ClockReasons, GpuReading};
 use crate::metrics::Snapshot;
@@ -85,7 +86,7 @@ impl LoadEstimate {
 }
 
 /// What one window says about energy and delay.
-struct Evidence {
+struct Weighed {
     ran_at: Option<Target>,
     power: Option<Watts>,
     cost: Option<Cost>,
@@ -370,15 +371,16 @@ impl Controller {
 
         let evidence = self.weigh(window, was_parked);
         let baseline = self.learned.baseline.estimate(load);
-        let mut taught = false;
         let mut earned = None;
         if let (Some(cost), Some(ran_at)) = (evidence.cost, evidence.ran_at) {
-            earned = baseline.map(|b| reward(cost, b.cost, self.settings.objective, self.settings.reward));
-            match ran_at {
-                Target::Default => self.take_baseline(load, cost, out),
-                Target::Lock(clocks) => taught = self.teach(clocks, &scaled, earned, out),
+            earned = baseline
+                .map(|b| reward(cost, b.cost, self.settings.objective, self.settings.reward))
+                .filter(|reward| reward.is_finite());
+            if ran_at == Target::Default {
+                self.take_baseline(load, cost, out);
             }
         }
+        let taught = work && self.teach(window, &scaled, evidence.ran_at, earned, now, out);
         if let Some(limits) = self.settings.limits {
             self.latency.push(window, &limits);
         }
@@ -398,7 +400,9 @@ impl Controller {
         } else if self.learned.floor.is_lifted(now) {
             self.learned.policy.interrupt();
             (Mode::SloGuard, Some(Target::Default), None)
-        } else if self.learned.schedule.wants_default(support, window.dt) {
+        } else if self.learned.policy.wants_rewards()
+            && self.learned.schedule.wants_default(support, window.dt)
+        {
             self.learned.policy.interrupt();
             (Mode::Baseline, Some(Target::Default), None)
         } else {
@@ -427,7 +431,7 @@ impl Controller {
     }
 
     /// Energy and delay of a window, and the clocks they belong to.
-    fn weigh(&self, window: &Window, was_parked: bool) -> Evidence {
+    fn weigh(&self, window: &Window, was_parked: bool) -> Weighed {
         let since = self.in_force.since;
         let early = since.since(window.start).0 <= CHANGE_SLACK * window.dt.0;
         let confirmed = self.settings.dry_run || self.asked == self.in_force.target;
@@ -450,7 +454,7 @@ impl Controller {
             (Some(power), Some((delay, _))) if !throttled => Some(Cost { power, delay }),
             _ => None,
         };
-        Evidence {
+        Weighed {
             ran_at,
             power,
             cost: cost.filter(Cost::is_sound),
@@ -469,23 +473,43 @@ impl Controller {
 
     fn teach(
         &mut self,
-        clocks: Clocks,
-        context: &[f64; crate::features::DIMENSION],
-        earned: Option<f64>,
+        window: &Window,
+        context: &[f64; DIMENSION],
+        ran_at: Option<Target>,
+        reward: Option<f64>,
+        now: Time,
         out: &mut Output,
     ) -> bool {
-        let Some(reward) = earned.filter(|reward| reward.is_finite()) else { return false };
-        if self.learned.policy.learn(Lesson { clocks, context, reward }).is_err() {
-            return false;
+        let evidence = Evidence {
+            now,
+            window,
+            ran_at,
+            read_core: self.mean_core_clock(),
+            capped: self.readings.iter().flatten().any(|reading| reading.reasons.is_capped()),
+            meters: &self.meters,
+            context,
+            reward,
+        };
+        // A lesson that is refused (not finite) is no reason to stop.
+        let taught = self.learned.policy.observe(&evidence).unwrap_or(false);
+        if taught {
+            self.learned.reward_sum += reward.unwrap_or(0.0);
+            let summary = self.learned.policy.summary();
+            if summary.converged && self.learned.converged_at.is_none() {
+                self.learned.converged_at = Some(self.learned.rounds);
+                let best = summary.best(3).map(|arm| arm.clocks);
+                out.events.push(Event::Converged { best, rounds: summary.rounds });
+            }
         }
-        self.learned.reward_sum += reward;
-        let summary = self.learned.policy.summary();
-        if summary.converged && self.learned.converged_at.is_none() {
-            self.learned.converged_at = Some(self.learned.rounds);
-            let best = summary.best(3).map(|arm| arm.clocks);
-            out.events.push(Event::Converged { best, rounds: summary.rounds });
-        }
-        true
+        taught
+    }
+
+    fn mean_core_clock(&self) -> Option<Mhz> {
+        let clocks: Vec<f64> =
+            self.readings.iter().flatten().filter_map(|r| r.core_clock).map(Mhz::as_f64).collect();
+        #[expect(clippy::cast_precision_loss, reason = "a handful of GPUs")]
+        let count = clocks.len() as f64;
+        (!clocks.is_empty()).then(|| to_mhz(clocks.iter().sum::<f64>() / count))
     }
 
     fn guard_limits(
@@ -536,9 +560,9 @@ impl Controller {
         &self,
         window: &Window,
         context: Context,
-        scaled: [f64; crate::features::DIMENSION],
+        scaled: [f64; DIMENSION],
         now: Time,
-        evidence: &Evidence,
+        evidence: &Weighed,
         baseline: Option<Cost>,
         choice: Option<Choice>,
         command: Option<Target>,
