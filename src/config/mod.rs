@@ -1,1 +1,163 @@
-//! The YAML file and what becomes of it.
+//! The YAML file and what becomes of it: text -> tree -> a [`Config`] whose every value has been checked.
+//!
+//! `sections` is the table of keys: name, type, default and rule on one line each. `rule` has the vocabulary of rules,
+//! `reader` matches the file against the table, `check` looks at keys that bound each other. All problems of a file are
+//! reported in one run. Keys that are AGFT's keep AGFT's names and values, so that its files load as they are.
+
+mod check;
+mod choices;
+mod error;
+mod reader;
+mod rule;
+mod sections;
+mod yaml;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::Serialize;
+
+pub use choices::{GpuSelector, LogLevel, Objective, PolicyKind, RewardKind, SloStatistic};
+pub use error::{ConfigError, Problem, Warning};
+pub use sections::{Control, Experiment, Gpu, Idle, Linucb, Logging, Metrics, Model, Vllm};
+
+use reader::Reader;
+use yaml::Node;
+
+/// The file that documents every key, with every default.
+pub const DOCUMENTED: &str = include_str!("../../config/config.yaml");
+
+/// Largest file that is read.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// Everything a user can set. The names are the file's; the default of each is in the file `config/config.yaml`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Config {
+    /// The engine's metrics page.
+    pub vllm: Vllm,
+    /// The GPUs and their clocks.
+    pub gpu: Gpu,
+    /// When and how clocks are chosen.
+    pub control: Control,
+    /// What happens while no request is there.
+    pub idle: Idle,
+    /// The `linucb` policy and the pruning of clocks.
+    pub linucb: Linucb,
+    /// agft's own log.
+    pub logging: Logging,
+    /// What is learned, on disk.
+    pub model: Model,
+    /// How the engine's metrics become measurements.
+    pub metrics: Metrics,
+    /// The record of each run.
+    pub experiment: Experiment,
+}
+
+/// A configuration, and what is worth saying about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Things accepted that are probably not what the author wants.
+    pub warnings: Vec<Warning>,
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the file cannot be read or [`Config::parse`] refuses its text
+    pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+        let file = path.display().to_string();
+        let bytes = match read_at_most(path, MAX_BYTES) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Err(ConfigError::TooLarge { file }),
+            Err(error) => {
+                return Err(match error.kind() {
+                    io::ErrorKind::NotFound => ConfigError::Missing { file },
+                    io::ErrorKind::IsADirectory => ConfigError::Directory { file },
+                    _ => ConfigError::Unreadable { file, source: error },
+                });
+            }
+        };
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(text, &file),
+            Err(error) => {
+                let before = bytes.iter().take(error.valid_up_to());
+                Err(ConfigError::NotUtf8 { file, line: 1 + before.filter(|byte| **byte == b'\n').count() })
+            }
+        }
+    }
+
+    /// Reads `text`, which came from `origin` (a path, or any name for the messages).
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with all problems of the keys and values, or what keeps the text from being read at all
+    pub fn parse(text: &str, origin: &str) -> Result<Loaded, ConfigError> {
+        let file = origin.to_owned();
+        let root = match yaml::parse(text) {
+            Ok(root) => root,
+            Err(error) => return Err(ConfigError::from_yaml(error, file, text)),
+        };
+        let tops = match root {
+            Node::Null => return Err(ConfigError::Empty { file }),
+            Node::Map(tops) => tops,
+            other => {
+                let problem = Problem::Value {
+                    key: "the file".into(),
+                    value: other.to_string(),
+                    must_be: "a mapping of sections (vllm, gpu, control, ...)".into(),
+                    remedy: None,
+                };
+                return Err(ConfigError::Invalid { file, problems: vec![problem] });
+            }
+        };
+        let mut reader = Reader::new(text, tops);
+        let config = Self::read(&mut reader);
+        check::relations(&config, &mut reader);
+        check::advice(&config, &mut reader);
+        let (problems, warnings) = reader.finish();
+        if problems.is_empty() {
+            Ok(Loaded { config, warnings })
+        } else {
+            Err(ConfigError::Invalid { file, problems })
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        reader.section("adaptive_sampling").unused(
+            "reward_threshold",
+            "AGFT never read it: control.refinement_start_threshold and control.adaptive_update_interval decide",
+        );
+        Self {
+            vllm: Vllm::read(reader),
+            gpu: Gpu::read(reader),
+            control: Control::read(reader),
+            idle: Idle::read(reader),
+            linucb: Linucb::read(reader),
+            logging: Logging::read(reader),
+            model: Model::read(reader),
+            metrics: Metrics::read(reader),
+            experiment: Experiment::read(reader),
+        }
+    }
+
+    /// The configuration as a file that [`Config::parse`] reads back to an equal one.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        yaml::write(self)
+    }
+}
+
+/// The bytes of the file at `path`, or `None` if there are more than `limit`.
+fn read_at_most(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
+}
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;

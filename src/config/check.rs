@@ -1,0 +1,70 @@
+//! Keys that bound each other, and combinations that are allowed but odd.
+
+use super::Config;
+use super::error::{Problem, Warning};
+use super::reader::Reader;
+
+/// Reports every pair of keys that contradict each other.
+pub(super) fn relations(config: &Config, reader: &mut Reader<'_>) {
+    let Config { vllm, control, linucb, .. } = config;
+    let mut require = |holds: bool, key: &str, value: String, than: &str, must_be: String| {
+        if !holds {
+            let remedy = Some("change one of the two".into());
+            reader.relation(&[key, than], Problem::Value { key: key.into(), value, must_be, remedy });
+        }
+    };
+    require(
+        vllm.outage_after_s >= control.decision_interval_s,
+        "vllm.outage_after_s",
+        vllm.outage_after_s.0.to_string(),
+        "control.decision_interval_s",
+        format!("at least control.decision_interval_s, which is {}", control.decision_interval_s.0),
+    );
+    require(
+        linucb.min_alpha <= linucb.initial_alpha,
+        "linucb.min_alpha",
+        linucb.min_alpha.to_string(),
+        "linucb.initial_alpha",
+        format!("at most linucb.initial_alpha, which is {}", linucb.initial_alpha),
+    );
+    require(
+        control.convergence_top_k <= control.convergence_window,
+        "control.convergence_top_k",
+        control.convergence_top_k.to_string(),
+        "control.convergence_window",
+        format!("at most control.convergence_window, which is {}", control.convergence_window),
+    );
+}
+
+/// Warns of what is allowed and probably not meant.
+pub(super) fn advice(config: &Config, reader: &mut Reader<'_>) {
+    let Config { vllm, gpu, control, .. } = config;
+    if let Ok(page) = url::Url::parse(&vllm.prometheus_url) {
+        let here = match page.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        if page.path() == "/" {
+            let mut usual = page.clone();
+            usual.set_path("/metrics");
+            reader.warn(Warning::NoPath { usual: usual.into() });
+        }
+        if page.scheme() == "http" && vllm.tls_ca_file.is_some() {
+            let because = "vllm.prometheus_url is an http:// URL";
+            reader.warn(Warning::NoEffect { key: "vllm.tls_ca_file", because });
+        }
+        if page.scheme() == "http" && vllm.bearer_token_file.is_some() && !here {
+            reader.warn(Warning::TokenInClear);
+        }
+    }
+    if control.ignore_slo && control.max_slowdown_percent.is_some() {
+        let because = "control.ignore_slo is true";
+        reader.warn(Warning::NoEffect { key: "control.max_slowdown_percent", because });
+    }
+    if !gpu.enable_memory_frequency_control && !gpu.memory_frequencies.is_empty() {
+        let because = "gpu.enable_memory_frequency_control is false";
+        reader.warn(Warning::NoEffect { key: "gpu.memory_frequencies", because });
+    }
+}

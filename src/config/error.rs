@@ -1,0 +1,211 @@
+//! What can be wrong with a configuration file, and what is merely worth saying.
+
+use std::fmt;
+use std::io;
+
+use super::MAX_BYTES;
+use super::yaml::{MAX_VALUES, YamlError};
+
+/// Why there is no [`Config`](super::Config). The text names the file, the fact and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// There is no such file.
+    #[error(
+        "{file}: no such file; check the path, or write a file (one with nothing but {{}} takes every default)"
+    )]
+    Missing {
+        /// The path asked for.
+        file: String,
+    },
+    /// The path is a directory.
+    #[error("{file}: is a directory, must be a file")]
+    Directory {
+        /// The path asked for.
+        file: String,
+    },
+    /// The file cannot be opened or read.
+    #[error("{file}: cannot be read")]
+    Unreadable {
+        /// The path asked for.
+        file: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is larger than any configuration.
+    #[error("{file}: is larger than {} KiB, must be a configuration file", MAX_BYTES / 1024)]
+    TooLarge {
+        /// The path asked for.
+        file: String,
+    },
+    /// The bytes are not text.
+    #[error("{file}: line {line} is not UTF-8 text; save the file as UTF-8")]
+    NotUtf8 {
+        /// The path asked for.
+        file: String,
+        /// Line with the first bad byte, from 1.
+        line: usize,
+    },
+    /// The text has no value at all.
+    #[error("{file}: is empty; write {{}} to take every default")]
+    Empty {
+        /// The path or name the text came from.
+        file: String,
+    },
+    /// The text is not YAML.
+    #[error("{file}: is not YAML: {message}{}", if *.tab { "; indent with blanks, not with tabs" } else { "" })]
+    Syntax {
+        /// The path or name the text came from.
+        file: String,
+        /// The parser's message, with line and column.
+        message: String,
+        /// Whether the line at fault begins with a tab.
+        tab: bool,
+    },
+    /// The text has several YAML documents.
+    #[error("{file}: has a second YAML document after `---`, must have one; take it out")]
+    SecondDocument {
+        /// The path or name the text came from.
+        file: String,
+    },
+    /// The text, aliases expanded, has more values than there are keys.
+    #[error(
+        "{file}: has more than {MAX_VALUES} values, aliases counted where they are used; must be a configuration file"
+    )]
+    TooManyValues {
+        /// The path or name the text came from.
+        file: String,
+    },
+    /// The text is YAML, and these of its keys or values are not acceptable: all there are, a line for each.
+    #[error("{}", lines(.file, .problems))]
+    Invalid {
+        /// The path or name the text came from.
+        file: String,
+        /// What is wrong, never empty.
+        problems: Vec<Problem>,
+    },
+}
+
+fn lines(file: &str, problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("{file}: {problem}")).collect::<Vec<_>>().join("\n")
+}
+
+impl ConfigError {
+    pub(super) fn from_yaml(error: YamlError, file: String, text: &str) -> Self {
+        match error {
+            YamlError::TooManyValues => Self::TooManyValues { file },
+            YamlError::SecondDocument => Self::SecondDocument { file },
+            YamlError::Syntax { line, message } => {
+                let at_fault = line.and_then(|line| text.lines().nth(line.saturating_sub(1)));
+                let tab = at_fault.is_some_and(|line| line.trim_start_matches(' ').starts_with('\t'));
+                Self::Syntax { file, message, tab }
+            }
+        }
+    }
+}
+
+/// One thing wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A value breaks its key's rule.
+    Value {
+        /// Full path of the key, for example `control.seed`.
+        key: String,
+        /// The value, for humans.
+        value: String,
+        /// The rule, as it completes "must be".
+        must_be: String,
+        /// What to write instead, where that is plain.
+        remedy: Option<String>,
+    },
+    /// No key has this name here.
+    Unknown {
+        /// Full path as it stands in the file.
+        key: String,
+        /// The name that was probably meant, or the names there are.
+        remedy: String,
+    },
+    /// A key stands there more than once.
+    Repeated {
+        /// Full path of the key.
+        key: String,
+        /// How often it is given.
+        times: usize,
+        /// The lines, from 1; empty where they cannot be told.
+        lines: Vec<usize>,
+    },
+}
+
+impl Problem {
+    /// The key that is at fault.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Value { key, .. } | Self::Unknown { key, .. } | Self::Repeated { key, .. } => key,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value { key, value, must_be, remedy } => {
+                write!(f, "{key} is {value}, must be {must_be}")?;
+                remedy.iter().try_for_each(|remedy| write!(f, "; {remedy}"))
+            }
+            Self::Unknown { key, remedy } => write!(f, "{key} is not a known key; {remedy}"),
+            Self::Repeated { key, times, lines } => {
+                write!(f, "{key} is given {times} times")?;
+                if !lines.is_empty() {
+                    let lines: Vec<_> = lines.iter().map(ToString::to_string).collect();
+                    write!(f, " (lines {})", lines.join(", "))?;
+                }
+                f.write_str(", must be given once")
+            }
+        }
+    }
+}
+
+/// Something in a file that is accepted and probably not what its author wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// A key of AGFT's that AGFT itself ignored, and that agft has no use for.
+    Unused {
+        /// Full path of the key.
+        key: String,
+        /// What decides the matter.
+        instead: &'static str,
+    },
+    /// A key that another key makes meaningless.
+    NoEffect {
+        /// Full path of the key.
+        key: &'static str,
+        /// The other key and its value.
+        because: &'static str,
+    },
+    /// The metrics page's URL has no path.
+    NoPath {
+        /// The URL with the usual path.
+        usual: String,
+    },
+    /// A token is sent unencrypted to another machine.
+    TokenInClear,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unused { key, instead } => write!(f, "{key} is not used; {instead}"),
+            Self::NoEffect { key, because } => write!(f, "{key} has no effect: {because}"),
+            Self::NoPath { usual } => {
+                write!(f, "vllm.prometheus_url has no path; engines serve their metrics at {usual}")
+            }
+            Self::TokenInClear => f.write_str(
+                "vllm.bearer_token_file: the token crosses the network unencrypted; use an https:// URL",
+            ),
+        }
+    }
+}

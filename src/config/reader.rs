@@ -1,0 +1,205 @@
+//! From the YAML tree to sections: hands each key its value, and collects all there is to complain about.
+
+use super::error::{Problem, Warning};
+use super::rule::{LIKE, Rule, likeness};
+use super::yaml::{Node, shown};
+
+/// One `section.key: value` of the file.
+struct Entry {
+    section: String,
+    key: String,
+    value: Node,
+}
+
+/// A file being read. Keys that no one asks for are unknown.
+pub(super) struct Reader<'t> {
+    text: &'t str,
+    /// What stands at the top level; a value only where it is not a section.
+    tops: Vec<(String, Option<Node>)>,
+    entries: Vec<Entry>,
+    sections: Vec<&'static str>,
+    keys: Vec<(&'static str, &'static str)>,
+    problems: Vec<Problem>,
+    warnings: Vec<Warning>,
+}
+
+impl<'t> Reader<'t> {
+    /// A reader of what stands at the top level of `text`.
+    pub(super) fn new(text: &'t str, tops: Vec<(String, Node)>) -> Self {
+        let (sections, keys, problems, warnings) = (vec![], vec![], vec![], vec![]);
+        let mut reader = Self { text, tops: vec![], entries: vec![], sections, keys, problems, warnings };
+        for (section, value) in tops {
+            let stray = match value {
+                Node::Map(entries) => {
+                    let entries = entries.into_iter();
+                    reader.entries.extend(entries.map(|(key, value)| Entry {
+                        section: section.clone(),
+                        key,
+                        value,
+                    }));
+                    None
+                }
+                // A section whose keys are all commented out.
+                Node::Null => None,
+                other => Some(other),
+            };
+            reader.tops.push((section, stray));
+        }
+        reader
+    }
+
+    /// Opens a section; its keys are then asked for one by one.
+    pub(super) fn section(&mut self, name: &'static str) -> Section<'_, 't> {
+        self.sections.push(name);
+        Section { reader: self, name }
+    }
+
+    /// What the file says for one key: nothing, a value, or (which is a problem) several.
+    fn take(&mut self, section: &str, key: &str) -> Vec<Node> {
+        let found = self.entries.extract_if(.., |entry| entry.section == section && entry.key == key);
+        let found: Vec<Node> = found.map(|entry| entry.value).collect();
+        self.refuse_repetition(section, Some(key), found.len());
+        found
+    }
+
+    fn refuse_repetition(&mut self, section: &str, key: Option<&str>, times: usize) {
+        if times > 1 {
+            let mut lines = lines_of(self.text, section, key);
+            if lines.len() != times {
+                lines.clear();
+            }
+            self.problems.push(Problem::Repeated { key: path(section, key), times, lines });
+        }
+    }
+
+    /// Reports `problem` about a relation of several keys, unless one of them is already known to be wrong.
+    pub(super) fn relation(&mut self, keys: &[&str], problem: Problem) {
+        if !self.problems.iter().any(|known| keys.contains(&known.key())) {
+            self.problems.push(problem);
+        }
+    }
+
+    /// Adds a warning.
+    pub(super) fn warn(&mut self, warning: Warning) {
+        self.warnings.push(warning);
+    }
+
+    /// Everything worth saying, now that every known key has been asked for.
+    pub(super) fn finish(mut self) -> (Vec<Problem>, Vec<Warning>) {
+        for section in self.sections.clone() {
+            let times = self.tops.iter().filter(|(name, _)| name == section).count();
+            self.refuse_repetition(section, None, times);
+        }
+        for (name, stray) in std::mem::take(&mut self.tops) {
+            let key = shown(&name);
+            if !self.sections.contains(&name.as_str()) {
+                let remedy = self.remedy(None, &name);
+                self.problems.push(Problem::Unknown { key, remedy });
+            } else if let Some(value) = stray {
+                let (value, must_be) = (value.to_string(), "a mapping of keys to values".into());
+                self.problems.push(Problem::Value { key, value, must_be, remedy: None });
+            }
+        }
+        for entry in std::mem::take(&mut self.entries) {
+            if self.sections.contains(&entry.section.as_str()) {
+                let remedy = self.remedy(Some(&entry.section), &entry.key);
+                self.problems
+                    .push(Problem::Unknown { key: path(&entry.section, Some(&shown(&entry.key))), remedy });
+            }
+        }
+        (self.problems, self.warnings)
+    }
+
+    /// What to do about the unknown `key`: the nearest known one, wherever it stands, or the ones there are.
+    fn remedy(&self, section: Option<&str>, key: &str) -> String {
+        // Of two equally near keys the one in the same section was meant.
+        const SAME_SECTION: f64 = 0.05;
+        let key = key.to_ascii_lowercase();
+        let keys = self.keys.iter().map(|(home, name)| {
+            let bonus = if section == Some(home) { SAME_SECTION } else { 0.0 };
+            (likeness(&key, name) + bonus, path(home, Some(name)), *name)
+        });
+        let sections = self.sections.iter().filter(|_| section.is_none());
+        let sections = sections.map(|name| (likeness(&key, name) + SAME_SECTION, (*name).to_owned(), *name));
+        let (score, nearest, name) =
+            keys.chain(sections).max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
+        if score < LIKE {
+            let known = match section {
+                None => self.sections.clone(),
+                Some(section) => {
+                    self.keys.iter().filter(|(home, _)| *home == section).map(|(_, key)| *key).collect()
+                }
+            };
+            return format!("known here: {}", known.join(", "));
+        }
+        match nearest.split_once('.') {
+            Some((home, _)) if section != Some(home) && key == name => {
+                format!("move it to section {home}: {nearest}")
+            }
+            _ => format!("did you mean {nearest}?"),
+        }
+    }
+}
+
+/// An open section of a [`Reader`].
+pub(super) struct Section<'r, 't> {
+    reader: &'r mut Reader<'t>,
+    name: &'static str,
+}
+
+impl Section<'_, '_> {
+    /// The value of `key`, or `default` where the file has none or a wrong one (which is then a problem).
+    pub(super) fn key<T: 'static>(&mut self, key: &'static str, default: T, rule: &Rule<T>) -> T {
+        self.reader.keys.push((self.name, key));
+        let mut value = default;
+        for node in self.reader.take(self.name, key) {
+            match rule.read(&node) {
+                Ok(read) => value = read,
+                Err(remedy) => {
+                    let blank = (node == Node::Null).then(|| "take the line out for the default".into());
+                    self.reader.problems.push(Problem::Value {
+                        key: path(self.name, Some(key)),
+                        value: node.to_string(),
+                        must_be: rule.must_be.clone(),
+                        remedy: remedy.or(blank),
+                    });
+                }
+            }
+        }
+        value
+    }
+
+    /// Accepts `key` with any value and a warning.
+    pub(super) fn unused(&mut self, key: &'static str, instead: &'static str) {
+        if !self.reader.take(self.name, key).is_empty() {
+            self.reader.warn(Warning::Unused { key: path(self.name, Some(key)), instead });
+        }
+    }
+}
+
+fn path(section: &str, key: Option<&str>) -> String {
+    key.map_or_else(|| section.to_owned(), |key| format!("{section}.{key}"))
+}
+
+/// Lines, from 1, on which a section or a key begins, as far as block style without quotes shows it.
+///
+/// The parser does not hand out positions; the caller believes this guess only if the number of lines is right.
+fn lines_of(text: &str, section: &str, key: Option<&str>) -> Vec<usize> {
+    let name = |line: &str| line.split_once(':').map_or("", |(name, _)| name.trim()).to_owned();
+    let mut current = String::new();
+    let mut lines = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let top = !line.starts_with([' ', '#']) && !line.is_empty();
+        if top {
+            current = name(line);
+        }
+        let hit = match key {
+            None => top && current == section,
+            Some(key) => !top && current == section && name(line) == key,
+        };
+        if hit {
+            lines.push(at + 1);
+        }
+    }
+    lines
+}
