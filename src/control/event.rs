@@ -1,7 +1,7 @@
 //! What a step has to say, as data: the shell turns it into log lines, tests compare it.
 
 use crate::bandit::Target;
-use crate::metrics::health::HealthEvent;
+use crate::metrics::health;
 use crate::reward::slo::Violation;
 use crate::units::{Clocks, Mhz, Seconds, Watts};
 
@@ -9,7 +9,7 @@ use crate::units::{Clocks, Mhz, Seconds, Watts};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The endpoint's state changed.
-    Health(HealthEvent),
+    Health(health::Event),
     /// The engine restarted or its counters cannot be compared: the window is void.
     Discontinuity(String),
     /// Values on the page were refused.

@@ -11,7 +11,7 @@ use crate::features::DIMENSION;
 use crate::features::{Context, Ema};
 use crate::gpu::{ClockReasons, GpuReading};
 use crate::metrics::Snapshot;
-use crate::metrics::health::Health;
+use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
 use crate::reward::baseline::Load;
 use crate::reward::energy::{EnergyMeter, group_power};
@@ -67,12 +67,12 @@ struct LoadEstimate {
 
 impl LoadEstimate {
     fn push(&mut self, window: &Window) -> Load {
-        let rate = |tokens: Option<f64>| tokens.unwrap_or(0.0) / window.dt.0;
+        let rate = |tokens: Option<f64>| tokens.unwrap_or(0.0) / window.elapsed.0;
         let now = Load {
             prefill_rate: rate(window.prompt_tokens),
             decode_rate: rate(window.generation_tokens),
         };
-        let gain = 1.0 - (-window.dt.0 / LOAD_MEMORY.0).exp();
+        let gain = 1.0 - (-window.elapsed.0 / LOAD_MEMORY.0).exp();
         let next = match self.load {
             None => now,
             Some(old) => Load {
@@ -98,7 +98,7 @@ impl Controller {
     #[must_use]
     pub fn new(settings: Settings, learned: Learned, space: ActionSpace, gpus: usize, now: Time) -> Self {
         let concurrency = Ema::new(settings.ema_alpha);
-        let health = Health::new(settings.outage_after, now);
+        let health = Health::new(now, settings.outage_after);
         Self {
             settings,
             learned,
@@ -127,7 +127,7 @@ impl Controller {
         self.take_gpus(seen);
         self.take_outcomes(seen, &mut out);
         let window = self.take_scrape(seen, &mut out);
-        let command = if self.health.is_outage() {
+        let command = if self.health.status() == health::Status::Outage {
             self.enter_outage()
         } else if let Some(window) = window {
             self.verify_clocks(&window, now, &mut out);
@@ -217,7 +217,7 @@ impl Controller {
             Scrape::Page(snapshot) => Some(snapshot.as_ref()),
             Scrape::Pending => None,
             Scrape::Failed(why) => {
-                self.note_health(|health| health.on_failure(why, seen.now), out);
+                self.note_health(|health| health.failed(seen.now, why.as_str()), out);
                 None
             }
         };
@@ -225,7 +225,7 @@ impl Controller {
             self.note_health(|health| health.check(seen.now), out);
             return None;
         };
-        self.note_health(|health| health.on_page(&snapshot.signals, seen.now), out);
+        self.note_health(|health| health.page(seen.now, &snapshot.signals), out);
         if !snapshot.refused.is_empty() {
             out.events.push(Event::Refused(snapshot.refused.clone()));
         }
@@ -241,11 +241,10 @@ impl Controller {
         }
     }
 
-    fn note_health(
-        &mut self,
-        tell: impl FnOnce(&mut Health) -> Vec<crate::metrics::health::HealthEvent>,
-        out: &mut Output,
-    ) {
+    fn note_health<E>(&mut self, tell: impl FnOnce(&mut Health) -> E, out: &mut Output)
+    where
+        E: IntoIterator<Item = health::Event>,
+    {
         out.events.extend(tell(&mut self.health).into_iter().map(Event::Health));
     }
 
@@ -360,7 +359,7 @@ impl Controller {
         }
 
         let load = self.load.push(window);
-        let running = self.concurrency.push(window.running.unwrap_or(0.0));
+        let running = self.concurrency.push(window.at_end.running.unwrap_or(0.0));
         let context = Context::from_window(window, running);
         let raw = context.to_array();
         if work && !was_parked {
@@ -401,7 +400,7 @@ impl Controller {
             self.learned.policy.interrupt();
             (Mode::SloGuard, Some(Target::Default), None)
         } else if self.learned.policy.wants_rewards()
-            && self.learned.schedule.wants_default(support, window.dt)
+            && self.learned.schedule.wants_default(support, window.elapsed)
         {
             self.learned.policy.interrupt();
             (Mode::Baseline, Some(Target::Default), None)
@@ -433,7 +432,7 @@ impl Controller {
     /// Energy and delay of a window, and the clocks they belong to.
     fn weigh(&self, window: &Window, was_parked: bool) -> Weighed {
         let since = self.in_force.since;
-        let early = since.since(window.start).0 <= CHANGE_SLACK * window.dt.0;
+        let early = since.since(window.start).0 <= CHANGE_SLACK * window.elapsed.0;
         let confirmed = self.settings.dry_run || self.asked == self.in_force.target;
         let ran_at = (early && confirmed && !was_parked && !self.idle.is_parked())
             .then_some(self.in_force.target);
@@ -582,7 +581,7 @@ impl Controller {
             read_core: reading.and_then(|r| r.core_clock),
             read_memory: reading.and_then(|r| r.memory_clock),
             power: evidence.power,
-            energy: evidence.power.map(|power| Joules(power.0 * window.dt.0)),
+            energy: evidence.power.map(|power| Joules(power.0 * window.elapsed.0)),
             cost: evidence.cost,
             delay_source: evidence.delay_source,
             baseline,
@@ -602,7 +601,7 @@ impl Controller {
 /// Does the page show work, at the window's end or in its counters?
 fn has_work(window: &Window) -> bool {
     let positive = |value: Option<f64>| value.is_some_and(|value| value > 0.0);
-    positive(window.running) || positive(window.waiting) || has_progress(window)
+    positive(window.at_end.running) || positive(window.at_end.waiting) || has_progress(window)
 }
 
 /// Were tokens processed in the window?

@@ -5,6 +5,7 @@ use tracing::{debug, info, warn};
 use super::tick::{Observer, StepFacts};
 use crate::control::event::WakeSource;
 use crate::control::{Controller, Event, Mode, Round};
+use crate::metrics::health;
 
 /// Logs every event, every command, and, if asked for, every round.
 pub struct LogObserver {
@@ -63,7 +64,7 @@ fn log_round(round: &Round) {
     debug!(
         round = round.number,
         mode = round.mode.name(),
-        window_s = round.window.dt.0,
+        window_s = round.window.elapsed.0,
         power_w = round.power.map(|power| power.0),
         delay_ms = round.cost.map(|cost| 1e3 * cost.delay.0),
         reward = round.reward,
@@ -76,7 +77,7 @@ fn log_round(round: &Round) {
 
 fn log_event(event: &Event) {
     match event {
-        Event::Health(health) => super::log_health::log(health),
+        Event::Health(event) => log_health(event),
         Event::Discontinuity(why) => warn!(%why, "engine restarted or counters reset: window void"),
         Event::Refused(values) => warn!(?values, "values on the page refused"),
         Event::BaselineDone { windows } => info!(windows, "baseline measured"),
@@ -104,6 +105,18 @@ fn log_event(event: &Event) {
         Event::Converged { best, rounds } => {
             info!(best_core_mhz = best.map(|best| best.core.0), rounds, "converged");
         }
+    }
+}
+
+fn log_health(event: &health::Event) {
+    match event {
+        health::Event::Degraded { essential, useful } => {
+            warn!(?essential, ?useful, "signals missing on the metrics page");
+        }
+        health::Event::Outage { since, why } => {
+            warn!(since_s = since.0, %why, "metrics endpoint out: clocks given back until it is there again");
+        }
+        health::Event::Recovered { after } => info!(after_s = after.0, "metrics endpoint is back"),
     }
 }
 

@@ -50,7 +50,7 @@ impl Context {
     /// health of the endpoint says which one it is.
     #[must_use]
     pub fn from_window(window: &Window, concurrency: f64) -> Self {
-        let seconds = window.dt.0.max(f64::EPSILON);
+        let seconds = window.elapsed.0.max(f64::EPSILON);
         let per_second = |tokens: Option<f64>| tokens.unwrap_or(0.0) / seconds;
         let packing = window.step_tokens.as_ref().and_then(|steps| steps.mean()).unwrap_or(0.0);
         let hit_rate = match (window.prefix_hits, window.prefix_queries) {
@@ -58,12 +58,12 @@ impl Context {
             _ => 0.0,
         };
         Self {
-            has_queue: if window.waiting.is_some_and(|waiting| waiting > 0.0) { 1.0 } else { 0.0 },
+            has_queue: if window.at_end.waiting.is_some_and(|waiting| waiting > 0.0) { 1.0 } else { 0.0 },
             prefill_throughput: per_second(window.prompt_tokens),
             decode_throughput: per_second(window.generation_tokens),
             packing_efficiency: packing,
             concurrency,
-            gpu_cache_usage: 100.0 * window.kv_usage.unwrap_or(0.0),
+            gpu_cache_usage: 100.0 * window.at_end.kv_usage.unwrap_or(0.0),
             cache_hit_rate: hit_rate,
         }
     }

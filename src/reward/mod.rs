@@ -38,8 +38,8 @@ pub fn delay(window: &Window) -> Option<(Seconds, DelaySource)> {
     {
         return Some((mean, DelaySource::RequestTpot));
     }
-    let in_system = window.running? + window.waiting.unwrap_or(0.0);
-    let rate = window.generation_tokens? / window.dt.0;
+    let in_system = window.mean.running? + window.mean.waiting.unwrap_or(0.0);
+    let rate = window.generation_tokens? / window.elapsed.0;
     let law = (rate > 0.0).then(|| in_system / rate);
     positive(law).map(|seconds| (seconds, DelaySource::Little))
 }
