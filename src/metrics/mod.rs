@@ -1,7 +1,20 @@
 //! What the engine says about itself: one scrape in, the few signals agft reads out.
 //!
-//! `scrape` fetches the page over HTTP, `page` turns text into [`Signals`] through the one alias table in `names`,
-//! `window` takes the difference of two scrapes.
+//! ```text
+//!  scrape --bytes--> page --Signals--> Snapshot, Snapshot --> window::Window --> features, reward
+//!  (HTTP)            through the one                health: is the endpoint there, and whole?
+//!                    table in names                 report: what `agft check` says about it
+//! ```
+//!
+//! [`scrape`] is the only part that touches a socket; the rest is pure.
+
+pub mod health;
+pub mod histogram;
+pub mod names;
+pub mod page;
+pub mod report;
+pub mod scrape;
+pub mod window;
 
 use serde::{Deserialize, Serialize};
 
