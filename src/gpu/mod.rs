@@ -4,6 +4,8 @@
 //! while only [`lease`] ever holds the second. [`nvml`] is the real implementation and the only file that names
 //! nvml-wrapper; `crate::sim` has the simulated one.
 
+pub mod lease;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
