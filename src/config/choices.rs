@@ -45,7 +45,7 @@ choices! {
     }
 
     /// How a window's energy-delay product becomes a reward (`control.reward`).
-    RewardKind {
+    RewardForm {
         /// Logarithm of baseline over measured: keeps bad clocks apart.
         LogRatio = "log_ratio",
         /// AGFT's `2 (1 - min(2, measured / baseline))`.
@@ -53,7 +53,7 @@ choices! {
     }
 
     /// Which statistic of a latency is held against its limit (`control.slo_statistic`).
-    SloStatistic {
+    Statistic {
         /// The mean.
         Mean = "mean",
         /// The 95th percentile.

@@ -2,7 +2,7 @@
 //!
 //! A key's unit is in its type ([`Mhz`], [`Seconds`]) or in its name (`_ms`, `_mb`, `_percent`).
 
-use super::choices::{GpuSelector, LogLevel, Objective, PolicyKind, RewardKind, SloStatistic};
+use super::choices::{GpuSelector, LogLevel, Objective, PolicyKind, RewardForm, Statistic};
 use super::reader::Reader;
 use super::rule::{
     flag, gpus, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url, path, real, seconds, text,
@@ -100,7 +100,7 @@ sections! {
         /// What is minimised.
         objective: Objective = Objective::Edp, one_of();
         /// How a measured window becomes a reward.
-        reward: RewardKind = RewardKind::LogRatio, one_of();
+        reward: RewardForm = RewardForm::LogRatio, one_of();
         /// Limit on the time to first token.
         ttft_limit: Seconds = Seconds(1000.0), seconds(0.001..=1e6);
         /// Limit on the time per output token.
@@ -108,7 +108,7 @@ sections! {
         /// Limit on the slowdown against default clocks; none without.
         max_slowdown_percent: Option<f64> = None, optional(real(0.0..=500.0));
         /// Statistic of a latency that is held against its limit.
-        slo_statistic: SloStatistic = SloStatistic::Mean, one_of();
+        slo_statistic: Statistic = Statistic::Mean, one_of();
         /// Length of the sliding window of that statistic.
         slo_window_s: Seconds = Seconds(30.0), seconds(1.0..=3600.0);
         /// Minimise without limits.
@@ -198,7 +198,7 @@ sections! {
         /// Size at which a new log file is begun.
         max_file_mb: u64 = 32, megabytes(1..=4096);
         /// Log files that are kept.
-        keep_files: usize = 5, whole(1..=1000);
+        keep_files: u32 = 5, whole(1..=1000);
     }
 
     /// What is learned, on disk.
@@ -217,7 +217,7 @@ sections! {
         /// Weight of the newest value in the moving averages.
         ema_alpha: f64 = 0.4, real(0.001..=1.0);
         /// Windows measured at default clocks before the first choice.
-        baseline_measurements: usize = 10, whole(1..=1000);
+        baseline_measurements: u32 = 10, whole(1..=1000);
         unused "sampling_interval": "there is one scrape per decision: control.decision_interval_s sets how often";
     }
 
@@ -228,8 +228,8 @@ sections! {
         /// Size at which a new file of rounds is begun.
         rounds_file_max_mb: u64 = 64, megabytes(1..=4096);
         /// Files of rounds that a run keeps.
-        keep_rounds_files: usize = 4, whole(1..=1000);
+        keep_rounds_files: u32 = 4, whole(1..=1000);
         /// Runs that are kept.
-        keep_runs: usize = 20, whole(1..=10_000);
+        keep_runs: u32 = 20, whole(1..=10_000);
     }
 }
