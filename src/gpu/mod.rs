@@ -230,7 +230,9 @@ pub enum GpuError {
         detail: String,
     },
     /// The library is there, the driver is not.
-    #[error("the NVIDIA driver does not answer ({detail}); is the kernel module loaded and of the library's version?")]
+    #[error(
+        "the NVIDIA driver does not answer ({detail}); is the kernel module loaded and of the library's version?"
+    )]
     NoDriver {
         /// What NVML said.
         detail: String,
