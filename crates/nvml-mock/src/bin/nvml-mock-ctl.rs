@@ -151,7 +151,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<()> {
         }
         Command::Load { file, gpu, load } => MockState::open(&file)?.set_load(gpu, load)?,
         Command::Temperature { file, gpu, celsius } => {
-            MockState::open(&file)?.set_temperature(gpu, celsius)?
+            MockState::open(&file)?.set_temperature(gpu, celsius)?;
         }
         Command::Reasons { file, gpu, bits } => MockState::open(&file)?.set_event_reasons(gpu, bits)?,
         Command::Lost { file, gpu, lost } => MockState::open(&file)?.set_lost(gpu, lost)?,
