@@ -1,9 +1,10 @@
-//! Values that are one of a few words, and the names of GPUs.
+//! Values that are one of a few words, and the names of GPUs, as the file writes them.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gpu::GpuSelector;
 use crate::reward::slo::Statistic;
 use crate::reward::{Objective, RewardForm};
 
@@ -71,34 +72,13 @@ pub enum LogLevel {
     Error,
 }
 
-/// A GPU as the file names it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum GpuSelector {
-    /// Index in NVML's order (PCI bus order).
-    Index(u32),
-    /// Stable identity, `GPU-...`.
-    Uuid(String),
-}
-
-impl GpuSelector {
-    /// Reads a UUID as `nvidia-smi -L` prints it; `None` if it cannot be one. Whether there is such a GPU is the
-    /// driver's to say.
-    pub(super) fn from_uuid(text: &str) -> Option<Self> {
-        let rest = text.strip_prefix("GPU-")?;
-        let plausible = (1..=64).contains(&rest.len())
-            && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        plausible.then(|| Self::Uuid(text.to_owned()))
-    }
-}
-
-impl fmt::Display for GpuSelector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Index(index) => write!(f, "{index}"),
-            Self::Uuid(uuid) => f.write_str(uuid),
-        }
-    }
+/// Reads a UUID as `nvidia-smi -L` prints it; `None` if it cannot be one. Whether there is such a GPU is the driver's to
+/// say.
+pub(super) fn gpu_uuid(text: &str) -> Option<GpuSelector> {
+    let rest = text.strip_prefix("GPU-")?;
+    let plausible = (1..=64).contains(&rest.len())
+        && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    plausible.then(|| GpuSelector::Uuid(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -108,9 +88,9 @@ mod tests {
     #[test]
     fn uuid_is_taken_whole() {
         let uuid = "GPU-0f1e2d3c-0000-1111-2222-0123456789ab";
-        assert_eq!(GpuSelector::from_uuid(uuid), Some(GpuSelector::Uuid(uuid.into())));
+        assert_eq!(gpu_uuid(uuid), Some(GpuSelector::Uuid(uuid.into())));
         for wrong in ["GPU-", "gpu-0f1e2d3c", &uuid[4..], "GPU-0f1e 2d3c", "GPU-\u{e9}"] {
-            assert_eq!(GpuSelector::from_uuid(wrong), None, "{wrong}");
+            assert_eq!(gpu_uuid(wrong), None, "{wrong}");
         }
     }
 

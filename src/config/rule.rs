@@ -3,7 +3,8 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::choices::{Choice, GpuSelector};
+use super::choices::{Choice, gpu_uuid};
+use crate::gpu::GpuSelector;
 use super::yaml::{Node, shown};
 use crate::units::{Mhz, Seconds};
 
@@ -190,7 +191,7 @@ fn gpu(node: &Node) -> Read<GpuSelector> {
         Node::Text(text) if text.starts_with("MIG-") => {
             Err(Some("a MIG slice has no clocks of its own: name the GPU that holds it".into()))
         }
-        Node::Text(text) if text.starts_with("GPU-") => GpuSelector::from_uuid(text).ok_or_else(|| {
+        Node::Text(text) if text.starts_with("GPU-") => gpu_uuid(text).ok_or_else(|| {
             Some("a UUID is GPU- and 8-4-4-4-12 hexadecimal digits; `nvidia-smi -L` prints it".into())
         }),
         node => whole(0..=255).read(node).map(GpuSelector::Index),

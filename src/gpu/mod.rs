@@ -37,7 +37,8 @@ impl fmt::Display for GpuInfo {
 }
 
 /// Which GPU is meant: by index (`0`) or by UUID (`GPU-...`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum GpuSelector {
     /// Index in NVML's order; it may change with the next boot.
     Index(u32),
@@ -61,25 +62,6 @@ impl fmt::Display for GpuSelector {
         match self {
             Self::Index(index) => write!(f, "{index}"),
             Self::Uuid(uuid) => f.write_str(uuid),
-        }
-    }
-}
-
-/// A text that names no GPU.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no GPU; give its index (0, 1, ...) or its UUID (GPU-...), as `nvidia-smi -L` shows them")]
-pub struct BadGpuSelector(String);
-
-impl std::str::FromStr for GpuSelector {
-    type Err = BadGpuSelector;
-
-    fn from_str(text: &str) -> Result<Self, BadGpuSelector> {
-        let text = text.trim();
-        let is_uuid = text.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("GPU-"));
-        match text.parse() {
-            Ok(index) => Ok(Self::Index(index)),
-            Err(_) if is_uuid => Ok(Self::Uuid(text.to_owned())),
-            Err(_) => Err(BadGpuSelector(text.to_owned())),
         }
     }
 }
@@ -368,25 +350,6 @@ impl GpuError {
             | Self::NoPermission { .. }
             | Self::NotSupported { .. }
             | Self::Lost { .. } => Recovery::Exit,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn selector_reads_an_index_or_a_uuid_and_writes_it_back() {
-        for text in ["0", "12", "GPU-6d6f636b-0000-4000-8000-000000000000"] {
-            assert_eq!(text.parse::<GpuSelector>().map(|selector| selector.to_string()), Ok(text.to_owned()));
-        }
-    }
-
-    #[test]
-    fn selector_refuses_what_is_neither_index_nor_uuid() {
-        for text in ["", "-1", "gpu0", "MIG-1234", "GPÜ-1"] {
-            assert_eq!(text.parse::<GpuSelector>(), Err(BadGpuSelector(text.to_owned())));
         }
     }
 }
