@@ -9,6 +9,8 @@
 
 mod decode;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -34,7 +36,9 @@ pub enum PageError {
         limit: usize,
     },
     /// More samples of interest than any server shows.
-    #[error("the page has more than {limit} samples of the metrics agft reads; scrape one server, not an aggregate")]
+    #[error(
+        "the page has more than {limit} samples of the metrics agft reads; scrape one server, not an aggregate"
+    )]
     TooManySeries {
         /// The limit.
         limit: usize,
@@ -55,13 +59,19 @@ pub enum PageError {
     )]
     Empty,
     /// An HTML page.
-    #[error("the page is HTML, not metrics; the URL should end in /metrics and lead to the server, not to a portal")]
+    #[error(
+        "the page is HTML, not metrics; the URL should end in /metrics and lead to the server, not to a portal"
+    )]
     Html,
     /// A JSON document.
-    #[error("the page is JSON, not metrics; the URL should end in /metrics (TensorRT-LLM's JSON is not supported)")]
+    #[error(
+        "the page is JSON, not metrics; the URL should end in /metrics (TensorRT-LLM's JSON is not supported)"
+    )]
     Json,
     /// Text without a single vLLM metric.
-    #[error("not a vLLM metrics page: it begins with {beginning:?}; is the URL the /metrics of a vLLM server?")]
+    #[error(
+        "not a vLLM metrics page: it begins with {beginning:?}; is the URL the /metrics of a vLLM server?"
+    )]
     NotVllm {
         /// The first words seen.
         beginning: String,
@@ -70,7 +80,10 @@ pub enum PageError {
     #[error("the page breaks off in the middle of a line; the connection or a proxy cut it short")]
     Truncated,
     /// The page has metrics, but none of the model asked for.
-    #[error("the page has no metrics of model {wanted:?}; it has {}. Correct model_name or remove it", list(seen))]
+    #[error(
+        "the page has no metrics of model {wanted:?}; it has {}. Correct model_name or remove it",
+        list(seen)
+    )]
     NoSuchModel {
         /// The model asked for.
         wanted: String,
