@@ -426,7 +426,7 @@ fn assert_sane(signals: &Signals) {
     for signal in Signal::all() {
         match signals.slot(signal) {
             Slot::Number(slot) => {
-                assert!(slot.is_none_or(|v| v.is_finite() && v >= 0.0), "{signal}: {slot:?}")
+                assert!(slot.is_none_or(|v| v.is_finite() && v >= 0.0), "{signal}: {slot:?}");
             }
             Slot::Histogram(slot) => {
                 let Some(Histogram { sum, count, buckets }) = slot else { continue };
