@@ -54,8 +54,7 @@ pub enum PageError {
     },
     /// Nothing but white space.
     #[error(
-        "the page is empty; the server may still be starting, or run with --disable-log-stats, which switches its \
-         metrics off"
+        "the page is empty; the server may still be starting, otherwise check that the URL is its own /metrics"
     )]
     Empty,
     /// An HTML page.
@@ -64,13 +63,12 @@ pub enum PageError {
     )]
     Html,
     /// A JSON document.
-    #[error(
-        "the page is JSON, not metrics; the URL should end in /metrics (TensorRT-LLM's JSON is not supported)"
-    )]
+    #[error("the page is JSON, not metrics; the URL should be the /metrics of a vLLM server")]
     Json,
     /// Text without a single vLLM metric.
     #[error(
-        "not a vLLM metrics page: it begins with {beginning:?}; is the URL the /metrics of a vLLM server?"
+        "not a vLLM metrics page: it begins with {beginning:?}; is the URL the /metrics of a vLLM server, and does it \
+         run without --disable-log-stats?"
     )]
     NotVllm {
         /// The first words seen.
@@ -222,7 +220,10 @@ fn recognise(text: &str) -> PageError {
         Some('<') => PageError::Html,
         Some('{' | '[') => PageError::Json,
         Some(_) => {
-            let line = text.lines().find(|line| !line.is_empty() && !line.starts_with('#'));
+            // Every Python server shows its interpreter first, which tells nothing.
+            let telling =
+                |line: &&str| !["#", "python_", "process_"].iter().any(|start| line.starts_with(start));
+            let line = text.lines().filter(|line| !line.is_empty()).find(telling);
             let beginning = line.or(text.lines().next()).unwrap_or_default().chars().take(60).collect();
             PageError::NotVllm { beginning }
         }
