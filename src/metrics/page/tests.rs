@@ -340,8 +340,7 @@ fn body_that_is_no_metrics_page_is_told_what_it_is() {
     assert_eq!(error(b"[]"), PageError::Json);
     assert_eq!(error(b"vllm:\xff"), PageError::NotText { at: 5 });
     assert_eq!(error(&vec![b'#'; LARGEST_PAGE + 1]), PageError::TooLarge { limit: LARGEST_PAGE });
-    let other =
-        "# HELP sglang:num_running_reqs The number of running requests.\nsglang:num_running_reqs 3.0\n";
+    let other = "python_gc_objects_collected_total 3\n# HELP sglang:num_running_reqs The number of running requests.\nsglang:num_running_reqs 3.0\n";
     assert_eq!(
         error(other.as_bytes()),
         PageError::NotVllm { beginning: "sglang:num_running_reqs 3.0".into() }
