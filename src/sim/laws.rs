@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::world::ClockCall;
 use super::*;
 use crate::gpu::ClockReasons;
-use crate::metrics::{Histogram, Signals};
+use crate::metrics::page::{Dialect, Page};
 use crate::units::{Clocks, Mhz, Seconds, Time, Watts};
 
 /// Card and model that fit together.
@@ -38,55 +38,6 @@ fn clock_at(gpu: &GpuPreset, share: f64) -> Mhz {
     clocks.into_iter().find(|clock| clock.as_f64() <= wanted).unwrap()
 }
 
-/// The page's content, read by a parser that knows nothing of the renderer.
-fn parsed(page: &str) -> Signals {
-    let lines = || {
-        page.lines().filter(|line| !line.starts_with('#')).map(|line| {
-            let (series, value) = line.rsplit_once(' ').unwrap();
-            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-            (name, labels, value.parse::<f64>().unwrap())
-        })
-    };
-    let sum = |wanted: &str| {
-        let values: Vec<f64> =
-            lines().filter(|(name, ..)| *name == wanted).map(|(_, _, value)| value).collect();
-        (!values.is_empty()).then(|| values.iter().sum())
-    };
-    let histogram = |wanted: &str| {
-        let bucket = format!("{wanted}_bucket");
-        let bound = |labels: &str| -> f64 {
-            let (_, after) = labels.split_once("le=\"").unwrap();
-            after.split_once('"').unwrap().0.parse().unwrap()
-        };
-        let buckets = lines()
-            .filter(|(name, ..)| *name == bucket)
-            .map(|(_, labels, count)| (bound(labels), count))
-            .filter(|(bound, _)| bound.is_finite());
-        Some(Histogram {
-            sum: sum(&format!("{wanted}_sum"))?,
-            count: sum(&format!("{wanted}_count"))?,
-            buckets: buckets.collect(),
-        })
-    };
-    Signals {
-        running: sum("vllm:num_requests_running"),
-        waiting: sum("vllm:num_requests_waiting"),
-        kv_usage: sum("vllm:kv_cache_usage_perc"),
-        prompt_tokens: sum("vllm:prompt_tokens_total"),
-        generation_tokens: sum("vllm:generation_tokens_total"),
-        prefix_queries: sum("vllm:prefix_cache_queries_total"),
-        prefix_hits: sum("vllm:prefix_cache_hits_total"),
-        preemptions: sum("vllm:num_preemptions_total"),
-        finished: sum("vllm:request_success_total"),
-        step_tokens: histogram("vllm:iteration_tokens_total"),
-        ttft: histogram("vllm:time_to_first_token_seconds"),
-        itl: histogram("vllm:inter_token_latency_seconds"),
-        request_tpot: histogram("vllm:request_time_per_output_token_seconds"),
-        e2e: histogram("vllm:e2e_request_latency_seconds"),
-        process_start: sum("process_start_time_seconds"),
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
@@ -95,7 +46,10 @@ proptest! {
         let mut world = world(machine, pattern, seed);
         world.advance(Time(until));
         let page = world.page();
-        prop_assert_eq!(parsed(&page), world.signals());
+        let parsed = Page::parse(page.as_bytes(), Some("sim-8b").filter(|_| machine.1 == "8b")).unwrap();
+        prop_assert_eq!(&parsed.refused, &[]);
+        prop_assert_eq!(parsed.dialect, Dialect::V1);
+        prop_assert_eq!(parsed.signals, world.signals());
         prop_assert!((40_000..60_000).contains(&page.len()), "{} bytes", page.len());
     }
 

@@ -214,7 +214,7 @@ impl Page<'_> {
                 Shown::of(&stats.request_computed),
             ),
         ] {
-            self.histogram(&format!("vllm:{name}"), help, &shown, true);
+            self.histogram(&format!("vllm:{name}"), help, &shown, "", true);
         }
     }
 
@@ -254,7 +254,21 @@ impl Page<'_> {
             self.samples(&format!("{name}_created"), &[(handler, self.created)]);
         }
         let e2e = Shown::of(&stats.e2e);
-        self.histogram("http_request_duration_highr_seconds", "Request duration, many buckets.", &e2e, false);
+        self.histogram(
+            "http_request_duration_highr_seconds",
+            "Request duration, many buckets.",
+            &e2e,
+            "",
+            false,
+        );
+        let by_handler = "handler=\"/v1/completions\",method=\"POST\"";
+        self.histogram(
+            "http_request_duration_seconds",
+            "Request duration by handler.",
+            &e2e,
+            by_handler,
+            false,
+        );
     }
 
     fn family(&mut self, name: &str, help: &str, kind: &str) {
@@ -303,26 +317,26 @@ impl Page<'_> {
         }
     }
 
-    fn histogram(&mut self, name: &str, help: &str, shown: &Shown, of_engine: bool) {
+    /// A histogram with these labels beside `le` and, if it is the engine's, the engine's own.
+    fn histogram(&mut self, name: &str, help: &str, shown: &Shown, labels: &str, of_engine: bool) {
         self.family(name, help, "histogram");
         let line: fn(&mut Self, &str, &[(&str, f64)]) =
             if of_engine { Self::engine_samples } else { Self::samples };
-        let mut le = String::new();
+        let comma = if labels.is_empty() { "" } else { "," };
         let bucket = format!("{name}_bucket");
         let bounds = shown.bounds.iter().map(Some).chain([None]);
         for (bound, count) in bounds.zip(&shown.cumulative) {
-            le.clear();
-            let _ = match bound {
-                Some(bound) => write!(le, "le=\"{bound:?}\""),
-                None => write!(le, "le=\"+Inf\""),
+            let with_bound = match bound {
+                Some(bound) => format!("{labels}{comma}le=\"{bound:?}\""),
+                None => format!("{labels}{comma}le=\"+Inf\""),
             };
-            line(self, &bucket, &[(&le, *count)]);
+            line(self, &bucket, &[(&with_bound, *count)]);
         }
         let count = shown.cumulative.last().copied().unwrap_or_default();
-        line(self, &format!("{name}_count"), &[("", count)]);
-        line(self, &format!("{name}_sum"), &[("", shown.sum)]);
+        line(self, &format!("{name}_count"), &[(labels, count)]);
+        line(self, &format!("{name}_sum"), &[(labels, shown.sum)]);
         self.family(&format!("{name}_created"), help, "gauge");
-        line(self, &format!("{name}_created"), &[("", self.created)]);
+        line(self, &format!("{name}_created"), &[(labels, self.created)]);
     }
 
     /// A value and the end of the line.
@@ -356,5 +370,41 @@ impl Shown {
     fn constant(bounds: &'static [f64], value: f64, count: f64) -> Self {
         let below = bounds.iter().map(|bound| if value <= *bound { count } else { 0.0 });
         Self { bounds, cumulative: below.chain([count]).collect(), sum: value * count }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Type lines and series with the names of their labels, bounds left out, in order.
+    fn skeleton(page: &str) -> Vec<String> {
+        let mut lines: Vec<String> = page
+            .lines()
+            .filter(|line| !line.starts_with("# HELP"))
+            .map(|line| match line.split_once('{') {
+                // The configuration's labels change with every release.
+                Some((name @ "vllm:cache_config_info", _)) => name.to_owned(),
+                Some((name, rest)) => {
+                    let labels = rest.split('=').filter_map(|part| part.rsplit(['"', ',']).next());
+                    let mut labels: Vec<_> = labels.filter(|label| !label.contains('}')).collect();
+                    labels.sort_unstable();
+                    format!("{name}{labels:?}")
+                }
+                None => line
+                    .split_once(' ')
+                    .map_or(line, |(name, value)| if name == "#" { value } else { name })
+                    .to_owned(),
+            })
+            .collect();
+        lines.dedup();
+        lines
+    }
+
+    #[test]
+    fn page_has_the_families_types_and_labels_of_a_captured_one() {
+        let captured = include_str!("../../tests/data/metrics/vllm-0.32.0-idle-after-load.txt");
+        let page = render(&Stats::new(1.75e9), "tiny", 1000, 16, Time(0.0));
+        assert_eq!(skeleton(&page), skeleton(captured));
     }
 }
