@@ -29,6 +29,6 @@ pub mod gpu;
 // pub mod store;
 
 // pub mod daemon;
-// pub mod sim;
+pub mod sim;
 
 // pub mod cli;
