@@ -192,7 +192,7 @@ fn gpu(node: &Node) -> Read<GpuSelector> {
             Err(Some("a MIG slice has no clocks of its own: name the GPU that holds it".into()))
         }
         Node::Text(text) if text.starts_with("GPU-") => gpu_uuid(text).ok_or_else(|| {
-            Some("a UUID is GPU- and 8-4-4-4-12 hexadecimal digits; `nvidia-smi -L` prints it".into())
+            Some("a UUID is GPU- and letters, digits and dashes; `nvidia-smi -L` prints it".into())
         }),
         node => whole(0..=255).read(node).map(GpuSelector::Index),
     }
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(remedy(&gpus(), "[0, -1]"), "the list has -1");
         assert_eq!(remedy(&gpus(), "'2'"), "write 2");
         assert!(remedy(&gpus(), "MIG-1").contains("name the GPU"));
-        assert!(remedy(&gpus(), "gpu-1").contains("nvidia-smi -L"));
+        assert!(remedy(&gpus(), "\"GPU- 1\"").contains("nvidia-smi -L"));
     }
 
     #[test]

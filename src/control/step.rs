@@ -570,6 +570,7 @@ impl Controller {
         let clocks = evidence.ran_at.and_then(Target::clocks);
         let lessons = summary.arms.iter().find(|arm| Some(arm.clocks) == clocks).map_or(0, |arm| arm.lessons);
         let reading = self.readings.first().copied().flatten();
+        let allowed = self.space.allowed(now).count();
         Round {
             number: self.learned.rounds,
             at: now,
@@ -592,8 +593,8 @@ impl Controller {
             command: command.unwrap_or(self.in_force.target),
             alpha: summary.alpha,
             lessons_at_clock: lessons,
-            arms_allowed: self.space.allowed(now).count(),
-            arms_failed: self.space.failed().len(),
+            arms_allowed: allowed,
+            arms_out: self.space.arms().len() - allowed,
         }
     }
 }
