@@ -63,7 +63,7 @@ impl NvmlHost {
     /// # Errors
     /// [`GpuError`] if not even their number can be had.
     pub fn list(&self) -> Result<Vec<GpuInfo>, GpuError> {
-        Ok(self.devices()?.into_iter().map(|(_, info)| info).collect())
+        Ok(answering(self.devices()?).map(|(_, info)| info).collect())
     }
 
     /// The sensors of one GPU.
@@ -87,7 +87,13 @@ impl NvmlHost {
     }
 
     fn device(&self, selector: &GpuSelector) -> Result<(Device<'static>, GpuInfo), GpuError> {
-        let devices = self.devices()?;
+        let mut devices = self.devices()?;
+        if let GpuSelector::Index(index) = selector
+            && let Some(place) = devices.iter().position(|(at, found)| at == index && found.is_err())
+        {
+            return devices.swap_remove(place).1;
+        }
+        let devices: Vec<_> = answering(devices).collect();
         let present = devices.iter().map(|(_, info)| format!("{} ({})", info.index, info.uuid));
         let present = present.collect::<Vec<_>>().join(", ");
         devices.into_iter().find(|(_, info)| selector.selects(info)).ok_or_else(|| GpuError::NotFound {
@@ -96,32 +102,48 @@ impl NvmlHost {
         })
     }
 
-    fn devices(&self) -> Result<Vec<(Device<'static>, GpuInfo)>, GpuError> {
+    fn devices(&self) -> Result<Vec<(u32, Found)>, GpuError> {
         let failed = |error| call_failed("every GPU", "nvmlDeviceGetCount", "", error);
         let count = self.nvml.device_count().map_err(failed)?;
         let driver_version = self.nvml.sys_driver_version().ok();
-        let mut devices = Vec::new();
-        for index in 0..count {
-            match self.nvml.device_by_index(index) {
-                Ok(device) => {
-                    let info = info(&device, index, driver_version.clone());
-                    devices.push((device, info));
-                }
-                Err(error) => tracing::warn!(gpu = index, %error, "GPU does not answer; left out"),
-            }
-        }
-        Ok(devices)
+        let find = |index| {
+            let failed =
+                |error| call_failed(&format!("GPU {index}"), "nvmlDeviceGetHandleByIndex", "", error);
+            let device = self.nvml.device_by_index(index).map_err(failed)?;
+            let info = info(&device, index, driver_version.clone())?;
+            Ok((device, info))
+        };
+        Ok((0..count).map(|index| (index, find(index))).collect())
     }
 }
 
-fn info(device: &Device<'_>, index: u32, driver_version: Option<String>) -> GpuInfo {
+/// A GPU that NVML counts, or why it does not answer.
+type Found = Result<(Device<'static>, GpuInfo), GpuError>;
+
+fn answering(devices: Vec<(u32, Found)>) -> impl Iterator<Item = (Device<'static>, GpuInfo)> {
+    let warn = |gpu, error: &GpuError| tracing::warn!(gpu, %error, "GPU does not answer; left out");
+    devices.into_iter().filter_map(move |(gpu, found)| found.inspect_err(|error| warn(gpu, error)).ok())
+}
+
+fn info(device: &Device<'_>, index: u32, driver_version: Option<String>) -> Result<GpuInfo, GpuError> {
+    let gpu = format!("GPU {index}");
+    let uuid = device.uuid().map_err(|error| call_failed(&gpu, "nvmlDeviceGetUUID", "", error));
+    let name = device.name().map_err(|error| call_failed(&gpu, "nvmlDeviceGetName", "", error));
     let limit_mw = device.enforced_power_limit().or_else(|_| device.power_management_limit());
-    GpuInfo {
+    Ok(GpuInfo {
         index,
-        uuid: device.uuid().unwrap_or_else(|_| format!("GPU-unknown-{index}")),
-        name: device.name().unwrap_or_else(|_| "unknown".to_owned()),
+        uuid: text_or(uuid, || format!("GPU-unknown-{index}"))?,
+        name: text_or(name, || "unknown".to_owned())?,
         driver_version,
         power_limit: limit_mw.ok().map(|mw| watts(f64::from(mw))),
+    })
+}
+
+/// A text that a driver may not have: then one of ours.
+fn text_or(text: Result<String, GpuError>, ours: impl FnOnce() -> String) -> Result<String, GpuError> {
+    match text {
+        Err(error) if is_missing(&error) => Ok(ours()),
+        text => text,
     }
 }
 

@@ -13,19 +13,19 @@ use tempfile::TempDir;
 ///
 /// Load it in this process by [`library`](Self::library), or in a child started with [`env`](Self::env). What the test
 /// sets and asks is [`MockState`]'s: `set_load`, `inject`, `history`, `snapshot`, ...
-pub struct MockNvml {
+pub(crate) struct MockNvml {
     directory: TempDir,
     state: MockState,
 }
 
 impl MockNvml {
     /// A library with all its functions.
-    pub fn new(config: &MockConfig) -> Self {
+    pub(crate) fn new(config: &MockConfig) -> Self {
         Self::without(config, &[])
     }
 
     /// A library that lacks some functions, as one of an older driver does.
-    pub fn without(config: &MockConfig, functions: &[&str]) -> Self {
+    pub(crate) fn without(config: &MockConfig, functions: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut library = std::fs::read(built_library()).expect("the built mock library");
         functions.iter().for_each(|function| hide(&mut library, function));
@@ -37,22 +37,22 @@ impl MockNvml {
     }
 
     /// The directory that has `libnvidia-ml.so.1` and its state file.
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     /// The library.
-    pub fn library(&self) -> PathBuf {
+    pub(crate) fn library(&self) -> PathBuf {
         self.directory().join("libnvidia-ml.so.1")
     }
 
     /// The state file.
-    pub fn state_path(&self) -> PathBuf {
+    pub(crate) fn state_path(&self) -> PathBuf {
         self.directory().join(STATE_FILE)
     }
 
     /// Environment under which a child process finds this library and this machine.
-    pub fn env(&self) -> [(&'static str, OsString); 2] {
+    pub(crate) fn env(&self) -> [(&'static str, OsString); 2] {
         [("LD_LIBRARY_PATH", self.directory().into()), (STATE_VARIABLE, self.state_path().into())]
     }
 }

@@ -119,3 +119,71 @@ pub(crate) fn due(state: &MockState, call: Call, gpu: Option<u32>) -> (Duration,
     }
     (delay, (code != 0).then_some(code))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MockConfig;
+    use crate::layout::MAX_INJECTIONS;
+
+    const CALL: Call = Call::nvmlDeviceGetPowerUsage;
+
+    fn machine() -> MockState {
+        MockState::private(&MockConfig::default()).expect("a private machine")
+    }
+
+    fn codes(state: &MockState, calls: usize) -> Vec<Option<u32>> {
+        (0..calls).map(|_| due(state, CALL, Some(0)).1).collect()
+    }
+
+    #[test]
+    fn error_comes_after_the_calls_let_through_and_as_often_as_armed() {
+        let state = machine();
+        state.inject(&Injection::error(CALL.name(), 999).after(2).times(2)).expect("a free slot");
+        assert_eq!(codes(&state, 6), [None, None, Some(999), Some(999), None, None]);
+    }
+
+    #[test]
+    fn error_without_end_ends_when_cleared() {
+        let state = machine();
+        state.inject(&Injection::error(CALL.name(), 10)).expect("a free slot");
+        assert_eq!(codes(&state, 3), [Some(10); 3]);
+        state.clear_injections();
+        assert_eq!(codes(&state, 1), [None]);
+    }
+
+    #[test]
+    fn error_on_one_gpu_and_call_leaves_the_others_alone() {
+        let state = machine();
+        state.inject(&Injection::error(CALL.name(), 15).on(1)).expect("a free slot");
+        assert_eq!(due(&state, CALL, Some(0)).1, None);
+        assert_eq!(due(&state, Call::nvmlDeviceGetName, Some(1)).1, None);
+        assert_eq!(due(&state, CALL, Some(1)).1, Some(15));
+    }
+
+    #[test]
+    fn delay_alone_returns_no_code() {
+        let state = machine();
+        let delay = Duration::from_secs(3600);
+        state.inject(&Injection::delay(CALL.name(), delay)).expect("a free slot");
+        assert_eq!(due(&state, CALL, None), (delay, None));
+    }
+
+    #[test]
+    fn unknown_function_is_refused_by_name() {
+        let error = machine().inject(&Injection::error("nvmlFoo", 1)).expect_err("no such function");
+        assert_eq!(error.to_string(), "nvmlFoo is no function of this library; see `nvml-mock-ctl calls`");
+    }
+
+    #[test]
+    fn slot_that_ran_out_is_free_again() {
+        let state = machine();
+        for _ in 0..MAX_INJECTIONS {
+            state.inject(&Injection::error(CALL.name(), 1).times(1)).expect("a free slot");
+        }
+        let one_more = Injection::error(CALL.name(), 1);
+        assert!(matches!(state.inject(&one_more), Err(MockError::TooManyInjections)));
+        assert_eq!(codes(&state, 1), [Some(1)]);
+        state.inject(&one_more).expect("the slot that ran out");
+    }
+}

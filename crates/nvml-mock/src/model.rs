@@ -343,3 +343,6 @@ impl GpuState {
 fn whole(mj: f64) -> u64 {
     mj as u64
 }
+
+#[cfg(test)]
+mod tests;

@@ -309,3 +309,50 @@ impl MockState {
 fn ring_index(seq: u64) -> usize {
     usize::try_from(seq % HISTORY_LEN as u64).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: Call = Call::nvmlDeviceSetGpuLockedClocks;
+
+    #[test]
+    fn history_keeps_the_last_writes_and_their_numbers() {
+        let state = MockState::private(&MockConfig::default()).expect("a private machine");
+        let extra = 3_u32;
+        for number in (0_u32..).take(HISTORY_LEN + extra as usize) {
+            state.write(0, CALL, [number, 0], |_, _| 0).expect("GPU 0");
+        }
+        let history = state.history();
+        assert_eq!(history.len(), HISTORY_LEN);
+        for (write, seq) in history.iter().zip(extra..) {
+            assert_eq!((write.seq, write.args), (u64::from(seq), [seq, 0]));
+        }
+        assert_eq!(state.history_since(history[0].seq + HISTORY_LEN as u64 - 1).len(), 1);
+    }
+
+    #[test]
+    fn change_of_one_gpu_leaves_the_others_as_they_were() {
+        let config = MockConfig::uniform(&GpuConfig::a100(), 3);
+        let state = MockState::private(&config).expect("a private machine");
+        let words = |gpu| state.shared().current().gpu(gpu);
+        let before = [words(0), words(2)];
+        for load in [0.1, 0.2, 0.3] {
+            state.set_load(1, load).expect("GPU 1");
+            assert_eq!([words(0), words(2)], before);
+        }
+        assert!((state.snapshot(1).expect("GPU 1").load - 0.3).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn driver_reload_drops_locks_and_starts_the_counter_again() {
+        let state = MockState::private(&MockConfig::default()).expect("a private machine");
+        let lock = Some(Range { min: 210, max: 705 });
+        state.change(0, |gpu| gpu.core_lock = lock).expect("GPU 0");
+        let before = state.snapshot(0).expect("GPU 0");
+        state.reload_driver(0).expect("GPU 0");
+        let after = state.snapshot(0).expect("GPU 0");
+        assert_eq!((before.locks.core, after.locks.core), (lock, None));
+        assert!(after.energy_mj < before.energy_mj);
+    }
+}

@@ -176,7 +176,7 @@ unsafe extern "C" fn nvmlDeviceGetUUID(device: Device, to: *mut c_char, length: 
 /// A text as a zero-padded C array.
 fn padded<const N: usize>(text: &str) -> [c_char; N] {
     let mut bytes = text.bytes().take(N - 1);
-    std::array::from_fn(|_| bytes.next().map_or(0, u8::cast_signed))
+    std::array::from_fn(|_| bytes.next().map_or(0, |byte| c_char::from_ne_bytes([byte])))
 }
 
 getters! {
