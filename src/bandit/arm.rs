@@ -152,7 +152,11 @@ mod tests {
         let arm = Arm::new(4.0);
         let x = input(&[0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         let (bound, half) = arm.ucb(x.view(), 2.0).unwrap();
-        approx::assert_relative_eq!(half, 2.0 * (1.0_f64 + 9.0).sqrt() / 4.0_f64.sqrt(), max_relative = 1e-12);
+        approx::assert_relative_eq!(
+            half,
+            2.0 * (1.0_f64 + 9.0).sqrt() / 4.0_f64.sqrt(),
+            max_relative = 1e-12
+        );
         approx::assert_relative_eq!(bound, half, max_relative = 1e-12);
     }
 

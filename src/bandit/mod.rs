@@ -136,7 +136,10 @@ impl Summary {
     /// The arm with the highest mean reward among those with at least `min` lessons.
     #[must_use]
     pub fn best(&self, min: u64) -> Option<&ArmSummary> {
-        self.arms.iter().filter(|arm| arm.lessons >= min).max_by(|a, b| a.mean_reward.total_cmp(&b.mean_reward))
+        self.arms
+            .iter()
+            .filter(|arm| arm.lessons >= min)
+            .max_by(|a, b| a.mean_reward.total_cmp(&b.mean_reward))
     }
 }
 

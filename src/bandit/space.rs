@@ -180,10 +180,7 @@ mod tests {
     fn memory_clocks_the_card_lacks_make_no_arms() {
         let clocks = supported([600, 300].into_iter(), &[9501, 810]);
         let space = ActionSpace::new(&clocks, &settings(210, 90, &[9501, 5001]));
-        assert_eq!(
-            space.arms(),
-            [600, 300].map(|core| Clocks { core: Mhz(core), memory: Some(Mhz(9501)) })
-        );
+        assert_eq!(space.arms(), [600, 300].map(|core| Clocks { core: Mhz(core), memory: Some(Mhz(9501)) }));
     }
 
     #[test]

@@ -154,9 +154,15 @@ fn check_directories(config: &Config, lines: &mut Lines) {
         let place = existing.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
         match rustix::fs::access(place, rustix::fs::Access::WRITE_OK) {
             Ok(()) if place.is_dir() => lines.ok(key, dir),
-            Ok(()) => lines.bad(key, &format!("{dir}: {} is not a directory", place.display()), Exit::Failure),
+            Ok(()) => {
+                lines.bad(key, &format!("{dir}: {} is not a directory", place.display()), Exit::Failure)
+            }
             Err(error) => {
-                lines.bad(key, &format!("{dir}: cannot write in {}: {error}", place.display()), Exit::Failure);
+                lines.bad(
+                    key,
+                    &format!("{dir}: cannot write in {}: {error}", place.display()),
+                    Exit::Failure,
+                );
             }
         }
     }

@@ -282,7 +282,11 @@ impl Observer for Display {
         }
         shown.rounds = facts.controller.learned().rounds;
         let (Some(bar), Some(round)) = (&self.bar, &facts.output.round) else { return };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a short run")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "seconds of a short run"
+        )]
         bar.set_position(now.max(0.0) as u64);
         let power = round.power.map_or_else(|| "   - W".into(), |power| format!("{:4.0} W", power.0));
         let delay = round.cost.map_or_else(|| "-".into(), |cost| format!("{:.1} ms", 1e3 * cost.delay.0));

@@ -131,12 +131,8 @@ fn start_log(
 ) -> Option<tracing_appender::non_blocking::WorkerGuard> {
     let settings = &config.logging;
     let dir = PathBuf::from(&settings.dir).join(logging::gpu_folder(&gpu.name));
-    let file = logging::LogFile::open(
-        &dir,
-        "agft.log",
-        settings.max_file_mb * 1024 * 1024,
-        settings.keep_files,
-    );
+    let file =
+        logging::LogFile::open(&dir, "agft.log", settings.max_file_mb * 1024 * 1024, settings.keep_files);
     let file = match file {
         Ok(file) => Some((file, logging::filter(settings.file_level))),
         Err(error) => {
@@ -192,8 +188,8 @@ fn load_model(
             learned.policy.configure(setup::linucb_settings(config));
             Ok(learned)
         }
-        Load::Fresh { rejected } => {
-            for rejected in &rejected {
+        Load::Fresh { reasons } => {
+            for rejected in &reasons {
                 tracing::warn!(%rejected, "model file not usable");
             }
             tracing::info!("no usable model: learning starts afresh");
@@ -222,15 +218,12 @@ fn assemble(
     let space = ActionSpace::new(&gpus.clocks, &setup::space_settings(config, memory));
     tracing::info!(arms = space.arms().len(), "action space");
     let settings = setup::control_settings(config, &gpus.clocks, cli.dry_run);
-    let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
 
     let mut observers: Vec<Box<dyn Observer>> =
         vec![Box::new(LogObserver::new(config.logging.detailed_round_logging, cli.dry_run))];
-    let recorder = Recorder::start(RecorderSettings::from_config(config, cli.dry_run), store, identity, &gpus.infos);
-    match recorder {
-        Ok(recorder) => observers.push(Box::new(recorder)),
-        Err(error) => anyhow::bail!("experiment.dir: {error}"),
-    }
+    let recorder = RecorderSettings::new(config, !cli.dry_run, settings.limits);
+    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0]);
+    observers.push(Box::new(recorder.context("experiment.dir")?));
 
     let sampler_settings = SamplerSettings {
         energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
@@ -243,11 +236,23 @@ fn assemble(
         match source {
             EnergySource::Counter => tracing::info!(%gpu, "energy from the driver's counter"),
             EnergySource::PowerIntegration => tracing::info!(%gpu, "energy integrated from power samples"),
-            EnergySource::None => tracing::warn!(%gpu, "neither energy counter nor power sensor: nothing can be learned"),
+            EnergySource::None => {
+                tracing::warn!(%gpu, "neither energy counter nor power sensor: nothing can be learned")
+            }
         }
     }
+    let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
     let period = config.control.decision_interval_s;
     let schedule = Schedule { start: clock.now() + Seconds(0.5 * period.0), period };
     let feed = Feed::spawn(scraper, schedule, clock);
-    Ok(Parts { controller, feed, sampler, actuator, observers, schedule, clock, panic_at_tick: cli.panic_at_tick })
+    Ok(Parts {
+        controller,
+        feed,
+        sampler,
+        actuator,
+        observers,
+        schedule,
+        clock,
+        panic_at_tick: cli.panic_at_tick,
+    })
 }

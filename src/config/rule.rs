@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::choices::{Choice, gpu_uuid};
-use crate::gpu::GpuSelector;
 use super::yaml::{Node, shown};
+use crate::gpu::GpuSelector;
 use crate::units::{Mhz, Seconds};
 
 /// A value, or no value with, where there is one, a remedy to add to the message.

@@ -68,10 +68,8 @@ struct LoadEstimate {
 impl LoadEstimate {
     fn push(&mut self, window: &Window) -> Load {
         let rate = |tokens: Option<f64>| tokens.unwrap_or(0.0) / window.elapsed.0;
-        let now = Load {
-            prefill_rate: rate(window.prompt_tokens),
-            decode_rate: rate(window.generation_tokens),
-        };
+        let now =
+            Load { prefill_rate: rate(window.prompt_tokens), decode_rate: rate(window.generation_tokens) };
         let gain = 1.0 - (-window.elapsed.0 / LOAD_MEMORY.0).exp();
         let next = match self.load {
             None => now,
@@ -155,6 +153,13 @@ impl Controller {
     #[must_use]
     pub fn space(&self) -> &ActionSpace {
         &self.space
+    }
+
+    /// What driver-default clocks would cost under the load of the moment, as far as is known.
+    #[must_use]
+    pub fn baseline(&self) -> Option<Cost> {
+        let load = self.load.load?;
+        self.learned.baseline.estimate(load).map(|baseline| baseline.cost)
     }
 
     /// Is the GPU parked?
@@ -411,8 +416,7 @@ impl Controller {
         self.mode = mode;
         let round =
             self.describe(window, context, scaled, now, &evidence, baseline.map(|b| b.cost), choice, command);
-        out.round =
-            Some(Round { reward: earned, learned: taught, violation, ..round });
+        out.round = Some(Round { reward: earned, learned: taught, violation, ..round });
         command
     }
 
@@ -434,8 +438,8 @@ impl Controller {
         let since = self.in_force.since;
         let early = since.since(window.start).0 <= CHANGE_SLACK * window.elapsed.0;
         let confirmed = self.settings.dry_run || self.asked == self.in_force.target;
-        let ran_at = (early && confirmed && !was_parked && !self.idle.is_parked())
-            .then_some(self.in_force.target);
+        let ran_at =
+            (early && confirmed && !was_parked && !self.idle.is_parked()).then_some(self.in_force.target);
         let settled = since + self.settings.settle;
         let from = if settled.0 > window.start.0 { settled } else { window.start };
         let power = group_power(&self.meters, from, window.end).map(|(power, _)| power);
@@ -511,11 +515,7 @@ impl Controller {
         (!clocks.is_empty()).then(|| to_mhz(clocks.iter().sum::<f64>() / count))
     }
 
-    fn guard_limits(
-        &mut self,
-        now: Time,
-        out: &mut Output,
-    ) -> Option<crate::reward::slo::Violation> {
+    fn guard_limits(&mut self, now: Time, out: &mut Output) -> Option<crate::reward::slo::Violation> {
         let limits = self.settings.limits?;
         let step = self.settings.floor_step.as_f64();
         let violation = self.latency.violation(&limits, now);

@@ -66,7 +66,8 @@ impl Lead {
     /// An answer took this long.
     pub fn answered_in(&mut self, latency: Seconds) {
         let wanted = 1.2 * latency.0 + 0.004;
-        self.seconds = wanted.max(Self::MEMORY * self.seconds).clamp(Self::SHORTEST.min(self.longest), self.longest);
+        self.seconds =
+            wanted.max(Self::MEMORY * self.seconds).clamp(Self::SHORTEST.min(self.longest), self.longest);
     }
 
     /// The lead now.

@@ -10,7 +10,12 @@ use crate::store::RoundRecord;
 
 /// The line for a round; `limits` are the latency limits in force, if any.
 #[must_use]
-pub fn record(facts: &StepFacts<'_>, round: &Round, limits: Option<&Limits>, at: Timestamp) -> RoundRecord {
+pub(super) fn record(
+    facts: &StepFacts<'_>,
+    round: &Round,
+    limits: Option<&Limits>,
+    at: Timestamp,
+) -> RoundRecord {
     let window = &round.window;
     let seconds = window.elapsed.0;
     let context = round.context;
