@@ -20,6 +20,7 @@ fn machines() -> impl Strategy<Value = (&'static str, &'static str)> {
         ("rtx3090", "3b"),
         ("rtx4090", "8b"),
         ("rtx5090", "8b"),
+        ("rtxpro6000", "14b"),
     ])
 }
 
@@ -215,7 +216,7 @@ fn a_board_that_parks_itself_sleeps_when_idle_and_wakes_for_work() {
     assert_eq!(world.reading().core_clock, Some(Mhz(210)));
     assert_eq!(world.reading().memory_clock, Some(Mhz(405)));
     world.advance(Time(21.0));
-    assert!(world.reading().core_clock > Some(Mhz(1800)), "awake, though maybe at the power cap");
+    assert!(world.reading().core_clock > Some(Mhz(1000)), "awake, though maybe at the power cap");
     assert_eq!(world.in_flight(), (1, 0));
 }
 

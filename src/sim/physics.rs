@@ -215,6 +215,27 @@ impl GpuPreset {
         StepCost { seconds, watts: (busy * gpu + idle * work.host) / seconds }
     }
 
+    /// The cap law: the highest clock up to the one asked for at which the step keeps within `cap`, and the step there.
+    /// `core_clocks` is the driver's list, highest first; its lowest clock is kept even if that is still too much.
+    #[must_use]
+    pub fn step_within(
+        &self,
+        work: &Work,
+        asked: Clocks,
+        cap: Watts,
+        core_clocks: &[Mhz],
+    ) -> (Mhz, StepCost) {
+        let cost_at = |core: Mhz| self.step(work, Clocks { core, ..asked });
+        let cost = cost_at(asked.core);
+        if cost.watts <= cap.0 {
+            return (asked.core, cost);
+        }
+        let below = core_clocks.partition_point(|clock| *clock >= asked.core);
+        let lower = core_clocks.get(below..).unwrap_or_default();
+        let too_hot = lower.partition_point(|clock| cost_at(*clock).watts > cap.0);
+        lower.get(too_hot).or(lower.last()).map_or((asked.core, cost), |core| (*core, cost_at(*core)))
+    }
+
     /// Board power when nothing runs but the clocks stay up, as they do while a CUDA context is open.
     #[must_use]
     pub fn idle_watts(&self, clocks: Clocks) -> f64 {
