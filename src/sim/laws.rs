@@ -39,6 +39,38 @@ fn clock_at(gpu: &GpuPreset, share: f64) -> Mhz {
     clocks.into_iter().find(|clock| clock.as_f64() <= wanted).unwrap()
 }
 
+/// Type lines and series with the names of their labels, bounds left out, in order.
+fn skeleton(page: &str) -> Vec<String> {
+    let mut lines: Vec<String> = page
+        .lines()
+        .filter(|line| !line.starts_with("# HELP"))
+        .map(|line| match line.split_once('{') {
+            // The configuration's labels change with every release.
+            Some((name @ "vllm:cache_config_info", _)) => name.to_owned(),
+            Some((name, rest)) => {
+                let labels = rest.split('=').filter_map(|part| part.rsplit(['"', ',']).next());
+                let mut labels: Vec<_> = labels.filter(|label| !label.contains('}')).collect();
+                labels.sort_unstable();
+                format!("{name}{labels:?}")
+            }
+            None => line
+                .split_once(' ')
+                .map_or(line, |(name, value)| if name == "#" { value } else { name })
+                .to_owned(),
+        })
+        .collect();
+    lines.dedup();
+    lines
+}
+
+#[test]
+fn page_has_the_families_types_and_labels_of_a_captured_one() {
+    let captured = include_str!("../../tests/data/metrics/vllm-0.32.0-idle-after-load.txt");
+    let mut world = world(("a100", "8b"), Pattern::Steady, 1);
+    world.advance(Time(30.0));
+    assert_eq!(skeleton(&world.page()), skeleton(captured));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
