@@ -213,16 +213,9 @@ impl Board {
     /// Runs `work` at the clocks in force, lower if the power cap demands it. `stretch` scales the time.
     pub(super) fn run(&mut self, work: &Work, stretch: f64) -> Running {
         let asked = self.in_force;
-        let cost_at = |core: Mhz| self.preset.step(work, Clocks { core, ..asked });
-        let mut running = Running { core: asked.core, capped: false, cost: cost_at(asked.core) };
-        if running.cost.watts > self.power_cap.0 {
-            let below = self.core_clocks.partition_point(|clock| *clock >= asked.core);
-            let lower = self.core_clocks.get(below..).unwrap_or_default();
-            let too_hot = lower.partition_point(|clock| cost_at(*clock).watts > self.power_cap.0);
-            let core = lower.get(too_hot).or(lower.last()).copied().unwrap_or(asked.core);
-            running = Running { core, capped: true, cost: cost_at(core) };
-        }
-        running.cost.seconds *= stretch;
+        let (core, cost) = self.preset.step_within(work, asked, self.power_cap, &self.core_clocks);
+        let cost = StepCost { seconds: cost.seconds * stretch, ..cost };
+        let running = Running { core, capped: core < asked.core, cost };
         self.running = Some(running);
         running
     }

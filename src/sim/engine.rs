@@ -45,8 +45,8 @@ impl Default for EngineSettings {
             block_tokens: 16,
             kv_blocks: None,
             memory_share: 0.9,
-            host_per_step: Seconds(0.0008),
-            host_per_request: Seconds(4e-6),
+            host_per_step: Seconds(0.0015),
+            host_per_request: Seconds(5e-6),
             step_jitter: 0.02,
             process_start: 1.75e9,
         }

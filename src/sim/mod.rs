@@ -12,6 +12,7 @@
 
 mod arrivals;
 mod board;
+pub mod calibration;
 pub mod capacity;
 mod dice;
 mod engine;

@@ -372,39 +372,3 @@ impl Shown {
         Self { bounds, cumulative: below.chain([count]).collect(), sum: value * count }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Type lines and series with the names of their labels, bounds left out, in order.
-    fn skeleton(page: &str) -> Vec<String> {
-        let mut lines: Vec<String> = page
-            .lines()
-            .filter(|line| !line.starts_with("# HELP"))
-            .map(|line| match line.split_once('{') {
-                // The configuration's labels change with every release.
-                Some((name @ "vllm:cache_config_info", _)) => name.to_owned(),
-                Some((name, rest)) => {
-                    let labels = rest.split('=').filter_map(|part| part.rsplit(['"', ',']).next());
-                    let mut labels: Vec<_> = labels.filter(|label| !label.contains('}')).collect();
-                    labels.sort_unstable();
-                    format!("{name}{labels:?}")
-                }
-                None => line
-                    .split_once(' ')
-                    .map_or(line, |(name, value)| if name == "#" { value } else { name })
-                    .to_owned(),
-            })
-            .collect();
-        lines.dedup();
-        lines
-    }
-
-    #[test]
-    fn page_has_the_families_types_and_labels_of_a_captured_one() {
-        let captured = include_str!("../../tests/data/metrics/vllm-0.32.0-idle-after-load.txt");
-        let page = render(&Stats::new(1.75e9), "tiny", 1000, 16, Time(0.0));
-        assert_eq!(skeleton(&page), skeleton(captured));
-    }
-}

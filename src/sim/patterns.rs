@@ -180,3 +180,18 @@ impl Shape {
         hit_share: 0.95,
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pattern_is_found_by_its_key_and_unknown_ones_are_answered_with_the_list() {
+        for pattern in Pattern::ALL {
+            assert_eq!(pattern.key().parse(), Ok(pattern));
+        }
+        assert_eq!("Phase_Shift".parse(), Ok(Pattern::PhaseShift));
+        let error = "steaddy".parse::<Pattern>().unwrap_err().to_string();
+        assert!(error.starts_with("unknown workload `steaddy`; known: steady, bursty"), "{error}");
+    }
+}

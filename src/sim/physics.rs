@@ -215,6 +215,27 @@ impl GpuPreset {
         StepCost { seconds, watts: (busy * gpu + idle * work.host) / seconds }
     }
 
+    /// The cap law: the highest clock up to the one asked for at which the step keeps within `cap`, and the step there.
+    /// `core_clocks` is the driver's list, highest first; its lowest clock is kept even if that is still too much.
+    #[must_use]
+    pub fn step_within(
+        &self,
+        work: &Work,
+        asked: Clocks,
+        cap: Watts,
+        core_clocks: &[Mhz],
+    ) -> (Mhz, StepCost) {
+        let cost_at = |core: Mhz| self.step(work, Clocks { core, ..asked });
+        let cost = cost_at(asked.core);
+        if cost.watts <= cap.0 {
+            return (asked.core, cost);
+        }
+        let below = core_clocks.partition_point(|clock| *clock >= asked.core);
+        let lower = core_clocks.get(below..).unwrap_or_default();
+        let too_hot = lower.partition_point(|clock| cost_at(*clock).watts > cap.0);
+        lower.get(too_hot).or(lower.last()).map_or((asked.core, cost), |core| (*core, cost_at(*core)))
+    }
+
     /// Board power when nothing runs but the clocks stay up, as they do while a CUDA context is open.
     #[must_use]
     pub fn idle_watts(&self, clocks: Clocks) -> f64 {
@@ -269,5 +290,51 @@ impl GpuPreset {
             .into_iter()
             .rev()
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::presets::{H100, L40S, MODEL_8B};
+
+    /// d ln t / d ln f near the top clock.
+    fn sensitivity(gpu: &GpuPreset, batch: &Batch) -> f64 {
+        let work = Work::of(batch, &MODEL_8B, 0.0);
+        let at = |core: u32| gpu.step(&work, Clocks { core: Mhz(core), memory: None }).seconds.ln();
+        let (high, low) = (gpu.core_reached.0, gpu.core_reached.0 - 60);
+        (at(high) - at(low)) / (f64::from(high) / f64::from(low)).ln()
+    }
+
+    #[test]
+    fn prefill_follows_the_core_clock_and_a_small_decode_hardly_does() {
+        let prefill =
+            Batch { prefill_tokens: 2048.0, prefill_pairs: 2e6, decode_seqs: 0.0, context_tokens: 2048.0 };
+        let decode = Batch { decode_seqs: 4.0, context_tokens: 4000.0, ..Batch::default() };
+        assert!(sensitivity(&H100, &prefill) < -0.95);
+        assert!(sensitivity(&H100, &decode) > -0.1);
+    }
+
+    #[test]
+    fn idle_power_falls_to_the_bare_idle_with_both_clocks() {
+        let fastest = L40S.idle_watts(L40S.fastest());
+        let core_down = L40S.idle_watts(Clocks { core: Mhz(210), ..L40S.fastest() });
+        // Measured: 102.3 W, 61 W with the core clock down, 35.6 W without a context.
+        approx::assert_relative_eq!(fastest, 102.3, max_relative = 0.02);
+        approx::assert_relative_eq!(core_down, 61.0, max_relative = 0.02);
+        approx::assert_relative_eq!(L40S.bare_idle_watts(), 35.6, max_relative = 0.02);
+    }
+
+    #[test]
+    fn cap_law_takes_the_highest_clock_that_keeps_within() {
+        let prefill =
+            Batch { prefill_tokens: 2048.0, prefill_pairs: 2e6, decode_seqs: 0.0, context_tokens: 2048.0 };
+        let (work, clocks, cap) = (Work::of(&prefill, &MODEL_8B, 0.0), H100.core_clocks(), Watts(400.0));
+        let (core, cost) = H100.step_within(&work, H100.fastest(), cap, &clocks);
+        assert!(cost.watts <= 400.0);
+        let next = clocks.iter().copied().rfind(|clock| *clock > core).unwrap();
+        assert!(H100.step(&work, Clocks { core: next, ..H100.fastest() }).watts > 400.0);
+        let (lowest, _) = H100.step_within(&work, H100.fastest(), Watts(1.0), &clocks);
+        assert_eq!(lowest, Mhz(345));
     }
 }

@@ -209,6 +209,20 @@ mod tests {
     }
 
     #[test]
+    fn beginnings_of_the_public_traces_are_read_whole() {
+        let azure = include_str!("../../tests/data/traces/azure-2023-conversation-first-300.csv");
+        let requests = parse_trace(azure, 1.0).unwrap();
+        assert_eq!(requests.len(), 300);
+        assert_eq!(requests[0], request(0.0, 374, 44, 0));
+        assert!((requests[1].arrival.0 - 4.314_579).abs() < 1e-6, "{:?}", requests[1]);
+        let mooncake = include_str!("../../tests/data/traces/mooncake-synthetic-first-60.jsonl");
+        let requests = parse_trace(mooncake, 1.0).unwrap();
+        assert_eq!(requests.len(), 60);
+        assert!(requests.iter().all(|request| request.cached_tokens <= request.prompt_tokens));
+        assert!(requests.iter().any(|request| request.cached_tokens > 0));
+    }
+
+    #[test]
     fn plain_columns_in_any_order_are_understood() {
         let text = "output_tokens,arrival_s,cached_tokens,prompt_tokens\n5,1.5,16,40\n";
         assert_eq!(parse_trace(text, 1.0).unwrap(), [request(0.0, 40, 5, 16)]);

@@ -227,3 +227,66 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests per second over a long time.
+    fn mean_rate(rhythm: Rhythm) -> f64 {
+        let phase = Phase { seconds: 60.0, rate: 5.0, shape: Shape::CHAT };
+        let seconds = 60_000.0;
+        Workload { phases: vec![phase], rhythm }.requests(seconds, 7).len() as f64 / seconds
+    }
+
+    #[test]
+    fn every_rhythm_keeps_the_mean_rate() {
+        for rhythm in [
+            Rhythm::Steady,
+            Rhythm::Bursty { contrast: 6.0, burst_s: 8.0, calm_s: 20.0 },
+            Rhythm::Diurnal { period_s: 600.0, depth: 0.8 },
+            Rhythm::OnOff { on_s: 20.0, off_s: 10.0 },
+        ] {
+            let rate = mean_rate(rhythm);
+            assert!((rate / 5.0 - 1.0).abs() < 0.05, "{rhythm:?}: {rate} per second");
+        }
+    }
+
+    #[test]
+    fn off_means_no_request_at_all() {
+        let phase = Phase { seconds: 60.0, rate: 5.0, shape: Shape::CHAT };
+        let load = Workload { phases: vec![phase], rhythm: Rhythm::OnOff { on_s: 20.0, off_s: 10.0 } };
+        assert!(load.requests(600.0, 1).iter().all(|request| request.arrival.0.rem_euclid(30.0) < 20.0));
+    }
+
+    #[test]
+    fn phases_follow_each_other_in_a_circle() {
+        let one = Shape { prompt: Lengths { median: 100.0, sigma: 0.0, max: 1000 }, ..Shape::CHAT };
+        let two = Shape { prompt: Lengths { median: 200.0, sigma: 0.0, max: 1000 }, ..Shape::CHAT };
+        let phase = |shape, rate| Phase { seconds: 10.0, rate, shape };
+        let load = Workload { phases: vec![phase(one, 20.0), phase(two, 40.0)], rhythm: Rhythm::Steady };
+        for request in load.requests(100.0, 1) {
+            let first = request.arrival.0.rem_euclid(20.0) < 10.0;
+            assert_eq!(request.prompt_tokens, if first { 100 } else { 200 });
+        }
+    }
+
+    #[test]
+    fn a_load_without_requests_is_empty_not_endless() {
+        let silent = Workload { phases: Vec::new(), rhythm: Rhythm::Steady };
+        assert_eq!(silent.requests(10.0, 1), []);
+        let zero = Phase { seconds: 10.0, rate: 0.0, shape: Shape::CHAT };
+        assert_eq!(Workload { phases: vec![zero], rhythm: Rhythm::Steady }.requests(10.0, 1), []);
+    }
+
+    #[test]
+    fn chat_has_the_means_of_the_azure_trace() {
+        let phase = Phase { seconds: 60.0, rate: 50.0, shape: Shape::CHAT };
+        let requests = Workload { phases: vec![phase], rhythm: Rhythm::Steady }.requests(1000.0, 3);
+        let mean = |tokens: fn(&Request) -> u32| {
+            requests.iter().map(|request| f64::from(tokens(request))).sum::<f64>() / requests.len() as f64
+        };
+        assert!((mean(|request| request.prompt_tokens) / 1155.0 - 1.0).abs() < 0.1);
+        assert!((mean(|request| request.output_tokens) / 211.0 - 1.0).abs() < 0.1);
+    }
+}

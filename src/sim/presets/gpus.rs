@@ -1,12 +1,14 @@
-//! The GPU and model types the simulator knows.
+//! GPU types.
 //!
-//! Grade of each figure: D measured data, P paper or vendor document, S secondary note, K common knowledge,
-//! A our assumption. Achieved arithmetic is 0.6 of the dense 16-bit peak and achieved bandwidth 0.85 of the peak, both A
-//! and usual for tuned kernels. Idle powers are fitted to D points where there are any, the split of the busy power is A
-//! so that a compute-bound step comes close to the power cap; `calibration` compares with measured boards.
+//! Grade of each figure: D measured data, P paper or vendor document, S secondary note, K common knowledge, A our
+//! assumption. Achieved arithmetic is 0.6 of the dense 16-bit peak and achieved bandwidth 0.85 of the peak, both A and
+//! usual for tuned kernels.
+//!
+//! The power coefficients of GeForce and RTX PRO boards are fitted to measured clock and cap sweeps (D), base and idle
+//! shares given; `calibration` shows how well they describe them. The data-centre boards' idle shares are measured (D),
+//! their busy shares A: a dense step at the highest clock runs into the cap, as it does on the measured boards.
 
-use super::SimError;
-use super::physics::{GpuPreset, ModelPreset, PowerModel, SensorModel, Settle, Voltage};
+use crate::sim::physics::{GpuPreset, PowerModel, SensorModel, Settle, Voltage};
 use crate::units::{Mhz, Seconds, Watts};
 
 /// Achieved FLOP/s at `reached` from the dense peak in TFLOP/s that the vendor states for the boost clock `rated`.
@@ -53,7 +55,8 @@ const SENSORS_GEFORCE: SensorModel = SensorModel {
 };
 
 /// Every GPU type.
-pub const GPUS: [GpuPreset; 9] = [A100, H100, H200, A6000, A40, L40S, RTX3090, RTX4090, RTX5090];
+pub const GPUS: [GpuPreset; 10] =
+    [A100, H100, H200, A6000, A40, L40S, RTX3090, RTX4090, RTX5090, RTX_PRO_6000];
 
 /// A100 SXM 80 GB.
 pub const A100: GpuPreset = GpuPreset {
@@ -75,10 +78,10 @@ pub const A100: GpuPreset = GpuPreset {
         base: 40.7,
         memory_idle: 10.0,
         core_idle: 29.3,
-        active: 20.0,
-        dram: 70.0,
-        core: 250.0,
-        stall: 0.25,
+        active: 15.0,
+        dram: 60.0,
+        core: 300.0,
+        stall: 0.1,
     },
     settle: SETTLE,
     sensors: SENSORS_DATACENTRE,
@@ -105,10 +108,10 @@ pub const H100: GpuPreset = GpuPreset {
         base: 44.9,
         memory_idle: 20.0,
         core_idle: 56.8,
-        active: 30.0,
-        dram: 110.0,
-        core: 480.0,
-        stall: 0.2,
+        active: 20.0,
+        dram: 80.0,
+        core: 520.0,
+        stall: 0.05,
     },
     settle: SETTLE,
     sensors: SENSORS_DATACENTRE,
@@ -142,16 +145,16 @@ pub const A6000: GpuPreset = GpuPreset {
     on_chip: 1.6 * achieved_bandwidth(768.0),     // A
     flops: achieved_flops(154.8, 1800.0, 1800.0), // K
     corner: 4.0,                                  // A
-    voltage: VOLTAGE,
+    voltage: Voltage { knee: 0.75, rise: 0.3 },   // A: the RTX 3090's, cut at a lower top clock
     power: PowerModel {
         base: 14.0,
         memory_idle: 24.0,
         core_idle: 32.0,
-        active: 15.0,
+        active: 30.0,
         dram: 45.0,
-        core: 185.0,
-        stall: 0.3,
-    }, // A, near the A40's idle points
+        core: 330.0,
+        stall: 0.17,
+    }, // idle near the A40's points, busy as the GA102 of the RTX 3090 at a lower top clock
     settle: SETTLE,
     sensors: SENSORS_AVERAGED,
     parks_itself_after: None,
@@ -172,10 +175,10 @@ pub const A40: GpuPreset = GpuPreset {
         base: 14.0,
         memory_idle: 30.0,
         core_idle: 38.0,
-        active: 15.0,
+        active: 30.0,
         dram: 45.0,
-        core: 180.0,
-        stall: 0.3,
+        core: 320.0,
+        stall: 0.17,
     },
     ..A6000
 };
@@ -189,17 +192,18 @@ pub const L40S: GpuPreset = GpuPreset {
     memory: &[Mhz(9001), Mhz(8801), Mhz(5001), Mhz(810), Mhz(405)], // D/K
     power_cap: Watts(350.0),                                        // D
     bandwidth: achieved_bandwidth(864.0),                           // D
-    on_chip: 2.2 * achieved_bandwidth(864.0),                       // A: a large L2 eases the core side
+    on_chip: 1.9 * achieved_bandwidth(864.0),                       // A: as the RTX 4090
     flops: achieved_flops(362.0, 2520.0, 2520.0),                   // K
+    voltage: Voltage { knee: 0.6, rise: 0.3 },                      // A: as the RTX 4090
     // D for idle: 35.6 W at 210/405, 61 W at 210/9001, 102.3 W at 2520/9001.
     power: PowerModel {
         base: 31.9,
         memory_idle: 26.6,
         core_idle: 43.8,
-        active: 10.0,
+        active: 30.0,
         dram: 45.0,
-        core: 195.0,
-        stall: 0.3,
+        core: 330.0,
+        stall: 0.2,
     },
     ..A6000
 };
@@ -213,18 +217,18 @@ pub const RTX3090: GpuPreset = GpuPreset {
     memory: &[Mhz(9751), Mhz(9501), Mhz(5001), Mhz(810), Mhz(405)], // S
     power_cap: Watts(350.0),                                        // S
     memory_bytes: 24e9,
-    bandwidth: achieved_bandwidth(936.0),        // K
-    on_chip: 1.4 * achieved_bandwidth(936.0),    // A: decode is clock-sensitive on this board (D)
-    flops: achieved_flops(71.0, 1695.0, 1935.0), // K: 32-bit accumulation
-    voltage: Voltage { knee: 0.7, rise: 0.35 },  // D: flat far up, steep at the top
+    bandwidth: achieved_bandwidth(936.0),         // K
+    on_chip: 1.4 * achieved_bandwidth(936.0),     // A: decode is clock-sensitive on this board (D)
+    flops: achieved_flops(71.0, 1695.0, 1935.0),  // K: 32-bit accumulation
+    voltage: Voltage { knee: 0.758, rise: 0.45 }, // D: flat far up, steep at the top
     power: PowerModel {
         base: 20.0,
         memory_idle: 40.0,
         core_idle: 40.0,
-        active: 30.0,
-        dram: 50.0,
-        core: 250.0,
-        stall: 0.35,
+        active: 49.0,
+        dram: 60.0,
+        core: 459.0,
+        stall: 0.17,
     },
     sensors: SENSORS_GEFORCE,
     parks_itself_after: Some(Seconds(8.0)), // S: 24 W in the low state with a process loaded; the delay is A
@@ -240,16 +244,17 @@ pub const RTX4090: GpuPreset = GpuPreset {
     memory: &[Mhz(10501), Mhz(10251), Mhz(5001), Mhz(810), Mhz(405)], // K
     power_cap: Watts(450.0),                                          // K
     bandwidth: achieved_bandwidth(1008.0),                            // K
-    on_chip: 1.8 * achieved_bandwidth(1008.0),                        // A
-    flops: achieved_flops(165.0, 2520.0, 2610.0),                     // K
+    on_chip: 1.9 * achieved_bandwidth(1008.0), // D: fitted ratio of core to memory time
+    flops: achieved_flops(165.0, 2520.0, 2610.0), // K
+    voltage: Voltage { knee: 0.6, rise: 0.3 }, // D
     power: PowerModel {
         base: 15.0,
         memory_idle: 25.0,
         core_idle: 35.0,
-        active: 25.0,
-        dram: 50.0,
-        core: 300.0,
-        stall: 0.3,
+        active: 55.0,
+        dram: 60.0,
+        core: 370.0,
+        stall: 0.226,
     },
     ..RTX3090
 };
@@ -267,84 +272,41 @@ pub const RTX5090: GpuPreset = GpuPreset {
     bandwidth: achieved_bandwidth(1792.0),        // D
     on_chip: 1.6 * achieved_bandwidth(1792.0),    // A
     flops: achieved_flops(209.0, 2407.0, 3090.0), // K
-    voltage: VOLTAGE,                             // D
+    voltage: Voltage { knee: 0.636, rise: 0.25 }, // D
     power: PowerModel {
-        base: 25.0,
-        memory_idle: 20.0,
-        core_idle: 50.0,
-        active: 15.0,
-        dram: 60.0,
-        core: 400.0,
-        stall: 0.25,
-    }, // D: between the corners of the clock sweep
+        base: 14.0,
+        memory_idle: 19.0,
+        core_idle: 39.0,
+        active: 21.0,
+        dram: 7.0,
+        core: 564.0,
+        stall: 0.055,
+    },
     settle: SETTLE_BLACKWELL,
     ..RTX3090
 };
 
-/// Every model type.
-pub const MODELS: [ModelPreset; 3] = [MODEL_3B, MODEL_8B, MODEL_14B];
-
-/// The shape of Llama 3.2 3B (P).
-pub const MODEL_3B: ModelPreset = ModelPreset {
-    key: "3b",
-    name: "sim-3b",
-    params: 3.21e9,
-    layers: 28.0,
-    hidden: 3072.0,
-    kv_bytes: 2.0 * 28.0 * 1024.0 * 2.0,
+/// RTX PRO 6000 Blackwell 96 GB.
+pub const RTX_PRO_6000: GpuPreset = GpuPreset {
+    key: "rtxpro6000",
+    name: "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
+    core_range: (Mhz(180), Mhz(2842)), // S
+    core_reached: Mhz(2842),           // S
+    power_cap: Watts(600.0),           // D
+    memory_bytes: 96e9,
+    on_chip: 1.5 * achieved_bandwidth(1792.0), // D: fitted ratio of core to memory time, batch 1
+    flops: achieved_flops(252.0, 2842.0, 2842.0), // K
+    // D: flat until the very top, and hardly less power while the core waits.
+    voltage: Voltage { knee: 0.907, rise: 0.3 },
+    power: PowerModel {
+        base: 25.0,
+        memory_idle: 25.0,
+        core_idle: 50.0,
+        active: 48.0,
+        dram: 60.0,
+        core: 667.0,
+        stall: 0.72,
+    },
+    parks_itself_after: None,
+    ..RTX5090
 };
-
-/// The shape of Llama 3.1 8B (P).
-pub const MODEL_8B: ModelPreset = ModelPreset {
-    key: "8b",
-    name: "sim-8b",
-    params: 8.03e9,
-    layers: 32.0,
-    hidden: 4096.0,
-    kv_bytes: 2.0 * 32.0 * 1024.0 * 2.0,
-};
-
-/// The shape of Qwen 2.5 14B (P).
-pub const MODEL_14B: ModelPreset = ModelPreset {
-    key: "14b",
-    name: "sim-14b",
-    params: 14.77e9,
-    layers: 48.0,
-    hidden: 5120.0,
-    kv_bytes: 2.0 * 48.0 * 1024.0 * 2.0,
-};
-
-impl GpuPreset {
-    /// The preset with this key, case ignored.
-    ///
-    /// # Errors
-    /// [`SimError::UnknownName`], naming the keys there are.
-    pub fn named(key: &str) -> Result<Self, SimError> {
-        find("GPU", key, &GPUS, |gpu| gpu.key)
-    }
-}
-
-impl ModelPreset {
-    /// The preset with this key, case ignored.
-    ///
-    /// # Errors
-    /// [`SimError::UnknownName`], naming the keys there are.
-    pub fn named(key: &str) -> Result<Self, SimError> {
-        find("model", key, &MODELS, |model| model.key)
-    }
-}
-
-fn find<T: Copy>(
-    kind: &'static str,
-    given: &str,
-    all: &[T],
-    key: fn(&T) -> &'static str,
-) -> Result<T, SimError> {
-    all.iter().find(|preset| key(preset).eq_ignore_ascii_case(given)).copied().ok_or_else(|| {
-        SimError::UnknownName {
-            kind,
-            given: given.to_owned(),
-            known: all.iter().map(key).collect::<Vec<_>>().join(", "),
-        }
-    })
-}
