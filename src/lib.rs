@@ -20,3 +20,5 @@ pub mod config;
 pub mod metrics;
 
 pub mod gpu;
+
+pub mod store;
