@@ -154,17 +154,16 @@ fn version_1(payload: &[u8]) -> Result<Container<'_>, RejectReason> {
     Ok(Container { identity, model })
 }
 
-impl Container<'_> {
-    /// The model itself. All of its bytes have to be used.
-    pub(super) fn decode<T: DeserializeOwned>(&self) -> Result<T, RejectReason> {
-        let (model, used) = bincode::serde::decode_from_slice(self.model, bincode_config())
-            .map_err(|e| RejectReason::Content { detail: e.to_string() })?;
-        if used != self.model.len() {
-            let detail = format!("{} bytes of the model were left over", self.model.len() - used);
-            return Err(RejectReason::Content { detail });
-        }
-        Ok(model)
+/// The model itself. All of its bytes have to be used.
+pub(super) fn decode<T: DeserializeOwned>(container: &Container<'_>) -> Result<T, RejectReason> {
+    let bytes = container.model;
+    let (model, used) = bincode::serde::decode_from_slice(bytes, bincode_config())
+        .map_err(|e| RejectReason::Content { detail: e.to_string() })?;
+    if used != bytes.len() {
+        let detail = format!("{} of the model's bytes were left over", bytes.len() - used);
+        return Err(RejectReason::Content { detail });
     }
+    Ok(model)
 }
 
 /// A length read from the file never makes bincode allocate more than a file can hold.
@@ -182,8 +181,8 @@ mod tests {
 
     type Model = Vec<(u32, f64)>;
 
-    fn decode(bytes: &[u8]) -> Result<Model, RejectReason> {
-        open(bytes)?.decode()
+    fn read(bytes: &[u8]) -> Result<Model, RejectReason> {
+        decode(&open(bytes)?)
     }
 
     fn small() -> Vec<u8> {
@@ -193,11 +192,11 @@ mod tests {
     #[test]
     fn every_single_bit_flip_is_detected() {
         let sound = small();
-        assert!(decode(&sound).is_ok());
+        assert!(read(&sound).is_ok());
         for bit in 0..sound.len() * 8 {
             let mut flipped = sound.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(&flipped).is_err(), "bit {bit} of {}", sound.len() * 8);
+            assert!(read(&flipped).is_err(), "bit {bit} of {}", sound.len() * 8);
         }
     }
 
@@ -205,17 +204,17 @@ mod tests {
     fn every_truncation_and_every_addition_is_detected() {
         let sound = small();
         for length in 0..sound.len() {
-            assert!(decode(&sound[..length]).is_err(), "{length} of {} bytes", sound.len());
+            assert!(read(&sound[..length]).is_err(), "{length} of {} bytes", sound.len());
         }
         let found = sound.len() as u64 + 1;
         let longer = [&sound[..], b"\0"].concat();
-        assert_eq!(decode(&longer), Err(RejectReason::Length { found, stated: found - 1 }));
+        assert_eq!(read(&longer), Err(RejectReason::Length { found, stated: found - 1 }));
     }
 
     #[test]
     fn a_sound_file_of_an_unknown_format_is_told_from_a_damaged_one() {
         for (version, says) in [(0, "reads 1 to 1"), (2, "a newer agft wrote it")] {
-            let reason = decode(&seal(version, &[b"whatever"])).unwrap_err();
+            let reason = read(&seal(version, &[b"whatever"])).unwrap_err();
             assert_eq!(reason, RejectReason::Format { found: version });
             assert!(reason.to_string().contains(says), "{reason}");
         }
@@ -229,8 +228,8 @@ mod tests {
         for lie in lengths {
             let file = seal(1, &[&identity_bytes, &identity, lie]);
             let container = open(&file).unwrap();
-            assert!(matches!(container.decode::<Vec<f64>>(), Err(RejectReason::Content { .. })));
-            assert!(matches!(container.decode::<String>(), Err(RejectReason::Content { .. })));
+            assert!(matches!(decode::<Vec<f64>>(&container), Err(RejectReason::Content { .. })));
+            assert!(matches!(decode::<String>(&container), Err(RejectReason::Content { .. })));
         }
         let file = seal(1, &[&u32::MAX.to_le_bytes(), &identity]);
         assert!(matches!(open(&file), Err(RejectReason::Content { .. })));
@@ -239,8 +238,11 @@ mod tests {
     #[test]
     fn a_model_of_another_shape_leaves_bytes_over_and_is_refused() {
         let file = encode(&identity(), &(1_u8, 2_u8)).unwrap();
-        let reason = open(&file).unwrap().decode::<u8>().unwrap_err();
-        assert_eq!(reason.to_string(), "its content cannot be decoded: 1 bytes of the model were left over");
+        let reason = decode::<u8>(&open(&file).unwrap()).unwrap_err();
+        assert_eq!(
+            reason.to_string(),
+            "its content cannot be decoded: 1 of the model's bytes were left over"
+        );
     }
 
     #[test]
@@ -248,7 +250,7 @@ mod tests {
         let file = include_bytes!("fixtures/model_v1.agft");
         let container = open(file).unwrap();
         assert_eq!(container.identity, identity());
-        assert_eq!(container.decode::<Model>().unwrap(), [(1980, 0.5), (210, -1.0)]);
+        assert_eq!(decode::<Model>(&container).unwrap(), [(1980, 0.5), (210, -1.0)]);
     }
 
     #[test]
@@ -260,7 +262,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_model_comes_back_bit_for_bit(model in prop::collection::vec((any::<u32>(), any::<f64>()), 0..50)) {
-            let back = decode(&encode(&identity(), &model).unwrap()).unwrap();
+            let back = read(&encode(&identity(), &model).unwrap()).unwrap();
             let bits = |model: &Model| model.iter().map(|(k, v)| (*k, v.to_bits())).collect::<Vec<_>>();
             prop_assert_eq!(bits(&back), bits(&model));
         }
@@ -269,7 +271,7 @@ mod tests {
         fn no_payload_under_a_good_checksum_can_do_harm(payload in prop::collection::vec(any::<u8>(), 0..200)) {
             let file = seal(1, &[&payload]);
             if let Ok(container) = open(&file) {
-                let _ = container.decode::<Model>();
+                let _ = decode::<Model>(&container);
             }
         }
 

@@ -134,9 +134,7 @@ impl Dir {
             | OFlags::NOFOLLOW
             | OFlags::NONBLOCK
             | OFlags::CLOEXEC;
-        let opened = self.attempt("open", name, || {
-            regular(fs::openat(&self.fd, name, flags, FILE_MODE))
-        })?;
+        let opened = self.attempt("open", name, || regular(fs::openat(&self.fd, name, flags, FILE_MODE)))?;
         match opened {
             Found::Here(file) => Ok(file),
             Found::Refused(why) => Err(StoreError::Refused { path: self.file(name), why }),
@@ -197,6 +195,11 @@ impl Dir {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         })
+    }
+
+    /// Removes a directory with nothing in it.
+    pub(super) fn remove_empty_dir(&self, name: &str) -> Result<(), StoreError> {
+        self.attempt("remove", name, || Ok(fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)?))
     }
 
     /// Is there a symbolic link of that name?

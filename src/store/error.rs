@@ -65,7 +65,9 @@ pub enum StoreError {
         detail: String,
     },
     /// A name from the configuration that cannot be part of a file name.
-    #[error("{name:?} cannot begin a directory name; use letters, digits, `_`, `-` and `.`, with no `.` in front")]
+    #[error(
+        "{name:?} cannot begin a directory name; use letters, digits, `_`, `-` and `.`, with no `.` in front"
+    )]
     BadPrefix {
         /// The name.
         name: String,

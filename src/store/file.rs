@@ -32,7 +32,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         path: path.to_owned(),
         cause: io::Error::new(io::ErrorKind::InvalidInput, why),
     };
-    let name = path.file_name().and_then(OsStr::to_str).ok_or_else(|| fail("the path has no file name in UTF-8"))?;
+    let name =
+        path.file_name().and_then(OsStr::to_str).ok_or_else(|| fail("the path has no file name in UTF-8"))?;
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -241,7 +242,10 @@ mod tests {
         fs::write(&blocker, b"").unwrap();
         for path in [blocker.join("state.json"), blocker.join("deeper/state.json")] {
             let text = write(&path, b"new").unwrap_err().to_string();
-            assert!(text.contains("cannot create the directory") && text.contains("not a directory"), "{text}");
+            assert!(
+                text.contains("cannot create the directory") && text.contains("not a directory"),
+                "{text}"
+            );
         }
     }
 }

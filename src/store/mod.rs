@@ -10,7 +10,7 @@
 //!                        rounds_data.jsonl, rounds_data.1.jsonl, ...        [`RoundWriter`]
 //! ```
 //!
-//! Three rules hold everywhere. A file is replaced whole or not at all ([`file`]). Nothing is ever done through a
+//! Three rules hold everywhere. A file is replaced whole or not at all ([`mod@file`]). Nothing is ever done through a
 //! symbolic link, and a model that a stranger could have written is not loaded ([`trusted`]). Directories are made
 //! `0750` and files `0640`; time is a parameter.
 
@@ -25,12 +25,14 @@ pub mod file;
 pub mod metadata;
 pub mod model;
 pub mod rounds;
+pub mod run_dir;
 
 pub use error::StoreError;
 pub use identity::{Difference, Identity, Mismatch};
 pub use metadata::ModelMetadata;
 pub use model::{Generation, Load, ModelStore, RejectReason, Rejected, Restored};
 pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};
+pub use run_dir::{RunDir, RunInfo, RunSummary};
 pub use time::{rfc3339, unix_seconds};
 pub use trust::{Distrust, trusted};
 

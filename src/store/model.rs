@@ -167,7 +167,7 @@ impl ModelStore {
         let mut rejected = Vec::new();
         for generation in [Generation::Current, Generation::Previous] {
             let name = generation.file_name();
-            match self.examine(name, here, |container| container.decode())? {
+            match self.examine(name, here, container::decode)? {
                 None => {}
                 Some(Ok(Sound { identity, differences, model })) => {
                     let restored = Restored { model, identity, generation, differences, rejected };

@@ -18,7 +18,9 @@ pub enum Distrust {
     #[error("it is not a regular file")]
     NotAFile,
     /// Somebody else owns it.
-    #[error("it belongs to user {owner}, not to root or to user {me} that agft runs as (`chown {me}` if it is yours)")]
+    #[error(
+        "it belongs to user {owner}, not to root or to user {me} that agft runs as (`chown {me}` if it is yours)"
+    )]
     Owner {
         /// The file's user id.
         owner: u32,

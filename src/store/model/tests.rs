@@ -3,8 +3,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 use crate::store::identity::Mismatch;
-use crate::store::trust::Distrust;
 use crate::store::testing::{Tmpfs, at, identity, is_root, names_in};
+use crate::store::trust::Distrust;
 
 type Model = Vec<f64>;
 
@@ -123,7 +123,8 @@ fn a_model_of_another_gpu_is_kept_aside_and_survives_what_is_saved_after_it() {
     assert_eq!(reasons.len(), 2);
     assert!(reasons.iter().all(|reason| reason.why == RejectReason::Foreign(why.clone())));
     let text = reasons[0].to_string();
-    for part in ["model.agft was not loaded", "learned on NVIDIA H200", "kept as", "model.rejected-20-1.agft"] {
+    for part in ["model.agft was not loaded", "learned on NVIDIA H200", "kept as", "model.rejected-20-1.agft"]
+    {
         assert!(text.contains(part), "{text:?} lacks {part:?}");
     }
     for round in 0..3 {

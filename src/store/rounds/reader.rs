@@ -167,13 +167,16 @@ mod tests {
     #[test]
     fn files_of_a_run_come_oldest_first_and_others_are_left_out() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["rounds_data.jsonl", "rounds_data.2.jsonl", "rounds_data.10.jsonl", "rounds_data.1.jsonl"] {
+        for name in
+            ["rounds_data.jsonl", "rounds_data.2.jsonl", "rounds_data.10.jsonl", "rounds_data.1.jsonl"]
+        {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         for name in ["rounds_data.01.jsonl", "rounds_data.x.jsonl", "rounds_data.0.jsonl", "rounds.jsonl"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        let want = ["rounds_data.10.jsonl", "rounds_data.2.jsonl", "rounds_data.1.jsonl", "rounds_data.jsonl"];
+        let want =
+            ["rounds_data.10.jsonl", "rounds_data.2.jsonl", "rounds_data.1.jsonl", "rounds_data.jsonl"];
         assert_eq!(files_of(dir.path()).unwrap(), want.map(|name| dir.path().join(name)));
     }
 }

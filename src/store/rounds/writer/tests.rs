@@ -7,7 +7,11 @@ use crate::store::testing::{Tmpfs, at};
 /// Every round in the files of a run, oldest first; a bad line fails the test.
 fn rounds_in(dir: &Path) -> Vec<u64> {
     let files = files_of(dir).unwrap();
-    files.iter().flat_map(|path| RoundReader::open(path).unwrap()).map(|record| record.unwrap().round).collect()
+    files
+        .iter()
+        .flat_map(|path| RoundReader::open(path).unwrap())
+        .map(|record| record.unwrap().round)
+        .collect()
 }
 
 fn append(writer: &mut RoundWriter, rounds: std::ops::Range<u64>, now: f64) {
@@ -88,7 +92,9 @@ fn a_file_smaller_than_one_line_holds_one_line() {
 #[test]
 fn a_last_line_torn_by_a_crash_is_cut_off_and_one_that_only_lacks_its_newline_is_kept() {
     let whole = serde_json::to_string(&RoundRecord::new(1, at(0))).unwrap();
-    for (tail, want) in [("{\"round\": 2, \"times", vec![1, 9]), (whole.as_str(), vec![1, 1, 9]), ("", vec![1, 9])] {
+    for (tail, want) in
+        [("{\"round\": 2, \"times", vec![1, 9]), (whole.as_str(), vec![1, 1, 9]), ("", vec![1, 9])]
+    {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FILE_NAME), format!("{whole}\n{tail}")).unwrap();
         let mut writer = RoundWriter::open(dir.path(), RoundLimits::default(), Time(0.0)).unwrap();
