@@ -139,7 +139,7 @@ impl RunDir {
     /// # Errors
     /// [`StoreError`] if the file cannot be opened.
     pub fn rounds(&self, limits: RoundLimits, now: Time) -> Result<RoundWriter, StoreError> {
-        RoundWriter::open(self.path(), limits, now)
+        RoundWriter::within(self.base.open_dir(&self.name)?, limits, now)
     }
 
     /// Writes down what came of the run so far: what there will be to read if it is killed.

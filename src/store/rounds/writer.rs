@@ -67,7 +67,10 @@ impl RoundWriter {
     /// # Errors
     /// [`StoreError`] if the file cannot be opened or repaired.
     pub fn open(dir: &Path, limits: RoundLimits, now: Time) -> Result<Self, StoreError> {
-        let dir = Dir::open_or_create(dir)?;
+        Self::within(Dir::open_or_create(dir)?, limits, now)
+    }
+
+    pub(in crate::store) fn within(dir: Dir, limits: RoundLimits, now: Time) -> Result<Self, StoreError> {
         let file = open_file(&dir)?;
         let due = now + limits.flush_interval;
         Ok(Self { dir, file, limits, pending: Vec::new(), due, stats: RoundStats::default() })
@@ -164,10 +167,13 @@ impl RoundWriter {
         // Not there: an earlier rotation got this far and could not begin the new file.
         if self.dir.exists(FILE_NAME)? {
             let last = self.limits.max_files.saturating_sub(1);
-            for index in (1..last).rev() {
-                if self.dir.exists(&rotated_name(index))? {
-                    self.dir.rename(&rotated_name(index), &rotated_name(index + 1))?;
-                }
+            // A gap is where an earlier rotation stopped: what lies behind it has moved already.
+            let mut free = 1;
+            while free < last && self.dir.exists(&rotated_name(free))? {
+                free += 1;
+            }
+            for index in (1..free).rev() {
+                self.dir.rename(&rotated_name(index), &rotated_name(index + 1))?;
             }
             if last == 0 {
                 self.dir.remove(FILE_NAME)?;
@@ -175,7 +181,7 @@ impl RoundWriter {
                 self.dir.rename(FILE_NAME, &rotated_name(1))?;
             }
         }
-        self.file = open_file(&self.dir)?;
+        self.file = LineFile::new(self.dir.open_append(FILE_NAME)?, 0);
         Ok(())
     }
 }
