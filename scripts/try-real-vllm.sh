@@ -15,7 +15,7 @@ usage: scripts/try-real-vllm.sh [--seconds N] [--setup-only | --without-agft] [-
   --no-build       use the binaries that are there
 
 Environment, model and the last run's files are kept in $AGFT_REAL_VLLM_DIR (default ~/.cache/agft/real-vllm).
-Needs Linux on x86-64, python3, curl and cargo.
+Needs Linux on x86-64, bash 5.1, python3 (or uv), curl and cargo.
 TEXT
 }
 
@@ -51,9 +51,10 @@ export PYTHONDONTWRITEBYTECODE=1
 say() { printf '%s\n' "== $*" >&2; }
 die() { printf 'try-real-vllm.sh: %s\n' "$*" >&2; exit 1; }
 
-# What a trap ends, by id: vLLM with its workers (a process group of its own), the supervisor of agft.
-server='' supervisor=''
+# What a trap ends, by id: the load generator, the supervisor with agft, vLLM with its workers (a process group).
+loader='' supervisor='' server=''
 end_all() {
+    [ -z "$loader" ] || kill -TERM "$loader" 2>/dev/null || true
     if [ -n "$supervisor" ]; then
         kill -TERM "$supervisor" 2>/dev/null || true
         wait "$supervisor" 2>/dev/null || true
@@ -97,14 +98,14 @@ start_server() {
     port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
     url=http://127.0.0.1:$port
     say "starting vLLM on $url (about a minute; log: $run/vllm.log)"
-    # Few blocks and a small batch, so that a tiny model fills its cache and gets a queue. The lower priority is for
-    # agft's sake: on a server with a GPU it would not have to share its core with the model.
+    # Few blocks and a small batch, so that a tiny model fills its cache and gets a queue. Few events per answer, because
+    # on a small machine the stream would cost more than the model.
     env VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1 \
         HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 \
-        setsid nice -n 10 "$python" -m vllm.entrypoints.openai.api_server \
+        setsid "$python" -m vllm.entrypoints.openai.api_server \
         --model "$dir/model" --served-model-name "$MODEL" --load-format dummy --dtype bfloat16 --enforce-eager \
         --host 127.0.0.1 --port "$port" --max-model-len 2048 \
-        --max-num-seqs 8 --num-gpu-blocks-override 96 --block-size 32 \
+        --max-num-seqs 8 --stream-interval 32 --num-gpu-blocks-override 96 --block-size 32 \
         >"$run/vllm.log" 2>&1 </dev/null &
     server=$!
     local begun=$SECONDS
@@ -160,12 +161,23 @@ if [ -z "$without_agft" ]; then
     load+=(--mock-ctl "$ctl" --mock-state "$run/nvml.state")
 fi
 say "load for $seconds s"
-"${load[@]}"
+"${load[@]}" & # in the background, because a trap waits for what runs in front
+loader=$!
+status=0
+wait -n -p ended "$loader" ${supervisor:+"$supervisor"} || status=$?
+if [ "$ended" = "$supervisor" ]; then
+    supervisor=''
+    tail -n 20 "$run/agft.log" >&2
+    die "agft ended before it was told to"
+fi
+loader=''
+[ "$status" -eq 0 ] || die "the load generator failed"
 curl --silent --fail "$url/metrics" >"$run/page.txt"
 if [ -z "$without_agft" ]; then
     kill -TERM "$supervisor" 2>/dev/null || true
     wait "$supervisor" || say "agft did not end well: see $run/agft.log"
     supervisor=''
-    "$ctl" history "$run/nvml.state" --json >"$run/history.json"
+    "$ctl" history "$run/nvml.state" --json >"$run/history.jsonl"
+    "$ctl" show "$run/nvml.state" --json >"$run/gpus.json"
 fi
 "$python" "$tools/check.py" "$run" ${without_agft:+--without-agft}

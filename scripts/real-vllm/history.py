@@ -1,4 +1,4 @@
-"""What the mock driver was told: the output of `nvml-mock-ctl history FILE --json`."""
+"""What the mock driver was told, by the output of `nvml-mock-ctl history FILE --json`, and what came of it."""
 
 import dataclasses
 import json
@@ -39,17 +39,12 @@ class Write:
 
 def read(path):
     """All writes to GPU 0, oldest first."""
-    writes = [w for w in json.loads(path.read_text()) if w["gpu"] == 0]
-    writes.sort(key=lambda w: w["seq"])
+    writes = [json.loads(line) for line in path.read_text().splitlines()]
+    writes = sorted((w for w in writes if w["gpu"] == 0), key=lambda w: w["seq"])
     return [Write(w["call"], *w["args"], w["code"], w["at_ns"] / 1e9) for w in writes]
 
 
-def locked_after(writes):
-    """The locks in force once all of `writes` are done: which clock, and the write that did it."""
-    locks = {}
-    for write in writes:
-        if write.done and write.locks:
-            locks[write.locks] = write
-        elif write.done and write.resets:
-            locks.pop(write.resets, None)
-    return locks
+def locks_in_force(path):
+    """The locks on GPU 0, in words, from the output of `nvml-mock-ctl show FILE --json`."""
+    locks = json.loads(path.read_text())[0]["locks"]
+    return [f"{clock} {lock['min']} to {lock['max']} MHz" for clock, lock in locks.items() if lock]

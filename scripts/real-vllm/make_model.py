@@ -16,12 +16,14 @@ from transformers import PreTrainedTokenizerFast
 BEGIN, END = "<s>", "</s>"  # become ids 0 and 1: special tokens come first
 VOCABULARY = 1000
 
+# Many thin layers: a step then takes several milliseconds, most of them overhead of the engine's worker, so that the
+# worker and not the HTTP server is what a burst fills.
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 16,
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
     "head_dim": 32,

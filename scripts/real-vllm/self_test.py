@@ -74,7 +74,7 @@ def good_run():
     return {
         "load.json": {"phases": list(phases()), "errors": [], "finished": BEGIN + 60.0},
         "page.txt": [f'{name}{{engine="0",model_name="tiny"}} 7.0' for name in check.SAMPLES],
-        "rounds": list(rounds()),
+        "rounds_data.jsonl": list(rounds()),
         "agft.json": {
             "exit_code": 0,
             "stopped_on_request": True,
@@ -87,7 +87,8 @@ def good_run():
             "children": [{"name": "guardian", "cpu_s": 0.01, "peak_rss_kib": 3000}],
             "left_running": [],
         },
-        "history.json": list(writes()),
+        "history.jsonl": list(writes()),
+        "gpus.json": [{"locks": {"core": None, "memory": None}}],
     }
 
 
@@ -96,9 +97,9 @@ def write(run, files):
     experiment = run / "experiment" / "made_up"
     experiment.mkdir(parents=True)
     for name, content in files.items():
-        if name == "rounds":
-            text = "".join(json.dumps(r) + "\n" for r in content)
-            (experiment / "rounds_data.jsonl").write_text(text)
+        if name.endswith(".jsonl"):
+            to = (experiment if name == "rounds_data.jsonl" else run) / name
+            to.write_text("".join(json.dumps(line) + "\n" for line in content))
         elif name == "page.txt":
             (run / name).write_text("\n".join(content) + "\n")
         else:
@@ -117,7 +118,7 @@ def every_round(**values):
     """Spoils: sets fields in all rounds."""
 
     def spoil(files):
-        for r in files["rounds"]:
+        for r in files["rounds_data.jsonl"]:
             r.update(values)
 
     return spoil
@@ -125,7 +126,7 @@ def every_round(**values):
 
 def one_round(number, **values):
     """Spoils: sets fields in one round."""
-    return lambda files: files["rounds"][number].update(values)
+    return lambda files: files["rounds_data.jsonl"][number].update(values)
 
 
 def end(**values):
@@ -135,12 +136,17 @@ def end(**values):
 
 def told(number, **values):
     """Spoils: another write to the driver."""
-    return lambda files: files["history.json"][number].update(values)
+    return lambda files: files["history.jsonl"][number].update(values)
+
+
+def left_locked(clock):
+    """Spoils: a lock is still there when agft has gone."""
+    return lambda files: files["gpus.json"][0]["locks"].update({clock: {"min": 210, "max": 210}})
 
 
 def slower(files):
     """Spoils: a round every 310 ms."""
-    for number, r in enumerate(files["rounds"]):
+    for number, r in enumerate(files["rounds_data.jsonl"]):
         r["timestamp"] = BEGIN + 0.1 + number * 0.31
 
 
@@ -152,8 +158,8 @@ def refused_requests(files):
 SPOILT = [
     ("requests answered", refused_requests),
     ("vLLM's page has what agft reads", lambda files: files["page.txt"].pop(3)),
-    ("rounds during the load", lambda files: files["rounds"].__delitem__(slice(40, None))),
-    ("rounds numbered without gaps, times rising", lambda files: files["rounds"].pop(100)),
+    ("rounds during the load", lambda files: files["rounds_data.jsonl"].__delitem__(slice(40, None))),
+    ("rounds numbered without gaps, times rising", lambda files: files["rounds_data.jsonl"].pop(100)),
     ("rounds numbered without gaps, times rising", one_round(7, timestamp=BEGIN)),
     ("interval p50 is 300 ms to 5 ms", slower),
     ("tick lateness p99 at most 10 ms", every_round(tick_lateness_s=None)),
@@ -166,14 +172,13 @@ SPOILT = [
     *((f"feature {feature}", every_round(**{feature: 5.0})) for feature, _, _ in check.FEATURES),
     *((f"feature {feature}", one_round(50, **{feature: float("nan")})) for feature, _, _ in check.FEATURES),
     *((f"feature {feature}", one_round(50, **{feature: None})) for feature, _, _ in check.FEATURES),
-    ("core clocks were locked", lambda files: files["history.json"].__delitem__(slice(1, -1))),
-    ("core clocks were locked", lambda files: files["history.json"].clear()),
-    ("first write is a reset", lambda files: files["history.json"].pop(0)),
+    ("core clocks were locked", lambda files: files["history.jsonl"].__delitem__(slice(1, -1))),
+    ("core clocks were locked", lambda files: files["history.jsonl"].clear()),
+    ("first write is a reset", lambda files: files["history.jsonl"].pop(0)),
     ("first write is a reset", told(0, code=4)),
-    ("last write is a reset", lambda files: files["history.json"].pop()),
-    ("no lock left on the GPU", lambda files: files["history.json"].pop()),
-    ("no lock left on the GPU", told(-1, code=15)),
-    ("no lock left on the GPU", told(-1, call="nvmlDeviceResetMemoryLockedClocks")),
+    ("last write is a reset", lambda files: files["history.jsonl"].pop()),
+    ("no lock left on the GPU", left_locked("core")),
+    ("no lock left on the GPU", left_locked("memory")),
 ]
 
 
