@@ -32,7 +32,7 @@ fn hands_off(flag: &str) -> (Bench, String) {
     let mut daemon = bench.start(&[flag]);
     for wanted in [20, 30] {
         let rounds = eventually(|| bench.engine.served(), |served| *served >= wanted);
-        assert!(rounds >= wanted, "{}", daemon.log());
+        assert!(rounds >= wanted, "{}", daemon.tail());
         bench.engine.set_load(0.0);
     }
     daemon.stop();
@@ -55,7 +55,7 @@ fn data_collection_in_the_configuration_is_the_same_as_the_flag() {
     let bench = Bench::new().set("control.data_collection_mode", "true");
     bench.engine.set_load(0.6);
     let mut daemon = bench.start(&[]);
-    assert!(eventually(|| bench.engine.served(), |served| *served >= 10) >= 10, "{}", daemon.log());
+    assert!(eventually(|| bench.engine.served(), |served| *served >= 10) >= 10, "{}", daemon.tail());
     daemon.stop();
     assert_eq!(bench.mock.history(), []);
 }
@@ -75,7 +75,7 @@ fn modes_without_writes_need_no_permission() {
         let mut command = bench.command(&[flag]);
         command.env(nvidia_ml::NO_PERMISSION_VARIABLE, "1");
         let mut daemon = support::daemon::Daemon::start(command);
-        assert!(eventually(|| bench.engine.served(), |served| *served >= 5) >= 5, "{}", daemon.log());
+        assert!(eventually(|| bench.engine.served(), |served| *served >= 5) >= 5, "{}", daemon.tail());
         daemon.stop();
     }
 }
@@ -119,7 +119,10 @@ fn gpus_as_json_have_identity_readings_and_clocks() {
         let levels = gpu["supported_clocks"]["levels"].as_array().map(Vec::len);
         assert_eq!(levels, Some(wanted.levels.len()), "{gpu}");
         let controllable = &gpu["controllable"];
-        assert_eq!((&controllable["core_clock"], &controllable["energy_counter"]), (&true.into(), &true.into()));
+        assert_eq!(
+            (&controllable["core_clock"], &controllable["energy_counter"]),
+            (&true.into(), &true.into())
+        );
         assert_eq!(controllable["memory_clock"], wanted.levels.len() > 1);
     }
     assert_eq!(bench.mock.history(), []);
@@ -146,7 +149,8 @@ fn check_beside_a_live_server_finds_everything_in_place() {
         assert_eq!(checked.code, Some(77), "{checked:?}");
         assert!(bad.len() == 1 && bad[0].contains("CAP_SYS_ADMIN"), "{checked:?}");
     }
-    for what in ["configuration", "driver", "GPU 0", "model.save_dir", "experiment.dir", "endpoint", "engine"] {
+    for what in ["configuration", "driver", "GPU 0", "model.save_dir", "experiment.dir", "endpoint", "engine"]
+    {
         assert!(checked.out.contains(&format!("ok    {what}: ")), "no {what} in {}", checked.out);
     }
     assert_eq!(bench.mock.history(), [], "check writes no clock");
@@ -203,7 +207,9 @@ fn demo_needs_no_gpu_and_gives_its_clocks_back() {
 #[test]
 fn usage_error_has_its_own_exit_code_and_help_explains_the_codes() {
     let bench = Bench::new();
-    for arguments in [&["--no-such-flag"][..], &["no-such-command"], &["demo", "--seconds", "1"], &["check-config"]] {
+    for arguments in
+        [&["--no-such-flag"][..], &["no-such-command"], &["demo", "--seconds", "1"], &["check-config"]]
+    {
         assert_eq!(bench.run(arguments).code, Some(2), "{arguments:?}");
     }
     let help = bench.run(&["--help"]);

@@ -21,7 +21,7 @@ fn ended_by(signal: Signal) {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
     daemon.signal(signal);
-    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
     bench.assert_given_back(daemon.pid());
 }
 
@@ -45,7 +45,7 @@ fn panic_gives_the_clocks_back_and_fails() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&["--panic-at-tick", "60"]);
     assert!(!daemon.wait().success());
-    assert!(daemon.log().contains("panic asked for at tick 60"), "{}", daemon.log());
+    assert!(daemon.log().contains("panic asked for at tick 60"), "{}", daemon.tail());
     bench.assert_given_back(daemon.pid());
 }
 
@@ -78,8 +78,8 @@ fn permission_lost_while_running_ends_the_run_with_its_own_exit_code() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
     bench.mock.inject(&Injection::error(SET_CORE, NO_PERMISSION)).expect("a free slot");
-    assert_eq!(daemon.wait().code(), Some(77), "{}", daemon.log());
-    assert!(daemon.log().contains("not permitted; run agft as root"), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(77), "{}", daemon.tail());
+    assert!(daemon.log().contains("not permitted; run agft as root"), "{}", daemon.tail());
     bench.assert_given_back(daemon.pid());
 }
 
@@ -90,11 +90,11 @@ fn passing_driver_errors_pause_at_default_clocks_and_the_loop_goes_on() {
     bench.mock.inject(&Injection::error(SET_CORE, UNKNOWN).times(2)).expect("a free slot");
     let refusals = || bench.mock.history().iter().filter(|write| write.code == UNKNOWN).count();
     for wanted in 1..=2 {
-        assert_eq!(eventually(refusals, |seen| *seen >= wanted), wanted, "{}", daemon.log());
+        assert_eq!(eventually(refusals, |seen| *seen >= wanted), wanted, "{}", daemon.tail());
         bench.wait_for_release(&daemon);
     }
     bench.wait_for_lock(&daemon);
-    assert!(daemon.log().contains("clock refused"), "{}", daemon.log());
+    assert!(daemon.log().contains("clock refused"), "{}", daemon.tail());
     daemon.stop();
     bench.assert_given_back(daemon.pid());
 }
@@ -105,7 +105,7 @@ fn clock_that_the_driver_refuses_leaves_the_action_space_and_the_loop_goes_on() 
     let mut daemon = bench.serve(&[]);
     bench.mock.inject(&Injection::error(SET_CORE, INVALID_ARGUMENT).times(1)).expect("a free slot");
     let refused_at = || bench.mock.history().iter().position(|write| write.code == INVALID_ARGUMENT);
-    let at = eventually(refused_at, Option::is_some).unwrap_or_else(|| panic!("{}", daemon.log()));
+    let at = eventually(refused_at, Option::is_some).unwrap_or_else(|| panic!("{}", daemon.tail()));
     let refused = bench.mock.history()[at].args[1];
     let later = || {
         let history = bench.mock.history().split_off(at + 1);
@@ -113,7 +113,7 @@ fn clock_that_the_driver_refuses_leaves_the_action_space_and_the_loop_goes_on() 
     };
     let locks = eventually(later, |locks| locks.len() >= 4);
     assert!(locks.len() >= 4 && !locks.contains(&refused), "{refused} MHz was refused, then came {locks:?}");
-    assert!(daemon.log().contains("clock out of the action space"), "{}", daemon.log());
+    assert!(daemon.log().contains("clock out of the action space"), "{}", daemon.tail());
     daemon.stop();
     bench.assert_given_back(daemon.pid());
 }
@@ -123,8 +123,8 @@ fn gpu_reported_lost_by_a_clock_call_ends_the_run_with_the_reason() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
     bench.mock.inject(&Injection::error(SET_CORE, GPU_IS_LOST)).expect("a free slot");
-    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
-    assert!(daemon.log().contains("the GPU is lost; it needs a reset or a reboot"), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.tail());
+    assert!(daemon.log().contains("the GPU is lost; it needs a reset or a reboot"), "{}", daemon.tail());
     bench.assert_given_back(daemon.pid());
 }
 
@@ -133,8 +133,8 @@ fn gpu_that_falls_off_the_bus_ends_the_run_with_the_reason() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
     bench.mock.set_lost(0, true).expect("GPU 0");
-    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
-    assert!(daemon.log().contains("the GPU is lost; it needs a reset or a reboot"), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.tail());
+    assert!(daemon.log().contains("the GPU is lost; it needs a reset or a reboot"), "{}", daemon.tail());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn gpus_of_one_engine_are_locked_alike_and_all_given_back() {
     let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2)).set("gpu.device_id", "[0, 1]");
     let mut daemon = bench.serve(&[]);
     let locks = || bench.mock.history().iter().filter(|write| write.call == SET_CORE).count();
-    assert!(eventually(locks, |count| *count >= 6) >= 6, "{}", daemon.log());
+    assert!(eventually(locks, |count| *count >= 6) >= 6, "{}", daemon.tail());
     daemon.stop();
     bench.assert_given_back(daemon.pid());
     let of_gpu = |gpu: u32| {
@@ -157,7 +157,7 @@ fn failure_on_the_second_gpu_releases_the_first_too() {
     let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2)).set("gpu.device_id", "[0, 1]");
     let mut daemon = bench.serve(&[]);
     bench.mock.inject(&Injection::error(SET_CORE, NO_PERMISSION).on(1)).expect("a free slot");
-    assert_eq!(daemon.wait().code(), Some(77), "{}", daemon.log());
-    assert!(daemon.log().contains("GPU 1"), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(77), "{}", daemon.tail());
+    assert!(daemon.log().contains("GPU 1"), "{}", daemon.tail());
     bench.assert_given_back(daemon.pid());
 }

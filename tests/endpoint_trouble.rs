@@ -43,7 +43,7 @@ fn learns_again(bench: &Bench, daemon: &Daemon) {
     let lessons = || bench.rounds().iter().filter(|round| round.reward_used == Some(true)).count();
     let before = lessons();
     let after = eventually(lessons, |now| *now > before);
-    assert!(after > before, "no lesson after the trouble\n{}", daemon.log());
+    assert!(after > before, "no lesson after the trouble\n{}", daemon.tail());
 }
 
 /// Trouble that outlasts `outage_after_s`: clocks back, the GPU's rest is not taken for idleness, and all is well after.
@@ -56,16 +56,16 @@ fn outage(behaviour: Behaviour) {
     bench.engine.set_load(0.0);
     let before = bench.mock.history().len();
     std::thread::sleep(std::time::Duration::from_millis(600));
-    assert!(bench.is_free(), "{behaviour:?}: locked during an outage\n{}", daemon.log());
+    assert!(bench.is_free(), "{behaviour:?}: locked during an outage\n{}", daemon.tail());
     assert_eq!(bench.mock.history().len(), before, "{behaviour:?}: clock writes during an outage");
-    assert!(daemon.is_running(), "{}", daemon.log());
+    assert!(daemon.is_running(), "{}", daemon.tail());
     bench.engine.set_load(0.6);
     bench.engine.behave(Behaviour::Serve);
     bench.wait_for_lock(&daemon);
     learns_again(&bench, &daemon);
     daemon.stop();
-    assert!(daemon.log().contains("metrics endpoint out: clocks given back"), "{}", daemon.log());
-    assert!(daemon.log().contains("metrics endpoint is back"), "{}", daemon.log());
+    assert!(daemon.log().contains("metrics endpoint out: clocks given back"), "{}", daemon.tail());
+    assert!(daemon.log().contains("metrics endpoint is back"), "{}", daemon.tail());
     let parked = bench.mock.history().into_iter().find(|write| write.args[1] == IDLE_MHZ);
     assert_eq!(parked, None, "{behaviour:?}: parked");
     bench.assert_given_back(daemon.pid());
@@ -136,7 +136,7 @@ fn engine_that_restarts_costs_a_window_and_no_more() {
         learns_again(&bench, &daemon);
     }
     daemon.stop();
-    assert!(daemon.log().contains("engine restarted or counters reset"), "{}", daemon.log());
+    assert!(daemon.log().contains("engine restarted or counters reset"), "{}", daemon.tail());
     assert_sound(&bench);
     bench.assert_given_back(daemon.pid());
 }
@@ -145,7 +145,8 @@ fn engine_that_restarts_costs_a_window_and_no_more() {
 fn single_failures_between_good_pages_cost_nothing() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
-    for behaviour in [Behaviour::Status500, Behaviour::Truncated, Behaviour::Poison("NaN"), Behaviour::Empty] {
+    for behaviour in [Behaviour::Status500, Behaviour::Truncated, Behaviour::Poison("NaN"), Behaviour::Empty]
+    {
         bench.engine.behave(behaviour);
         let served = bench.engine.served();
         std::thread::sleep(std::time::Duration::from_millis(60));
@@ -164,7 +165,7 @@ fn daemon_that_starts_before_its_server_waits_for_it() {
     bench.engine.behave(Behaviour::Refuse);
     let mut daemon = bench.start(&[]);
     daemon.wait_for_log("metrics endpoint out");
-    assert!(daemon.log().contains("connection refused; is the server running"), "{}", daemon.log());
+    assert!(daemon.log().contains("connection refused; is the server running"), "{}", daemon.tail());
     assert!(bench.is_free());
     bench.engine.set_load(0.6);
     bench.engine.behave(Behaviour::Serve);

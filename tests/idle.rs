@@ -14,7 +14,7 @@ const SINK: Duration = Duration::from_millis(500);
 fn wait_until_parked(bench: &Bench, daemon: &Daemon) {
     let lock = || bench.mock.locks(0).expect("GPU 0").core;
     let parked = Some(Range { min: IDLE_MHZ, max: IDLE_MHZ });
-    assert_eq!(eventually(lock, |lock| *lock == parked), parked, "{}", daemon.log());
+    assert_eq!(eventually(lock, |lock| *lock == parked), parked, "{}", daemon.tail());
 }
 
 /// Waits until the page has been scraped `pages` times more.
@@ -30,10 +30,10 @@ fn wake(bench: &Bench, daemon: &Daemon) -> Duration {
     let start = monotonic_ns();
     bench.mock.set_load(0, 1.0).expect("GPU 0");
     let write = || bench.mock.history().get(seen).cloned();
-    let write = eventually(write, Option::is_some).unwrap_or_else(|| panic!("not woken\n{}", daemon.log()));
+    let write = eventually(write, Option::is_some).unwrap_or_else(|| panic!("not woken\n{}", daemon.tail()));
     let took = Duration::from_nanos(write.at_ns - start);
     eprintln!("from work on the GPU to {} {:?}: {took:?}", write.call, write.args);
-    assert!(bench.lock().is_none_or(|core| core > IDLE_MHZ), "woken into the idle clock\n{}", daemon.log());
+    assert!(bench.lock().is_none_or(|core| core > IDLE_MHZ), "woken into the idle clock\n{}", daemon.tail());
     took
 }
 
@@ -62,7 +62,7 @@ fn work_on_a_parked_gpu_wakes_it_before_the_page_shows_any() {
     wait_until_parked(&bench, &daemon);
     let took = wake(&bench, &daemon);
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert!(bench.lock().is_some(), "the clock that served before is known\n{}", daemon.log());
+    assert!(bench.lock().is_some(), "the clock that served before is known\n{}", daemon.tail());
     daemon.stop();
     bench.assert_given_back(daemon.pid());
 }
@@ -75,7 +75,7 @@ fn power_alone_wakes_a_gpu_without_a_utilisation_sensor() {
     wait_until_parked(&bench, &daemon);
     let took = wake(&bench, &daemon);
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert!(daemon.log().contains("power rose: woken"), "{}", daemon.log());
+    assert!(daemon.log().contains("power rose: woken"), "{}", daemon.tail());
     daemon.stop();
     bench.assert_given_back(daemon.pid());
 }
@@ -98,7 +98,7 @@ fn empty_page_over_a_busy_gpu_is_never_parked() {
     let mut daemon = bench.start(&[]);
     wait_for_pages(&bench, 25);
     daemon.stop();
-    assert!(bench.mock.history().iter().all(|write| write.args[1] != IDLE_MHZ), "{}", daemon.log());
+    assert!(bench.mock.history().iter().all(|write| write.args[1] != IDLE_MHZ), "{}", daemon.tail());
     bench.assert_given_back(daemon.pid());
 }
 
@@ -108,7 +108,7 @@ fn parking_that_is_switched_off_never_parks() {
     let mut daemon = bench.start(&[]);
     wait_for_pages(&bench, 15);
     daemon.stop();
-    assert!(bench.mock.history().iter().all(|write| write.args[1] != IDLE_MHZ), "{}", daemon.log());
+    assert!(bench.mock.history().iter().all(|write| write.args[1] != IDLE_MHZ), "{}", daemon.tail());
     bench.assert_given_back(daemon.pid());
 }
 

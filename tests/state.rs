@@ -18,7 +18,7 @@ const SET_CORE: &str = "nvmlDeviceSetGpuLockedClocks";
 fn learn(bench: &Bench) {
     let mut daemon = bench.serve(&[]);
     let swept = || bench.rounds().iter().any(|round| reason(round) == Some("ucb"));
-    assert!(eventually(swept, |done| *done), "{}", daemon.log());
+    assert!(eventually(swept, |done| *done), "{}", daemon.tail());
     daemon.stop();
 }
 
@@ -26,12 +26,14 @@ fn reason(round: &RoundRecord) -> Option<&str> {
     round.decision_reason.as_deref()
 }
 
-/// Starts beside an idle engine, waits for `text` in the log, and ends.
+/// Starts beside an idle engine, waits for `text` in the log and for some rounds, ends, and gives the log.
 fn start_and_expect(bench: &Bench, arguments: &[&str], text: &str) -> String {
     bench.engine.set_load(0.0);
+    let before = bench.engine.served();
     let mut daemon = bench.start(arguments);
     daemon.wait_for_log(text);
-    daemon.wait_for_log("action space");
+    let pages = eventually(|| bench.engine.served(), |served| *served >= before + 6);
+    assert!(pages >= before + 6, "{}", daemon.tail());
     daemon.stop();
     bench.assert_given_back(daemon.pid());
     daemon.log()

@@ -128,12 +128,12 @@ impl Bench {
     /// Waits for a lock on GPU 0, other than the idle clock's, and gives it.
     pub(crate) fn wait_for_lock(&self, daemon: &Daemon) -> u32 {
         let lock = eventually(|| self.lock(), |lock| lock.is_some_and(|core| core > IDLE_MHZ));
-        lock.filter(|core| *core > IDLE_MHZ).unwrap_or_else(|| panic!("no clock locked\n{}", daemon.log()))
+        lock.filter(|core| *core > IDLE_MHZ).unwrap_or_else(|| panic!("no clock locked\n{}", daemon.tail()))
     }
 
     /// Waits until no GPU has a lock.
     pub(crate) fn wait_for_release(&self, daemon: &Daemon) {
-        assert!(eventually(|| self.is_free(), |free| *free), "clocks not given back\n{}", daemon.log());
+        assert!(eventually(|| self.is_free(), |free| *free), "clocks not given back\n{}", daemon.tail());
     }
 
     /// Is no clock of any GPU locked?
@@ -231,7 +231,8 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    fn start(mut command: Command) -> Self {
+    /// Starts `command`; the console is kept.
+    pub(crate) fn start(mut command: Command) -> Self {
         let console = tempfile::tempdir().expect("a temporary directory");
         let file = File::create(console.path().join("log")).expect("a file for the console");
         let child = command
@@ -253,9 +254,16 @@ impl Daemon {
         fs::read_to_string(self.console.path().join("log")).expect("the console's file")
     }
 
+    /// The end of that, for a test's message.
+    pub(crate) fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
     /// Waits until the console shows `text`.
     pub(crate) fn wait_for_log(&self, text: &str) {
-        assert!(eventually(|| self.log().contains(text), |seen| *seen), "no {text:?} in\n{}", self.log());
+        assert!(eventually(|| self.log().contains(text), |seen| *seen), "no {text:?} in\n{}", self.tail());
     }
 
     /// Is it still running?
@@ -275,7 +283,7 @@ impl Daemon {
             if let Some(status) = self.child.try_wait().expect("the child's state") {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "agft does not end\n{}", self.log());
+            assert!(start.elapsed() < PATIENCE, "agft does not end\n{}", self.tail());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -284,7 +292,7 @@ impl Daemon {
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::TERM);
         let status = self.wait();
-        assert_eq!(status.code(), Some(0), "{}", self.log());
+        assert_eq!(status.code(), Some(0), "{}", self.tail());
     }
 }
 
