@@ -162,7 +162,8 @@ impl Mark {
             let count = values.len().max(1) as f64;
             values.iter().sum::<f64>() / count
         };
-        let tpot = mean(requests.iter().filter_map(|r| r.tpot()).map(|tpot| tpot.0).collect());
+        let tpot =
+            mean(requests.iter().filter_map(crate::sim::FinishedRequest::tpot).map(|tpot| tpot.0).collect());
         let energy = self.joules - earlier.joules;
         let tokens = self.tokens - earlier.tokens;
         Outcome {

@@ -237,7 +237,7 @@ fn assemble(
             EnergySource::Counter => tracing::info!(%gpu, "energy from the driver's counter"),
             EnergySource::PowerIntegration => tracing::info!(%gpu, "energy integrated from power samples"),
             EnergySource::None => {
-                tracing::warn!(%gpu, "neither energy counter nor power sensor: nothing can be learned")
+                tracing::warn!(%gpu, "neither energy counter nor power sensor: nothing can be learned");
             }
         }
     }

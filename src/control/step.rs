@@ -33,6 +33,7 @@ pub struct Controller {
     pub(super) previous: Option<Snapshot>,
     pub(super) meters: Vec<EnergyMeter>,
     pub(super) readings: Vec<Option<GpuReading>>,
+    pub(super) read_at: Vec<Option<Time>>,
     pub(super) in_force: InForce,
     /// The last command: what runs as soon as the driver confirms it.
     pub(super) asked: Target,
@@ -77,6 +78,7 @@ impl Controller {
             previous: None,
             meters: vec![EnergyMeter::default(); gpus],
             readings: vec![None; gpus],
+            read_at: vec![None; gpus],
             in_force: InForce { target: Target::Default, since: now, serving: Target::Default },
             asked: Target::Default,
             verifier: ClockVerifier::default(),

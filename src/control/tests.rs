@@ -140,7 +140,7 @@ impl Scene {
             reasons: ClockReasons::default(),
             ..GpuReading::default()
         };
-        GpuTick { reading: Some(reading), energy }
+        GpuTick { reading: Some(reading), read_at: Some(Time(self.now + seconds)), energy }
     }
 
     fn step(&mut self, gpu: GpuTick, scrape: Scrape) -> Output {
