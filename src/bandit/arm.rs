@@ -91,11 +91,14 @@ impl Arm {
         Ok(())
     }
 
-    /// Keeps only the share `keep` (0 to 1) of the evidence's weight: expectations stay, confidence goes.
-    pub fn fade(&mut self, keep: f64) {
-        let (a, b) = (self.faded(keep), &self.b * keep);
-        if self.solve(a, b).is_ok() {
-            self.weight *= keep;
+    /// Lets the evidence weigh as much as `lessons` lessons, if it weighs more: expectations stay, confidence goes.
+    pub fn weaken(&mut self, lessons: f64) {
+        if self.weight > lessons {
+            let keep = lessons / self.weight;
+            let (a, b) = (self.faded(keep), &self.b * keep);
+            if self.solve(a, b).is_ok() {
+                self.weight = lessons;
+            }
         }
     }
 
@@ -309,16 +312,19 @@ mod tests {
     }
 
     #[test]
-    fn faded_arm_expects_about_the_same_and_is_less_sure() {
+    fn weakened_arm_expects_about_the_same_and_is_less_sure() {
         let x = input(&[0.5; 7]);
         let mut arm = Arm::new(1.0);
         for _ in 0..100 {
             arm.update(x.view(), 0.7).unwrap();
         }
         let (mean, width) = (arm.mean(x.view()), arm.width(x.view()));
-        arm.fade(0.25);
+        arm.weaken(25.0);
         approx::assert_relative_eq!(arm.mean(x.view()), mean, max_relative = 0.02);
         approx::assert_relative_eq!(arm.width(x.view()), 2.0 * width, max_relative = 0.02);
+        let weak = arm.clone();
+        arm.weaken(30.0);
+        assert_eq!(arm, weak);
     }
 
     fn stored(change: impl FnOnce(&mut Stored)) -> Result<Arm, BanditError> {

@@ -1,9 +1,9 @@
 //! Which clocks are given up: pure decisions, made from what was measured at each clock.
 //!
-//! Three rules. *Extreme*: a clock whose mean reward is far too bad goes at once. *Cost*: a clock that measures worse
+//! Four rules. *Extreme*: a clock whose mean reward is far too bad goes at once. *Cost*: a clock that measures worse
 //! than the best, by more than chance explains, goes. *Cascade*: one given up in the lower half of the clocks takes
-//! those below with it. In every case at least [`KEPT`] clocks stay, the best among them. Nothing is given up for good:
-//! the policy brings clocks back.
+//! those below with it. *Descent*: the way down the first sweep ends where it only gets worse. In every case at least
+//! [`KEPT`] clocks stay, the best among them. Nothing is given up for good: the policy brings clocks back.
 
 use std::fmt;
 
@@ -72,6 +72,11 @@ pub enum Cause {
         /// Those.
         trigger: Clocks,
     },
+    /// Below clocks at which it had become clear that lower ones are worse.
+    Descent {
+        /// Those.
+        trigger: Clocks,
+    },
 }
 
 impl fmt::Display for Cause {
@@ -83,6 +88,7 @@ impl fmt::Display for Cause {
                 write!(f, ", {:.1} % is too much", 100.0 * threshold.exp_m1())
             }
             Self::Cascade { trigger } => write!(f, "below {trigger}, which was given up"),
+            Self::Descent { trigger } => write!(f, "below {trigger}, down to which it only got worse"),
         }
     }
 }
@@ -135,28 +141,42 @@ pub fn cascade_below(top: Option<Mhz>, fallback: Mhz) -> Mhz {
     top.map_or(fallback, |top| Mhz(top.0 / 2))
 }
 
-/// The clocks that go with `trigger`, lowest first: lower in core clock, and not higher in memory clock. None if
-/// `trigger` is not below `threshold`.
+/// The clocks that go with `trigger`, lowest first: those [`below`] it. None if it is not below `threshold`.
 #[must_use]
 pub fn cascade(trigger: Clocks, live: &[Clocks], threshold: Mhz) -> Vec<(Clocks, Cause)> {
     if trigger.core >= threshold {
         return Vec::new();
     }
-    let mut below: Vec<Clocks> =
-        live.iter().copied().filter(|c| c.core < trigger.core && c.memory <= trigger.memory).collect();
-    below.sort_unstable();
-    below.into_iter().map(|clocks| (clocks, Cause::Cascade { trigger })).collect()
+    below(trigger, live).into_iter().map(|clocks| (clocks, Cause::Cascade { trigger })).collect()
 }
 
-/// Is the way down the first sweep at its end? So it is if the two lowest clocks tried both cost more than the best one
-/// above them by over `margin`, in log cost: below half the top clock it only gets worse.
+/// How much more, in log cost, the two lowest clocks must cost for the descent to be over: half as much again.
+pub const DESCENT_MARGIN: f64 = 0.4;
+
+/// The clocks that the first sweep need not visit, lowest first: those below the lowest one tried, if that one and the
+/// one above it both cost more than the best one above them by over [`DESCENT_MARGIN`], and both lie under
+/// `threshold`. There it only gets worse.
 ///
-/// `descent` has the clocks of one memory clock, highest first.
+/// `descent` are clocks with the same memory clock, highest first.
 #[must_use]
-pub fn descent_is_over(descent: &[Standing], threshold: Mhz, margin: f64) -> bool {
-    let [above @ .., first, second] = descent else { return false };
-    let Some(best) = above.iter().map(|s| s.mean_cost).min_by(f64::total_cmp) else { return false };
-    [first, second].iter().all(|s| s.samples > 1 && s.clocks.core < threshold && s.mean_cost > best + margin)
+pub fn descent(descent: &[Standing], live: &[Clocks], threshold: Mhz) -> Vec<(Clocks, Cause)> {
+    let [above @ .., first, second] = descent else { return Vec::new() };
+    let Some(best) = above.iter().map(|s| s.mean_cost).min_by(f64::total_cmp) else { return Vec::new() };
+    let worse =
+        |s: &Standing| s.samples > 1 && s.clocks.core < threshold && s.mean_cost > best + DESCENT_MARGIN;
+    if !(worse(first) && worse(second)) {
+        return Vec::new();
+    }
+    let trigger = second.clocks;
+    below(trigger, live).into_iter().map(|clocks| (clocks, Cause::Descent { trigger })).collect()
+}
+
+/// The clocks lower in core clock than `trigger` and not higher in memory clock, lowest first.
+fn below(trigger: Clocks, live: &[Clocks]) -> Vec<Clocks> {
+    let lower = |c: &Clocks| c.core < trigger.core && c.memory <= trigger.memory;
+    let mut below: Vec<Clocks> = live.iter().copied().filter(lower).collect();
+    below.sort_unstable();
+    below
 }
 
 /// Takes from the `victims` those that have to stay: the best clocks, and as many as [`KEPT`] asks for.
@@ -254,12 +274,18 @@ mod tests {
     #[test]
     fn descent_ends_after_two_clocks_in_the_lower_half_that_are_clearly_worse() {
         let at = |mhz, cost: f64| standing(mhz, &[cost; 3]);
-        let descent = [at(1200, 0.0), at(800, -0.4), at(500, 0.1), at(400, 0.3)];
-        assert!(descent_is_over(&descent, Mhz(700), 0.4));
-        assert!(!descent_is_over(&descent[..3], Mhz(700), 0.4));
-        assert!(!descent_is_over(&descent, Mhz(450), 0.4));
-        assert!(!descent_is_over(&descent, Mhz(700), 0.6));
-        assert!(!descent_is_over(&descent[2..], Mhz(700), -9.0));
+        let tried = [at(1200, 0.0), at(800, -0.4), at(500, 0.1), at(400, 0.3)];
+        let live = [core(1200), core(800), core(500), core(400), core(300), core(200)];
+        let gone = descent(&tried, &live, Mhz(700));
+        assert_eq!(clocks_of(&gone), [200, 300]);
+        assert_eq!(gone[0].1, Cause::Descent { trigger: core(400) });
+        assert_eq!(descent(&tried[..3], &live, Mhz(700)), []);
+        assert_eq!(descent(&tried, &live, Mhz(450)), []);
+        assert_eq!(descent(&tried[2..], &live, Mhz(700)), []);
+        let mild = [at(1200, 0.0), at(800, -0.4), at(500, -0.1), at(400, 0.3)];
+        assert_eq!(descent(&mild, &live, Mhz(700)), []);
+        let hasty = [at(1200, 0.0), at(800, -0.4), at(500, 0.1), standing(400, &[9.0])];
+        assert_eq!(descent(&hasty, &live, Mhz(700)), []);
     }
 
     #[test]

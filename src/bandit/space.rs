@@ -40,6 +40,8 @@ pub struct Failure {
 pub struct ActionSpace {
     /// Descending, without repetition.
     arms: Vec<Clocks>,
+    /// Core clocks of the arms that the settings made, descending.
+    cores: Vec<Mhz>,
     /// Arms that [`ActionSpace::add`] made.
     extra: Vec<Clocks>,
     failed: BTreeMap<Clocks, Failure>,
@@ -62,12 +64,13 @@ impl ActionSpace {
         });
         let mut arms: Vec<Clocks> = pairs.filter(|clocks| supports(supported, *clocks)).collect();
         if arms.is_empty() {
-            arms = cores.into_iter().map(Clocks::core_only).collect();
+            arms = cores.iter().copied().map(Clocks::core_only).collect();
         }
         arms.sort_unstable_by(|a, b| b.cmp(a));
         arms.dedup();
         Self {
             arms,
+            cores,
             extra: Vec::new(),
             failed: BTreeMap::new(),
             floor: None,
@@ -82,12 +85,10 @@ impl ActionSpace {
         &self.arms
     }
 
-    /// The arms' core clocks, highest first.
+    /// The core clocks that the settings ask for, highest first. What [`ActionSpace::add`] made is not among them.
     #[must_use]
-    pub fn cores(&self) -> Vec<Mhz> {
-        let mut cores: Vec<Mhz> = self.arms.iter().map(|arm| arm.core).collect();
-        cores.dedup();
-        cores
+    pub fn cores(&self) -> &[Mhz] {
+        &self.cores
     }
 
     /// The arms that may be chosen now, highest core clock first.
@@ -256,7 +257,8 @@ mod tests {
         let own = Clocks::core_only(Mhz(450));
         space.add(own);
         space.add(own);
-        assert_eq!(space.cores(), [600, 450, 300].map(Mhz));
+        assert_eq!(space.arms(), [600, 450, 300].map(|core| Clocks::core_only(Mhz(core))));
+        assert_eq!(space.cores(), [600, 300].map(Mhz));
         assert!(space.is_extra(own) && space.is_allowed(own, Time(0.0)));
     }
 

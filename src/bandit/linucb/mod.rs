@@ -1,62 +1,103 @@
 //! AGFT's policy: disjoint LinUCB, one ridge regression per clock.
 //!
-//! First every clock is tried once from the top down, then the highest upper confidence bound wins, with an
-//! exploration rate that decays; once the choices have settled on a few clocks, the highest expectation wins.
+//! First every clock of a coarse grid is tried once from the top down, then the highest upper confidence bound wins,
+//! with an exploration rate that decays. Clocks that measure badly are given up, clocks around the best one join; once
+//! the choices have settled on a few clocks, the highest expectation wins. When what they settled on gets worse, or a
+//! latency limit breaks, learning goes on, and clocks that were given up come back.
+//!
+//! A *round* is a lesson: a window that ran at one clock and has a reward.
 
-use std::collections::{BTreeMap, VecDeque};
+mod insight;
+mod pruning;
+mod settings;
+mod shortlist;
+mod upkeep;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::arm::{Arm, input};
-use super::{
-    ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, Target, View,
-};
+use super::settle::{rise, top_share};
+use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, Target, View};
 use crate::features::DIMENSION;
-use crate::units::{Clocks, Seconds, Time};
+use crate::units::{Clocks, Time};
+pub use insight::{Interval, Stats};
+pub use pruning::PruneRecord;
+use pruning::Pruning;
+pub use settings::LinUcbSettings;
+use shortlist::Shortlist;
 
-/// Constants of the policy.
+/// Rewards kept per clock.
+const RECENT: usize = 64;
+/// Degradation compares this many rounds with as many before them.
+const HALF: usize = 50;
+/// Standard deviations of the difference beyond which it is no chance.
+const CHANCE: f64 = 4.0;
+/// Lessons that what was learned before a degradation counts for afterwards: a guess that one new lesson overrules.
+const FIRST_GUESS: f64 = 0.3;
+/// In exploitation a clock is left only for one that promises this much more, in reward: switching is not free.
+const HYSTERESIS: f64 = 0.01;
+
+/// One clock: its regression, and its latest rewards, oldest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LinUcbSettings {
-    /// Exploration rate at the first round.
-    pub initial_alpha: f64,
-    /// Its exponential decay per round.
-    pub alpha_decay_rate: f64,
-    /// The rate never falls below this.
-    pub min_alpha: f64,
-    /// Ridge weight λ of every arm.
-    pub lambda_reg: f64,
-    /// How long a clock is held before the next choice: judging takes a few windows, and switching is not free.
-    pub dwell: Seconds,
-    /// Number of latest choices that convergence looks at.
-    pub convergence_window: usize,
-    /// Converged when this many clocks ...
-    pub convergence_top_k: usize,
-    /// ... hold at least this share of those choices.
-    pub convergence_threshold: f64,
+struct Tried {
+    arm: Arm,
+    recent: VecDeque<f64>,
 }
 
+impl Tried {
+    fn new(lambda: f64) -> Self {
+        Self { arm: Arm::new(lambda), recent: VecDeque::new() }
+    }
+
+    /// The log costs of the latest rewards.
+    fn costs(&self, settings: &LinUcbSettings) -> Vec<f64> {
+        self.recent.iter().map(|reward| settings.log_cost(*reward)).collect()
+    }
+}
+
+/// One entry of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Lesson {
+    clocks: Clocks,
+    reward: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Held {
     clocks: Clocks,
     since: Time,
     reason: Reason,
 }
 
-/// Disjoint LinUCB over clocks.
+/// Disjoint LinUCB over clocks. Its size is bounded by that of the action space.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinUcb {
     settings: LinUcbSettings,
-    arms: BTreeMap<Clocks, Arm>,
-    /// Clocks the first sweep has tried.
-    swept: Vec<Clocks>,
-    sweep_done: bool,
+    arms: BTreeMap<Clocks, Tried>,
+    /// Clocks that had their first visit: by sweep, on trial, or through what they inherited.
+    visited: BTreeSet<Clocks>,
     /// Lessons learned, over all arms.
     rounds: u64,
-    /// Latest choices, oldest first; at most `convergence_window`.
-    recent: VecDeque<Clocks>,
+    reward_sum: f64,
+    /// Rounds over which the exploration rate has decayed.
+    cooling: u64,
+    /// Latest lessons, oldest first, those of trials left out: what the policy's own choices brought.
+    log: VecDeque<Lesson>,
     exploiting: bool,
+    /// Entries of the log since the last change between learning and exploitation.
+    in_phase: usize,
+    /// Round of the last degradation, 0 without one.
+    era: u64,
+    degradations: u64,
+    pruning: Pruning,
+    shortlist: Shortlist,
     #[serde(skip)]
     held: Option<Held>,
+    /// Round of the last upkeep in this run.
+    #[serde(skip)]
+    tended: Option<u64>,
 }
 
 impl LinUcb {
@@ -66,35 +107,45 @@ impl LinUcb {
         Self {
             settings,
             arms: BTreeMap::new(),
-            swept: Vec::new(),
-            sweep_done: false,
+            visited: BTreeSet::new(),
             rounds: 0,
-            recent: VecDeque::new(),
+            reward_sum: 0.0,
+            cooling: 0,
+            log: VecDeque::new(),
             exploiting: false,
+            in_phase: 0,
+            era: 0,
+            degradations: 0,
+            pruning: Pruning::default(),
+            shortlist: Shortlist::default(),
             held: None,
+            tended: None,
         }
     }
 
     /// Takes over the constants of the present configuration; what was learned stays.
     ///
-    /// A changed λ applies to arms not yet tried.
+    /// A changed λ applies to arms not yet tried. Only a changed form of reward starts afresh: rewards of two forms
+    /// cannot be compared.
     pub fn configure(&mut self, settings: LinUcbSettings) {
-        self.settings = settings;
+        if settings.reward == self.settings.reward {
+            self.settings = settings;
+            self.trim_log();
+        } else {
+            *self = Self::new(settings);
+        }
     }
 
-    /// Exploration rate `max(α₀ e^(-decay·rounds), α_min)`.
+    /// Exploration rate of this round.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a count of windows stays far below 2^53")]
     pub fn alpha(&self) -> f64 {
-        let decayed =
-            self.settings.initial_alpha * (-self.settings.alpha_decay_rate * self.rounds as f64).exp();
-        decayed.max(self.settings.min_alpha)
+        self.settings.alpha(self.cooling)
     }
 
-    /// Expected reward of a clock in a z-scored context (0 for one never tried).
+    /// The constants in force.
     #[must_use]
-    pub fn predict(&self, clocks: Clocks, context: &[f64; DIMENSION]) -> f64 {
-        self.arms.get(&clocks).map_or(0.0, |arm| arm.mean(input(context).view()))
+    pub fn settings(&self) -> &LinUcbSettings {
+        &self.settings
     }
 
     /// Learns that a clock earned `reward` in a z-scored context.
@@ -107,92 +158,163 @@ impl LinUcb {
         context: &[f64; DIMENSION],
         reward: f64,
     ) -> Result<(), BanditError> {
-        let lambda = self.settings.lambda_reg;
-        let arm = self.arms.entry(clocks).or_insert_with(|| Arm::new(lambda));
-        arm.update(input(context).view(), reward)?;
+        let x = input(context);
+        if let Some(tried) = self.arms.get_mut(&clocks) {
+            tried.arm.update(x.view(), reward)?;
+            push_bounded(&mut tried.recent, reward, RECENT);
+        } else {
+            let mut tried = Tried::new(self.settings.lambda_reg);
+            tried.arm.update(x.view(), reward)?;
+            tried.recent.push_back(reward);
+            self.arms.insert(clocks, tried);
+        }
         self.rounds += 1;
+        self.cooling += 1;
+        self.reward_sum = (self.reward_sum + reward).clamp(f64::MIN, f64::MAX);
+        if self.pruning.trial.is_none_or(|trial| trial.clocks != clocks) {
+            self.log.push_back(Lesson { clocks, reward });
+            self.trim_log();
+            self.in_phase = self.in_phase.saturating_add(1);
+            self.change_phase();
+        }
         Ok(())
     }
 
-    /// The constants in force.
-    #[must_use]
-    pub fn settings(&self) -> &LinUcbSettings {
-        &self.settings
+    fn trim_log(&mut self) {
+        let kept = self.settings.convergence_window.max(2 * HALF);
+        self.log.drain(..self.log.len().saturating_sub(kept));
     }
 
-    /// Is every stored number usable? A model file could say otherwise.
-    #[must_use]
-    pub fn is_sound(&self) -> bool {
-        true
+    /// Learning ends when the choices have settled; it goes on when what they settled on has got worse.
+    ///
+    /// Both look at lessons since the last change only, so that one cannot undo the other at once.
+    fn change_phase(&mut self) {
+        if !self.exploiting {
+            if self.has_settled() {
+                (self.exploiting, self.in_phase) = (true, 0);
+            }
+        } else if self.has_degraded() {
+            self.learn_anew();
+        }
     }
 
-    fn next_of_sweep(&mut self, space: &ActionSpace, now: Time) -> Option<Clocks> {
-        if self.sweep_done {
+    /// Do the most frequent clocks hold their share of a full window of lessons?
+    fn has_settled(&self) -> bool {
+        let window = self.settings.convergence_window.max(1);
+        if self.in_phase.min(self.log.len()) < window {
+            return false;
+        }
+        let latest = self.log.iter().rev().take(window).map(|lesson| lesson.clocks);
+        top_share(latest, self.settings.convergence_top_k) >= self.settings.convergence_threshold
+    }
+
+    /// Is the mean log cost of the last lessons above that of the ones before by more than the threshold, and by more
+    /// than chance explains?
+    fn has_degraded(&self) -> bool {
+        if self.in_phase < 2 * HALF {
+            return false;
+        }
+        let costs: Vec<f64> = self.log.iter().map(|lesson| self.settings.log_cost(lesson.reward)).collect();
+        let threshold = self.settings.performance_degradation_threshold.ln_1p();
+        rise(&costs, HALF).is_some_and(|rise| rise.by > threshold && rise.by > CHANCE * rise.deviation)
+    }
+
+    /// The world has changed: what is known of each clock becomes a first guess, all clocks of the coarse grid, those
+    /// given up among them, are swept again, and the exploration rate is back at the middle of its way down.
+    fn learn_anew(&mut self) {
+        (self.exploiting, self.in_phase) = (false, 0);
+        (self.era, self.degradations) = (self.rounds, self.degradations + 1);
+        for tried in self.arms.values_mut() {
+            tried.arm.weaken(FIRST_GUESS);
+            tried.recent.clear();
+        }
+        self.cooling = self.cooling.min(self.settings.half_cooled());
+        self.pruning.pardon(self.rounds);
+        self.visited.clear();
+        self.shortlist = Shortlist::default();
+    }
+
+    /// What may be chosen: the shortlist without the clocks that were given up; if that leaves nothing, the shortlist;
+    /// if that leaves nothing, the highest clock of the whole space that is open; nothing if none is.
+    ///
+    /// Nothing here is remembered, so that each stage ends by itself as soon as the one before it has something again.
+    fn open(&self, view: View<'_>) -> Vec<Clocks> {
+        let mut open = self.shortlist.members(view.space, self.settings.coarse_step_mhz);
+        open.retain(|clocks| view.space.is_allowed(*clocks, view.now));
+        if open.iter().any(|clocks| !self.pruning.is_out(*clocks)) {
+            open.retain(|clocks| !self.pruning.is_out(*clocks));
+        } else if open.is_empty() {
+            open.extend(view.space.emergency(view.now).clocks());
+        }
+        open
+    }
+
+    /// The clock on trial, while it has not been measured enough.
+    fn next_of_trial(&mut self, open: &[Clocks]) -> Option<Clocks> {
+        let most = self.picks_of_a_trial();
+        let trial = self.pruning.trial.as_mut()?;
+        if !open.contains(&trial.clocks) || trial.picks >= most {
             return None;
         }
-        let next = space.allowed(now).find(|clocks| !self.swept.contains(clocks));
-        match next {
-            Some(clocks) => self.swept.push(clocks),
-            None => self.sweep_done = true,
-        }
-        next
+        trial.picks += 1;
+        Some(trial.clocks)
     }
 
-    /// Highest score among the allowed clocks; of equals the first, that is the highest clock.
-    fn best(&self, view: View<'_>) -> Option<(Clocks, f64, f64)> {
+    /// The highest clock that has not been visited yet.
+    fn next_of_sweep(&self, open: &[Clocks]) -> Option<Clocks> {
+        if self.exploiting {
+            return None;
+        }
+        open.iter().copied().find(|clocks| !self.visited.contains(clocks))
+    }
+
+    /// Highest score, with its width; of equals the first, that is the highest clock.
+    fn best(&self, view: View<'_>, open: &[Clocks]) -> Option<(Clocks, f64, f64)> {
         let x = input(view.context);
         let alpha = if self.exploiting { 0.0 } else { self.alpha() };
         let untried = Arm::new(self.settings.lambda_reg);
+        let bonus = |clocks| {
+            let held = self.exploiting && self.held.is_some_and(|held| held.clocks == clocks);
+            if held { HYSTERESIS } else { 0.0 }
+        };
         let mut best: Option<(Clocks, f64, f64)> = None;
-        for clocks in view.space.allowed(view.now) {
+        for &clocks in open {
+            let arm = self.arms.get(&clocks).map_or(&untried, |tried| &tried.arm);
             // Exploitation stays with what has been tried: an untried arm's expectation of 0 is ignorance, not merit.
-            let arm = match self.arms.get(&clocks) {
-                Some(arm) => arm,
-                None if self.exploiting => continue,
-                None => &untried,
-            };
+            if self.exploiting && arm.lessons() == 0 {
+                continue;
+            }
             let Ok((score, width)) = arm.ucb(x.view(), alpha) else { continue };
-            if best.is_none_or(|(_, top, _)| score > top) {
+            if best.is_none_or(|(other, top, _)| score + bonus(clocks) > top + bonus(other)) {
                 best = Some((clocks, score, width));
             }
         }
         best
     }
 
-    fn note_choice(&mut self, clocks: Clocks) {
-        self.recent.push_back(clocks);
-        while self.recent.len() > self.settings.convergence_window {
-            self.recent.pop_front();
+    fn pick(&mut self, view: View<'_>, open: &[Clocks]) -> Option<(Clocks, Reason, Option<(f64, f64)>)> {
+        if let Some(clocks) = self.next_of_trial(open) {
+            return Some((clocks, Reason::Retrial, None));
         }
-        if self.sweep_done && !self.exploiting && self.has_settled() {
-            self.exploiting = true;
+        if let Some(clocks) = self.next_of_sweep(open) {
+            return Some((clocks, Reason::Sweep, None));
         }
-    }
-
-    /// Do the `top_k` most frequent clocks hold the threshold's share of a full window of choices?
-    #[expect(clippy::cast_precision_loss, reason = "at most a few thousand choices are kept")]
-    fn has_settled(&self) -> bool {
-        if self.recent.len() < self.settings.convergence_window {
-            return false;
-        }
-        let mut counts: BTreeMap<Clocks, usize> = BTreeMap::new();
-        for clocks in &self.recent {
-            *counts.entry(*clocks).or_default() += 1;
-        }
-        let mut counts: Vec<usize> = counts.into_values().collect();
-        counts.sort_unstable_by(|a, b| b.cmp(a));
-        let top: usize = counts.iter().take(self.settings.convergence_top_k).sum();
-        top as f64 / self.recent.len() as f64 >= self.settings.convergence_threshold
+        let reason = if self.exploiting { Reason::Greedy } else { Reason::Ucb };
+        let best = self.best(view, open).map(|(clocks, score, width)| (clocks, reason, Some((score, width))));
+        // In exploitation, limits can leave nothing but clocks never tried.
+        best.or_else(|| open.first().map(|clocks| (*clocks, reason, None)))
     }
 }
 
 impl Policy for LinUcb {
     fn choose(&mut self, view: View<'_>) -> Choice {
+        self.inherit(view.space);
+        self.tend(view);
+        let open = self.open(view);
         if let Some(held) = self.held
-            && view.space.is_allowed(held.clocks, view.now)
+            && open.contains(&held.clocks)
             && view.now.since(held.since).0 < self.settings.dwell.0
         {
-            self.note_choice(held.clocks);
             return Choice {
                 target: Target::Lock(held.clocks),
                 reason: Reason::Dwell,
@@ -200,12 +322,7 @@ impl Policy for LinUcb {
                 width: None,
             };
         }
-        let (clocks, reason, score, width) = if let Some(clocks) = self.next_of_sweep(view.space, view.now) {
-            (clocks, Reason::Sweep, None, None)
-        } else if let Some((clocks, score, width)) = self.best(view) {
-            let reason = if self.exploiting { Reason::Greedy } else { Reason::Ucb };
-            (clocks, reason, Some(score), Some(width))
-        } else {
+        let Some((clocks, reason, score)) = self.pick(view, &open) else {
             self.held = None;
             return Choice {
                 target: Target::Default,
@@ -214,9 +331,14 @@ impl Policy for LinUcb {
                 width: None,
             };
         };
+        self.visited.insert(clocks);
         self.held = Some(Held { clocks, since: view.now, reason });
-        self.note_choice(clocks);
-        Choice { target: Target::Lock(clocks), reason, score, width }
+        Choice {
+            target: Target::Lock(clocks),
+            reason,
+            score: score.map(|(score, _)| score),
+            width: score.map(|(_, width)| width),
+        }
     }
 
     fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {
@@ -235,150 +357,30 @@ impl Policy for LinUcb {
         // A sweep step that was cut short has taught nothing yet: it is owed.
         if let Some(held) = self.held.take()
             && held.reason == Reason::Sweep
-            && self.arms.get(&held.clocks).is_none_or(|arm| arm.lessons() == 0)
+            && self.arms.get(&held.clocks).is_none_or(|tried| tried.arm.lessons() == 0)
         {
-            self.swept.retain(|clocks| *clocks != held.clocks);
+            self.visited.remove(&held.clocks);
+        }
+    }
+
+    fn limit_broken(&mut self, _running: Clocks) {
+        if self.exploiting {
+            (self.exploiting, self.in_phase) = (false, 0);
         }
     }
 
     fn summary(&self) -> Summary {
-        Summary {
-            phase: if self.exploiting { Phase::Exploitation } else { Phase::Exploration },
-            converged: self.exploiting,
-            rounds: self.rounds,
-            alpha: self.alpha(),
-            arms: self
-                .arms
-                .iter()
-                .rev()
-                .map(|(clocks, arm)| ArmSummary {
-                    clocks: *clocks,
-                    lessons: arm.lessons(),
-                    mean_reward: arm.mean_reward(),
-                })
-                .collect(),
-        }
+        self.summarise()
+    }
+}
+
+/// Appends; drops the oldest beyond `most`.
+fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, most: usize) {
+    queue.push_back(item);
+    while queue.len() > most {
+        queue.pop_front();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bandit::space::SpaceSettings;
-    use crate::gpu::{MemoryLevel, SupportedClocks};
-    use crate::units::Mhz;
-
-    const CONTEXT: [f64; 7] = [0.0; 7];
-
-    fn space() -> ActionSpace {
-        let level = MemoryLevel { memory: Mhz(1593), core: (2..=14).map(|k| Mhz(100 * k)).collect() };
-        let supported = SupportedClocks::new(vec![level]).unwrap();
-        let settings = SpaceSettings {
-            min_core: Mhz(200),
-            step: Mhz(100),
-            memory: Vec::new(),
-            retry_after: Seconds(600.0),
-        };
-        ActionSpace::new(&supported, &settings)
-    }
-
-    fn settings() -> LinUcbSettings {
-        LinUcbSettings {
-            initial_alpha: 1.0,
-            alpha_decay_rate: 0.02,
-            min_alpha: 0.1,
-            lambda_reg: 1.0,
-            dwell: Seconds(0.0),
-            convergence_window: 100,
-            convergence_top_k: 3,
-            convergence_threshold: 0.6,
-        }
-    }
-
-    fn choose(policy: &mut LinUcb, space: &ActionSpace, now: f64) -> Choice {
-        policy.choose(View { now: Time(now), context: &CONTEXT, space })
-    }
-
-    #[test]
-    fn first_sweep_goes_from_the_top_down_and_once() {
-        let (mut policy, space) = (LinUcb::new(settings()), space());
-        let mut seen = Vec::new();
-        for k in 0..space.arms().len() {
-            let choice = choose(&mut policy, &space, f64::from(u32::try_from(k).unwrap()));
-            assert_eq!(choice.reason, Reason::Sweep);
-            let clocks = choice.target.clocks().unwrap();
-            policy.learn(clocks, &CONTEXT, 0.0).unwrap();
-            seen.push(clocks);
-        }
-        assert_eq!(seen, space.arms());
-        assert_eq!(choose(&mut policy, &space, 99.0).reason, Reason::Ucb);
-    }
-
-    #[test]
-    fn interrupted_sweep_step_is_taken_again() {
-        let (mut policy, space) = (LinUcb::new(settings()), space());
-        let first = choose(&mut policy, &space, 0.0).target;
-        policy.interrupt();
-        assert_eq!(choose(&mut policy, &space, 1.0).target, first);
-    }
-
-    #[test]
-    fn sweep_continues_where_a_saved_model_stopped() {
-        let (mut policy, space) = (LinUcb::new(settings()), space());
-        for k in 0..5 {
-            let clocks = choose(&mut policy, &space, f64::from(k)).target.clocks().unwrap();
-            policy.learn(clocks, &CONTEXT, 0.0).unwrap();
-        }
-        let saved = serde_json::to_string(&policy.swept).unwrap();
-        let mut restarted = LinUcb::new(settings());
-        restarted.swept = serde_json::from_str(&saved).unwrap();
-        assert_eq!(choose(&mut restarted, &space, 0.0).target, Target::Lock(space.arms()[5]));
-    }
-
-    #[test]
-    fn clock_is_held_for_its_dwell_unless_it_is_taken_away() {
-        let mut space = space();
-        let mut policy = LinUcb::new(LinUcbSettings { dwell: Seconds(0.8), ..settings() });
-        let first = choose(&mut policy, &space, 0.0).target;
-        assert_eq!(choose(&mut policy, &space, 0.3).reason, Reason::Dwell);
-        assert_eq!(choose(&mut policy, &space, 0.6).target, first);
-        assert_ne!(choose(&mut policy, &space, 0.9).target, first);
-        let second = choose(&mut policy, &space, 0.95).target.clocks().unwrap();
-        space.fail(second, "does not hold".into(), Time(1.0));
-        assert_ne!(choose(&mut policy, &space, 1.0).target, Target::Lock(second));
-    }
-
-    #[test]
-    fn policy_finds_the_best_clock_of_a_noiseless_bowl_and_converges() {
-        let (mut policy, space) = (LinUcb::new(settings()), space());
-        let best = Mhz(900);
-        for k in 0..600_u32 {
-            let clocks = choose(&mut policy, &space, f64::from(k)).target.clocks().unwrap();
-            let distance = (clocks.core.as_f64() - best.as_f64()) / 1000.0;
-            policy.learn(clocks, &CONTEXT, -4.0 * distance * distance).unwrap();
-        }
-        let summary = policy.summary();
-        assert!(summary.converged);
-        assert_eq!(summary.phase, Phase::Exploitation);
-        assert_eq!(choose(&mut policy, &space, 600.0).target, Target::Lock(Clocks::core_only(best)));
-        assert_eq!(summary.best(3).unwrap().clocks.core, best);
-    }
-
-    #[test]
-    fn exploration_rate_decays_to_its_floor() {
-        let mut policy = LinUcb::new(settings());
-        approx::assert_relative_eq!(policy.alpha(), 1.0);
-        policy.rounds = 50;
-        approx::assert_relative_eq!(policy.alpha(), (-0.02_f64 * 50.0).exp(), max_relative = 1e-12);
-        policy.rounds = 100_000;
-        approx::assert_relative_eq!(policy.alpha(), 0.1);
-    }
-
-    #[test]
-    fn nothing_allowed_means_driver_default() {
-        let (mut policy, mut space) = (LinUcb::new(settings()), space());
-        space.set_floor(Some(Mhz(5000)));
-        let choice = choose(&mut policy, &space, 0.0);
-        assert_eq!((choice.target, choice.reason), (Target::Default, Reason::NothingAllowed));
-    }
-}
+mod tests;
