@@ -26,9 +26,9 @@ pub mod reward;
 
 pub mod gpu;
 
-// pub mod store;
+pub mod store;
 
-// pub mod daemon;
-// pub mod sim;
+pub mod daemon;
+pub mod sim;
 
-// pub mod cli;
+pub mod cli;

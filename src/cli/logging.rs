@@ -17,7 +17,11 @@ use crate::config::{LogLevel, Logging};
 /// Starts logging to the console, and to `file` if there is one.
 ///
 /// The guard writes out what is buffered when it is dropped.
-pub fn start(console: LevelFilter, format: LogFormat, file: Option<(LogFile, LevelFilter)>) -> Option<WorkerGuard> {
+pub fn start(
+    console: LevelFilter,
+    format: LogFormat,
+    file: Option<(LogFile, LevelFilter)>,
+) -> Option<WorkerGuard> {
     let (file_layer, guard) = match file {
         Some((file, level)) => {
             let (writer, guard): (NonBlocking, WorkerGuard) = tracing_appender::non_blocking(file);

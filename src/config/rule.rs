@@ -3,8 +3,9 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::choices::{Choice, GpuSelector};
+use super::choices::{Choice, gpu_uuid};
 use super::yaml::{Node, shown};
+use crate::gpu::GpuSelector;
 use crate::units::{Mhz, Seconds};
 
 /// A value, or no value with, where there is one, a remedy to add to the message.
@@ -190,8 +191,8 @@ fn gpu(node: &Node) -> Read<GpuSelector> {
         Node::Text(text) if text.starts_with("MIG-") => {
             Err(Some("a MIG slice has no clocks of its own: name the GPU that holds it".into()))
         }
-        Node::Text(text) if text.starts_with("GPU-") => GpuSelector::from_uuid(text).ok_or_else(|| {
-            Some("a UUID is GPU- and 8-4-4-4-12 hexadecimal digits; `nvidia-smi -L` prints it".into())
+        Node::Text(text) if text.starts_with("GPU-") => gpu_uuid(text).ok_or_else(|| {
+            Some("a UUID is GPU- and letters, digits and dashes; `nvidia-smi -L` prints it".into())
         }),
         node => whole(0..=255).read(node).map(GpuSelector::Index),
     }
@@ -344,7 +345,7 @@ mod tests {
         assert_eq!(remedy(&gpus(), "[0, -1]"), "the list has -1");
         assert_eq!(remedy(&gpus(), "'2'"), "write 2");
         assert!(remedy(&gpus(), "MIG-1").contains("name the GPU"));
-        assert!(remedy(&gpus(), "GPU-1").contains("nvidia-smi -L"));
+        assert!(remedy(&gpus(), "\"GPU- 1\"").contains("nvidia-smi -L"));
     }
 
     #[test]

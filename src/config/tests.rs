@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::gpu::GpuSelector;
 use crate::units::{Mhz, Seconds};
 
 const AGFT_FILE: &str = include_str!("../../tests/config/agft-original.yaml");

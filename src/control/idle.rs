@@ -164,8 +164,11 @@ mod tests {
     use super::*;
     use crate::units::Mhz;
 
-    const SETTINGS: IdleSettings =
-        IdleSettings { after_windows: 3, clocks: Clocks { core: Mhz(210), memory: None }, wake_power_ratio: 1.12 };
+    const SETTINGS: IdleSettings = IdleSettings {
+        after_windows: 3,
+        clocks: Clocks { core: Mhz(210), memory: None },
+        wake_power_ratio: 1.12,
+    };
 
     fn activity(power: f64, utilization: f64) -> Activity {
         Activity { power: Some(Watts(power)), utilization_percent: Some(utilization) }

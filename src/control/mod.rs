@@ -6,9 +6,14 @@
 pub mod event;
 pub mod idle;
 pub mod learned;
+mod load;
 pub mod round;
+mod seen;
 pub mod step;
 pub mod verify;
+
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 

@@ -55,6 +55,6 @@ pub struct Round {
     pub lessons_at_clock: u64,
     /// Clocks that may be chosen now.
     pub arms_allowed: usize,
-    /// Clocks that are out for a failure.
-    pub arms_failed: usize,
+    /// Clocks that are out: failed, pruned, or under the floor.
+    pub arms_out: usize,
 }

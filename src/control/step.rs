@@ -1,11 +1,12 @@
-//! The step itself: page in, window closed, reward, lesson, choice, command out.
+//! The step itself: page in, window closed, reward, lesson, choice, command out. `seen` is its first half.
 
 use super::event::{Event, WakeSource};
-use super::idle::{Activity, IdleWatch, Verdict};
+use super::idle::{IdleWatch, Verdict};
 use super::learned::Learned;
+use super::load::{LoadEstimate, has_progress, has_work};
 use super::round::Round;
-use super::verify::{Check, ClockVerifier};
-use super::{ClockOutcome, Mode, Observation, Output, Refusal, Scrape, Settings};
+use super::verify::ClockVerifier;
+use super::{Mode, Observation, Output, Settings};
 use crate::bandit::{ActionSpace, Choice, Evidence, Phase, Policy, Target, View};
 use crate::features::DIMENSION;
 use crate::features::{Context, Ema};
@@ -17,72 +18,41 @@ use crate::reward::baseline::Load;
 use crate::reward::energy::{EnergyMeter, group_power};
 use crate::reward::slo::LatencyWatch;
 use crate::reward::{Cost, delay, reward};
-use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
+use crate::units::{Joules, Mhz, Seconds, Time, Watts};
 
 /// A clock change this early in a window still counts as the window's clock: commands follow a scrape by some
 /// milliseconds.
 const CHANGE_SLACK: f64 = 0.35;
-/// After a refused command of the passing kind the clocks stay at default for this long.
-const FAULT_PAUSE: Seconds = Seconds(5.0);
-/// Time constant of the load estimate.
-const LOAD_MEMORY: Seconds = Seconds(15.0);
-
 /// The control loop's state. Everything that decides is in here.
 #[derive(Debug, Clone)]
 pub struct Controller {
-    settings: Settings,
-    learned: Learned,
-    space: ActionSpace,
-    health: Health,
-    previous: Option<Snapshot>,
-    meters: Vec<EnergyMeter>,
-    readings: Vec<Option<GpuReading>>,
-    in_force: InForce,
+    pub(super) settings: Settings,
+    pub(super) learned: Learned,
+    pub(super) space: ActionSpace,
+    pub(super) health: Health,
+    pub(super) previous: Option<Snapshot>,
+    pub(super) meters: Vec<EnergyMeter>,
+    pub(super) readings: Vec<Option<GpuReading>>,
+    pub(super) in_force: InForce,
     /// The last command: what runs as soon as the driver confirms it.
-    asked: Target,
-    verifier: ClockVerifier,
-    idle: IdleWatch,
-    latency: LatencyWatch,
-    concurrency: Ema,
-    load: LoadEstimate,
-    limit_broken: bool,
-    fault_until: Option<Time>,
-    mode: Mode,
+    pub(super) asked: Target,
+    pub(super) verifier: ClockVerifier,
+    pub(super) idle: IdleWatch,
+    pub(super) latency: LatencyWatch,
+    pub(super) concurrency: Ema,
+    pub(super) load: LoadEstimate,
+    pub(super) limit_broken: bool,
+    pub(super) fault_until: Option<Time>,
+    pub(super) mode: Mode,
 }
 
 /// What runs, as far as the driver has confirmed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct InForce {
-    target: Target,
-    since: Time,
+pub(super) struct InForce {
+    pub(super) target: Target,
+    pub(super) since: Time,
     /// What ran before parking, to wake into.
-    serving: Target,
-}
-
-/// Token rates averaged over some seconds, gaps included.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct LoadEstimate {
-    load: Option<Load>,
-}
-
-impl LoadEstimate {
-    fn push(&mut self, window: &Window) -> Load {
-        let rate = |tokens: Option<f64>| tokens.unwrap_or(0.0) / window.elapsed.0;
-        let now = Load {
-            prefill_rate: rate(window.prompt_tokens),
-            decode_rate: rate(window.generation_tokens),
-        };
-        let gain = 1.0 - (-window.elapsed.0 / LOAD_MEMORY.0).exp();
-        let next = match self.load {
-            None => now,
-            Some(old) => Load {
-                prefill_rate: old.prefill_rate + gain * (now.prefill_rate - old.prefill_rate),
-                decode_rate: old.decode_rate + gain * (now.decode_rate - old.decode_rate),
-            },
-        };
-        self.load = Some(next);
-        next
-    }
+    pub(super) serving: Target,
 }
 
 /// What one window says about energy and delay.
@@ -157,6 +127,13 @@ impl Controller {
         &self.space
     }
 
+    /// What driver-default clocks would cost under the load of the moment, as far as is known.
+    #[must_use]
+    pub fn baseline(&self) -> Option<Cost> {
+        let load = self.load.load?;
+        self.learned.baseline.estimate(load).map(|baseline| baseline.cost)
+    }
+
     /// Is the GPU parked?
     #[must_use]
     pub fn is_parked(&self) -> bool {
@@ -168,146 +145,6 @@ impl Controller {
     pub fn running(&self) -> Target {
         self.in_force.target
     }
-
-    // --- what was seen ---
-
-    fn take_gpus(&mut self, seen: &Observation) {
-        for ((meter, reading), gpu) in self.meters.iter_mut().zip(&mut self.readings).zip(&seen.gpus) {
-            *reading = gpu.reading;
-            for point in &gpu.energy {
-                meter.push(*point);
-            }
-        }
-    }
-
-    fn take_outcomes(&mut self, seen: &Observation, out: &mut Output) {
-        for outcome in &seen.outcomes {
-            match outcome {
-                ClockOutcome::InForce { target, at } => self.set_in_force(*target, *at),
-                ClockOutcome::Refused { target, at, recovery, why } => {
-                    self.set_in_force(Target::Default, *at);
-                    self.asked = Target::Default;
-                    self.learned.policy.interrupt();
-                    out.events.push(Event::ClockRefused { target: *target, why: why.clone() });
-                    match (recovery, target) {
-                        (Refusal::DropArm, Target::Lock(clocks)) => {
-                            if self.settings.idle.is_some_and(|idle| idle.clocks == *clocks) {
-                                // Without an idle clock there is no parking.
-                                self.settings.idle = None;
-                                self.idle.interrupt();
-                            }
-                            self.drop_arm(*clocks, why.clone(), seen.now, out);
-                        }
-                        _ => self.fault_until = Some(seen.now + FAULT_PAUSE),
-                    }
-                }
-            }
-        }
-    }
-
-    fn set_in_force(&mut self, target: Target, at: Time) {
-        if self.in_force.target != target {
-            self.in_force.target = target;
-            self.in_force.since = at;
-        }
-    }
-
-    fn take_scrape(&mut self, seen: &Observation, out: &mut Output) -> Option<Window> {
-        let snapshot = match &seen.scrape {
-            Scrape::Page(snapshot) => Some(snapshot.as_ref()),
-            Scrape::Pending => None,
-            Scrape::Failed(why) => {
-                self.note_health(|health| health.failed(seen.now, why.as_str()), out);
-                None
-            }
-        };
-        let Some(snapshot) = snapshot else {
-            self.note_health(|health| health.check(seen.now), out);
-            return None;
-        };
-        self.note_health(|health| health.page(seen.now, &snapshot.signals), out);
-        if !snapshot.refused.is_empty() {
-            out.events.push(Event::Refused(snapshot.refused.clone()));
-        }
-        let previous = self.previous.replace(snapshot.clone())?;
-        match Window::between(&previous, snapshot) {
-            Ok(window) => Some(window),
-            Err(discontinuity) => {
-                out.events.push(Event::Discontinuity(discontinuity.to_string()));
-                self.forget_the_present();
-                self.previous = Some(snapshot.clone());
-                None
-            }
-        }
-    }
-
-    fn note_health<E>(&mut self, tell: impl FnOnce(&mut Health) -> E, out: &mut Output)
-    where
-        E: IntoIterator<Item = health::Event>,
-    {
-        out.events.extend(tell(&mut self.health).into_iter().map(Event::Health));
-    }
-
-    /// The engine is not the one of a moment ago: what spans the gap would be wrong.
-    fn forget_the_present(&mut self) {
-        self.previous = None;
-        self.latency.clear();
-        self.concurrency.clear();
-        self.load = LoadEstimate::default();
-        self.idle.interrupt();
-        self.learned.policy.interrupt();
-    }
-
-    fn activity(&self) -> Activity {
-        let powers: Option<Vec<f64>> =
-            self.readings.iter().map(|r| r.and_then(|r| r.power).map(|power| power.0)).collect();
-        Activity {
-            power: powers.filter(|p| !p.is_empty()).map(|powers| Watts(powers.iter().sum())),
-            utilization_percent: self
-                .readings
-                .iter()
-                .filter_map(|r| r.and_then(|r| r.utilization_percent))
-                .max_by(f64::total_cmp),
-        }
-    }
-
-    fn verify_clocks(&mut self, window: &Window, now: Time, out: &mut Output) {
-        let Target::Lock(asked) = self.in_force.target else { return };
-        let worked = window.generation_tokens.is_some_and(|tokens| tokens > 0.0);
-        if self.settings.dry_run || self.idle.is_parked() || !worked {
-            return;
-        }
-        for member in 0..self.readings.len() {
-            let Some(reading) = self.readings[member] else { continue };
-            let check = self.verifier.check(
-                asked,
-                self.in_force.since,
-                &reading,
-                self.settings.verify_after,
-                self.settings.clock_tolerance,
-                now,
-            );
-            let Check::Off(running, failed) = check else { continue };
-            if !failed {
-                continue;
-            }
-            out.events.push(Event::ClockNotHeld { asked, running, member });
-            self.drop_arm(asked, format!("the card runs at {running} instead"), now, out);
-            let few = self.settings.recover_arms_below;
-            if few.is_some_and(|few| self.space.allowed(now).count() <= few) {
-                self.space.add(Clocks { core: running, memory: asked.memory });
-            }
-            self.learned.policy.interrupt();
-            return;
-        }
-    }
-
-    fn drop_arm(&mut self, clocks: Clocks, why: String, now: Time, out: &mut Output) {
-        let retry_at = self.space.fail(clocks, why, now);
-        out.events.push(Event::ArmOut { clocks, retry_in: retry_at.since(now) });
-    }
-
-    // --- what follows ---
 
     fn enter_outage(&mut self) -> Option<Target> {
         if self.mode != Mode::Outage {
@@ -411,8 +248,7 @@ impl Controller {
         self.mode = mode;
         let round =
             self.describe(window, context, scaled, now, &evidence, baseline.map(|b| b.cost), choice, command);
-        out.round =
-            Some(Round { reward: earned, learned: taught, violation, ..round });
+        out.round = Some(Round { reward: earned, learned: taught, violation, ..round });
         command
     }
 
@@ -434,8 +270,8 @@ impl Controller {
         let since = self.in_force.since;
         let early = since.since(window.start).0 <= CHANGE_SLACK * window.elapsed.0;
         let confirmed = self.settings.dry_run || self.asked == self.in_force.target;
-        let ran_at = (early && confirmed && !was_parked && !self.idle.is_parked())
-            .then_some(self.in_force.target);
+        let ran_at =
+            (early && confirmed && !was_parked && !self.idle.is_parked()).then_some(self.in_force.target);
         let settled = since + self.settings.settle;
         let from = if settled.0 > window.start.0 { settled } else { window.start };
         let power = group_power(&self.meters, from, window.end).map(|(power, _)| power);
@@ -511,11 +347,7 @@ impl Controller {
         (!clocks.is_empty()).then(|| to_mhz(clocks.iter().sum::<f64>() / count))
     }
 
-    fn guard_limits(
-        &mut self,
-        now: Time,
-        out: &mut Output,
-    ) -> Option<crate::reward::slo::Violation> {
+    fn guard_limits(&mut self, now: Time, out: &mut Output) -> Option<crate::reward::slo::Violation> {
         let limits = self.settings.limits?;
         let step = self.settings.floor_step.as_f64();
         let violation = self.latency.violation(&limits, now);
@@ -570,6 +402,7 @@ impl Controller {
         let clocks = evidence.ran_at.and_then(Target::clocks);
         let lessons = summary.arms.iter().find(|arm| Some(arm.clocks) == clocks).map_or(0, |arm| arm.lessons);
         let reading = self.readings.first().copied().flatten();
+        let allowed = self.space.allowed(now).count();
         Round {
             number: self.learned.rounds,
             at: now,
@@ -592,22 +425,10 @@ impl Controller {
             command: command.unwrap_or(self.in_force.target),
             alpha: summary.alpha,
             lessons_at_clock: lessons,
-            arms_allowed: self.space.allowed(now).count(),
-            arms_failed: self.space.failed().len(),
+            arms_allowed: allowed,
+            arms_out: self.space.arms().len() - allowed,
         }
     }
-}
-
-/// Does the page show work, at the window's end or in its counters?
-fn has_work(window: &Window) -> bool {
-    let positive = |value: Option<f64>| value.is_some_and(|value| value > 0.0);
-    positive(window.at_end.running) || positive(window.at_end.waiting) || has_progress(window)
-}
-
-/// Were tokens processed in the window?
-fn has_progress(window: &Window) -> bool {
-    let positive = |value: Option<f64>| value.is_some_and(|value| value > 0.0);
-    positive(window.generation_tokens) || positive(window.prompt_tokens)
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to u32 first")]

@@ -11,12 +11,19 @@ use tokio::task::JoinHandle;
 use super::clock::Clock;
 use crate::control::Scrape;
 use crate::metrics::Snapshot;
+use crate::metrics::scrape::Scraper;
 use crate::units::{Seconds, Time};
 
 /// Something that can be scraped.
 pub trait Source: Send + 'static {
     /// One page, with instants of `clock`; the error is for humans.
     fn fetch(&self, clock: Clock) -> impl Future<Output = Result<Snapshot, String>> + Send;
+}
+
+impl Source for Scraper {
+    async fn fetch(&self, clock: Clock) -> Result<Snapshot, String> {
+        self.fetch_snapshot(|| clock.now()).await.map_err(|error| error.to_string())
+    }
 }
 
 /// Start of the tick schedule and its period: tick `k` is at `start + k * period`.
@@ -59,7 +66,8 @@ impl Lead {
     /// An answer took this long.
     pub fn answered_in(&mut self, latency: Seconds) {
         let wanted = 1.2 * latency.0 + 0.004;
-        self.seconds = wanted.max(Self::MEMORY * self.seconds).clamp(Self::SHORTEST.min(self.longest), self.longest);
+        self.seconds =
+            wanted.max(Self::MEMORY * self.seconds).clamp(Self::SHORTEST.min(self.longest), self.longest);
     }
 
     /// The lead now.

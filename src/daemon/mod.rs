@@ -8,6 +8,7 @@ pub mod actuator;
 pub mod clock;
 pub mod feed;
 pub mod log;
+mod record;
 pub mod recorder;
 pub mod sampler;
 pub mod setup;

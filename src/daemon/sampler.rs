@@ -105,9 +105,7 @@ impl Sampler {
     /// Waits until a GPU is lost, and says how.
     pub async fn lost(&self) -> GpuError {
         loop {
-            if let Some(error) =
-                self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
-            {
+            if let Some(error) = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return error;
             }
             self.shared.ended.notified().await;

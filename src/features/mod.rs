@@ -154,11 +154,8 @@ mod tests {
 
     #[test]
     fn window_without_steps_or_lookups_gives_zeros_not_nan() {
-        let window = Window::between(
-            &snapshot(0.0, Signals::default()),
-            &snapshot(0.3, Signals::default()),
-        )
-        .unwrap();
+        let window =
+            Window::between(&snapshot(0.0, Signals::default()), &snapshot(0.3, Signals::default())).unwrap();
         assert_eq!(Context::from_window(&window, 0.0).to_array(), [0.0; DIMENSION]);
     }
 

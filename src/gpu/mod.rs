@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Mhz, Millijoules, Watts};
 
+pub mod nvml;
+pub mod probe;
+
 /// Who a GPU is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GpuInfo {
@@ -30,6 +33,36 @@ pub struct GpuInfo {
 impl fmt::Display for GpuInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "GPU {} ({})", self.index, self.name)
+    }
+}
+
+/// Which GPU is meant: by index (`0`) or by UUID (`GPU-...`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum GpuSelector {
+    /// Index in NVML's order; it may change with the next boot.
+    Index(u32),
+    /// Identity of the board; upper and lower case are the same.
+    Uuid(String),
+}
+
+impl GpuSelector {
+    /// Is it this GPU?
+    #[must_use]
+    pub fn selects(&self, gpu: &GpuInfo) -> bool {
+        match self {
+            Self::Index(index) => gpu.index == *index,
+            Self::Uuid(uuid) => gpu.uuid.eq_ignore_ascii_case(uuid),
+        }
+    }
+}
+
+impl fmt::Display for GpuSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index(index) => write!(f, "{index}"),
+            Self::Uuid(uuid) => f.write_str(uuid),
+        }
     }
 }
 
@@ -57,7 +90,7 @@ impl SupportedClocks {
             level.core.dedup();
         }
         levels.retain(|level| !level.core.is_empty());
-        levels.sort_unstable_by(|a, b| b.memory.cmp(&a.memory));
+        levels.sort_unstable_by_key(|level| std::cmp::Reverse(level.memory));
         levels.dedup_by_key(|level| level.memory);
         (!levels.is_empty()).then_some(Self { levels })
     }
@@ -232,7 +265,9 @@ pub enum GpuError {
         detail: String,
     },
     /// The library is there, the driver is not.
-    #[error("the NVIDIA driver does not answer ({detail}); is the kernel module loaded and of the library's version?")]
+    #[error(
+        "the NVIDIA driver does not answer ({detail}); is the kernel module loaded and of the library's version?"
+    )]
     NoDriver {
         /// What NVML said.
         detail: String,

@@ -235,7 +235,9 @@ mod tests {
         health.page(Time(1.0), &complete());
         assert_eq!(health.check(Time(3.9)), None);
         let event = health.check(Time(4.0));
-        assert!(matches!(event, Some(Event::Outage { since: Time(1.0), ref why }) if why.contains("not been answered")));
+        assert!(
+            matches!(event, Some(Event::Outage { since: Time(1.0), ref why }) if why.contains("not been answered"))
+        );
     }
 
     #[test]
@@ -267,7 +269,8 @@ mod tests {
     fn missing_signals_are_named_once_and_sorted_by_need() {
         let mut health = health();
         let page = Signals { prefix_hits: None, prompt_tokens: None, ..complete() };
-        let named = Event::Degraded { essential: vec![Signal::PromptTokens], useful: vec![Signal::PrefixHits] };
+        let named =
+            Event::Degraded { essential: vec![Signal::PromptTokens], useful: vec![Signal::PrefixHits] };
         assert_eq!(health.page(Time(0.3), &page), [named]);
         assert_eq!(health.page(Time(0.6), &page), []);
         assert_eq!(health.status(), Status::Degraded);

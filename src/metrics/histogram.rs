@@ -87,7 +87,8 @@ mod tests {
 
     /// The histogram that a Prometheus client would keep of these values.
     fn of(values: &[f64]) -> Histogram {
-        let below = |bound: f64| f64::from(u32::try_from(values.iter().filter(|v| **v <= bound).count()).unwrap());
+        let below =
+            |bound: f64| f64::from(u32::try_from(values.iter().filter(|v| **v <= bound).count()).unwrap());
         Histogram {
             sum: values.iter().sum(),
             count: below(f64::INFINITY),

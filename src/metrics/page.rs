@@ -9,6 +9,8 @@
 
 mod decode;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -34,7 +36,9 @@ pub enum PageError {
         limit: usize,
     },
     /// More samples of interest than any server shows.
-    #[error("the page has more than {limit} samples of the metrics agft reads; scrape one server, not an aggregate")]
+    #[error(
+        "the page has more than {limit} samples of the metrics agft reads; scrape one server, not an aggregate"
+    )]
     TooManySeries {
         /// The limit.
         limit: usize,
@@ -50,18 +54,22 @@ pub enum PageError {
     },
     /// Nothing but white space.
     #[error(
-        "the page is empty; the server may still be starting, or run with --disable-log-stats, which switches its \
-         metrics off"
+        "the page is empty; the server may still be starting, otherwise check that the URL is its own /metrics"
     )]
     Empty,
     /// An HTML page.
-    #[error("the page is HTML, not metrics; the URL should end in /metrics and lead to the server, not to a portal")]
+    #[error(
+        "the page is HTML, not metrics; the URL should end in /metrics and lead to the server, not to a portal"
+    )]
     Html,
     /// A JSON document.
-    #[error("the page is JSON, not metrics; the URL should end in /metrics (TensorRT-LLM's JSON is not supported)")]
+    #[error("the page is JSON, not metrics; the URL should be the /metrics of a vLLM server")]
     Json,
     /// Text without a single vLLM metric.
-    #[error("not a vLLM metrics page: it begins with {beginning:?}; is the URL the /metrics of a vLLM server?")]
+    #[error(
+        "not a vLLM metrics page: it begins with {beginning:?}; is the URL the /metrics of a vLLM server, and does it \
+         run without --disable-log-stats?"
+    )]
     NotVllm {
         /// The first words seen.
         beginning: String,
@@ -70,7 +78,10 @@ pub enum PageError {
     #[error("the page breaks off in the middle of a line; the connection or a proxy cut it short")]
     Truncated,
     /// The page has metrics, but none of the model asked for.
-    #[error("the page has no metrics of model {wanted:?}; it has {}. Correct model_name or remove it", list(seen))]
+    #[error(
+        "the page has no metrics of model {wanted:?}; it has {}. Correct model_name or remove it",
+        list(seen)
+    )]
     NoSuchModel {
         /// The model asked for.
         wanted: String,
@@ -209,7 +220,10 @@ fn recognise(text: &str) -> PageError {
         Some('<') => PageError::Html,
         Some('{' | '[') => PageError::Json,
         Some(_) => {
-            let line = text.lines().find(|line| !line.is_empty() && !line.starts_with('#'));
+            // Every Python server shows its interpreter first, which tells nothing.
+            let telling =
+                |line: &&str| !["#", "python_", "process_"].iter().any(|start| line.starts_with(start));
+            let line = text.lines().filter(|line| !line.is_empty()).find(telling);
             let beginning = line.or(text.lines().next()).unwrap_or_default().chars().take(60).collect();
             PageError::NotVllm { beginning }
         }

@@ -34,7 +34,8 @@ pub struct EngineReport {
 pub fn describe(page: &Page) -> EngineReport {
     let refused = |signal: &Signal| page.refused.iter().any(|refused| refused.signal == *signal);
     let missing = health::missing(&page.signals, Traffic::of(&page.signals));
-    let not_yet = health::absent(&page.signals).filter(|signal| !missing.contains(signal) && !refused(signal));
+    let not_yet =
+        health::absent(&page.signals).filter(|signal| !missing.contains(signal) && !refused(signal));
     EngineReport {
         engine: "vLLM".to_owned(),
         dialect: page.dialect,
@@ -58,7 +59,8 @@ impl EngineReport {
 
 impl fmt::Display for EngineReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let engines = if self.engines == 1 { "1 engine".to_owned() } else { format!("{} engines", self.engines) };
+        let engines =
+            if self.engines == 1 { "1 engine".to_owned() } else { format!("{} engines", self.engines) };
         writeln!(f, "{}, {}, {engines}", self.engine, self.dialect)?;
         writeln!(f, "models: {}", self.model_names.join(", "))?;
         for (signal, metric) in &self.present {

@@ -191,12 +191,8 @@ mod tests {
     use super::*;
     use crate::metrics::{Signals, Snapshot};
 
-    const LIMITS: Limits = Limits {
-        ttft: Seconds(1.0),
-        tpot: Seconds(0.05),
-        statistic: Statistic::Mean,
-        window: Seconds(30.0),
-    };
+    const LIMITS: Limits =
+        Limits { ttft: Seconds(1.0), tpot: Seconds(0.05), statistic: Statistic::Mean, window: Seconds(30.0) };
 
     /// A window of 0.3 s ending at `end` in which `count` tokens came `itl` apart.
     fn window(end: f64, itl: f64, count: f64) -> Window {

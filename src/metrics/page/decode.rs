@@ -69,10 +69,14 @@ fn read(scan: &Scan<'_>, chosen: &[Family]) -> BTreeMap<Family, BTreeMap<usize, 
 
     let mut families: BTreeMap<Family, BTreeMap<usize, Series>> = BTreeMap::new();
     for sample in parsed.unwrap_or_default() {
-        let Some(series) = sample.labels.get("series").and_then(|series| series.parse().ok()) else { continue };
+        let Some(series) = sample.labels.get("series").and_then(|series| series.parse().ok()) else {
+            continue;
+        };
         match sample.value {
             Value::Histogram(buckets) => {
-                let Some((family, _)) = names::look_up(&format!("{}_bucket", sample.metric)) else { continue };
+                let Some((family, _)) = names::look_up(&format!("{}_bucket", sample.metric)) else {
+                    continue;
+                };
                 let pairs = buckets.iter().map(|bucket| (bucket.less_than, bucket.count));
                 families.entry(family).or_default().entry(series).or_default().buckets.extend(pairs);
             }
@@ -113,7 +117,9 @@ fn combine(
     let numbers: usize =
         all.clone().map(|s| s.values.len() + s.sums.len() + s.counts.len() + s.buckets.len()).sum();
     if numbers != lines().count() {
-        let odd = lines().flat_map(|sample| [sample.le, sample.value]).find(|text| !text.is_empty() && !reads(text));
+        let odd = lines()
+            .flat_map(|sample| [sample.le, sample.value])
+            .find(|text| !text.is_empty() && !reads(text));
         return Err(format!("{} is not a number", odd.unwrap_or("a value")));
     }
     match family.kind() {
@@ -132,7 +138,8 @@ fn combine(
         }
         kind @ (Kind::Sum | Kind::Share | Kind::Instant) => {
             let values = all.map(|series| one(&series.values, "value")).collect::<Result<Vec<_>, _>>()?;
-            let (sum, latest) = values.iter().fold((0.0, 0.0), |(sum, latest), &v| (sum + v, f64::max(latest, v)));
+            let (sum, latest) =
+                values.iter().fold((0.0, 0.0), |(sum, latest), &v| (sum + v, f64::max(latest, v)));
             #[expect(clippy::cast_precision_loss, reason = "no more than 20000 series are let in")]
             let number = match kind {
                 Kind::Share => sum / values.len() as f64,

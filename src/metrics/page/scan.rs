@@ -65,7 +65,10 @@ pub(super) fn scan<'a>(text: &'a str, model: Option<&str>) -> Result<Scan<'a>, P
         if let Some(name) = labels.get("model_name") {
             remember(&mut scan.models, name);
         }
-        if family.kind() != Kind::Instant && model.is_some() && labels.unescaped("model_name").as_deref() != model {
+        if family.kind() != Kind::Instant
+            && model.is_some()
+            && labels.unescaped("model_name").as_deref() != model
+        {
             continue;
         }
         if let Some(engine) = labels.get("engine") {
@@ -269,8 +272,16 @@ mod tests {
     #[test]
     fn line_without_the_shape_of_a_sample_is_a_fault_of_its_family() {
         for rest in [
-            "{engine=\"0\"", "{engine=\"0} 1", "{engine} 1", "{engine=0} 1", "{engine=\"0\"}", "", "{a=\"b\"c=\"d\"} 1",
-            " §", " 1,5", "{a=\"b\\\"} 1",
+            "{engine=\"0\"",
+            "{engine=\"0} 1",
+            "{engine} 1",
+            "{engine=0} 1",
+            "{engine=\"0\"}",
+            "",
+            "{a=\"b\"c=\"d\"} 1",
+            " §",
+            " 1,5",
+            "{a=\"b\\\"} 1",
         ] {
             let line = format!("vllm:num_requests_running{rest}");
             let scan = scan(&line, None).unwrap();
@@ -289,8 +300,9 @@ mod tests {
 
     #[test]
     fn page_with_absurdly_many_series_is_refused() {
-        let page: String =
-            (0..=MOST_SAMPLES).map(|engine| format!("vllm:num_requests_running{{engine=\"{engine}\"}} 1\n")).collect();
+        let page: String = (0..=MOST_SAMPLES)
+            .map(|engine| format!("vllm:num_requests_running{{engine=\"{engine}\"}} 1\n"))
+            .collect();
         assert_eq!(scan(&page, None).unwrap_err(), PageError::TooManySeries { limit: MOST_SAMPLES });
     }
 

@@ -1,0 +1,192 @@
+//! `agft check` and `agft check-config`: is everything in place? Changes nothing.
+
+use std::path::Path;
+
+use super::{Cli, Exit, report_config_error};
+use crate::config::Config;
+use crate::gpu::nvml::NvmlHost;
+use crate::gpu::{GpuError, GpuSensors};
+use crate::metrics::page::Page;
+use crate::metrics::report::{EngineReport, describe};
+use crate::metrics::scrape::Scraper;
+
+/// Checks a configuration file alone.
+#[must_use]
+pub fn run_config(file: &Path) -> Exit {
+    match Config::load(file) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                println!("{}: warning: {warning}", file.display());
+            }
+            println!("{}: ok", file.display());
+            Exit::Ok
+        }
+        Err(error) => report_config_error(&error),
+    }
+}
+
+/// Prints one line per question and remembers the worst answer.
+struct Lines {
+    worst: Exit,
+}
+
+impl Lines {
+    fn ok(&mut self, what: &str, answer: &str) {
+        println!("ok    {what}: {answer}");
+    }
+
+    fn warn(&mut self, what: &str, answer: &str) {
+        println!("note  {what}: {answer}");
+    }
+
+    fn bad(&mut self, what: &str, answer: &str, exit: Exit) {
+        println!("FAIL  {what}: {answer}");
+        if self.worst == Exit::Ok {
+            self.worst = exit;
+        }
+    }
+}
+
+/// Checks the whole installation.
+#[must_use]
+pub fn run(cli: &Cli) -> Exit {
+    let mut lines = Lines { worst: Exit::Ok };
+    let config = match Config::load(&cli.config) {
+        Ok(loaded) => {
+            lines.ok("configuration", &cli.config.display().to_string());
+            for warning in &loaded.warnings {
+                lines.warn("configuration", &warning.to_string());
+            }
+            Some(loaded.config)
+        }
+        Err(error) => {
+            lines.bad("configuration", &error.to_string(), Exit::Config);
+            None
+        }
+    };
+    // What can be checked without the file is checked all the same.
+    let config_or_default = config.clone().unwrap_or_default();
+    check_gpus(&config_or_default, &mut lines);
+    check_rights(&mut lines);
+    check_directories(&config_or_default, &mut lines);
+    if let Some(config) = &config {
+        check_endpoint(config, &mut lines);
+    }
+    lines.worst
+}
+
+fn check_gpus(config: &Config, lines: &mut Lines) {
+    let host = match NvmlHost::open() {
+        Ok(host) => host,
+        Err(error) => return lines.bad("driver", &error.to_string(), Exit::Failure),
+    };
+    lines.ok("driver", "libnvidia-ml.so.1 loaded and initialised");
+    let mut names = Vec::new();
+    for selector in &config.gpu.device_id {
+        let what = format!("GPU {selector}");
+        let sensors = match host.sensors(selector) {
+            Ok(sensors) => sensors,
+            Err(error) => {
+                lines.bad(&what, &error.to_string(), Exit::Failure);
+                continue;
+            }
+        };
+        names.push(sensors.info().name.clone());
+        match sensors.supported_clocks() {
+            Ok(clocks) => lines.ok(
+                &what,
+                &format!(
+                    "{}, core {} to {} in {} steps, {} memory clock(s)",
+                    sensors.info().name,
+                    clocks.core_min(),
+                    clocks.core_max(),
+                    clocks.core().len(),
+                    clocks.levels().len()
+                ),
+            ),
+            Err(error) => lines.bad(&what, &error.to_string(), Exit::Failure),
+        }
+        match (sensors.energy(), sensors.power()) {
+            (Ok(_), _) => lines.ok(&what, "energy from the driver's counter"),
+            (Err(GpuError::NotSupported { .. }), Ok(_)) => {
+                lines.warn(&what, "no energy counter: power samples are integrated instead");
+            }
+            (Err(error), _) => lines.bad(&what, &format!("energy: {error}"), Exit::Failure),
+        }
+    }
+    names.dedup();
+    if names.len() > 1 {
+        lines.bad("GPU group", "the GPUs of one engine must be of one product", Exit::Failure);
+    }
+}
+
+/// Locks need `CAP_SYS_ADMIN`; asking the kernel writes nothing to a GPU.
+fn check_rights(lines: &mut Lines) {
+    match has_sys_admin() {
+        Some(true) => lines.ok("rights", "may lock clocks (CAP_SYS_ADMIN)"),
+        Some(false) => lines.bad(
+            "rights",
+            "not permitted to lock clocks; run agft as root or grant it CAP_SYS_ADMIN \
+             (data collection and dry run work without)",
+            Exit::NotPermitted,
+        ),
+        None => lines.warn("rights", "the kernel does not say; locking clocks needs root or CAP_SYS_ADMIN"),
+    }
+}
+
+/// Bit of `CAP_SYS_ADMIN` in the kernel's capability masks.
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+fn has_sys_admin() -> Option<bool> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    Some(u64::from_str_radix(mask.trim(), 16).ok()? & CAP_SYS_ADMIN != 0)
+}
+
+fn check_directories(config: &Config, lines: &mut Lines) {
+    for (key, dir) in [
+        ("model.save_dir", &config.model.save_dir),
+        ("experiment.dir", &config.experiment.dir),
+        ("logging.dir", &config.logging.dir),
+    ] {
+        // The nearest directory that exists decides whether the rest can be made.
+        let existing = Path::new(dir).ancestors().find(|path| path.as_os_str().is_empty() || path.exists());
+        let place = existing.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match rustix::fs::access(place, rustix::fs::Access::WRITE_OK) {
+            Ok(()) if place.is_dir() => lines.ok(key, dir),
+            Ok(()) => {
+                lines.bad(key, &format!("{dir}: {} is not a directory", place.display()), Exit::Failure)
+            }
+            Err(error) => {
+                lines.bad(
+                    key,
+                    &format!("{dir}: cannot write in {}: {error}", place.display()),
+                    Exit::Failure,
+                );
+            }
+        }
+    }
+}
+
+fn check_endpoint(config: &Config, lines: &mut Lines) {
+    let url = &config.vllm.prometheus_url;
+    match fetch(config) {
+        Ok(report) => {
+            lines.ok("endpoint", url);
+            let answer = report.to_string();
+            if report.can_learn() {
+                lines.ok("engine", &answer);
+            } else {
+                lines.bad("engine", &answer, Exit::Failure);
+            }
+        }
+        Err(error) => lines.bad("endpoint", &format!("{error:#}"), Exit::Failure),
+    }
+}
+
+fn fetch(config: &Config) -> anyhow::Result<EngineReport> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let scraper = Scraper::new(&super::run::scrape_settings(config))?;
+    let body = runtime.block_on(scraper.fetch())?;
+    Ok(describe(&Page::parse(&body.body, config.vllm.model_name.as_deref())?))
+}

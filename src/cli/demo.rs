@@ -1,0 +1,347 @@
+//! `agft demo`: the real loop, in real time, on a simulated server and GPU; then the same arrivals at default clocks.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tracing::level_filters::LevelFilter;
+
+use super::{Cli, Exit, logging};
+use crate::bandit::ActionSpace;
+use crate::config::Config;
+use crate::control::{Controller, Learned};
+use crate::daemon::actuator::Actuator;
+use crate::daemon::clock::Clock;
+use crate::daemon::feed::{Feed, Schedule};
+use crate::daemon::log::LogObserver;
+use crate::daemon::sampler::{Sampler, SamplerSettings};
+use crate::daemon::setup;
+use crate::daemon::signals::Signals;
+use crate::daemon::tick::{End, Observer, Parts, StepFacts, drive};
+use crate::gpu::GpuSensors;
+use crate::gpu::lease::ClockLease;
+use crate::metrics::scrape::Scraper;
+use crate::sim::{Arrivals, Pattern, SharedWorld, SimGpu, World, WorldSpec, serve, shared};
+use crate::units::{Seconds, Time};
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Print the result as JSON, and no progress
+    #[arg(long)]
+    pub json: bool,
+
+    /// How long to run, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(5..=3600))]
+    pub seconds: u32,
+
+    /// The simulated GPU
+    #[arg(long, default_value = "a100")]
+    pub gpu: String,
+
+    /// The simulated model
+    #[arg(long, default_value = "8b")]
+    pub model: String,
+
+    /// Start of the random numbers: arrivals and noise
+    #[arg(long, default_value = "1")]
+    pub seed: u64,
+}
+
+/// What one run cost and gave.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Outcome {
+    energy_j: f64,
+    generated_tokens: f64,
+    requests_finished: usize,
+    energy_per_token_j: f64,
+    ttft_mean_s: f64,
+    tpot_mean_s: f64,
+    /// Energy times mean time per output token.
+    edp_js: f64,
+}
+
+/// The result of the demo.
+#[derive(Debug, Serialize)]
+struct Report {
+    gpu: String,
+    model: String,
+    seconds: u32,
+    seed: u64,
+    default_clocks: Outcome,
+    agft: Outcome,
+    /// The last third of the time alone, when the first learning is behind it.
+    default_clocks_last_third: Outcome,
+    agft_last_third: Outcome,
+    rounds: u64,
+    clock_writes: usize,
+    clocks_given_back: bool,
+}
+
+/// Runs the demo.
+#[must_use]
+pub fn run(args: &DemoArgs, cli: &Cli) -> Exit {
+    let level = match cli.log_level {
+        Some(level) => logging::console_level(Some(level), &Config::default().logging),
+        None => LevelFilter::WARN,
+    };
+    let _guard = logging::start(level, cli.log_format, None);
+    match demo(args) {
+        Ok(Some(report)) => print(&report, args.json),
+        Ok(None) => {
+            eprintln!("agft: demo ended by a signal; the simulated clocks were given back");
+            Exit::Failure
+        }
+        Err(error) => {
+            eprintln!("agft: {error:#}");
+            Exit::Failure
+        }
+    }
+}
+
+fn demo(args: &DemoArgs) -> anyhow::Result<Option<Report>> {
+    let spec = WorldSpec::named(&args.gpu, &args.model, Pattern::Steady, None)?;
+    let length = f64::from(args.seconds);
+    let Arrivals::Open(load) = &spec.arrivals else { anyhow::bail!("the demo's load is an open one") };
+    // The same list for both runs: what one gets, the other gets at the same moment.
+    let requests = load.requests(length, args.seed);
+    let spec = WorldSpec { arrivals: Arrivals::Listed(requests), ..spec };
+
+    let world = shared(World::new(spec.clone(), args.seed)?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Some(run) = runtime.block_on(live(args, &world))? else { return Ok(None) };
+
+    let mut reference = World::new(spec, args.seed)?;
+    reference.advance(Time(run.marks[0].0));
+    let reference_third = Mark::of(&reference);
+    reference.advance(Time(run.marks[1].0));
+    let reference_end = Mark::of(&reference);
+
+    let world = world.lock().unwrap_or_else(PoisonError::into_inner);
+    let start = Mark::default();
+    Ok(Some(Report {
+        gpu: reference.gpu().name.to_owned(),
+        model: args.model.clone(),
+        seconds: args.seconds,
+        seed: args.seed,
+        default_clocks: reference_end.outcome_since(&start, &reference),
+        agft: run.marks[1].1.outcome_since(&start, &world),
+        default_clocks_last_third: reference_end.outcome_since(&reference_third, &reference),
+        agft_last_third: run.marks[1].1.outcome_since(&run.marks[0].1, &world),
+        rounds: run.rounds,
+        clock_writes: world.writes().len(),
+        clocks_given_back: world.locks() == crate::sim::Locks::default(),
+    }))
+}
+
+/// Counters of a world at a moment.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    joules: f64,
+    tokens: f64,
+    finished: usize,
+}
+
+impl Mark {
+    fn of(world: &World) -> Self {
+        Self {
+            joules: world.true_energy().0,
+            tokens: world.signals().generation_tokens.unwrap_or(0.0),
+            finished: world.finished().len(),
+        }
+    }
+
+    fn outcome_since(&self, earlier: &Self, world: &World) -> Outcome {
+        let requests = world.finished().get(earlier.finished..self.finished).unwrap_or(&[]);
+        let mean = |values: Vec<f64>| {
+            #[expect(clippy::cast_precision_loss, reason = "some thousand requests")]
+            let count = values.len().max(1) as f64;
+            values.iter().sum::<f64>() / count
+        };
+        let tpot = mean(requests.iter().filter_map(|r| r.tpot()).map(|tpot| tpot.0).collect());
+        let energy = self.joules - earlier.joules;
+        let tokens = self.tokens - earlier.tokens;
+        Outcome {
+            energy_j: energy,
+            generated_tokens: tokens,
+            requests_finished: requests.len(),
+            energy_per_token_j: energy / tokens.max(1.0),
+            ttft_mean_s: mean(requests.iter().map(|r| r.ttft().0).collect()),
+            tpot_mean_s: tpot,
+            edp_js: energy * tpot,
+        }
+    }
+}
+
+/// What the live run leaves behind.
+struct LiveRun {
+    /// Two thirds through, and at the end.
+    marks: [(f64, Mark); 2],
+    rounds: u64,
+}
+
+/// The daemon's own loop against the embedded server; `None` if a signal ended it.
+async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<LiveRun>> {
+    let clock = Clock::start();
+    let world_clock: crate::sim::Clock = Arc::new(move || clock.now());
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("loopback port")?;
+    let server = serve(world.clone(), world_clock.clone(), listener)?;
+    let (sensors, clocks) = SimGpu::pair(world, &world_clock);
+
+    let mut config = Config::default();
+    config.vllm.prometheus_url = server.metrics_url();
+    let supported = sensors.supported_clocks()?;
+    let settings = setup::control_settings(&config, &supported, false);
+    let learned = Learned::fresh(setup::linucb_settings(&config), config.metrics.baseline_measurements);
+    let space = ActionSpace::new(&supported, &setup::space_settings(&config, Vec::new()));
+    let lease = ClockLease::take(vec![(Box::new(clocks), supported.core_min())])?;
+
+    let length = f64::from(args.seconds);
+    let shown = Arc::new(Mutex::new(Shown { marks: [None, None], rounds: 0 }));
+    let display = Display {
+        world: world.clone(),
+        world_clock: world_clock.clone(),
+        shown: Arc::clone(&shown),
+        marks_at: [2.0 / 3.0 * length, length],
+        bar: (!args.json).then(|| progress_bar(args.seconds)),
+    };
+    let schedule = Schedule { start: Time(0.15), period: config.control.decision_interval_s };
+    let scraper = Scraper::new(&super::run::scrape_settings(&config))?;
+    let parts = Parts {
+        controller: Controller::new(settings, learned, space, 1, clock.now()),
+        feed: Feed::spawn(scraper, schedule, clock),
+        sampler: Sampler::spawn(
+            vec![Box::new(sensors)],
+            SamplerSettings {
+                energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
+                sensors_every: Duration::from_millis(config.gpu.sensor_poll_interval_ms),
+            },
+            clock,
+        )?,
+        actuator: Some(Actuator::spawn(lease, clock)?),
+        observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display)],
+        schedule,
+        clock,
+        panic_at_tick: None,
+    };
+    let mut signals = Signals::install()?;
+    let end = drive(parts, async {
+        tokio::select! {
+            end = signals.wait() => end,
+            () = crate::daemon::feed::sleep_until(clock, Time(length) + Seconds(0.35)) => End::Finished,
+        }
+    })
+    .await?;
+    server.stop().await?;
+    let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+    match (end, shown.marks) {
+        (End::Finished, [Some(third), Some(whole)]) => {
+            Ok(Some(LiveRun { marks: [third, whole], rounds: shown.rounds }))
+        }
+        (End::Finished, _) => anyhow::bail!("the demo ended before its last tick"),
+        (End::Signal(_), _) => Ok(None),
+    }
+}
+
+fn progress_bar(seconds: u32) -> ProgressBar {
+    let bar = ProgressBar::new(u64::from(seconds));
+    let style = ProgressStyle::with_template("{bar:30} {pos:>3}/{len} s  {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+/// What the display has seen, shared with the end of the demo.
+struct Shown {
+    marks: [Option<(f64, Mark)>; 2],
+    rounds: u64,
+}
+
+/// Shows progress, and takes the marks.
+struct Display {
+    world: SharedWorld,
+    world_clock: crate::sim::Clock,
+    shown: Arc<Mutex<Shown>>,
+    marks_at: [f64; 2],
+    bar: Option<ProgressBar>,
+}
+
+impl Observer for Display {
+    fn step(&mut self, facts: &StepFacts<'_>) {
+        let now = facts.seen.now.0;
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, mark) in self.marks_at.iter().zip(&mut shown.marks) {
+            if mark.is_none() && now >= *at {
+                let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+                world.advance((self.world_clock)());
+                *mark = Some((world.now().0, Mark::of(&world)));
+            }
+        }
+        shown.rounds = facts.controller.learned().rounds;
+        let (Some(bar), Some(round)) = (&self.bar, &facts.output.round) else { return };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "seconds of a short run"
+        )]
+        bar.set_position(now.max(0.0) as u64);
+        let power = round.power.map_or_else(|| "   - W".into(), |power| format!("{:4.0} W", power.0));
+        let delay = round.cost.map_or_else(|| "-".into(), |cost| format!("{:.1} ms", 1e3 * cost.delay.0));
+        bar.set_message(format!(
+            "{:<12} {:<16} {power}  {:5.0} tok/s  TPOT {delay}",
+            round.mode.name().to_lowercase(),
+            round.command.to_string(),
+            round.context.decode_throughput,
+        ));
+    }
+
+    fn end(&mut self, _controller: &Controller, _unix_time: f64) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn print(report: &Report, json: bool) -> Exit {
+    if json {
+        match serde_json::to_string_pretty(report) {
+            Ok(text) => println!("{text}"),
+            Err(error) => {
+                eprintln!("agft: cannot write JSON: {error}");
+                return Exit::Failure;
+            }
+        }
+        return Exit::Ok;
+    }
+    println!(
+        "{} serving a {} model for {} s, the same requests at default clocks and with agft (simulated)\n",
+        report.gpu, report.model, report.seconds
+    );
+    table("whole run, learning included", &report.default_clocks, &report.agft);
+    table("last third", &report.default_clocks_last_third, &report.agft_last_third);
+    println!(
+        "{} rounds, {} clock calls; clocks {} at the end",
+        report.rounds,
+        report.clock_writes,
+        if report.clocks_given_back { "given back" } else { "STILL LOCKED" }
+    );
+    Exit::Ok
+}
+
+fn table(title: &str, default: &Outcome, agft: &Outcome) {
+    println!("{title:<28} {:>12} {:>12} {:>9}", "default", "agft", "change");
+    let row = |name: &str, a: f64, b: f64, digits: usize| {
+        let change = if a > 0.0 { format!("{:+.1} %", 100.0 * (b / a - 1.0)) } else { "-".into() };
+        println!("  {name:<26} {a:>12.digits$} {b:>12.digits$} {change:>9}");
+    };
+    row("energy (J)", default.energy_j, agft.energy_j, 0);
+    row("tokens generated", default.generated_tokens, agft.generated_tokens, 0);
+    row("energy per token (J)", default.energy_per_token_j, agft.energy_per_token_j, 3);
+    row("TTFT, mean (ms)", 1e3 * default.ttft_mean_s, 1e3 * agft.ttft_mean_s, 1);
+    row("TPOT, mean (ms)", 1e3 * default.tpot_mean_s, 1e3 * agft.tpot_mean_s, 2);
+    row("EDP (J s)", default.edp_js, agft.edp_js, 1);
+    println!();
+}

@@ -1,0 +1,258 @@
+//! `agft`: the daemon.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::{Cli, Exit, exit_of, load_config, logging};
+use crate::bandit::ActionSpace;
+use crate::config::Config;
+use crate::control::{Controller, Learned};
+use crate::daemon::actuator::Actuator;
+use crate::daemon::clock::Clock;
+use crate::daemon::feed::{Feed, Schedule};
+use crate::daemon::log::LogObserver;
+use crate::daemon::recorder::{Recorder, RecorderSettings};
+use crate::daemon::sampler::{EnergySource, Sampler, SamplerSettings};
+use crate::daemon::setup;
+use crate::daemon::signals::Signals;
+use crate::daemon::tick::{End, Observer, Parts, drive};
+use crate::gpu::lease::ClockLease;
+use crate::gpu::nvml::NvmlHost;
+use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
+use crate::metrics::scrape::{ScrapeSettings, Scraper};
+use crate::store::{Identity, Load, ModelStore};
+use crate::units::{Mhz, Seconds};
+
+/// Runs the daemon until a signal or an error.
+#[must_use]
+pub fn run(cli: &Cli) -> Exit {
+    let mut config = match load_config(cli) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    config.control.data_collection_mode |= cli.data_collection_mode;
+    match daemon(cli, &config) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "agft ends");
+            eprintln!("agft: {error:#}");
+            error.downcast_ref::<GpuError>().map_or(Exit::Failure, exit_of)
+        }
+    }
+}
+
+/// Where and how to scrape.
+#[must_use]
+pub fn scrape_settings(config: &Config) -> ScrapeSettings {
+    ScrapeSettings {
+        url: config.vllm.prometheus_url.clone(),
+        timeout: config.vllm.scrape_timeout_s,
+        connect_timeout: config.vllm.scrape_timeout_s,
+        bearer_token_file: config.vllm.bearer_token_file.as_ref().map(PathBuf::from),
+        ca_file: config.vllm.tls_ca_file.as_ref().map(PathBuf::from),
+        model_name: config.vllm.model_name.clone(),
+    }
+}
+
+/// The GPUs of one engine, opened for reading.
+struct Gpus {
+    host: NvmlHost,
+    sensors: Vec<Box<dyn GpuSensors>>,
+    infos: Vec<GpuInfo>,
+    clocks: SupportedClocks,
+}
+
+impl Gpus {
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let host = NvmlHost::open()?;
+        let mut sensors: Vec<Box<dyn GpuSensors>> = Vec::new();
+        for selector in &config.gpu.device_id {
+            sensors.push(Box::new(host.sensors(selector)?));
+        }
+        let infos: Vec<GpuInfo> = sensors.iter().map(|sensors| sensors.info().clone()).collect();
+        let first = infos.first().context("gpu.device_id names no GPU")?;
+        if let Some(other) = infos.iter().find(|info| info.name != first.name) {
+            anyhow::bail!("{first} and {other} are different products; the GPUs of one engine must be alike");
+        }
+        if let Some((at, twice)) =
+            infos.iter().enumerate().find(|(at, info)| infos[..*at].iter().any(|seen| seen.uuid == info.uuid))
+        {
+            anyhow::bail!("gpu.device_id names {twice} twice (entry {}); name each GPU once", at + 1);
+        }
+        let clocks = sensors[0].supported_clocks().context("clocks cannot be controlled")?;
+        Ok(Self { host, sensors, infos, clocks })
+    }
+
+    fn take_clocks(&self, config: &Config) -> Result<ClockLease, GpuError> {
+        let mut members: Vec<(Box<dyn GpuClocks>, Mhz)> = Vec::new();
+        for selector in &config.gpu.device_id {
+            members.push((Box::new(self.host.clocks(selector)?), self.clocks.core_min()));
+        }
+        ClockLease::take(members)
+    }
+}
+
+fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
+    let gpus = Gpus::open(config)?;
+    let _log_guard = start_log(cli, config, &gpus.infos[0]);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        gpu = %gpus.infos[0],
+        gpus = gpus.infos.len(),
+        url = config.vllm.prometheus_url,
+        dry_run = cli.dry_run,
+        data_collection = config.control.data_collection_mode,
+        "agft starts"
+    );
+    let scraper = Scraper::new(&scrape_settings(config))?;
+    let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
+    let identity = identity(&gpus.infos);
+    let learned = load_model(cli, config, &store, &identity)?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Before the first lock: from here on no signal ends the process with a clock held.
+        let mut signals = Signals::install().context("signal handlers")?;
+        let parts = assemble(cli, config, gpus, scraper, store, identity, learned)?;
+        let end = drive(parts, signals.wait()).await?;
+        if let End::Signal(name) = end {
+            tracing::info!(signal = name, "ended by signal");
+        }
+        Ok(())
+    })
+}
+
+fn start_log(
+    cli: &Cli,
+    config: &Config,
+    gpu: &GpuInfo,
+) -> Option<tracing_appender::non_blocking::WorkerGuard> {
+    let settings = &config.logging;
+    let dir = PathBuf::from(&settings.dir).join(logging::gpu_folder(&gpu.name));
+    let file =
+        logging::LogFile::open(&dir, "agft.log", settings.max_file_mb * 1024 * 1024, settings.keep_files);
+    let file = match file {
+        Ok(file) => Some((file, logging::filter(settings.file_level))),
+        Err(error) => {
+            eprintln!("agft: no log file in {}: {error}; logging to the console only", dir.display());
+            None
+        }
+    };
+    logging::start(logging::console_level(cli.log_level, settings), cli.log_format, file)
+}
+
+/// Whose model is learned here.
+#[must_use]
+pub fn identity(gpus: &[GpuInfo]) -> Identity {
+    Identity {
+        gpu_name: gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default(),
+        gpu_uuids: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+        feature_names: crate::features::NAMES.iter().map(|name| (*name).to_owned()).collect(),
+        policy: "linucb".into(),
+        model_version: crate::control::learned::MODEL_VERSION,
+        engine_model: None,
+    }
+}
+
+fn load_model(
+    cli: &Cli,
+    config: &Config,
+    store: &ModelStore,
+    identity: &Identity,
+) -> anyhow::Result<Learned> {
+    let now = jiff::Timestamp::now();
+    let fresh = || Learned::fresh(setup::linucb_settings(config), config.metrics.baseline_measurements);
+    if cli.reset_model {
+        for kept in store.reset(now)? {
+            tracing::info!(kept_as = %kept.display(), "model put aside");
+        }
+        return Ok(fresh());
+    }
+    match store.load::<Learned>(identity, now)? {
+        Load::Restored(restored) => {
+            for rejected in &restored.rejected {
+                tracing::warn!(%rejected, "model file not usable");
+            }
+            for difference in &restored.differences {
+                tracing::info!(%difference, "the model was learned elsewhere");
+            }
+            let mut learned = restored.model;
+            if !learned.is_sound() {
+                tracing::warn!("the saved model holds numbers that cannot be right: starting afresh");
+                store.reset(now)?;
+                return Ok(fresh());
+            }
+            tracing::info!(rounds = learned.rounds, generation = ?restored.generation, "model loaded");
+            learned.policy.configure(setup::linucb_settings(config));
+            Ok(learned)
+        }
+        Load::Fresh { reasons } => {
+            for rejected in &reasons {
+                tracing::warn!(%rejected, "model file not usable");
+            }
+            tracing::info!("no usable model: learning starts afresh");
+            Ok(fresh())
+        }
+    }
+}
+
+fn assemble(
+    cli: &Cli,
+    config: &Config,
+    gpus: Gpus,
+    scraper: Scraper,
+    store: ModelStore,
+    identity: Identity,
+    learned: Learned,
+) -> anyhow::Result<Parts> {
+    let clock = Clock::start();
+    let hands_off = cli.dry_run || config.control.data_collection_mode;
+    let actuator = if hands_off {
+        None
+    } else {
+        Some(Actuator::spawn(gpus.take_clocks(config)?, clock).context("clock thread")?)
+    };
+    let memory = setup::memory_clocks(config, &gpus.clocks);
+    let space = ActionSpace::new(&gpus.clocks, &setup::space_settings(config, memory));
+    tracing::info!(arms = space.arms().len(), "action space");
+    let settings = setup::control_settings(config, &gpus.clocks, cli.dry_run);
+
+    let mut observers: Vec<Box<dyn Observer>> =
+        vec![Box::new(LogObserver::new(config.logging.detailed_round_logging, cli.dry_run))];
+    let recorder = RecorderSettings::new(config, !cli.dry_run, settings.limits);
+    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0]);
+    observers.push(Box::new(recorder.context("experiment.dir")?));
+
+    let sampler_settings = SamplerSettings {
+        energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
+        sensors_every: Duration::from_millis(
+            config.gpu.sensor_poll_interval_ms.min(config.idle.power_poll_interval_ms),
+        ),
+    };
+    let sampler = Sampler::spawn(gpus.sensors, sampler_settings, clock).context("sensor thread")?;
+    for (gpu, source) in gpus.infos.iter().zip(sampler.sources()) {
+        match source {
+            EnergySource::Counter => tracing::info!(%gpu, "energy from the driver's counter"),
+            EnergySource::PowerIntegration => tracing::info!(%gpu, "energy integrated from power samples"),
+            EnergySource::None => {
+                tracing::warn!(%gpu, "neither energy counter nor power sensor: nothing can be learned")
+            }
+        }
+    }
+    let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
+    let period = config.control.decision_interval_s;
+    let schedule = Schedule { start: clock.now() + Seconds(0.5 * period.0), period };
+    let feed = Feed::spawn(scraper, schedule, clock);
+    Ok(Parts {
+        controller,
+        feed,
+        sampler,
+        actuator,
+        observers,
+        schedule,
+        clock,
+        panic_at_tick: cli.panic_at_tick,
+    })
+}

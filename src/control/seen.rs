@@ -1,0 +1,153 @@
+//! The step's first half: takes in what was seen, before anything is decided.
+
+use super::event::Event;
+use super::idle::Activity;
+use super::load::LoadEstimate;
+use super::step::Controller;
+use super::verify::Check;
+use super::{ClockOutcome, Observation, Output, Refusal, Scrape};
+use crate::bandit::{Policy, Target};
+use crate::metrics::health::{self, Health};
+use crate::metrics::window::Window;
+use crate::units::{Clocks, Seconds, Time, Watts};
+
+/// After a refused command of the passing kind the clocks stay at default for this long.
+const FAULT_PAUSE: Seconds = Seconds(5.0);
+
+impl Controller {
+    pub(super) fn take_gpus(&mut self, seen: &Observation) {
+        for ((meter, reading), gpu) in self.meters.iter_mut().zip(&mut self.readings).zip(&seen.gpus) {
+            *reading = gpu.reading;
+            for point in &gpu.energy {
+                meter.push(*point);
+            }
+        }
+    }
+
+    pub(super) fn take_outcomes(&mut self, seen: &Observation, out: &mut Output) {
+        for outcome in &seen.outcomes {
+            match outcome {
+                ClockOutcome::InForce { target, at } => self.set_in_force(*target, *at),
+                ClockOutcome::Refused { target, at, recovery, why } => {
+                    self.set_in_force(Target::Default, *at);
+                    self.asked = Target::Default;
+                    self.learned.policy.interrupt();
+                    out.events.push(Event::ClockRefused { target: *target, why: why.clone() });
+                    match (recovery, target) {
+                        (Refusal::DropArm, Target::Lock(clocks)) => {
+                            if self.settings.idle.is_some_and(|idle| idle.clocks == *clocks) {
+                                // Without an idle clock there is no parking.
+                                self.settings.idle = None;
+                                self.idle.interrupt();
+                            }
+                            self.drop_arm(*clocks, why.clone(), seen.now, out);
+                        }
+                        _ => self.fault_until = Some(seen.now + FAULT_PAUSE),
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_in_force(&mut self, target: Target, at: Time) {
+        if self.in_force.target != target {
+            self.in_force.target = target;
+            self.in_force.since = at;
+        }
+    }
+
+    pub(super) fn take_scrape(&mut self, seen: &Observation, out: &mut Output) -> Option<Window> {
+        let snapshot = match &seen.scrape {
+            Scrape::Page(snapshot) => Some(snapshot.as_ref()),
+            Scrape::Pending => None,
+            Scrape::Failed(why) => {
+                self.note_health(|health| health.failed(seen.now, why.as_str()), out);
+                None
+            }
+        };
+        let Some(snapshot) = snapshot else {
+            self.note_health(|health| health.check(seen.now), out);
+            return None;
+        };
+        self.note_health(|health| health.page(seen.now, &snapshot.signals), out);
+        if !snapshot.refused.is_empty() {
+            out.events.push(Event::Refused(snapshot.refused.clone()));
+        }
+        let previous = self.previous.replace(snapshot.clone())?;
+        match Window::between(&previous, snapshot) {
+            Ok(window) => Some(window),
+            Err(discontinuity) => {
+                out.events.push(Event::Discontinuity(discontinuity.to_string()));
+                self.forget_the_present();
+                self.previous = Some(snapshot.clone());
+                None
+            }
+        }
+    }
+
+    fn note_health<E>(&mut self, tell: impl FnOnce(&mut Health) -> E, out: &mut Output)
+    where
+        E: IntoIterator<Item = health::Event>,
+    {
+        out.events.extend(tell(&mut self.health).into_iter().map(Event::Health));
+    }
+
+    /// The engine is not the one of a moment ago: what spans the gap would be wrong.
+    pub(super) fn forget_the_present(&mut self) {
+        self.previous = None;
+        self.latency.clear();
+        self.concurrency.clear();
+        self.load = LoadEstimate::default();
+        self.idle.interrupt();
+        self.learned.policy.interrupt();
+    }
+
+    pub(super) fn activity(&self) -> Activity {
+        let powers: Option<Vec<f64>> =
+            self.readings.iter().map(|r| r.and_then(|r| r.power).map(|power| power.0)).collect();
+        Activity {
+            power: powers.filter(|p| !p.is_empty()).map(|powers| Watts(powers.iter().sum())),
+            utilization_percent: self
+                .readings
+                .iter()
+                .filter_map(|r| r.and_then(|r| r.utilization_percent))
+                .max_by(f64::total_cmp),
+        }
+    }
+
+    pub(super) fn verify_clocks(&mut self, window: &Window, now: Time, out: &mut Output) {
+        let Target::Lock(asked) = self.in_force.target else { return };
+        let worked = window.generation_tokens.is_some_and(|tokens| tokens > 0.0);
+        if self.settings.dry_run || self.idle.is_parked() || !worked {
+            return;
+        }
+        for member in 0..self.readings.len() {
+            let Some(reading) = self.readings[member] else { continue };
+            let check = self.verifier.check(
+                asked,
+                self.in_force.since,
+                &reading,
+                self.settings.verify_after,
+                self.settings.clock_tolerance,
+                now,
+            );
+            let Check::Off(running, failed) = check else { continue };
+            if !failed {
+                continue;
+            }
+            out.events.push(Event::ClockNotHeld { asked, running, member });
+            self.drop_arm(asked, format!("the card runs at {running} instead"), now, out);
+            let few = self.settings.recover_arms_below;
+            if few.is_some_and(|few| self.space.allowed(now).count() <= few) {
+                self.space.add(Clocks { core: running, memory: asked.memory });
+            }
+            self.learned.policy.interrupt();
+            return;
+        }
+    }
+
+    fn drop_arm(&mut self, clocks: Clocks, why: String, now: Time, out: &mut Output) {
+        let retry_at = self.space.fail(clocks, why, now);
+        out.events.push(Event::ArmOut { clocks, retry_in: retry_at.since(now) });
+    }
+}

@@ -1,0 +1,305 @@
+//! Writes the run down: rounds, model, metadata. A thread of its own does it, so that a slow disk never delays a tick.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::record::record;
+use super::tick::{Observer, StepFacts};
+use crate::bandit::Policy;
+use crate::config::Config;
+use crate::control::{Controller, Event, Learned, Mode};
+use crate::gpu::GpuInfo;
+use crate::reward::slo::Limits;
+use crate::store::{
+    Identity, ModelMetadata, ModelStore, RoundLimits, RoundRecord, RoundWriter, RunDir, RunInfo, RunSummary,
+    rfc3339,
+};
+use crate::units::{Joules, Seconds, Time};
+
+/// Where and how often to write.
+#[derive(Debug, Clone)]
+pub struct RecorderSettings {
+    /// Directory of the runs.
+    pub experiment_dir: PathBuf,
+    /// Directory of the model.
+    pub model_dir: PathBuf,
+    /// Bounds of the rounds' files.
+    pub rounds: RoundLimits,
+    /// Runs that stay on disk.
+    pub keep_runs: usize,
+    /// Rounds from one save of the model to the next.
+    pub save_every: u64,
+    /// A dry run learns nothing worth keeping.
+    pub save_model: bool,
+    /// The latency limits in force.
+    pub limits: Option<Limits>,
+}
+
+impl RecorderSettings {
+    /// As the configuration says.
+    #[must_use]
+    pub fn new(config: &Config, save_model: bool, limits: Option<Limits>) -> Self {
+        Self {
+            experiment_dir: PathBuf::from(&config.experiment.dir),
+            model_dir: PathBuf::from(&config.model.save_dir),
+            rounds: RoundLimits {
+                max_file_bytes: config.experiment.rounds_file_max_mb << 20,
+                max_files: config.experiment.keep_rounds_files as usize,
+                ..RoundLimits::default()
+            },
+            keep_runs: config.experiment.keep_runs as usize,
+            save_every: config.model.save_interval,
+            save_model,
+            limits,
+        }
+    }
+}
+
+/// What the thread is asked to do.
+enum Job {
+    Round(Box<RoundRecord>, Time),
+    Save(Box<Learned>, Box<ModelMetadata>, Box<RunSummary>),
+    Finish(Box<RunSummary>),
+}
+
+/// Jobs that may wait; beyond that rounds are dropped and counted: the disk is not keeping up.
+const QUEUE: usize = 256;
+
+/// Records a run.
+pub struct Recorder {
+    settings: RecorderSettings,
+    jobs: SyncSender<Job>,
+    thread: Option<JoinHandle<()>>,
+    identity: Identity,
+    driver: Option<String>,
+    created_at: String,
+    dropped: u64,
+    totals: Totals,
+}
+
+/// Sums over the run, for its summary.
+#[derive(Debug, Clone, Copy, Default)]
+struct Totals {
+    rounds: u64,
+    energy_j: f64,
+    energy_s: f64,
+    converged_at: Option<u64>,
+}
+
+impl Recorder {
+    /// Makes the run's directory and starts the thread.
+    ///
+    /// # Errors
+    /// [`anyhow::Error`] if the directory cannot be made or the thread not be started.
+    pub fn start(
+        settings: RecorderSettings,
+        config: &Config,
+        store: ModelStore,
+        identity: Identity,
+        gpu: &GpuInfo,
+    ) -> anyhow::Result<Self> {
+        let now = Timestamp::now();
+        let info = RunInfo {
+            gpu_model: identity.gpu_name.clone(),
+            config_used: serde_json::to_value(config)?,
+            config_snapshot: config.to_yaml(),
+        };
+        let run = RunDir::create(&settings.experiment_dir, PREFIX, info, now)?;
+        let rounds = run.rounds(settings.rounds, Time(0.0))?;
+        tracing::info!(dir = %run.path().display(), "run directory");
+        let known = ModelMetadata::read(&settings.model_dir).ok().flatten();
+        let created_at = known.map_or_else(|| rfc3339(now), |metadata| metadata.created_at);
+        let (jobs, queue) = sync_channel(QUEUE);
+        let writer = Writer { store, identity: identity.clone(), run, rounds, failing: false };
+        let keep = settings.keep_runs;
+        let thread = std::thread::Builder::new().name("agft-store".into()).spawn(move || {
+            if let Err(error) = writer.run.remove_old(keep) {
+                tracing::warn!(%error, "old runs stay");
+            }
+            writer.run(&queue);
+        })?;
+        Ok(Self {
+            settings,
+            jobs,
+            thread: Some(thread),
+            identity,
+            driver: gpu.driver_version.clone(),
+            created_at,
+            dropped: 0,
+            totals: Totals::default(),
+        })
+    }
+
+    fn send(&mut self, job: Job) {
+        let why = match self.jobs.try_send(job) {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => "the disk does not keep up",
+            Err(TrySendError::Disconnected(_)) => "the recording thread has ended",
+        };
+        self.dropped += 1;
+        if self.dropped == 1 {
+            tracing::warn!("{why}: rounds are not recorded");
+        }
+    }
+
+    fn metadata(&self, controller: &Controller, at: Timestamp) -> ModelMetadata {
+        let learned = controller.learned();
+        let summary = learned.policy.summary();
+        let best = summary.best(3).map(|arm| arm.clocks);
+        #[expect(clippy::cast_precision_loss, reason = "a count of rounds")]
+        let avg_reward = (summary.rounds > 0).then(|| learned.reward_sum / summary.rounds as f64);
+        ModelMetadata {
+            phase: phase(controller.mode(), summary.phase).into(),
+            converged: summary.converged,
+            total_rounds: summary.rounds,
+            avg_reward,
+            best_core_mhz: best.map(|clocks| clocks.core),
+            best_memory_mhz: best.and_then(|clocks| clocks.memory),
+            baseline_edp: controller.baseline().map(|cost| cost.power.0 * cost.delay.0),
+            created_at: self.created_at.clone(),
+            updated_at: rfc3339(at),
+            algorithm: self.identity.policy.clone(),
+            model_version: self.identity.model_version,
+            gpu: self.identity.gpu_name.clone(),
+            driver: self.driver.clone(),
+            engine: Some("vLLM".into()),
+        }
+    }
+
+    fn summary(&self, controller: &Controller) -> RunSummary {
+        let policy = controller.learned().policy.summary();
+        let best = policy.best(3).copied();
+        RunSummary {
+            total_rounds: self.totals.rounds,
+            convergence_round: self.totals.converged_at,
+            best_edp: best
+                .zip(controller.baseline())
+                .map(|(arm, base)| base.power.0 * base.delay.0 * (-arm.mean_reward).exp()),
+            best_frequency: best.map(|arm| arm.clocks.core),
+            total_energy: (self.totals.energy_s > 0.0).then_some(Joules(self.totals.energy_j)),
+            energy_time: (self.totals.energy_s > 0.0).then_some(Seconds(self.totals.energy_s)),
+            performance: serde_json::Map::new(),
+        }
+    }
+}
+
+/// Run directories begin with this.
+const PREFIX: &str = "agft";
+
+/// The learner's phase; what the loop does, where that says more.
+fn phase(mode: Mode, policy: crate::bandit::Phase) -> &'static str {
+    match mode {
+        Mode::Baseline | Mode::DataCollection | Mode::Exploration | Mode::Exploitation => mode.name(),
+        Mode::Starting | Mode::SloGuard | Mode::Idle | Mode::Outage | Mode::Fault => match policy {
+            crate::bandit::Phase::Exploration => Mode::Exploration.name(),
+            crate::bandit::Phase::Exploitation => Mode::Exploitation.name(),
+        },
+    }
+}
+
+impl Observer for Recorder {
+    fn step(&mut self, facts: &StepFacts<'_>) {
+        let Some(round) = &facts.output.round else { return };
+        let at = Timestamp::now();
+        self.totals.rounds += 1;
+        if let Some(energy) = round.energy {
+            self.totals.energy_j += energy.0;
+            self.totals.energy_s += round.window.elapsed.0;
+        }
+        let converged = facts.output.events.iter().any(|event| matches!(event, Event::Converged { .. }));
+        if converged {
+            self.totals.converged_at = Some(round.number);
+        }
+        let line = record(facts, round, self.settings.limits.as_ref(), at);
+        self.send(Job::Round(Box::new(line), facts.seen.now));
+        if self.settings.save_model && (converged || round.number.is_multiple_of(self.settings.save_every)) {
+            let metadata = Box::new(self.metadata(facts.controller, at));
+            let summary = Box::new(self.summary(facts.controller));
+            self.send(Job::Save(Box::new(facts.controller.learned().clone()), metadata, summary));
+        }
+    }
+
+    fn end(&mut self, controller: &Controller, _unix_time: f64) {
+        let summary = self.summary(controller);
+        // These wait for a place in the queue: the last state must not be dropped. An error means that the thread is
+        // gone, which the join below reports.
+        if self.settings.save_model {
+            let metadata = Box::new(self.metadata(controller, Timestamp::now()));
+            let learned = Box::new(controller.learned().clone());
+            let _ = self.jobs.send(Job::Save(learned, metadata, Box::new(summary.clone())));
+        }
+        let _ = self.jobs.send(Job::Finish(Box::new(summary)));
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the recording thread ended in a panic");
+        }
+        if self.dropped > 0 {
+            tracing::warn!(dropped = self.dropped, "rounds were not recorded");
+        }
+    }
+}
+
+/// The thread's side.
+struct Writer {
+    store: ModelStore,
+    identity: Identity,
+    run: RunDir,
+    rounds: RoundWriter,
+    /// The last save failed: said once, tried again at the next.
+    failing: bool,
+}
+
+/// Lines wait no longer than this for the disk while no round comes.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+
+impl Writer {
+    fn run(mut self, queue: &Receiver<Job>) {
+        let mut now = Time(0.0);
+        loop {
+            match queue.recv_timeout(FLUSH_AFTER) {
+                Ok(Job::Round(line, at)) => {
+                    now = at;
+                    self.rounds.append(&line, at);
+                }
+                Ok(Job::Save(learned, metadata, summary)) => self.save(&learned, &metadata, &summary),
+                Ok(Job::Finish(summary)) => return self.finish(&summary),
+                Err(RecvTimeoutError::Timeout) => self.rounds.flush(now),
+                // The loop ended without a last word: a panic. What is buffered is written by dropping.
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn save(&mut self, learned: &Learned, metadata: &ModelMetadata, summary: &RunSummary) {
+        let result = self
+            .store
+            .save(&self.identity, learned, Timestamp::now())
+            .and_then(|moved| {
+                for rejected in moved {
+                    tracing::warn!(%rejected, "model file put aside");
+                }
+                self.store.write_metadata(metadata)
+            })
+            .and_then(|()| self.run.checkpoint(summary));
+        match result {
+            Ok(()) => self.failing = false,
+            Err(error) if !self.failing => {
+                tracing::error!(%error, "state not saved; the next save tries again");
+                self.failing = true;
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn finish(self, summary: &RunSummary) {
+        if let Err(error) = self.rounds.close() {
+            tracing::error!(%error, "rounds not written to the end");
+        }
+        if let Err(error) = self.run.finish(summary, Timestamp::now()) {
+            tracing::error!(%error, "run directory not finished");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! From a checked configuration to the constants of the parts.
+
+use crate::bandit::linucb::LinUcbSettings;
+use crate::bandit::space::SpaceSettings;
+use crate::config::Config;
+use crate::control::Settings;
+use crate::control::idle::IdleSettings;
+use crate::gpu::SupportedClocks;
+use crate::reward::slo::Limits;
+use crate::units::{Clocks, Mhz, Seconds};
+
+/// Part of a window after a clock change that is not measured: clocks take 10-100 ms to change.
+const SETTLE: Seconds = Seconds(0.1);
+
+/// Constants of the control loop, for a GPU with these clocks.
+#[must_use]
+pub fn control_settings(config: &Config, clocks: &SupportedClocks, dry_run: bool) -> Settings {
+    let control = &config.control;
+    let idle_clock = clocks.nearest_core(config.gpu.idle_frequency);
+    Settings {
+        outage_after: config.vllm.outage_after_s,
+        settle: SETTLE,
+        verify_after: config.gpu.settle_time_s,
+        clock_tolerance: config.gpu.clock_tolerance_mhz,
+        objective: control.objective,
+        reward: control.reward,
+        limits: (!control.ignore_slo).then_some(Limits {
+            ttft: control.ttft_limit,
+            tpot: control.tpot_limit,
+            statistic: control.slo_statistic,
+            window: control.slo_window_s,
+        }),
+        idle: config.idle.enabled.then_some(IdleSettings {
+            after_windows: config.idle.after_windows,
+            clocks: Clocks::core_only(idle_clock),
+            wake_power_ratio: config.idle.wake_power_ratio,
+        }),
+        data_collection: control.data_collection_mode,
+        dry_run,
+        ema_alpha: config.metrics.ema_alpha,
+        floor_step: config.linucb.coarse_step_mhz,
+        recover_arms_below: control.auto_add_actual_frequency.then_some(control.min_action_space_size),
+    }
+}
+
+/// Constants of the `linucb` policy.
+#[must_use]
+pub fn linucb_settings(config: &Config) -> LinUcbSettings {
+    LinUcbSettings {
+        initial_alpha: config.linucb.initial_alpha,
+        alpha_decay_rate: config.linucb.alpha_decay_rate,
+        min_alpha: config.linucb.min_alpha,
+        lambda_reg: config.linucb.lambda_reg,
+        dwell: config.metrics.sampling_duration,
+        convergence_window: config.control.convergence_window,
+        convergence_top_k: config.control.convergence_top_k,
+        convergence_threshold: config.control.convergence_threshold,
+    }
+}
+
+/// How arms are made. `memory` lists the memory clocks to combine with (none leaves the memory clock to the driver).
+#[must_use]
+pub fn space_settings(config: &Config, memory: Vec<Mhz>) -> SpaceSettings {
+    SpaceSettings {
+        min_core: config.gpu.min_frequency,
+        step: Mhz(config.linucb.coarse_step_mhz.0.max(config.gpu.frequency_step.0)),
+        memory,
+        retry_after: config.gpu.failed_clock_retry_s,
+    }
+}
+
+/// At most this many memory clocks make arms: every one multiplies the number of things to try.
+const MAX_MEMORY_CLOCKS: usize = 8;
+
+/// Memory clocks to combine with, highest first: the configured list, or an even sample of what the card supports.
+///
+/// Empty if memory control is off, or if the card has one memory clock only and is not told otherwise.
+#[must_use]
+pub fn memory_clocks(config: &Config, clocks: &SupportedClocks) -> Vec<Mhz> {
+    let gpu = &config.gpu;
+    if !gpu.enable_memory_frequency_control {
+        return Vec::new();
+    }
+    if !gpu.memory_frequencies.is_empty() {
+        return gpu.memory_frequencies.clone();
+    }
+    let all: Vec<Mhz> = clocks.memory().collect();
+    if all.len() < 2 && gpu.memory_auto_detect {
+        return Vec::new();
+    }
+    if all.len() <= MAX_MEMORY_CLOCKS {
+        return all;
+    }
+    (0..MAX_MEMORY_CLOCKS).map(|k| all[k * (all.len() - 1) / (MAX_MEMORY_CLOCKS - 1)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::MemoryLevel;
+
+    fn clocks(memory: &[u32]) -> SupportedClocks {
+        let level = |memory: &u32| MemoryLevel { memory: Mhz(*memory), core: vec![Mhz(1410), Mhz(210)] };
+        SupportedClocks::new(memory.iter().map(level).collect()).unwrap()
+    }
+
+    fn with_memory_control() -> Config {
+        let mut config = Config::default();
+        config.gpu.enable_memory_frequency_control = true;
+        config
+    }
+
+    #[test]
+    fn memory_clocks_are_sampled_evenly_with_both_ends() {
+        let many: Vec<u32> = (1..=20).map(|k| 500 * k).collect();
+        let sampled = memory_clocks(&with_memory_control(), &clocks(&many));
+        assert_eq!(sampled.len(), 8);
+        assert_eq!((sampled[0], sampled[7]), (Mhz(10_000), Mhz(500)));
+        assert!(sampled.windows(2).all(|pair| pair[0] > pair[1]));
+    }
+
+    #[test]
+    fn card_with_one_memory_clock_gets_no_memory_arms() {
+        assert!(memory_clocks(&with_memory_control(), &clocks(&[1593])).is_empty());
+        assert!(memory_clocks(&Config::default(), &clocks(&[9501, 810])).is_empty());
+    }
+
+    #[test]
+    fn idle_clock_is_the_nearest_supported_one() {
+        let mut config = Config::default();
+        config.gpu.idle_frequency = Mhz(345);
+        let settings = control_settings(&config, &clocks(&[1593]), false);
+        assert_eq!(settings.idle.unwrap().clocks.core, Mhz(210));
+    }
+}

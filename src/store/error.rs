@@ -1,0 +1,107 @@
+//! Why something could not be stored. The text names the operation, the path, what the system said and the remedy.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::trust::Distrust;
+
+/// Why a file could not be written, read, moved or removed.
+///
+/// The system's error is part of the text, so there is no `source`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The system refused.
+    #[error("cannot {operation} {}: {cause}; {}", path.display(), remedy(cause))]
+    Io {
+        /// What was tried: a verb, for example `write`.
+        operation: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Something that agft does not write to, or through, stands where it would write.
+    #[error("{} is not written to: {why}; remove it, or choose another directory", path.display())]
+    Refused {
+        /// What stands there.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: Distrust,
+    },
+    /// Another process holds the directory.
+    #[error(
+        "{} is in use by another agft (`lslocks` shows which); stop that one, or give this one a directory of its own",
+        path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What is to be written is larger than what would be read back.
+    #[error("{} would have {bytes} bytes, more than the {limit} that agft reads back; it was not written", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: u64,
+        /// The most that is read back, in bytes.
+        limit: u64,
+    },
+    /// The value cannot be expressed in the file's format.
+    #[error("{} cannot be encoded: {detail}; this is a bug in agft, please report it", path.display())]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// What the encoder said.
+        detail: String,
+    },
+    /// A file of ours that no longer says what it should.
+    #[error("{} is damaged: {detail}; move it away, agft writes a new one", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its place.
+        detail: String,
+    },
+    /// A name from the configuration that cannot be part of a file name.
+    #[error(
+        "{name:?} cannot begin a directory name; use letters, digits, `_`, `-` and `.`, with no `.` in front"
+    )]
+    BadPrefix {
+        /// The name.
+        name: String,
+    },
+}
+
+impl StoreError {
+    /// The system's error, where there was one.
+    #[must_use]
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Io { cause, .. } => Some(cause.kind()),
+            _ => None,
+        }
+    }
+}
+
+/// What the user can do about it.
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free space on that file system, or choose a directory on another"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "that file system is mounted read-only: remount it writable, or choose another directory"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "give the user that agft runs as access to it (chown, chmod), or choose another directory"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "something that is not a directory stands in the way: move it, or choose another directory"
+        }
+        io::ErrorKind::IsADirectory => "a directory stands where a file belongs: move it away",
+        io::ErrorKind::NotFound => "it was moved or removed while agft ran: put it back and restart agft",
+        _ => "check the mount and the disk (`dmesg`), or choose another directory",
+    }
+}

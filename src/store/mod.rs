@@ -1,0 +1,40 @@
+//! What agft leaves on disk: the learned model, its metadata, the rounds of each run. The last stage of the loop.
+//!
+//! ```text
+//! <model dir>/model.agft                    the model, checksummed          [`ModelStore`]
+//!             model.previous.agft           the generation before it
+//!             model.rejected-<time>-<n>.agft      what could not be trusted, kept for a human
+//!             model.before-reset-<time>-<n>.agft  what a reset moved aside
+//!             model_metadata.json           phase, converged, ...           [`ModelMetadata`]
+//! <runs dir>/agft_<time>/config_snapshot.yaml, experiment_metadata.json     [`RunDir`]
+//!                        rounds_data.jsonl, rounds_data.1.jsonl, ...        [`RoundWriter`]
+//! ```
+//!
+//! Three rules hold everywhere. A file is replaced whole or not at all ([`mod@file`]). Nothing is ever done through a
+//! symbolic link, and a model that a stranger could have written is not loaded ([`trusted`]). Directories are made
+//! `0750` and files `0640`; time is a parameter.
+
+mod container;
+mod dir;
+mod error;
+mod identity;
+mod time;
+mod trust;
+
+pub mod file;
+pub mod metadata;
+pub mod model;
+pub mod rounds;
+pub mod run_dir;
+
+pub use error::StoreError;
+pub use identity::{Difference, Identity, Mismatch};
+pub use metadata::ModelMetadata;
+pub use model::{Generation, Load, ModelStore, RejectReason, Rejected, Restored};
+pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};
+pub use run_dir::{RunDir, RunInfo, RunSummary};
+pub use time::{rfc3339, unix_seconds};
+pub use trust::{Distrust, trusted};
+
+#[cfg(test)]
+mod testing;
