@@ -39,13 +39,9 @@ fn settings() -> Settings {
 fn policy(dwell: f64) -> LinUcbSettings {
     LinUcbSettings {
         initial_alpha: 1.0,
-        alpha_decay_rate: 0.02,
-        min_alpha: 0.1,
-        lambda_reg: 1.0,
         dwell: Seconds(dwell),
-        convergence_window: 100,
-        convergence_top_k: 3,
-        convergence_threshold: 0.6,
+        coarse_step_mhz: Mhz(100),
+        ..LinUcbSettings::default()
     }
 }
 

@@ -89,6 +89,7 @@ fn method(round: &Round) -> Option<&'static str> {
         (_, Some(reason)) => Some(match reason {
             Reason::Greedy => "GREEDY",
             Reason::Sweep => "SWEEP",
+            Reason::Retrial => "RETRIAL",
             Reason::Dwell => "DWELL",
             Reason::NothingAllowed => "NONE",
             Reason::Ucb => "UCB",
@@ -101,6 +102,7 @@ fn reason(reason: Reason) -> &'static str {
     match reason {
         Reason::Dwell => "dwell",
         Reason::Sweep => "sweep",
+        Reason::Retrial => "retrial",
         Reason::Ucb => "ucb",
         Reason::Greedy => "greedy",
         Reason::NothingAllowed => "nothing_allowed",

@@ -147,42 +147,8 @@ impl LinUcbSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use crate::reward::{Cost, Objective, reward};
     use crate::units::Watts;
-
-    #[test]
-    fn defaults_are_the_configurations() {
-        let Config { linucb, control, metrics, .. } = Config::default();
-        let ours = LinUcbSettings::default();
-        let theirs = LinUcbSettings {
-            initial_alpha: linucb.initial_alpha,
-            alpha_decay_rate: linucb.alpha_decay_rate,
-            min_alpha: linucb.min_alpha,
-            lambda_reg: linucb.lambda_reg,
-            dwell: metrics.sampling_duration,
-            reward: RewardForm::default(),
-            coarse_step_mhz: linucb.coarse_step_mhz,
-            refinement_start_threshold: control.refinement_start_threshold,
-            adaptive_update_interval: control.adaptive_update_interval,
-            learner_maturity_threshold: control.learner_maturity_threshold,
-            enable_action_pruning: linucb.enable_action_pruning,
-            pruning_check_interval: linucb.pruning_check_interval,
-            pruning_threshold: linucb.pruning_threshold,
-            min_exploration_for_pruning: usize::try_from(linucb.min_exploration_for_pruning).unwrap(),
-            pruning_maturity_threshold: linucb.pruning_maturity_threshold,
-            cascade_pruning_threshold: linucb.cascade_pruning_threshold,
-            enable_extreme_pruning: linucb.enable_extreme_pruning,
-            extreme_pruning_threshold: linucb.extreme_pruning_threshold,
-            extreme_pruning_min_samples: usize::try_from(linucb.extreme_pruning_min_samples).unwrap(),
-            extreme_pruning_max_rounds: linucb.extreme_pruning_max_rounds,
-            convergence_window: control.convergence_window,
-            convergence_top_k: control.convergence_top_k,
-            convergence_threshold: control.convergence_threshold,
-            performance_degradation_threshold: control.performance_degradation_threshold,
-        };
-        assert_eq!(ours, theirs);
-    }
 
     #[test]
     fn log_cost_of_either_form_differs_as_the_costs_do() {
