@@ -164,17 +164,16 @@ impl Controller {
         }
         let settings = self.settings.idle?;
         let (source, parked) = self.idle.on_activity(self.activity(), &settings, now)?;
-        Some(self.wake(source, parked, out))
+        Some(self.wake(source, parked, now, out))
     }
 
-    fn wake(&mut self, by: WakeSource, parked: Seconds, out: &mut Output) -> Target {
+    fn wake(&mut self, by: WakeSource, parked: Seconds, now: Time, out: &mut Output) -> Target {
         out.events.push(Event::Woken { by, parked });
-        match self.in_force.serving {
-            Target::Lock(clocks) if self.space.floor().is_some_and(|floor| clocks.core < floor) => {
-                Target::Default
-            }
-            serving => serving,
-        }
+        let serving = self.in_force.serving;
+        let allowed = serving.clocks().is_none_or(|clocks| self.space.is_allowed(clocks, now));
+        // While exploring, what ran last may be a clock that was only being tried.
+        let known_good = self.learned.policy.summary().phase == Phase::Exploitation;
+        if allowed && known_good { serving } else { Target::Default }
     }
 
     fn close_round(&mut self, window: &Window, now: Time, out: &mut Output) -> Option<Target> {
@@ -193,7 +192,7 @@ impl Controller {
                     self.learned.policy.interrupt();
                 }
             }
-            Verdict::Wake(source, span) => woken_to = Some(self.wake(source, span, out)),
+            Verdict::Wake(source, span) => woken_to = Some(self.wake(source, span, now, out)),
             Verdict::Serve | Verdict::Empty => {}
         }
 
