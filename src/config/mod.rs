@@ -18,7 +18,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use choices::{GpuSelector, LogLevel, Objective, PolicyKind, RewardForm, Statistic};
+pub use choices::{GpuSelector, LogLevel, PolicyKind};
 pub use error::{ConfigError, Problem, Warning};
 pub use sections::{Control, Experiment, Gpu, Idle, Linucb, Logging, Metrics, Model, Vllm};
 

@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(remedy(&gpus(), "[0, -1]"), "the list has -1");
         assert_eq!(remedy(&gpus(), "'2'"), "write 2");
         assert!(remedy(&gpus(), "MIG-1").contains("name the GPU"));
-        assert!(remedy(&gpus(), "GPU-1").contains("nvidia-smi -L"));
+        assert!(remedy(&gpus(), "gpu-1").contains("nvidia-smi -L"));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //!
 //! A key's unit is in its type ([`Mhz`], [`Seconds`]) or in its name (`_ms`, `_mb`, `_percent`).
 
-use super::choices::{GpuSelector, LogLevel, Objective, PolicyKind, RewardForm, Statistic};
+use super::choices::{GpuSelector, LogLevel, PolicyKind};
 use super::reader::Reader;
 use super::rule::{
     flag, gpus, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url, path, real, seconds, text,
     whole,
 };
+use crate::reward::slo::Statistic;
+use crate::reward::{Objective, RewardForm};
 use crate::units::{Mhz, Seconds};
 
 /// One struct per section. Each key: doc comment, `name: type = default, rule;`. Then the keys that are accepted from

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Mhz, Millijoules, Watts};
 
+pub mod nvml;
+pub mod probe;
+
 /// Who a GPU is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GpuInfo {
@@ -30,6 +33,54 @@ pub struct GpuInfo {
 impl fmt::Display for GpuInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "GPU {} ({})", self.index, self.name)
+    }
+}
+
+/// Which GPU is meant: by index (`0`) or by UUID (`GPU-...`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum GpuSelector {
+    /// Index in NVML's order; it may change with the next boot.
+    Index(u32),
+    /// Identity of the board; upper and lower case are the same.
+    Uuid(String),
+}
+
+impl GpuSelector {
+    /// Is it this GPU?
+    #[must_use]
+    pub fn selects(&self, gpu: &GpuInfo) -> bool {
+        match self {
+            Self::Index(index) => gpu.index == *index,
+            Self::Uuid(uuid) => gpu.uuid.eq_ignore_ascii_case(uuid),
+        }
+    }
+}
+
+impl fmt::Display for GpuSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index(index) => write!(f, "{index}"),
+            Self::Uuid(uuid) => f.write_str(uuid),
+        }
+    }
+}
+
+/// A text that names no GPU.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no GPU; give its index (0, 1, ...) or its UUID (GPU-...), as `nvidia-smi -L` shows them")]
+pub struct BadGpuSelector(String);
+
+impl std::str::FromStr for GpuSelector {
+    type Err = BadGpuSelector;
+
+    fn from_str(text: &str) -> Result<Self, BadGpuSelector> {
+        let text = text.trim();
+        let is_uuid = text.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("GPU-"));
+        match text.parse() {
+            Ok(index) => Ok(Self::Index(index)),
+            Err(_) if is_uuid => Ok(Self::Uuid(text.to_owned())),
+            Err(_) => Err(BadGpuSelector(text.to_owned())),
+        }
     }
 }
 
@@ -57,7 +108,7 @@ impl SupportedClocks {
             level.core.dedup();
         }
         levels.retain(|level| !level.core.is_empty());
-        levels.sort_unstable_by(|a, b| b.memory.cmp(&a.memory));
+        levels.sort_unstable_by_key(|level| std::cmp::Reverse(level.memory));
         levels.dedup_by_key(|level| level.memory);
         (!levels.is_empty()).then_some(Self { levels })
     }
@@ -232,7 +283,9 @@ pub enum GpuError {
         detail: String,
     },
     /// The library is there, the driver is not.
-    #[error("the NVIDIA driver does not answer ({detail}); is the kernel module loaded and of the library's version?")]
+    #[error(
+        "the NVIDIA driver does not answer ({detail}); is the kernel module loaded and of the library's version?"
+    )]
     NoDriver {
         /// What NVML said.
         detail: String,
@@ -315,6 +368,25 @@ impl GpuError {
             | Self::NoPermission { .. }
             | Self::NotSupported { .. }
             | Self::Lost { .. } => Recovery::Exit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selector_reads_an_index_or_a_uuid_and_writes_it_back() {
+        for text in ["0", "12", "GPU-6d6f636b-0000-4000-8000-000000000000"] {
+            assert_eq!(text.parse::<GpuSelector>().map(|selector| selector.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn selector_refuses_what_is_neither_index_nor_uuid() {
+        for text in ["", "-1", "gpu0", "MIG-1234", "GPÜ-1"] {
+            assert_eq!(text.parse::<GpuSelector>(), Err(BadGpuSelector(text.to_owned())));
         }
     }
 }

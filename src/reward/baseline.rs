@@ -174,8 +174,10 @@ impl BaselineSchedule {
             return true;
         }
         let known = support.is_some_and(|support| support >= ENOUGH_SUPPORT);
-        if !known && self.spent <= BUDGET * self.busy {
+        let planned = f64::from(SHORT) * dt.0;
+        if !known && self.spent + planned <= BUDGET * self.busy {
             self.owed = SHORT;
+            self.spent += dt.0;
             return true;
         }
         false

@@ -1,0 +1,125 @@
+//! What a test sets on a mocked GPU, and what it reads without going through the library.
+
+use serde::Serialize;
+
+use crate::MockError;
+use crate::state::{Locks, MockState};
+
+/// A GPU at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// Product name.
+    pub name: String,
+    /// Identity.
+    pub uuid: String,
+    /// Share of the time a kernel runs, 0 to 1.
+    pub load: f64,
+    /// Running core clock, MHz.
+    pub core_mhz: u32,
+    /// Running memory clock, MHz.
+    pub memory_mhz: u32,
+    /// Locks in force.
+    pub locks: Locks,
+    /// Instantaneous power, as the sensor shows it, watts.
+    pub power_w: f64,
+    /// Energy counter, millijoules.
+    pub energy_mj: u64,
+    /// Degrees Celsius.
+    pub temperature_c: u32,
+    /// Event reason bits.
+    pub event_reasons: u64,
+    /// The GPU fell off the bus.
+    pub lost: bool,
+}
+
+impl MockState {
+    /// Number of GPUs.
+    #[must_use]
+    pub fn gpu_count(&self) -> usize {
+        self.config().gpus.len()
+    }
+
+    /// A GPU as it is now.
+    ///
+    /// # Errors
+    /// [`MockError::NoSuchGpu`].
+    pub fn snapshot(&self, gpu: usize) -> Result<Snapshot, MockError> {
+        self.read(gpu, |config, state, now| {
+            let (core_mhz, memory_mhz) = state.clocks(now);
+            Snapshot {
+                name: config.name.clone(),
+                uuid: config.uuid.clone(),
+                load: state.load,
+                core_mhz,
+                memory_mhz,
+                locks: Locks { core: state.core_lock, memory: state.memory_lock },
+                power_w: state.power_instant(config, now),
+                energy_mj: state.energy_counter(config, now),
+                temperature_c: state.temperature_c,
+                event_reasons: state.event_reasons(config, now),
+                lost: state.lost,
+            }
+        })
+    }
+
+    /// Locks in force, as they were asked for.
+    ///
+    /// # Errors
+    /// [`MockError::NoSuchGpu`].
+    pub fn locks(&self, gpu: usize) -> Result<Locks, MockError> {
+        self.read(gpu, |_, state, _| Locks { core: state.core_lock, memory: state.memory_lock })
+    }
+
+    /// Share of the time a kernel runs, clamped to 0 to 1 (not a number: 0). Above 0 the clocks go to the upper bound
+    /// of their lock.
+    ///
+    /// # Errors
+    /// [`MockError::NoSuchGpu`].
+    pub fn set_load(&self, gpu: usize, load: f64) -> Result<(), MockError> {
+        let load = if load.is_nan() { 0.0 } else { load.clamp(0.0, 1.0) };
+        self.change(gpu, |state| state.load = load)
+    }
+
+    /// Degrees Celsius.
+    ///
+    /// # Errors
+    /// [`MockError::NoSuchGpu`].
+    pub fn set_temperature(&self, gpu: usize, celsius: u32) -> Result<(), MockError> {
+        self.change(gpu, |state| state.temperature_c = celsius)
+    }
+
+    /// Event (throttle) reason bits to show beside those that follow from load and lock.
+    ///
+    /// # Errors
+    /// [`MockError::NoSuchGpu`].
+    pub fn set_event_reasons(&self, gpu: usize, bits: u64) -> Result<(), MockError> {
+        self.change(gpu, |state| state.reasons = bits)
+    }
+
+    /// Takes the GPU off the bus: every call answers `GPU_IS_LOST`. Or puts it back.
+    ///
+    /// # Errors
+    /// [`MockError::NoSuchGpu`].
+    pub fn set_lost(&self, gpu: usize, lost: bool) -> Result<(), MockError> {
+        self.change(gpu, |state| state.lost = lost)
+    }
+
+    /// A process with a context on the GPU, and the memory it holds; `None`: no such process.
+    ///
+    /// # Errors
+    /// [`MockError::NoSuchGpu`].
+    pub fn set_process(&self, gpu: usize, process: Option<(u32, u64)>) -> Result<(), MockError> {
+        self.change(gpu, |state| (state.pid, state.pid_bytes) = process.unwrap_or((0, 0)))
+    }
+
+    /// What reloading the driver does to a GPU: no locks, and the energy counter starts again from 0.
+    ///
+    /// # Errors
+    /// [`MockError::NoSuchGpu`].
+    pub fn reload_driver(&self, gpu: usize) -> Result<(), MockError> {
+        self.change(gpu, |state| {
+            (state.core_lock, state.memory_lock) = (None, None);
+            (state.energy_mj, state.shown_mj) = (0.0, 0);
+        })
+    }
+}

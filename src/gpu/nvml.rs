@@ -1,0 +1,351 @@
+//! NVIDIA GPUs through NVML: the real [`GpuSensors`] and [`GpuClocks`], and the only place that names nvml-wrapper.
+//!
+//! Every function of the library is optional: what an older driver lacks is a missing sensor, not a failure.
+
+mod error;
+mod raw;
+
+use std::cell::OnceCell;
+use std::ffi::OsStr;
+use std::path::Path;
+
+use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
+use nvml_wrapper::enums::device::{GpuLockedClocksSetting, SampleValue};
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_POWER_INSTANT;
+use nvml_wrapper::{Device, Nvml};
+
+use self::error::{call_failed, init_failed};
+use super::{
+    ClockReasons, GpuClocks, GpuError, GpuInfo, GpuReading, GpuSelector, GpuSensors, MemoryLevel,
+    SupportedClocks,
+};
+use crate::units::{Mhz, Millijoules, Watts};
+
+/// The driver's library, initialised. Open it once and keep it: it costs 0.1 s to seconds on a real driver.
+#[derive(Debug, Clone, Copy)]
+pub struct NvmlHost {
+    /// Leaked, so that devices can go to other threads and outlive this value. NVML is never shut down: the process
+    /// needs it to its last moment, when the clocks are given back, and while a handle is open a driver without
+    /// persistence mode does not unload and drop the locks.
+    nvml: &'static Nvml,
+}
+
+impl NvmlHost {
+    /// Loads `libnvidia-ml.so.1` and initialises it.
+    ///
+    /// # Errors
+    /// [`GpuError::NoLibrary`], [`GpuError::NoDriver`], [`GpuError::NoPermission`].
+    pub fn open() -> Result<Self, GpuError> {
+        Self::init(None)
+    }
+
+    /// The same with a library at that path.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(library: &Path) -> Result<Self, GpuError> {
+        Self::init(Some(library.as_os_str()))
+    }
+
+    fn init(library: Option<&OsStr>) -> Result<Self, GpuError> {
+        let mut builder = Nvml::builder();
+        if let Some(path) = library {
+            builder.lib_path(path);
+        }
+        let nvml = builder.init().map_err(init_failed)?;
+        Ok(Self { nvml: Box::leak(Box::new(nvml)) })
+    }
+
+    /// Every GPU that answers, in NVML's order. One that does not (lost, or not ours to see) is left out with a warning.
+    ///
+    /// # Errors
+    /// [`GpuError`] if not even their number can be had.
+    pub fn list(&self) -> Result<Vec<GpuInfo>, GpuError> {
+        Ok(self.devices()?.into_iter().map(|(_, info)| info).collect())
+    }
+
+    /// The sensors of one GPU.
+    ///
+    /// # Errors
+    /// [`GpuError::NotFound`], or what [`list`](Self::list) gives.
+    pub fn sensors(&self, selector: &GpuSelector) -> Result<NvmlSensors, GpuError> {
+        let (device, info) = self.device(selector)?;
+        let label = info.to_string();
+        Ok(NvmlSensors { device, info, label, power_source: OnceCell::new() })
+    }
+
+    /// The clock controls of one GPU. Getting them needs no privilege; using them does.
+    ///
+    /// # Errors
+    /// [`GpuError::NotFound`], or what [`list`](Self::list) gives.
+    pub fn clocks(&self, selector: &GpuSelector) -> Result<NvmlClocks, GpuError> {
+        let (device, info) = self.device(selector)?;
+        let label = info.to_string();
+        Ok(NvmlClocks { device, info, label })
+    }
+
+    fn device(&self, selector: &GpuSelector) -> Result<(Device<'static>, GpuInfo), GpuError> {
+        let devices = self.devices()?;
+        let present = devices.iter().map(|(_, info)| format!("{} ({})", info.index, info.uuid));
+        let present = present.collect::<Vec<_>>().join(", ");
+        devices.into_iter().find(|(_, info)| selector.selects(info)).ok_or_else(|| GpuError::NotFound {
+            wanted: selector.to_string(),
+            present: if present.is_empty() { "none".to_owned() } else { present },
+        })
+    }
+
+    fn devices(&self) -> Result<Vec<(Device<'static>, GpuInfo)>, GpuError> {
+        let failed = |error| call_failed("every GPU", "nvmlDeviceGetCount", "", error);
+        let count = self.nvml.device_count().map_err(failed)?;
+        let driver_version = self.nvml.sys_driver_version().ok();
+        let mut devices = Vec::new();
+        for index in 0..count {
+            match self.nvml.device_by_index(index) {
+                Ok(device) => {
+                    let info = info(&device, index, driver_version.clone());
+                    devices.push((device, info));
+                }
+                Err(error) => tracing::warn!(gpu = index, %error, "GPU does not answer; left out"),
+            }
+        }
+        Ok(devices)
+    }
+}
+
+fn info(device: &Device<'_>, index: u32, driver_version: Option<String>) -> GpuInfo {
+    let limit_mw = device.enforced_power_limit().or_else(|_| device.power_management_limit());
+    GpuInfo {
+        index,
+        uuid: device.uuid().unwrap_or_else(|_| format!("GPU-unknown-{index}")),
+        name: device.name().unwrap_or_else(|_| "unknown".to_owned()),
+        driver_version,
+        power_limit: limit_mw.ok().map(|mw| watts(f64::from(mw))),
+    }
+}
+
+fn watts(milliwatts: f64) -> Watts {
+    Watts(milliwatts / 1e3)
+}
+
+/// Which power sensor a board has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PowerSource {
+    /// Field 186, instantaneous: driver 535 and later.
+    Instant,
+    /// `nvmlDeviceGetPowerUsage`: a mean over 1 s on Ampere (but GA100) and later.
+    Usage,
+    Missing,
+}
+
+/// The sensors of one GPU.
+#[derive(Debug)]
+pub struct NvmlSensors {
+    device: Device<'static>,
+    info: GpuInfo,
+    label: String,
+    /// Decided by the first conclusive answer: asking for what is not there costs a driver call each time.
+    power_source: OnceCell<PowerSource>,
+}
+
+impl NvmlSensors {
+    fn failed(&self, call: &'static str) -> impl FnOnce(NvmlError) -> GpuError + '_ {
+        move |error| call_failed(&self.label, call, "", error)
+    }
+
+    fn clock(&self, clock: Clock) -> Result<Mhz, GpuError> {
+        self.device.clock_info(clock).map(Mhz).map_err(self.failed("nvmlDeviceGetClockInfo"))
+    }
+
+    fn core_clock(&self) -> Result<Mhz, GpuError> {
+        self.clock(Clock::SM).or_else(|_| self.clock(Clock::Graphics))
+    }
+
+    fn utilization(&self) -> Result<f64, GpuError> {
+        let rates = self.device.utilization_rates().map_err(self.failed("nvmlDeviceGetUtilizationRates"))?;
+        Ok(f64::from(rates.gpu))
+    }
+
+    fn temperature(&self) -> Result<f64, GpuError> {
+        let celsius = self.device.temperature(TemperatureSensor::Gpu);
+        celsius.map(f64::from).map_err(self.failed("nvmlDeviceGetTemperature"))
+    }
+
+    fn reasons(&self) -> Result<ClockReasons, GpuError> {
+        let bits = match raw::clock_event_reasons(&self.device) {
+            Err(NvmlError::FailedToLoadSymbol(_)) => {
+                self.device.current_throttle_reasons().map(|reasons| reasons.bits())
+            }
+            answer => answer,
+        };
+        bits.map(ClockReasons).map_err(self.failed("nvmlDeviceGetCurrentClocksEventReasons"))
+    }
+
+    fn power_instant(&self) -> Result<Watts, GpuError> {
+        const CALL: &str = "nvmlDeviceGetFieldValues(POWER_INSTANT)";
+        let answers = self.device.field_values_for(&[FieldId(NVML_FI_DEV_POWER_INSTANT)]);
+        let answer = answers.map_err(self.failed(CALL))?.pop().unwrap_or(Err(NvmlError::NoData));
+        let value = answer.and_then(|sample| sample.value).map_err(self.failed(CALL))?;
+        #[expect(clippy::cast_precision_loss, reason = "milliwatts of a board are far below 2^53")]
+        let milliwatts = match value {
+            SampleValue::U32(mw) => f64::from(mw),
+            SampleValue::U64(mw) => mw as f64,
+            SampleValue::I64(mw) => mw as f64,
+            SampleValue::F64(mw) => mw,
+        };
+        // A live board draws something: a driver that answers 0 here has no such sensor.
+        if milliwatts > 0.0 {
+            Ok(watts(milliwatts))
+        } else {
+            Err(GpuError::NotSupported { gpu: self.label.clone(), call: CALL })
+        }
+    }
+
+    fn power_usage(&self) -> Result<Watts, GpuError> {
+        let milliwatts = self.device.power_usage().map_err(self.failed("nvmlDeviceGetPowerUsage"))?;
+        Ok(watts(f64::from(milliwatts)))
+    }
+
+    /// Tries the sensors from the freshest down. Remembers a source that answered, and that there is none; an error
+    /// that may pass decides nothing.
+    fn find_power(&self) -> Result<Watts, GpuError> {
+        let (source, answer) = match self.power_instant() {
+            Err(error) if is_missing(&error) => (PowerSource::Usage, self.power_usage()),
+            answer => (PowerSource::Instant, answer),
+        };
+        match &answer {
+            Ok(_) => drop(self.power_source.set(source)),
+            Err(error) if is_missing(error) => drop(self.power_source.set(PowerSource::Missing)),
+            Err(_) => {}
+        }
+        answer
+    }
+}
+
+/// Is it the sensor that is missing, and not the GPU that is in trouble?
+fn is_missing(error: &GpuError) -> bool {
+    matches!(
+        error,
+        GpuError::NotSupported { .. } | GpuError::InvalidArgument { .. } | GpuError::NoPermission { .. }
+    )
+}
+
+/// Sensors of one reading, some of which may fail.
+#[derive(Default)]
+struct Gathered {
+    answers: usize,
+    passing: Option<GpuError>,
+}
+
+impl Gathered {
+    /// A sensor's value, or `None` for one that is missing or fails for the moment; an error ends the reading.
+    fn take<T>(&mut self, answer: Result<T, GpuError>) -> Result<Option<T>, GpuError> {
+        match answer {
+            Ok(value) => {
+                self.answers += 1;
+                Ok(Some(value))
+            }
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error @ GpuError::Failed { .. }) => {
+                self.passing = Some(error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl GpuSensors for NvmlSensors {
+    fn info(&self) -> &GpuInfo {
+        &self.info
+    }
+
+    fn supported_clocks(&self) -> Result<SupportedClocks, GpuError> {
+        const CALL: &str = "nvmlDeviceGetSupportedMemoryClocks";
+        let mut levels = Vec::new();
+        for memory in self.device.supported_memory_clocks().map_err(self.failed(CALL))? {
+            match raw::supported_core_clocks(&self.device, memory) {
+                Ok(core) => levels.push(MemoryLevel {
+                    memory: Mhz(memory),
+                    core: core.into_iter().filter(|clock| *clock > 0).map(Mhz).collect(),
+                }),
+                Err(error) => match self.failed("nvmlDeviceGetSupportedGraphicsClocks")(error) {
+                    error @ (GpuError::Lost { .. } | GpuError::NoDriver { .. }) => return Err(error),
+                    error => tracing::warn!(memory_mhz = memory, %error, "memory clock left out"),
+                },
+            }
+        }
+        SupportedClocks::new(levels)
+            .ok_or_else(|| GpuError::NotSupported { gpu: self.label.clone(), call: CALL })
+    }
+
+    fn reading(&self) -> Result<GpuReading, GpuError> {
+        let mut gathered = Gathered::default();
+        let reading = GpuReading {
+            core_clock: gathered.take(self.core_clock())?,
+            memory_clock: gathered.take(self.clock(Clock::Memory))?,
+            power: gathered.take(self.power())?,
+            utilization_percent: gathered.take(self.utilization())?,
+            temperature_c: gathered.take(self.temperature())?,
+            reasons: gathered.take(self.reasons())?.unwrap_or_default(),
+        };
+        match gathered.passing {
+            Some(error) if gathered.answers == 0 => Err(error),
+            _ => Ok(reading),
+        }
+    }
+
+    fn power(&self) -> Result<Watts, GpuError> {
+        match self.power_source.get() {
+            None => self.find_power(),
+            Some(PowerSource::Instant) => self.power_instant(),
+            Some(PowerSource::Usage) => self.power_usage(),
+            Some(PowerSource::Missing) => {
+                Err(GpuError::NotSupported { gpu: self.label.clone(), call: "nvmlDeviceGetPowerUsage" })
+            }
+        }
+    }
+
+    fn energy(&self) -> Result<Millijoules, GpuError> {
+        const CALL: &str = "nvmlDeviceGetTotalEnergyConsumption";
+        self.device.total_energy_consumption().map(Millijoules).map_err(self.failed(CALL))
+    }
+}
+
+/// The clock controls of one GPU.
+#[derive(Debug)]
+pub struct NvmlClocks {
+    device: Device<'static>,
+    info: GpuInfo,
+    label: String,
+}
+
+impl GpuClocks for NvmlClocks {
+    fn info(&self) -> &GpuInfo {
+        &self.info
+    }
+
+    fn lock_core(&mut self, min: Mhz, max: Mhz) -> Result<(), GpuError> {
+        let range = GpuLockedClocksSetting::Numeric { min_clock_mhz: min.0, max_clock_mhz: max.0 };
+        self.device.set_gpu_locked_clocks(range).map_err(|error| {
+            call_failed(&self.label, "nvmlDeviceSetGpuLockedClocks", &format!("{min} to {max}"), error)
+        })
+    }
+
+    fn lock_memory(&mut self, min: Mhz, max: Mhz) -> Result<(), GpuError> {
+        self.device.set_mem_locked_clocks(min.0, max.0).map_err(|error| {
+            call_failed(&self.label, "nvmlDeviceSetMemoryLockedClocks", &format!("{min} to {max}"), error)
+        })
+    }
+
+    fn reset_core(&mut self) -> Result<(), GpuError> {
+        let reset = self.device.reset_gpu_locked_clocks();
+        reset.map_err(|error| call_failed(&self.label, "nvmlDeviceResetGpuLockedClocks", "", error))
+    }
+
+    fn reset_memory(&mut self) -> Result<(), GpuError> {
+        let reset = self.device.reset_mem_locked_clocks();
+        reset.map_err(|error| call_failed(&self.label, "nvmlDeviceResetMemoryLockedClocks", "", error))
+    }
+}

@@ -1,0 +1,85 @@
+//! What integration tests share: a mocked `libnvidia-ml.so.1` of their own.
+#![allow(dead_code, reason = "every test binary uses its own part of this")]
+#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
+
+use std::ffi::OsString;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use nvidia_ml::{MockConfig, MockState, STATE_FILE, STATE_VARIABLE};
+use tempfile::TempDir;
+
+/// A mocked driver library in a directory of its own, and the machine behind it.
+///
+/// Load it in this process by [`library`](Self::library), or in a child started with [`env`](Self::env). What the test
+/// sets and asks is [`MockState`]'s: `set_load`, `inject`, `history`, `snapshot`, ...
+pub struct MockNvml {
+    directory: TempDir,
+    state: MockState,
+}
+
+impl MockNvml {
+    /// A library with all its functions.
+    pub fn new(config: &MockConfig) -> Self {
+        Self::without(config, &[])
+    }
+
+    /// A library that lacks some functions, as one of an older driver does.
+    pub fn without(config: &MockConfig, functions: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut library = std::fs::read(built_library()).expect("the built mock library");
+        functions.iter().for_each(|function| hide(&mut library, function));
+        // A copy, not a link: the loader then takes it for a library of its own, with state of its own, so that tests
+        // in one process do not meet.
+        std::fs::write(directory.path().join("libnvidia-ml.so.1"), library).expect("a copy of the library");
+        let state = MockState::create(&directory.path().join(STATE_FILE), config).expect("a state file");
+        Self { directory, state }
+    }
+
+    /// The directory that has `libnvidia-ml.so.1` and its state file.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The library.
+    pub fn library(&self) -> PathBuf {
+        self.directory().join("libnvidia-ml.so.1")
+    }
+
+    /// The state file.
+    pub fn state_path(&self) -> PathBuf {
+        self.directory().join(STATE_FILE)
+    }
+
+    /// Environment under which a child process finds this library and this machine.
+    pub fn env(&self) -> [(&'static str, OsString); 2] {
+        [("LD_LIBRARY_PATH", self.directory().into()), (STATE_VARIABLE, self.state_path().into())]
+    }
+}
+
+impl Deref for MockNvml {
+    type Target = MockState;
+
+    fn deref(&self) -> &MockState {
+        &self.state
+    }
+}
+
+/// The library that cargo built, as a dependency of the tests, into the directory of the running test.
+fn built_library() -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    test.with_file_name("libnvidia_ml.so")
+}
+
+/// Renames a function in the library's string tables: its hash no longer fits, so the loader finds neither name.
+fn hide(library: &mut [u8], function: &str) {
+    let name: Vec<u8> = [b"\0", function.as_bytes(), b"\0"].concat();
+    let places: Vec<usize> = library
+        .windows(name.len())
+        .enumerate()
+        .filter(|(_, window)| *window == name)
+        .map(|(place, _)| place)
+        .collect();
+    assert!(!places.is_empty(), "the library has no function {function}");
+    places.into_iter().for_each(|place| library[place + 1] = b'-');
+}
