@@ -5,8 +5,10 @@
 //! `control`'s, which narrows the space before asking.
 
 pub mod arm;
+pub mod learner;
 pub mod linucb;
 pub mod space;
+pub mod structured;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +16,7 @@ use crate::features::DIMENSION;
 use crate::metrics::window::Window;
 use crate::reward::energy::EnergyMeter;
 use crate::units::{Clocks, Mhz, Time};
+pub use learner::Learner;
 pub use linucb::LinUcb;
 pub use space::ActionSpace;
 
