@@ -102,6 +102,10 @@ pub struct Evidence<'a> {
     pub read_core: Option<Mhz>,
     /// Was the clock held low by power or temperature?
     pub capped: bool,
+    /// Share of the recent time in which the GPUs ran a kernel, 0 to 1, where the driver says.
+    pub utilization: Option<f64>,
+    /// Does the page show work? It is one engine step old, so the first step of a spell shows none.
+    pub work: bool,
     /// Counter ticks of each GPU, for power over any span of recent time.
     pub meters: &'a [EnergyMeter],
     /// The window's context, z-scored; order of `features::NAMES`.

@@ -141,7 +141,7 @@ pub fn run(spec: &RunSpec, driver: Driver<'_>, mut observe: impl FnMut(&Round)) 
         if totals.is_none() && now > end {
             totals = Some(bench.totals());
         }
-        if now >= end && (now >= end + DRAIN || bench.with_world(|world| served(world, end))) {
+        if totals.is_some() && (now >= end + DRAIN || bench.with_world(|world| served(world, end))) {
             break;
         }
         match controller.as_deref_mut() {

@@ -52,7 +52,7 @@ impl Context {
         self.request_seconds = keep * self.request_seconds + lesson.seconds;
         let rate = self.requests / self.request_seconds.max(f64::EPSILON);
         self.fade(lesson.seconds, (REQUESTS / rate.max(1e-9)).clamp(SHORTEST, LONGEST));
-        let busy = lesson.busy() * lesson.seconds;
+        let busy = lesson.busy * lesson.seconds;
         self.seconds += lesson.seconds;
         self.busy_seconds += busy;
         self.prefill += lesson.prefill;

@@ -22,12 +22,12 @@ const SURPRISE: f64 = 2.0;
 const SURPRISES: u32 = 3;
 /// ... keep the clocks at default for so many windows.
 const SURPRISE_HOLD: u32 = 4;
-/// Relative noise of the step time above which the model does not describe the engine.
-const TIME_NOISE: f64 = 0.3;
+/// Mean relative error of predicted step times above which the model does not describe the engine.
+const TIME_MISFIT: f64 = 0.45;
 /// The same for power.
-const POWER_NOISE: f64 = 0.1;
-/// How long that has to last.
-const NOISE_SPAN: Seconds = Seconds(60.0);
+const POWER_MISFIT: f64 = 0.15;
+/// Averaged over this long.
+const MISFIT_SPAN: Seconds = Seconds(120.0);
 /// Windows in a row without a delay or without a power after which nothing can be learned.
 const BLIND_WINDOWS: u32 = 12;
 
@@ -36,9 +36,9 @@ const BLIND_WINDOWS: u32 = 12;
 #[serde(rename_all = "snake_case")]
 pub enum Trouble {
     /// Step times do not follow clock and load.
-    StepTimeNoise,
+    StepTimeMisfit,
     /// Power does not follow clock and load.
-    PowerNoise,
+    PowerMisfit,
     /// Windows have no latency or no energy.
     NothingMeasured,
 }
@@ -51,7 +51,9 @@ pub struct Guard {
     overload: Option<(Time, f64)>,
     surprises: u32,
     hold: u32,
-    noisy_seconds: f64,
+    misfit_seconds: f64,
+    time_misfit: f64,
+    power_misfit: f64,
     blind: u32,
     trouble: Option<Trouble>,
 }
@@ -110,18 +112,28 @@ impl Guard {
         }
     }
 
-    /// Takes the noise that the regressions find after a window of this many seconds.
-    pub fn on_fit(&mut self, time_noise: f64, power_noise: f64, seconds: f64) {
-        let noisy = if time_noise > TIME_NOISE {
-            Some(Trouble::StepTimeNoise)
-        } else if power_noise > POWER_NOISE {
-            Some(Trouble::PowerNoise)
+    /// Takes how far a window of this many seconds was from its prediction, as shares of it: step time and power.
+    ///
+    /// Only windows of enough steps may be shown here: one of few steps is noisy by nature, and says nothing about the
+    /// model.
+    pub fn on_misfit(&mut self, time: Option<f64>, power: Option<f64>, seconds: f64) {
+        self.blind = 0;
+        self.misfit_seconds += seconds;
+        let gain = seconds / MISFIT_SPAN.0.min(self.misfit_seconds);
+        for (mean, value) in [(&mut self.time_misfit, time), (&mut self.power_misfit, power)] {
+            if let Some(value) = value.filter(|value| value.is_finite()) {
+                *mean += gain * (value.abs().min(1.0) - *mean);
+            }
+        }
+        self.trouble = if self.misfit_seconds < MISFIT_SPAN.0 {
+            None
+        } else if self.time_misfit > TIME_MISFIT {
+            Some(Trouble::StepTimeMisfit)
+        } else if self.power_misfit > POWER_MISFIT {
+            Some(Trouble::PowerMisfit)
         } else {
             None
         };
-        self.noisy_seconds = if noisy.is_some() { self.noisy_seconds + seconds } else { 0.0 };
-        self.trouble = noisy.filter(|_| self.noisy_seconds >= NOISE_SPAN.0);
-        self.blind = 0;
     }
 
     /// Takes note of a window from which nothing could be learned.
@@ -209,15 +221,17 @@ mod tests {
     }
 
     #[test]
-    fn noise_for_a_minute_is_trouble_and_quiet_ends_it() {
+    fn misfit_over_a_minute_is_trouble_and_a_good_minute_ends_it() {
         let mut guard = Guard::default();
         for _ in 0..29 {
-            guard.on_fit(0.4, 0.01, 2.0);
+            guard.on_misfit(Some(-0.4), Some(0.01), 2.0);
             assert_eq!(guard.trouble(), None);
         }
-        guard.on_fit(0.4, 0.01, 2.0);
-        assert_eq!(guard.trouble(), Some(Trouble::StepTimeNoise));
-        guard.on_fit(0.1, 0.01, 2.0);
+        guard.on_misfit(Some(0.4), Some(0.01), 2.0);
+        assert_eq!(guard.trouble(), Some(Trouble::StepTimeMisfit));
+        for _ in 0..30 {
+            guard.on_misfit(Some(0.05), Some(0.01), 2.0);
+        }
         assert_eq!(guard.trouble(), None);
     }
 

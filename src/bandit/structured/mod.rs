@@ -166,9 +166,16 @@ impl Structured {
             self.measure(lesson);
             return Ok(true);
         };
-        self.guard.on_window(lesson.delay, Some(model.expected_step(&lesson)));
+        let expected = model.expected_step(&lesson);
+        self.guard.on_window(lesson.delay, Some(expected));
+        if lesson.steps >= self.settings.window.steps {
+            let per_step = lesson.busy * lesson.seconds / lesson.steps;
+            let errors = [lesson.delay, lesson.busy_measured.then_some(per_step)];
+            let time = errors.into_iter().flatten().map(|time| (time / expected - 1.0).abs()).min_by(f64::total_cmp);
+            let power = lesson.power.map(|power| power / model.expected_power(&lesson) - 1.0);
+            self.guard.on_misfit(time, power, lesson.seconds);
+        }
         model.learn(lesson, self.settings.memory.0)?;
-        self.guard.on_fit(model.time().noise(), model.power().noise(), lesson.seconds);
         Ok(true)
     }
 
@@ -334,7 +341,7 @@ impl Policy for Structured {
         self.guard.on_tick(evidence.now, evidence.window.at_end.waiting.unwrap_or(0.0), lowered);
         let length = if self.stage == Stage::Run { self.settings.window } else { self.settings.start_window };
         self.learning_time += evidence.window.elapsed.0;
-        let Some(lesson) = self.joiner.push(evidence, length, None, self.learning_time) else { return Ok(false) };
+        let Some(lesson) = self.joiner.push(evidence, length, self.learning_time) else { return Ok(false) };
         self.held = None;
         if lesson.delay.is_none() || lesson.power.is_none() {
             self.guard.on_blind_window();

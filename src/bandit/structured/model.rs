@@ -74,6 +74,12 @@ impl Model {
             .time(lesson.prefill_per_step(), lesson.decode_per_step())
     }
 
+    /// The power that a window like this one should have had.
+    #[must_use]
+    pub fn expected_power(&self, lesson: &Lesson) -> f64 {
+        self.power.of(&self.scales, &self.time, lesson)
+    }
+
     /// Is every number usable? A model file could say otherwise.
     #[must_use]
     pub fn is_sound(&self) -> bool {

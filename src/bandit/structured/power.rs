@@ -42,6 +42,16 @@ pub struct Mix {
     pub decode: f64,
 }
 
+impl Mix {
+    /// What a window's steps were made of.
+    fn of(scales: &Scales, time: &StepTime, lesson: &Lesson) -> Self {
+        let brackets = Brackets::at(time.mean(), scales, lesson.clock);
+        let decode = lesson.decode_per_step();
+        let prefill_share = brackets.prefill_share(lesson.prefill_per_step(), decode);
+        Self { busy: lesson.busy, prefill_share, decode }
+    }
+}
+
 /// The fitted model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Power {
@@ -67,17 +77,17 @@ impl Power {
         let mut rows = Rows::default();
         for (lesson, age_weight) in lessons {
             let Some(power) = lesson.power else { continue };
-            let brackets = Brackets::at(time.mean(), scales, lesson.clock);
-            let decode = lesson.decode_per_step();
-            let mix = Mix {
-                busy: lesson.busy(),
-                prefill_share: brackets.prefill_share(lesson.prefill_per_step(), decode),
-                decode,
-            };
+            let mix = Mix::of(scales, time, lesson);
             let weight = age_weight * lesson.seconds / SECONDS_PER_WEIGHT;
             rows.push(&features(scales, lesson.clock, mix), power / scales.power, weight, 0);
         }
         Ok(Self { posterior: fit(PRIOR, &rows, KINDS)? })
+    }
+
+    /// Watts that a window like this one should have drawn.
+    #[must_use]
+    pub fn of(&self, scales: &Scales, time: &StepTime, lesson: &Lesson) -> f64 {
+        watts(self.mean(), scales, lesson.clock, Mix::of(scales, time, lesson))
     }
 
     /// Mean coefficients.

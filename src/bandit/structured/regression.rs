@@ -5,7 +5,7 @@
 //! drifts; at 400 rows of 6 or 11 entries it costs far less than a millisecond.
 
 use ndarray::{Array1, Array2, ArrayView1, Axis};
-use ndarray_linalg::{Cholesky, InverseC, SolveC, UPLO, cholesky::FactorizeC};
+use ndarray_linalg::{Cholesky, InverseC, UPLO, cholesky::FactorizeC};
 use serde::{Deserialize, Serialize};
 
 use super::dice::Dice;
@@ -173,8 +173,8 @@ fn solve(
     precision.diag_mut().zip_mut_with(&prior_precision, |entry, more| *entry += more);
     let right = weighted.t().dot(&y) + &prior_precision * &ArrayView1::from(prior.mean);
     let factorised = precision.factorizec(UPLO::Lower).map_err(|_| BanditError::Singular)?;
-    let mean = factorised.solvec(&right).map_err(|_| BanditError::Singular)?;
     let covariance = factorised.invc().map_err(|_| BanditError::Singular)?;
+    let mean = covariance.dot(&right);
     let factor = covariance.cholesky(UPLO::Lower).map_err(|_| BanditError::Singular)?;
     let finite = mean.iter().chain(&factor).all(|value| value.is_finite());
     if finite { Ok((mean, factor)) } else { Err(BanditError::Singular) }

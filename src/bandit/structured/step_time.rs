@@ -17,7 +17,7 @@ use crate::bandit::BanditError;
 
 /// Number of coefficients: `a₀ a₁ b₀ b₁ c₀ c₁`.
 pub const COEFFICIENTS: usize = 6;
-/// Kinds of rows: time between tokens, and wall time per engine step.
+/// Kinds of rows: time between tokens, and busy time per engine step.
 const KINDS: usize = 2;
 const BETWEEN_TOKENS: usize = 0;
 const PER_STEP: usize = 1;
@@ -52,10 +52,12 @@ impl Brackets {
     pub fn at(coefficients: ArrayView1<'_, f64>, scales: &Scales, clock: f64) -> Self {
         let v = scales.clock / clock - 1.0;
         let [a0, a1, b0, b1, c0, c1] = std::array::from_fn(|i| coefficients.get(i).copied().unwrap_or(0.0));
+        // No clock makes anything faster by being lower: slopes are not negative.
+        let rising = |base: f64, slope: f64| base + slope.max(0.0) * v;
         Self {
-            step: scales.step * (a0 + a1 * v).max(LEAST_STEP),
-            prefill: scales.step / scales.prefill * (b0 * (1.0 + v) + b1 * v).max(0.0),
-            decode: scales.step / scales.decode * (c0 + c1 * v).max(0.0),
+            step: scales.step * rising(a0, a1).max(LEAST_STEP),
+            prefill: scales.step / scales.prefill * rising(b0, b0 + b1).max(0.0),
+            decode: scales.step / scales.decode * rising(c0, c1).max(0.0),
         }
     }
 
@@ -90,8 +92,8 @@ impl Default for StepTime {
 impl StepTime {
     /// Fits the lessons, each with a weight for its age.
     ///
-    /// Two rows per window at half weight: the time between tokens, and, where the engine never idled, wall time per
-    /// step. The first is unbiased by gaps; the second accounts for steps without output.
+    /// Two rows per window at half weight: the time between tokens, and busy time per step. The first is what requests
+    /// wait for; the second accounts for all work, that of steps without output too.
     ///
     /// # Errors
     /// [`BanditError::Singular`]
@@ -107,8 +109,8 @@ impl StepTime {
             if let Some(delay) = lesson.delay {
                 rows.push(&x, delay / scales.step, weight, BETWEEN_TOKENS);
             }
-            if lesson.never_idle {
-                rows.push(&x, lesson.seconds / lesson.steps / scales.step, weight, PER_STEP);
+            if lesson.busy_measured {
+                rows.push(&x, lesson.busy * lesson.seconds / lesson.steps / scales.step, weight, PER_STEP);
             }
         }
         Ok(Self { posterior: fit(PRIOR, &rows, KINDS)? })
@@ -126,10 +128,10 @@ impl StepTime {
         self.posterior.draw(dice)
     }
 
-    /// Relative noise of the time between tokens, the load accounted for.
+    /// Relative noise, the load accounted for, of the better known of the two kinds of time.
     #[must_use]
     pub fn noise(&self) -> f64 {
-        self.posterior.noise(BETWEEN_TOKENS)
+        self.posterior.noise(BETWEEN_TOKENS).min(self.posterior.noise(PER_STEP))
     }
 
     /// Is every number usable?
