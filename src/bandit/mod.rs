@@ -7,12 +7,14 @@
 pub mod arm;
 #[cfg(test)]
 mod gold;
+pub mod learner;
 pub mod linucb;
 pub mod memory;
 pub mod prune;
 pub mod refine;
 pub mod settle;
 pub mod space;
+pub mod structured;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,7 @@ use crate::features::DIMENSION;
 use crate::metrics::window::Window;
 use crate::reward::energy::EnergyMeter;
 use crate::units::{Clocks, Mhz, Time};
+pub use learner::Learner;
 pub use linucb::LinUcb;
 pub use space::ActionSpace;
 
@@ -107,6 +110,10 @@ pub struct Evidence<'a> {
     pub read_core: Option<Mhz>,
     /// Was the clock held low by power or temperature?
     pub capped: bool,
+    /// Share of the recent time in which the GPUs ran a kernel, 0 to 1, where the driver says.
+    pub utilization: Option<f64>,
+    /// Does the page show work? It is one engine step old, so the first step of a spell shows none.
+    pub work: bool,
     /// Counter ticks of each GPU, for power over any span of recent time.
     pub meters: &'a [EnergyMeter],
     /// The window's context, z-scored; order of `features::NAMES`.

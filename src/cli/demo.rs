@@ -197,7 +197,7 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
     config.vllm.prometheus_url = server.metrics_url();
     let supported = sensors.supported_clocks()?;
     let settings = setup::control_settings(&config, &supported, false);
-    let learned = Learned::fresh(setup::linucb_settings(&config), config.metrics.baseline_measurements);
+    let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
     let space = ActionSpace::new(&supported, &setup::space_settings(&config, Vec::new()));
     let lease = ClockLease::take(vec![(Box::new(clocks), supported.core_min())])?;
 

@@ -217,7 +217,8 @@ impl Controller {
                 self.take_baseline(load, cost, out);
             }
         }
-        let taught = work && self.teach(window, &scaled, evidence.ran_at, earned, now, out);
+        let serving = !was_parked && !self.idle.is_parked();
+        let taught = serving && self.teach(window, &scaled, evidence.ran_at, earned, now, out);
         if let Some(limits) = self.settings.limits {
             self.latency.push(window, &limits);
         }
@@ -322,6 +323,8 @@ impl Controller {
             ran_at,
             read_core: self.mean_core_clock(),
             capped: self.readings.iter().flatten().any(|reading| reading.reasons.is_capped()),
+            utilization: self.activity().utilization_percent.map(|percent| percent / 100.0),
+            work: has_work(window),
             meters: &self.meters,
             context,
             reward,
@@ -357,6 +360,9 @@ impl Controller {
             let clock = running.clocks().map(|clocks| clocks.core.as_f64());
             if !self.settings.data_collection {
                 self.learned.floor.violated(clock, step, now);
+                if let Some(clocks) = running.clocks() {
+                    self.learned.policy.limit_broken(clocks);
+                }
             }
             if !self.limit_broken {
                 let floor = self.learned.floor.floor_mhz().map(to_mhz);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::space::SpaceSettings;
-use crate::bandit::{ActionSpace, Policy, Target};
+use crate::bandit::{ActionSpace, Learner, Policy, Target};
 use crate::gpu::{ClockReasons, GpuReading, MemoryLevel, SupportedClocks};
 use crate::metrics::{Histogram, Signals, Snapshot};
 use crate::reward::energy::EnergyPoint;
@@ -90,7 +90,7 @@ impl Scene {
             memory: Vec::new(),
             retry_after: Seconds(600.0),
         };
-        let learned = Learned::fresh(policy(dwell), 5);
+        let learned = Learned::fresh(Learner::linucb(policy(dwell)), 5);
         Self {
             controller: Controller::new(settings, learned, ActionSpace::new(&clocks, &space), 1, Time(0.0)),
             now: 0.0,

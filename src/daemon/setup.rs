@@ -1,9 +1,11 @@
 //! From a checked configuration to the constants of the parts.
 
+use crate::bandit::Learner;
 use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::memory;
 use crate::bandit::space::SpaceSettings;
-use crate::config::Config;
+use crate::bandit::structured::StructuredSettings;
+use crate::config::{Config, PolicyKind};
 use crate::control::Settings;
 use crate::control::idle::IdleSettings;
 use crate::gpu::SupportedClocks;
@@ -78,6 +80,38 @@ pub fn linucb_settings(config: &Config) -> LinUcbSettings {
 
 fn count(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Constants of the `structured` policy.
+#[must_use]
+pub fn structured_settings(config: &Config) -> StructuredSettings {
+    let control = &config.control;
+    StructuredSettings {
+        objective: control.objective,
+        max_slowdown: control
+            .max_slowdown_percent
+            .filter(|_| !control.ignore_slo)
+            .map(|percent| percent / 100.0),
+        tpot_limit: (!control.ignore_slo).then_some(control.tpot_limit),
+        seed: control.seed,
+        ..StructuredSettings::default()
+    }
+}
+
+/// The policy that the configuration asks for, knowing nothing yet.
+#[must_use]
+pub fn learner(config: &Config) -> Learner {
+    let linucb = linucb_settings(config);
+    match config.control.policy {
+        PolicyKind::LinUcb => Learner::linucb(linucb),
+        PolicyKind::Structured => Learner::structured(structured_settings(config), linucb),
+    }
+}
+
+/// Gives a stored policy the constants of the present configuration.
+pub fn configure(learner: &mut Learner, config: &Config) {
+    let structured = (config.control.policy == PolicyKind::Structured).then(|| structured_settings(config));
+    learner.configure(structured, linucb_settings(config));
 }
 
 /// How arms are made. `memory` lists the memory clocks to combine with (none leaves the memory clock to the driver).
