@@ -19,12 +19,7 @@ fn trained(lessons: u32) -> (LinUcb, ActionSpace) {
     let clocks = SupportedClocks::new(vec![level]).expect("128 clocks");
     let space = ActionSpace::new(
         &clocks,
-        &SpaceSettings {
-            min_core: Mhz(15),
-            step: Mhz(15),
-            memory: Vec::new(),
-            retry_after: Seconds(600.0),
-        },
+        &SpaceSettings { min_core: Mhz(15), step: Mhz(15), memory: Vec::new(), retry_after: Seconds(600.0) },
     );
     let mut policy = LinUcb::new(LinUcbSettings { dwell: Seconds(0.0), ..LinUcbSettings::default() });
     let mut now = 0.0;

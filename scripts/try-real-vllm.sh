@@ -168,7 +168,7 @@ wait -n -p ended "$loader" ${supervisor:+"$supervisor"} || status=$?
 if [ "$ended" = "$supervisor" ]; then
     supervisor=''
     tail -n 20 "$run/agft.log" >&2
-    die "agft ended before it was told to"
+    die "agft ended before it was told to: see $run/agft.json and $run/agft.log"
 fi
 loader=''
 [ "$status" -eq 0 ] || die "the load generator failed"

@@ -5,8 +5,16 @@
 //! `control`'s, which narrows the space before asking.
 
 pub mod arm;
+#[cfg(test)]
+mod gold;
+pub mod learner;
 pub mod linucb;
+pub mod memory;
+pub mod prune;
+pub mod refine;
+pub mod settle;
 pub mod space;
+pub mod structured;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +22,7 @@ use crate::features::DIMENSION;
 use crate::metrics::window::Window;
 use crate::reward::energy::EnergyMeter;
 use crate::units::{Clocks, Mhz, Time};
+pub use learner::Learner;
 pub use linucb::LinUcb;
 pub use space::ActionSpace;
 
@@ -52,8 +61,10 @@ impl std::fmt::Display for Target {
 pub enum Reason {
     /// The present choice has not been held long enough to be judged.
     Dwell,
-    /// First sweep, from the top clock down.
+    /// First visit of a clock, from the top one down.
     Sweep,
+    /// A clock that was given up is measured anew.
+    Retrial,
     /// Highest upper confidence bound.
     Ucb,
     /// Highest expected reward.
@@ -99,6 +110,10 @@ pub struct Evidence<'a> {
     pub read_core: Option<Mhz>,
     /// Was the clock held low by power or temperature?
     pub capped: bool,
+    /// Share of the recent time in which the GPUs ran a kernel, 0 to 1, where the driver says.
+    pub utilization: Option<f64>,
+    /// Does the page show work? It is one engine step old, so the first step of a spell shows none.
+    pub work: bool,
     /// Counter ticks of each GPU, for power over any span of recent time.
     pub meters: &'a [EnergyMeter],
     /// The window's context, z-scored; order of `features::NAMES`.
@@ -130,6 +145,8 @@ pub struct Summary {
     pub alpha: f64,
     /// Clocks with their number of lessons and mean reward, highest clock first.
     pub arms: Vec<ArmSummary>,
+    /// Clocks given up for the time being, highest clock first.
+    pub pruned: Vec<PrunedArm>,
 }
 
 impl Summary {
@@ -154,6 +171,17 @@ pub struct ArmSummary {
     pub mean_reward: f64,
 }
 
+/// One clock given up, in a [`Summary`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PrunedArm {
+    /// The clocks.
+    pub clocks: Clocks,
+    /// Round in which they were given up.
+    pub round: u64,
+    /// Why; `None` if that is too long ago to be on record.
+    pub cause: Option<prune::Cause>,
+}
+
 /// A contextual policy over clocks.
 pub trait Policy {
     /// The clock to run at from now on.
@@ -170,6 +198,11 @@ pub trait Policy {
 
     /// Something else drove the clocks for a while (idle, outage, baseline): what was held is no longer held.
     fn interrupt(&mut self);
+
+    /// A latency limit broke while the lock of these clocks was in force.
+    fn limit_broken(&mut self, running: Clocks) {
+        let _ = running;
+    }
 
     /// How far it has come.
     fn summary(&self) -> Summary;
@@ -190,4 +223,10 @@ pub enum BanditError {
     /// The matrix could not be inverted even after regularisation.
     #[error("the arm's matrix cannot be inverted")]
     Singular,
+    /// A stored arm is none.
+    #[error("the stored arm must have {rule}")]
+    Stored {
+        /// What it must have.
+        rule: &'static str,
+    },
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Target;
+use super::memory::PairLimits;
 use crate::gpu::SupportedClocks;
 use crate::units::{Clocks, Mhz, Seconds, Time};
 
@@ -31,54 +33,90 @@ pub struct Failure {
 
 /// The arms, highest core clock first, and what of them is usable now.
 ///
-/// Two things take arms out: a clock the card does not follow ([`ActionSpace::fail`], forgiven after a while), and the
-/// floor that a broken latency limit puts under the core clock ([`ActionSpace::set_floor`]).
+/// Three things take arms out: a clock the card does not follow ([`ActionSpace::fail`], forgiven after a while), the
+/// floor that a broken latency limit puts under the core clock ([`ActionSpace::set_floor`]), and the same for pairs
+/// with a memory clock ([`ActionSpace::set_pair_limits`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ActionSpace {
+    /// Descending, without repetition.
     arms: Vec<Clocks>,
+    /// Core clocks of the arms that the settings made, descending.
+    cores: Vec<Mhz>,
+    /// Arms that [`ActionSpace::add`] made.
+    extra: Vec<Clocks>,
     failed: BTreeMap<Clocks, Failure>,
     floor: Option<Mhz>,
+    pair_limits: PairLimits,
     retry_after: Seconds,
 }
 
 impl ActionSpace {
     /// Arms every `step` from the highest supported core clock down to `min_core`, that one included; each with every
-    /// memory clock of the settings that the card supports.
+    /// memory clock of the settings that the card supports beside it.
     ///
-    /// Never empty: where `min_core` is above all clocks, the highest one remains.
+    /// Never empty: where `min_core` is above all clocks, the highest one remains; where the card supports no pair, the
+    /// core clocks alone remain.
     #[must_use]
     pub fn new(supported: &SupportedClocks, settings: &SpaceSettings) -> Self {
         let cores = every(supported.core(), settings.min_core, settings.step);
-        let memory: Vec<Option<Mhz>> = if settings.memory.is_empty() {
-            vec![None]
-        } else {
-            settings.memory.iter().copied().map(Some).collect()
-        };
-        let arms = cores
-            .iter()
-            .flat_map(|&core| memory.iter().map(move |&memory| Clocks { core, memory }))
-            .filter(|clocks| supports(supported, *clocks))
-            .collect();
-        Self { arms, failed: BTreeMap::new(), floor: None, retry_after: settings.retry_after }
+        let pairs = cores.iter().flat_map(|&core| {
+            settings.memory.iter().map(move |&memory| Clocks { core, memory: Some(memory) })
+        });
+        let mut arms: Vec<Clocks> = pairs.filter(|clocks| supports(supported, *clocks)).collect();
+        if arms.is_empty() {
+            arms = cores.iter().copied().map(Clocks::core_only).collect();
+        }
+        arms.sort_unstable_by(|a, b| b.cmp(a));
+        arms.dedup();
+        Self {
+            arms,
+            cores,
+            extra: Vec::new(),
+            failed: BTreeMap::new(),
+            floor: None,
+            pair_limits: PairLimits::default(),
+            retry_after: settings.retry_after,
+        }
     }
 
-    /// Every arm, usable or not; highest core clock first.
+    /// Every arm, usable or not; highest core clock first, and of these the highest memory clock.
     #[must_use]
     pub fn arms(&self) -> &[Clocks] {
         &self.arms
     }
 
+    /// The core clocks that the settings ask for, highest first. What [`ActionSpace::add`] made is not among them.
+    #[must_use]
+    pub fn cores(&self) -> &[Mhz] {
+        &self.cores
+    }
+
     /// The arms that may be chosen now, highest core clock first.
     pub fn allowed(&self, now: Time) -> impl Iterator<Item = Clocks> + '_ {
-        self.arms.iter().copied().filter(move |clocks| self.is_allowed(*clocks, now))
+        self.arms.iter().copied().filter(move |clocks| self.is_open(*clocks, now))
     }
 
     /// May these clocks be chosen now?
     #[must_use]
     pub fn is_allowed(&self, clocks: Clocks, now: Time) -> bool {
+        self.is_open(clocks, now) && self.has(clocks)
+    }
+
+    fn is_open(&self, clocks: Clocks, now: Time) -> bool {
         self.floor.is_none_or(|floor| clocks.core >= floor)
+            && self.pair_limits.allows(clocks)
             && self.failed.get(&clocks).is_none_or(|failure| now >= failure.retry_at)
-            && self.arms.contains(&clocks)
+    }
+
+    fn has(&self, clocks: Clocks) -> bool {
+        self.arms.binary_search_by(|arm| clocks.cmp(arm)).is_ok()
+    }
+
+    /// What to run at when a policy is left without a choice: the highest clocks that may be chosen, else the driver's
+    /// default, which no limit and no failure can take away.
+    #[must_use]
+    pub fn emergency(&self, now: Time) -> Target {
+        self.allowed(now).next().map_or(Target::Default, Target::Lock)
     }
 
     /// Takes clocks out for a while; returns when they may be tried again.
@@ -96,10 +134,18 @@ impl ActionSpace {
 
     /// Makes a clock an arm that was none: the card's own answer to a request it did not follow.
     pub fn add(&mut self, clocks: Clocks) {
-        if !self.arms.contains(&clocks) {
-            let at = self.arms.partition_point(|arm| *arm > clocks);
+        if let Err(at) = self.arms.binary_search_by(|arm| clocks.cmp(arm)) {
             self.arms.insert(at, clocks);
         }
+        if !self.extra.contains(&clocks) {
+            self.extra.push(clocks);
+        }
+    }
+
+    /// Did [`ActionSpace::add`] ask for this arm? A policy that looks at some of the arms only must not pass it over.
+    #[must_use]
+    pub fn is_extra(&self, clocks: Clocks) -> bool {
+        self.extra.contains(&clocks)
     }
 
     /// The lowest core clock that may be chosen; `None` lifts the restriction.
@@ -111,6 +157,11 @@ impl ActionSpace {
     #[must_use]
     pub fn floor(&self) -> Option<Mhz> {
         self.floor
+    }
+
+    /// Which pairs of core and memory clock may not be chosen.
+    pub fn set_pair_limits(&mut self, limits: PairLimits) {
+        self.pair_limits = limits;
     }
 }
 
@@ -184,6 +235,34 @@ mod tests {
     }
 
     #[test]
+    fn card_without_any_of_the_pairs_keeps_its_core_clocks() {
+        let clocks = supported([600, 300].into_iter(), &[810]);
+        let space = ActionSpace::new(&clocks, &settings(210, 90, &[9501]));
+        assert_eq!(space.arms(), [600, 300].map(|core| Clocks::core_only(Mhz(core))));
+    }
+
+    #[test]
+    fn pairs_are_nested_in_core_clocks_whatever_the_order_of_the_settings() {
+        let clocks = supported([600, 300].into_iter(), &[9501, 810]);
+        let space = ActionSpace::new(&clocks, &settings(210, 90, &[810, 9501, 810]));
+        let pairs: Vec<_> = space.arms().iter().map(|arm| (arm.core.0, arm.memory.unwrap().0)).collect();
+        assert_eq!(pairs, [(600, 9501), (600, 810), (300, 9501), (300, 810)]);
+        assert_eq!(space.cores(), [600, 300].map(Mhz));
+    }
+
+    #[test]
+    fn clock_the_card_chose_itself_becomes_an_arm_in_its_place_and_once() {
+        let clocks = supported([600, 300].into_iter(), &[810]);
+        let mut space = ActionSpace::new(&clocks, &settings(210, 90, &[]));
+        let own = Clocks::core_only(Mhz(450));
+        space.add(own);
+        space.add(own);
+        assert_eq!(space.arms(), [600, 450, 300].map(|core| Clocks::core_only(Mhz(core))));
+        assert_eq!(space.cores(), [600, 300].map(Mhz));
+        assert!(space.is_extra(own) && space.is_allowed(own, Time(0.0)));
+    }
+
+    #[test]
     fn failed_clock_comes_back_after_its_time() {
         let clocks = supported([600, 300].into_iter(), &[810]);
         let mut space = ActionSpace::new(&clocks, &settings(210, 90, &[]));
@@ -199,6 +278,42 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn allowed_are_exactly_the_arms_that_nothing_takes_out(
+            floor in prop::option::of(0u32..900),
+            failed in prop::collection::vec((0usize..16, 0.0..1000.0_f64), 0..16),
+            broken in prop::collection::vec((0usize..4, 0usize..4), 0..6),
+            now in 0.0..2000.0_f64,
+        ) {
+            let (cores, memory) = ([800, 600, 400, 200], [9501, 5001, 810, 405]);
+            let clocks = supported(cores.into_iter(), &memory);
+            let mut space = ActionSpace::new(&clocks, &settings(0, 1, &memory));
+            prop_assert_eq!(space.arms().len(), 16);
+            let arms = space.arms().to_vec();
+            space.set_floor(floor.map(Mhz));
+            let mut retry: BTreeMap<Clocks, f64> = BTreeMap::new();
+            for (arm, at) in &failed {
+                space.fail(arms[*arm], "fails".into(), Time(*at));
+                retry.insert(arms[*arm], at + 600.0);
+            }
+            let mut limits = PairLimits::default();
+            for (core, memory_index) in &broken {
+                let pair = Clocks { core: Mhz(cores[*core]), memory: Some(Mhz(memory[*memory_index])) };
+                limits.violated(pair, Time(0.0));
+            }
+            space.set_pair_limits(limits);
+            let expected: Vec<Clocks> = arms.iter().copied().filter(|arm| {
+                floor.is_none_or(|floor| arm.core.0 >= floor)
+                    && retry.get(arm).is_none_or(|at| now >= *at)
+                    && !broken.iter().any(|(c, m)| cores[*c] >= arm.core.0 && Some(Mhz(memory[*m])) >= arm.memory)
+            }).collect();
+            let allowed: Vec<Clocks> = space.allowed(Time(now)).collect();
+            prop_assert_eq!(&allowed, &expected);
+            prop_assert!(arms.iter().all(|arm| space.is_allowed(*arm, Time(now)) == expected.contains(arm)));
+            let emergency = expected.first().map_or(Target::Default, |arm| Target::Lock(*arm));
+            prop_assert_eq!(space.emergency(Time(now)), emergency);
+        }
+
         #[test]
         fn arms_are_supported_spaced_and_above_the_minimum(
             raw in prop::collection::btree_set(100u32..3000, 1..120), min in 0u32..2000, step in 1u32..300,

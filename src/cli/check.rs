@@ -155,7 +155,7 @@ fn check_directories(config: &Config, lines: &mut Lines) {
         match rustix::fs::access(place, rustix::fs::Access::WRITE_OK) {
             Ok(()) if place.is_dir() => lines.ok(key, dir),
             Ok(()) => {
-                lines.bad(key, &format!("{dir}: {} is not a directory", place.display()), Exit::Failure)
+                lines.bad(key, &format!("{dir}: {} is not a directory", place.display()), Exit::Failure);
             }
             Err(error) => {
                 lines.bad(

@@ -162,7 +162,8 @@ impl Mark {
             let count = values.len().max(1) as f64;
             values.iter().sum::<f64>() / count
         };
-        let tpot = mean(requests.iter().filter_map(|r| r.tpot()).map(|tpot| tpot.0).collect());
+        let tpot =
+            mean(requests.iter().filter_map(crate::sim::FinishedRequest::tpot).map(|tpot| tpot.0).collect());
         let energy = self.joules - earlier.joules;
         let tokens = self.tokens - earlier.tokens;
         Outcome {
@@ -196,7 +197,7 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
     config.vllm.prometheus_url = server.metrics_url();
     let supported = sensors.supported_clocks()?;
     let settings = setup::control_settings(&config, &supported, false);
-    let learned = Learned::fresh(setup::linucb_settings(&config), config.metrics.baseline_measurements);
+    let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
     let space = ActionSpace::new(&supported, &setup::space_settings(&config, Vec::new()));
     let lease = ClockLease::take(vec![(Box::new(clocks), supported.core_min())])?;
 

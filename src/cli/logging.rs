@@ -91,7 +91,7 @@ pub fn gpu_folder(name: &str) -> String {
         .unwrap_or(short.len());
     let folder: String =
         short[..cut].chars().filter(|c| c.is_ascii_alphanumeric() || "_.+".contains(*c)).take(20).collect();
-    if folder.trim_matches('.').is_empty() { "Unknown_GPU".into() } else { folder }
+    if folder.contains(|c: char| c.is_ascii_alphanumeric()) { folder } else { "Unknown_GPU".into() }
 }
 
 /// A log file that starts anew when it is full, keeping a few predecessors (`name.1`, `name.2`, ...).

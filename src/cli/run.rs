@@ -108,7 +108,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     );
     let scraper = Scraper::new(&scrape_settings(config))?;
     let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
-    let identity = identity(&gpus.infos);
+    let identity = identity(config, &gpus.infos);
     let learned = load_model(cli, config, &store, &identity)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -145,12 +145,12 @@ fn start_log(
 
 /// Whose model is learned here.
 #[must_use]
-pub fn identity(gpus: &[GpuInfo]) -> Identity {
+pub fn identity(config: &Config, gpus: &[GpuInfo]) -> Identity {
     Identity {
         gpu_name: gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default(),
         gpu_uuids: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
         feature_names: crate::features::NAMES.iter().map(|name| (*name).to_owned()).collect(),
-        policy: "linucb".into(),
+        policy: config.control.policy.to_string(),
         model_version: crate::control::learned::MODEL_VERSION,
         engine_model: None,
     }
@@ -163,7 +163,7 @@ fn load_model(
     identity: &Identity,
 ) -> anyhow::Result<Learned> {
     let now = jiff::Timestamp::now();
-    let fresh = || Learned::fresh(setup::linucb_settings(config), config.metrics.baseline_measurements);
+    let fresh = || Learned::fresh(setup::learner(config), config.metrics.baseline_measurements);
     if cli.reset_model {
         for kept in store.reset(now)? {
             tracing::info!(kept_as = %kept.display(), "model put aside");
@@ -185,7 +185,7 @@ fn load_model(
                 return Ok(fresh());
             }
             tracing::info!(rounds = learned.rounds, generation = ?restored.generation, "model loaded");
-            learned.policy.configure(setup::linucb_settings(config));
+            setup::configure(&mut learned.policy, config);
             Ok(learned)
         }
         Load::Fresh { reasons } => {
@@ -237,7 +237,7 @@ fn assemble(
             EnergySource::Counter => tracing::info!(%gpu, "energy from the driver's counter"),
             EnergySource::PowerIntegration => tracing::info!(%gpu, "energy integrated from power samples"),
             EnergySource::None => {
-                tracing::warn!(%gpu, "neither energy counter nor power sensor: nothing can be learned")
+                tracing::warn!(%gpu, "neither energy counter nor power sensor: nothing can be learned");
             }
         }
     }

@@ -99,7 +99,7 @@ sections! {
         /// Time from one decision to the next.
         decision_interval_s: Seconds = Seconds(0.3), seconds(0.05..=10.0);
         /// Who chooses.
-        policy: PolicyKind = PolicyKind::LinUcb, one_of();
+        policy: PolicyKind = PolicyKind::Structured, one_of();
         /// What is minimised.
         objective: Objective = Objective::Edp, one_of();
         /// How a measured window becomes a reward.

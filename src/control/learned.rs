@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bandit::LinUcb;
-use crate::bandit::linucb::LinUcbSettings;
+use crate::bandit::Learner;
 use crate::features::Scaler;
 use crate::reward::baseline::{BaselineBook, BaselineSchedule};
 use crate::reward::slo::SloFloor;
@@ -21,7 +20,7 @@ pub struct Learned {
     /// Which measurements at default clocks are owed.
     pub schedule: BaselineSchedule,
     /// The policy.
-    pub policy: LinUcb,
+    pub policy: Learner,
     /// The floor that broken limits have set.
     pub floor: SloFloor,
     /// Rounds closed, over all runs.
@@ -35,12 +34,12 @@ pub struct Learned {
 impl Learned {
     /// Nothing learned yet; the first baseline takes `baseline_windows` valid windows.
     #[must_use]
-    pub fn fresh(policy: LinUcbSettings, baseline_windows: u32) -> Self {
+    pub fn fresh(policy: Learner, baseline_windows: u32) -> Self {
         Self {
             scaler: Scaler::default(),
             baseline: BaselineBook::default(),
             schedule: BaselineSchedule::new(baseline_windows),
-            policy: LinUcb::new(policy),
+            policy,
             floor: SloFloor::default(),
             rounds: 0,
             reward_sum: 0.0,

@@ -59,6 +59,8 @@ pub enum Scrape {
 pub struct GpuTick {
     /// Latest sensor values; `None` if they could not be read.
     pub reading: Option<GpuReading>,
+    /// When they were read.
+    pub read_at: Option<Time>,
     /// Ticks of the energy counter since.
     pub energy: Vec<EnergyPoint>,
 }

@@ -16,8 +16,9 @@ const FAULT_PAUSE: Seconds = Seconds(5.0);
 
 impl Controller {
     pub(super) fn take_gpus(&mut self, seen: &Observation) {
-        for ((meter, reading), gpu) in self.meters.iter_mut().zip(&mut self.readings).zip(&seen.gpus) {
-            *reading = gpu.reading;
+        for (index, (meter, gpu)) in self.meters.iter_mut().zip(&seen.gpus).enumerate() {
+            self.readings[index] = gpu.reading;
+            self.read_at[index] = gpu.read_at;
             for point in &gpu.energy {
                 meter.push(*point);
             }
@@ -129,14 +130,16 @@ impl Controller {
             return;
         }
         for member in 0..self.readings.len() {
-            let Some(reading) = self.readings[member] else { continue };
+            let (Some(reading), Some(read_at)) = (self.readings[member], self.read_at[member]) else {
+                continue;
+            };
             let check = self.verifier.check(
                 asked,
                 self.in_force.since,
                 &reading,
                 self.settings.verify_after,
                 self.settings.clock_tolerance,
-                now,
+                read_at,
             );
             let Check::Off(running, failed) = check else { continue };
             if !failed {

@@ -33,6 +33,7 @@ pub struct Controller {
     pub(super) previous: Option<Snapshot>,
     pub(super) meters: Vec<EnergyMeter>,
     pub(super) readings: Vec<Option<GpuReading>>,
+    pub(super) read_at: Vec<Option<Time>>,
     pub(super) in_force: InForce,
     /// The last command: what runs as soon as the driver confirms it.
     pub(super) asked: Target,
@@ -77,6 +78,7 @@ impl Controller {
             previous: None,
             meters: vec![EnergyMeter::default(); gpus],
             readings: vec![None; gpus],
+            read_at: vec![None; gpus],
             in_force: InForce { target: Target::Default, since: now, serving: Target::Default },
             asked: Target::Default,
             verifier: ClockVerifier::default(),
@@ -163,17 +165,16 @@ impl Controller {
         }
         let settings = self.settings.idle?;
         let (source, parked) = self.idle.on_activity(self.activity(), &settings, now)?;
-        Some(self.wake(source, parked, out))
+        Some(self.wake(source, parked, now, out))
     }
 
-    fn wake(&mut self, by: WakeSource, parked: Seconds, out: &mut Output) -> Target {
+    fn wake(&mut self, by: WakeSource, parked: Seconds, now: Time, out: &mut Output) -> Target {
         out.events.push(Event::Woken { by, parked });
-        match self.in_force.serving {
-            Target::Lock(clocks) if self.space.floor().is_some_and(|floor| clocks.core < floor) => {
-                Target::Default
-            }
-            serving => serving,
-        }
+        let serving = self.in_force.serving;
+        let allowed = serving.clocks().is_none_or(|clocks| self.space.is_allowed(clocks, now));
+        // While exploring, what ran last may be a clock that was only being tried.
+        let known_good = self.learned.policy.summary().phase == Phase::Exploitation;
+        if allowed && known_good { serving } else { Target::Default }
     }
 
     fn close_round(&mut self, window: &Window, now: Time, out: &mut Output) -> Option<Target> {
@@ -192,7 +193,7 @@ impl Controller {
                     self.learned.policy.interrupt();
                 }
             }
-            Verdict::Wake(source, span) => woken_to = Some(self.wake(source, span, out)),
+            Verdict::Wake(source, span) => woken_to = Some(self.wake(source, span, now, out)),
             Verdict::Serve | Verdict::Empty => {}
         }
 
@@ -217,7 +218,8 @@ impl Controller {
                 self.take_baseline(load, cost, out);
             }
         }
-        let taught = work && self.teach(window, &scaled, evidence.ran_at, earned, now, out);
+        let serving = !was_parked && !self.idle.is_parked();
+        let taught = serving && self.teach(window, &scaled, evidence.ran_at, earned, now, out);
         if let Some(limits) = self.settings.limits {
             self.latency.push(window, &limits);
         }
@@ -322,6 +324,8 @@ impl Controller {
             ran_at,
             read_core: self.mean_core_clock(),
             capped: self.readings.iter().flatten().any(|reading| reading.reasons.is_capped()),
+            utilization: self.activity().utilization_percent.map(|percent| percent / 100.0),
+            work: has_work(window),
             meters: &self.meters,
             context,
             reward,
@@ -357,6 +361,9 @@ impl Controller {
             let clock = running.clocks().map(|clocks| clocks.core.as_f64());
             if !self.settings.data_collection {
                 self.learned.floor.violated(clock, step, now);
+                if let Some(clocks) = running.clocks() {
+                    self.learned.policy.limit_broken(clocks);
+                }
             }
             if !self.limit_broken {
                 let floor = self.learned.floor.floor_mhz().map(to_mhz);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::space::SpaceSettings;
-use crate::bandit::{ActionSpace, Policy, Target};
+use crate::bandit::{ActionSpace, Learner, Policy, Target};
 use crate::gpu::{ClockReasons, GpuReading, MemoryLevel, SupportedClocks};
 use crate::metrics::{Histogram, Signals, Snapshot};
 use crate::reward::energy::EnergyPoint;
@@ -39,13 +39,9 @@ fn settings() -> Settings {
 fn policy(dwell: f64) -> LinUcbSettings {
     LinUcbSettings {
         initial_alpha: 1.0,
-        alpha_decay_rate: 0.02,
-        min_alpha: 0.1,
-        lambda_reg: 1.0,
         dwell: Seconds(dwell),
-        convergence_window: 100,
-        convergence_top_k: 3,
-        convergence_threshold: 0.6,
+        coarse_step_mhz: Mhz(100),
+        ..LinUcbSettings::default()
     }
 }
 
@@ -94,7 +90,7 @@ impl Scene {
             memory: Vec::new(),
             retry_after: Seconds(600.0),
         };
-        let learned = Learned::fresh(policy(dwell), 5);
+        let learned = Learned::fresh(Learner::linucb(policy(dwell)), 5);
         Self {
             controller: Controller::new(settings, learned, ActionSpace::new(&clocks, &space), 1, Time(0.0)),
             now: 0.0,
@@ -140,7 +136,7 @@ impl Scene {
             reasons: ClockReasons::default(),
             ..GpuReading::default()
         };
-        GpuTick { reading: Some(reading), energy }
+        GpuTick { reading: Some(reading), read_at: Some(Time(self.now + seconds)), energy }
     }
 
     fn step(&mut self, gpu: GpuTick, scrape: Scrape) -> Output {

@@ -31,7 +31,7 @@ pub enum Check {
 }
 
 impl ClockVerifier {
-    /// Judges a reading taken `since` the clock came into force.
+    /// Judges a reading taken at `read_at` of a clock in force since `since`.
     pub fn check(
         &mut self,
         asked: Clocks,
@@ -39,10 +39,10 @@ impl ClockVerifier {
         reading: &GpuReading,
         settle: Seconds,
         tolerance: Mhz,
-        now: Time,
+        read_at: Time,
     ) -> Check {
         let Some(running) = reading.core_clock else { return Check::Unknown };
-        if now.since(since) < settle || reading.reasons.intersects(ClockReasons::GPU_IDLE) {
+        if read_at.since(since) < settle || reading.reasons.intersects(ClockReasons::GPU_IDLE) {
             return Check::Unknown;
         }
         let memory_off = match (asked.memory, reading.memory_clock) {

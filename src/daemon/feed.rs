@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;
@@ -78,11 +79,15 @@ impl Lead {
 }
 
 /// The newest answer, until it is taken.
-type Slot = Arc<Mutex<Option<Scrape>>>;
+#[derive(Default)]
+struct Slot {
+    answer: Mutex<Option<Scrape>>,
+    arrived: Notify,
+}
 
 /// Handle of the scraping task; it ends when this is dropped.
 pub struct Feed {
-    slot: Slot,
+    slot: Arc<Slot>,
     task: JoinHandle<()>,
 }
 
@@ -90,7 +95,7 @@ impl Feed {
     /// Starts scraping `source` for the ticks of `schedule`.
     #[must_use]
     pub fn spawn(source: impl Source, schedule: Schedule, clock: Clock) -> Self {
-        let slot = Slot::default();
+        let slot = Arc::new(Slot::default());
         let task = tokio::spawn(run(source, schedule, clock, Arc::clone(&slot)));
         Self { slot, task }
     }
@@ -98,7 +103,12 @@ impl Feed {
     /// What came since the last call.
     #[must_use]
     pub fn take(&self) -> Scrape {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Scrape::Pending)
+        self.slot.answer.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Scrape::Pending)
+    }
+
+    /// Waits for the next answer.
+    pub async fn arrived(&self) {
+        self.slot.arrived.notified().await;
     }
 }
 
@@ -108,7 +118,7 @@ impl Drop for Feed {
     }
 }
 
-async fn run<S: Source>(source: S, schedule: Schedule, clock: Clock, slot: Slot) {
+async fn run<S: Source>(source: S, schedule: Schedule, clock: Clock, slot: Arc<Slot>) {
     let mut lead = Lead::new(schedule.period);
     let mut tick = schedule.next(clock.now());
     loop {
@@ -121,7 +131,8 @@ async fn run<S: Source>(source: S, schedule: Schedule, clock: Clock, slot: Slot)
             }
             Err(why) => Scrape::Failed(why),
         };
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(scrape);
+        *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(scrape);
+        slot.arrived.notify_one();
         // One request per tick, however fast the answer came.
         let earliest = asked_at + Seconds(0.5 * schedule.period.0);
         let after = Time(tick.0 + 0.5 * schedule.period.0);

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::tick::StepFacts;
 use crate::bandit::{Reason, Target};
 use crate::control::{Mode, Round, Scrape};
+use crate::metrics::Histogram;
 use crate::reward::slo::Limits;
 use crate::store::RoundRecord;
 
@@ -19,7 +20,7 @@ pub(super) fn record(
     let window = &round.window;
     let seconds = window.elapsed.0;
     let context = round.context;
-    let mean = |histogram: &Option<crate::metrics::Histogram>| histogram.as_ref().and_then(|h| h.mean());
+    let mean = |histogram: &Option<Histogram>| histogram.as_ref().and_then(Histogram::mean);
     let tpot = round.cost.map(|cost| cost.delay.0).or_else(|| mean(&window.itl));
     // AGFT's product: energy of the window times its time per output token.
     let edp = round.energy.zip(tpot).map(|(energy, tpot)| energy.0 * tpot);
@@ -88,6 +89,7 @@ fn method(round: &Round) -> Option<&'static str> {
         (_, Some(reason)) => Some(match reason {
             Reason::Greedy => "GREEDY",
             Reason::Sweep => "SWEEP",
+            Reason::Retrial => "RETRIAL",
             Reason::Dwell => "DWELL",
             Reason::NothingAllowed => "NONE",
             Reason::Ucb => "UCB",
@@ -100,6 +102,7 @@ fn reason(reason: Reason) -> &'static str {
     match reason {
         Reason::Dwell => "dwell",
         Reason::Sweep => "sweep",
+        Reason::Retrial => "retrial",
         Reason::Ucb => "ucb",
         Reason::Greedy => "greedy",
         Reason::NothingAllowed => "nothing_allowed",

@@ -86,10 +86,7 @@ impl Sampler {
     #[must_use]
     pub fn collect(&self) -> Vec<GpuTick> {
         let mut ticks = self.shared.ticks.lock().unwrap_or_else(PoisonError::into_inner);
-        ticks
-            .iter_mut()
-            .map(|tick| GpuTick { reading: tick.reading, energy: std::mem::take(&mut tick.energy) })
-            .collect()
+        ticks.iter_mut().map(|tick| GpuTick { energy: std::mem::take(&mut tick.energy), ..*tick }).collect()
     }
 
     /// Whether [`Sampler::looked`] shall fire after each look at the sensors.
@@ -195,6 +192,7 @@ fn sample(shared: &Shared, mut gpus: Vec<Gpu>, settings: SamplerSettings, clock:
             }
             if let Some(reading) = reading {
                 tick.reading = reading.ok().filter(|r: &GpuReading| *r != GpuReading::default());
+                tick.read_at = tick.reading.map(|_| now);
             }
             drop(ticks);
             if let Some(error) = lost {

@@ -1,8 +1,11 @@
 //! From a checked configuration to the constants of the parts.
 
+use crate::bandit::Learner;
 use crate::bandit::linucb::LinUcbSettings;
+use crate::bandit::memory;
 use crate::bandit::space::SpaceSettings;
-use crate::config::Config;
+use crate::bandit::structured::StructuredSettings;
+use crate::config::{Config, PolicyKind};
 use crate::control::Settings;
 use crate::control::idle::IdleSettings;
 use crate::gpu::SupportedClocks;
@@ -46,16 +49,69 @@ pub fn control_settings(config: &Config, clocks: &SupportedClocks, dry_run: bool
 /// Constants of the `linucb` policy.
 #[must_use]
 pub fn linucb_settings(config: &Config) -> LinUcbSettings {
+    let Config { linucb, control, metrics, .. } = config;
     LinUcbSettings {
-        initial_alpha: config.linucb.initial_alpha,
-        alpha_decay_rate: config.linucb.alpha_decay_rate,
-        min_alpha: config.linucb.min_alpha,
-        lambda_reg: config.linucb.lambda_reg,
-        dwell: config.metrics.sampling_duration,
-        convergence_window: config.control.convergence_window,
-        convergence_top_k: config.control.convergence_top_k,
-        convergence_threshold: config.control.convergence_threshold,
+        initial_alpha: linucb.initial_alpha,
+        alpha_decay_rate: linucb.alpha_decay_rate,
+        min_alpha: linucb.min_alpha,
+        lambda_reg: linucb.lambda_reg,
+        dwell: metrics.sampling_duration,
+        reward: control.reward,
+        coarse_step_mhz: linucb.coarse_step_mhz,
+        refinement_start_threshold: control.refinement_start_threshold,
+        adaptive_update_interval: control.adaptive_update_interval,
+        learner_maturity_threshold: control.learner_maturity_threshold,
+        enable_action_pruning: linucb.enable_action_pruning,
+        pruning_check_interval: linucb.pruning_check_interval,
+        pruning_threshold: linucb.pruning_threshold,
+        min_exploration_for_pruning: count(linucb.min_exploration_for_pruning),
+        pruning_maturity_threshold: linucb.pruning_maturity_threshold,
+        cascade_pruning_threshold: linucb.cascade_pruning_threshold,
+        enable_extreme_pruning: linucb.enable_extreme_pruning,
+        extreme_pruning_threshold: linucb.extreme_pruning_threshold,
+        extreme_pruning_min_samples: count(linucb.extreme_pruning_min_samples),
+        extreme_pruning_max_rounds: linucb.extreme_pruning_max_rounds,
+        convergence_window: control.convergence_window,
+        convergence_top_k: control.convergence_top_k,
+        convergence_threshold: control.convergence_threshold,
+        performance_degradation_threshold: control.performance_degradation_threshold,
     }
+}
+
+fn count(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Constants of the `structured` policy.
+#[must_use]
+pub fn structured_settings(config: &Config) -> StructuredSettings {
+    let control = &config.control;
+    StructuredSettings {
+        objective: control.objective,
+        max_slowdown: control
+            .max_slowdown_percent
+            .filter(|_| !control.ignore_slo)
+            .map(|percent| percent / 100.0),
+        tpot_limit: (!control.ignore_slo).then_some(control.tpot_limit),
+        seed: control.seed,
+        ..StructuredSettings::default()
+    }
+}
+
+/// The policy that the configuration asks for, knowing nothing yet.
+#[must_use]
+pub fn learner(config: &Config) -> Learner {
+    let linucb = linucb_settings(config);
+    match config.control.policy {
+        PolicyKind::LinUcb => Learner::linucb(linucb),
+        PolicyKind::Structured => Learner::structured(structured_settings(config), linucb),
+    }
+}
+
+/// Gives a stored policy the constants of the present configuration.
+pub fn configure(learner: &mut Learner, config: &Config) {
+    let structured = (config.control.policy == PolicyKind::Structured).then(|| structured_settings(config));
+    learner.configure(structured, linucb_settings(config));
 }
 
 /// How arms are made. `memory` lists the memory clocks to combine with (none leaves the memory clock to the driver).
@@ -63,14 +119,11 @@ pub fn linucb_settings(config: &Config) -> LinUcbSettings {
 pub fn space_settings(config: &Config, memory: Vec<Mhz>) -> SpaceSettings {
     SpaceSettings {
         min_core: config.gpu.min_frequency,
-        step: Mhz(config.linucb.coarse_step_mhz.0.max(config.gpu.frequency_step.0)),
+        step: config.gpu.frequency_step,
         memory,
         retry_after: config.gpu.failed_clock_retry_s,
     }
 }
-
-/// At most this many memory clocks make arms: every one multiplies the number of things to try.
-const MAX_MEMORY_CLOCKS: usize = 8;
 
 /// Memory clocks to combine with, highest first: the configured list, or an even sample of what the card supports.
 ///
@@ -81,17 +134,10 @@ pub fn memory_clocks(config: &Config, clocks: &SupportedClocks) -> Vec<Mhz> {
     if !gpu.enable_memory_frequency_control {
         return Vec::new();
     }
-    if !gpu.memory_frequencies.is_empty() {
-        return gpu.memory_frequencies.clone();
-    }
-    let all: Vec<Mhz> = clocks.memory().collect();
-    if all.len() < 2 && gpu.memory_auto_detect {
+    if gpu.memory_frequencies.is_empty() && gpu.memory_auto_detect && clocks.memory().count() < 2 {
         return Vec::new();
     }
-    if all.len() <= MAX_MEMORY_CLOCKS {
-        return all;
-    }
-    (0..MAX_MEMORY_CLOCKS).map(|k| all[k * (all.len() - 1) / (MAX_MEMORY_CLOCKS - 1)]).collect()
+    memory::memory_clocks(clocks, &gpu.memory_frequencies)
 }
 
 #[cfg(test)]
@@ -123,6 +169,11 @@ mod tests {
     fn card_with_one_memory_clock_gets_no_memory_arms() {
         assert!(memory_clocks(&with_memory_control(), &clocks(&[1593])).is_empty());
         assert!(memory_clocks(&Config::default(), &clocks(&[9501, 810])).is_empty());
+    }
+
+    #[test]
+    fn defaults_of_the_configuration_are_the_policys() {
+        assert_eq!(linucb_settings(&Config::default()), LinUcbSettings::default());
     }
 
     #[test]

@@ -85,6 +85,8 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
     tokio::pin!(stop);
     let mut due = parts.schedule.next(parts.clock.now());
     let mut number = 0_u64;
+    // A tick whose page has not come yet: the round is closed when it does, unless the next tick is nearer by then.
+    let mut owed: Option<Time> = None;
     loop {
         tokio::select! {
             biased;
@@ -97,11 +99,20 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
                 if parts.panic_at_tick == Some(number) {
                     panic!("panic asked for at tick {number}");
                 }
-                tick(parts, Some(due));
+                owed = (!tick(parts, Some(due))).then_some(due);
                 // Ticks that were missed are skipped: a window is as long as it is.
                 due = parts.schedule.next(Time(parts.clock.now().0.max(due.0 + 0.5 * parts.schedule.period.0)));
             }
-            () = parts.sampler.looked() => tick(parts, None),
+            () = parts.feed.arrived(), if owed.is_some() => {
+                // The notice may be of an answer that was taken already: then the page is still owed.
+                let now = parts.clock.now();
+                owed = owed.filter(|due| {
+                    now.since(*due).0 < 0.5 * parts.schedule.period.0 && !tick(parts, Some(*due))
+                });
+            }
+            () = parts.sampler.looked() => {
+                tick(parts, None);
+            }
         }
     }
 }
@@ -113,8 +124,8 @@ async fn clock_failure(actuator: Option<&Actuator>) -> GpuError {
     }
 }
 
-/// One step: at a tick (`due`) with the page, or between ticks with the sensors alone.
-fn tick(parts: &mut Parts, due: Option<Time>) {
+/// One step: at a tick (`due`) with the page, or between ticks with the sensors alone. Says whether there was an answer.
+fn tick(parts: &mut Parts, due: Option<Time>) -> bool {
     let now = parts.clock.now();
     let seen = Observation {
         now,
@@ -137,6 +148,7 @@ fn tick(parts: &mut Parts, due: Option<Time>) {
     for observer in &mut parts.observers {
         observer.step(&facts);
     }
+    !matches!(seen.scrape, Scrape::Pending)
 }
 
 /// Seconds since the Unix epoch; 0 for a wall clock set before it.

@@ -9,6 +9,7 @@ pub mod slo;
 
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Histogram;
 use crate::metrics::window::Window;
 use crate::units::{Seconds, Watts};
 
@@ -30,11 +31,11 @@ pub enum DelaySource {
 #[must_use]
 pub fn delay(window: &Window) -> Option<(Seconds, DelaySource)> {
     let positive = |mean: Option<f64>| mean.filter(|mean| mean.is_finite() && *mean > 0.0).map(Seconds);
-    if let Some(mean) = positive(window.itl.as_ref().and_then(|itl| itl.mean())) {
+    if let Some(mean) = positive(window.itl.as_ref().and_then(Histogram::mean)) {
         return Some((mean, DelaySource::InterToken));
     }
     if window.itl.is_none()
-        && let Some(mean) = positive(window.request_tpot.as_ref().and_then(|tpot| tpot.mean()))
+        && let Some(mean) = positive(window.request_tpot.as_ref().and_then(Histogram::mean))
     {
         return Some((mean, DelaySource::RequestTpot));
     }

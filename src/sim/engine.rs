@@ -157,6 +157,12 @@ impl Engine {
         self.waiting.len()
     }
 
+    /// Arrival of the oldest request that is running or waiting.
+    pub(super) fn oldest_arrival(&self) -> Option<Time> {
+        let arrivals = self.running.iter().chain(&self.waiting).map(|active| active.request.arrival);
+        arrivals.min_by(|a, b| a.0.total_cmp(&b.0))
+    }
+
     /// Queues a request, or rejects it if it can never fit.
     pub(super) fn submit(&mut self, mut request: Request) {
         let block = self.settings.block_tokens;

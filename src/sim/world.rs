@@ -259,6 +259,12 @@ impl World {
         &self.engine.rejected
     }
 
+    /// Arrival of the oldest request that is in the engine.
+    #[must_use]
+    pub fn oldest_in_flight(&self) -> Option<Time> {
+        self.engine.oldest_arrival()
+    }
+
     /// Requests that are running and waiting at this very moment; the page is a step older.
     #[must_use]
     pub fn in_flight(&self) -> (usize, usize) {

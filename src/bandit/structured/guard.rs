@@ -1,0 +1,246 @@
+//! Rules that do not trust the model: what sends the clocks back to default, and when the model is to be given up.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Seconds, Time};
+
+/// The waiting queue is looked at over this long.
+const QUEUE_SPAN: Seconds = Seconds(10.0);
+/// A queue that grew by fewer requests than this is noise.
+const QUEUE_GROWTH: f64 = 3.0;
+/// A grown queue keeps the clocks at default for at least this long ...
+const QUEUE_HOLD: Seconds = Seconds(10.0);
+/// ... until it has shrunk to this share of its height, ...
+const QUEUE_RELIEF: f64 = 0.5;
+/// ... but no longer than this: at default clocks nothing more can be done.
+const QUEUE_LONGEST: Seconds = Seconds(60.0);
+/// Windows this many times slower than expected ...
+const SURPRISE: f64 = 2.0;
+/// ... and so many of them in a row ...
+const SURPRISES: u32 = 3;
+/// ... keep the clocks at default for so many windows.
+const SURPRISE_HOLD: u32 = 4;
+/// Mean relative error of predicted step times above which the model does not describe the engine.
+const TIME_MISFIT: f64 = 0.45;
+/// The same for power.
+const POWER_MISFIT: f64 = 0.15;
+/// Averaged over this long.
+const MISFIT_SPAN: Seconds = Seconds(120.0);
+/// Windows in a row without a delay or without a power after which nothing can be learned.
+const BLIND_WINDOWS: u32 = 12;
+
+/// Why the model is of no use here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// Step times do not follow clock and load.
+    StepTimeMisfit,
+    /// Power does not follow clock and load.
+    PowerMisfit,
+    /// Windows have no latency or no energy.
+    NothingMeasured,
+}
+
+/// The rules' memory.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Guard {
+    queue: VecDeque<(Time, f64)>,
+    /// A queue that grew: since when, and how long it was.
+    overload: Option<(Time, f64)>,
+    surprises: u32,
+    hold: u32,
+    misfit_seconds: f64,
+    time_misfit: f64,
+    power_misfit: f64,
+    blind: u32,
+    trouble: Option<Trouble>,
+}
+
+impl Guard {
+    /// Takes the waiting queue's length at a tick; `lowered`: do the GPUs run below default clocks?
+    pub fn on_tick(&mut self, now: Time, waiting: f64, lowered: bool) {
+        if !lowered {
+            self.queue.clear();
+        }
+        self.queue.push_back((now, waiting));
+        while self.queue.front().is_some_and(|(at, _)| now.since(*at) > QUEUE_SPAN) {
+            self.queue.pop_front();
+        }
+        match self.overload {
+            Some((since, height)) => {
+                let held = now.since(since);
+                let relieved = held >= QUEUE_HOLD && waiting <= QUEUE_RELIEF * height;
+                self.overload = (!relieved && held < QUEUE_LONGEST).then_some((since, height.max(waiting)));
+            }
+            None if lowered && self.queue_grows(now) => {
+                self.overload = Some((now, waiting));
+                self.queue.clear();
+            }
+            None => {}
+        }
+    }
+
+    /// Did the queue grow from third to third of the span, by half its length at least?
+    fn queue_grows(&self, now: Time) -> bool {
+        let covered = self.queue.front().is_some_and(|(at, _)| now.since(*at).0 > 0.9 * QUEUE_SPAN.0);
+        if !covered {
+            return false;
+        }
+        let third = QUEUE_SPAN.0 / 3.0;
+        let mean = |from: f64, to: f64| {
+            let (sum, count) = self
+                .queue
+                .iter()
+                .filter(|(at, _)| (from..to).contains(&now.since(*at).0))
+                .fold((0.0, 0.0), |(sum, count), (_, waiting)| (sum + waiting, count + 1.0));
+            if count > 0.0 { sum / count } else { 0.0 }
+        };
+        let (old, middle, new) = (mean(2.0 * third, 1e9), mean(third, 2.0 * third), mean(0.0, third));
+        old < middle && middle < new && new - old >= QUEUE_GROWTH.max(0.5 * old)
+    }
+
+    /// Takes a window: how long its steps took and were expected to take, if both are known.
+    pub fn on_window(&mut self, measured: Option<f64>, expected: Option<f64>) {
+        self.hold = self.hold.saturating_sub(1);
+        let (Some(measured), Some(expected)) = (measured, expected) else { return };
+        self.surprises = if measured > SURPRISE * expected { self.surprises + 1 } else { 0 };
+        if self.surprises >= SURPRISES {
+            self.surprises = 0;
+            self.hold = SURPRISE_HOLD;
+        }
+    }
+
+    /// Takes how far a window of this many seconds was from its prediction, as shares of it: step time and power.
+    ///
+    /// Only windows of enough steps may be shown here: one of few steps is noisy by nature, and says nothing about the
+    /// model.
+    pub fn on_misfit(&mut self, time: Option<f64>, power: Option<f64>, seconds: f64) {
+        self.blind = 0;
+        self.misfit_seconds += seconds;
+        let gain = seconds / MISFIT_SPAN.0.min(self.misfit_seconds);
+        for (mean, value) in [(&mut self.time_misfit, time), (&mut self.power_misfit, power)] {
+            if let Some(value) = value.filter(|value| value.is_finite()) {
+                *mean += gain * (value.abs().min(1.0) - *mean);
+            }
+        }
+        self.trouble = if self.misfit_seconds < MISFIT_SPAN.0 {
+            None
+        } else if self.time_misfit > TIME_MISFIT {
+            Some(Trouble::StepTimeMisfit)
+        } else if self.power_misfit > POWER_MISFIT {
+            Some(Trouble::PowerMisfit)
+        } else {
+            None
+        };
+    }
+
+    /// Takes note of a window from which nothing could be learned.
+    pub fn on_blind_window(&mut self) {
+        self.blind += 1;
+        if self.blind >= BLIND_WINDOWS {
+            self.trouble = Some(Trouble::NothingMeasured);
+        }
+    }
+
+    /// Do the rules ask for driver-default clocks?
+    #[must_use]
+    pub fn wants_default(&self) -> bool {
+        self.overload.is_some() || self.hold > 0
+    }
+
+    /// Is the model of no use?
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
+    /// Something else had the clocks: what is recent is recent no more.
+    pub fn interrupt(&mut self) {
+        self.queue.clear();
+        self.overload = None;
+        self.surprises = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(guard: &mut Guard, waiting: impl Fn(f64) -> f64, lowered: bool, from: f64, to: f64) {
+        let mut at = from;
+        while at < to {
+            guard.on_tick(Time(at), waiting(at), lowered);
+            at += 0.3;
+        }
+    }
+
+    #[test]
+    fn queue_that_grows_for_ten_seconds_at_a_lowered_clock_asks_for_default() {
+        let mut guard = Guard::default();
+        feed(&mut guard, |t| t, true, 0.0, 9.0);
+        assert!(!guard.wants_default());
+        feed(&mut guard, |t| t, true, 9.0, 11.0);
+        assert!(guard.wants_default());
+        // It drains from 11 to 0 in the next 20 s: half is reached after 10 s.
+        feed(&mut guard, |t| 11.0 - (t - 11.0) / 2.0, false, 11.0, 20.0);
+        assert!(guard.wants_default());
+        feed(&mut guard, |t| 11.0 - (t - 11.0) / 2.0, false, 20.0, 25.0);
+        assert!(!guard.wants_default());
+    }
+
+    #[test]
+    fn queue_that_grows_at_default_clocks_is_not_the_clocks_fault() {
+        let mut guard = Guard::default();
+        feed(&mut guard, |t| t, false, 0.0, 30.0);
+        assert!(!guard.wants_default());
+    }
+
+    #[test]
+    fn steady_or_wavering_queue_is_left_alone() {
+        let mut guard = Guard::default();
+        feed(&mut guard, |_| 20.0, true, 0.0, 30.0);
+        feed(&mut guard, |t| 10.0 + 5.0 * t.sin(), true, 30.0, 90.0);
+        assert!(!guard.wants_default());
+    }
+
+    #[test]
+    fn third_window_at_twice_the_expected_time_asks_for_default_for_four_windows() {
+        let mut guard = Guard::default();
+        for _ in 0..2 {
+            guard.on_window(Some(0.05), Some(0.02));
+            assert!(!guard.wants_default());
+        }
+        guard.on_window(Some(0.05), Some(0.02));
+        for _ in 0..4 {
+            assert!(guard.wants_default());
+            guard.on_window(Some(0.02), Some(0.02));
+        }
+        assert!(!guard.wants_default());
+    }
+
+    #[test]
+    fn misfit_over_a_minute_is_trouble_and_a_good_minute_ends_it() {
+        let mut guard = Guard::default();
+        for _ in 0..29 {
+            guard.on_misfit(Some(-0.4), Some(0.01), 2.0);
+            assert_eq!(guard.trouble(), None);
+        }
+        guard.on_misfit(Some(0.4), Some(0.01), 2.0);
+        assert_eq!(guard.trouble(), Some(Trouble::StepTimeMisfit));
+        for _ in 0..30 {
+            guard.on_misfit(Some(0.05), Some(0.01), 2.0);
+        }
+        assert_eq!(guard.trouble(), None);
+    }
+
+    #[test]
+    fn windows_without_energy_are_trouble() {
+        let mut guard = Guard::default();
+        for _ in 0..BLIND_WINDOWS {
+            guard.on_blind_window();
+        }
+        assert_eq!(guard.trouble(), Some(Trouble::NothingMeasured));
+    }
+}

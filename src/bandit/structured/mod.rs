@@ -1,0 +1,410 @@
+//! LinUCB whose linear models are shared by all clocks: step time and power are regressed on (clock, load), and the clock
+//! is chosen by the bound on the predicted energy-delay product.
+//!
+//! Rewards per clock need minutes per clock, because the load moves them far more than the clock does. Step time and
+//! power, each a small linear function of clock and load, are known after seconds, and every window at any clock and
+//! load teaches about all clocks and loads.
+//!
+//! ```text
+//!  ticks --window--> lessons --regression--> step_time, power --predict--> outlook of every clock --plan--> clock
+//!                       \-----context-----------------------------^           guard (rules that trust no model)
+//! ```
+
+pub mod context;
+pub mod dice;
+pub mod guard;
+pub mod model;
+pub mod plan;
+pub mod power;
+pub mod predict;
+pub mod regression;
+pub mod scales;
+pub mod settings;
+pub mod step_time;
+pub mod window;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use self::context::Context;
+use self::dice::Dice;
+use self::guard::Guard;
+use self::model::Model;
+use self::plan::{Motive, Options, Stage};
+use self::predict::{Outlook, Predictor};
+use self::scales::Scales;
+use self::window::{Joiner, Lesson};
+use super::{
+    ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, Target, View,
+};
+use crate::units::{Clocks, Mhz, Time};
+
+pub use self::guard::Trouble;
+pub use self::settings::StructuredSettings;
+pub use self::window::Length;
+
+/// Share of capped ticks from which on the power cap has bitten.
+const CAP_BITES: f64 = 0.3;
+/// The ceiling under the power cap rises by this factor per window in which the cap did not bite.
+const CEILING_RELAX: f64 = 1.02;
+/// The choice has settled when it moved by less than this share ...
+const SETTLED_SHARE: f64 = 0.1;
+/// ... over so many choices.
+const SETTLED_CHOICES: u32 = 10;
+
+/// What is held now, until the next window is complete.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Held {
+    target: Target,
+    outlook: Option<Outlook>,
+}
+
+/// The policy. All of it but the window in the making can be stored, and goes on where it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Structured {
+    settings: StructuredSettings,
+    dice: Dice,
+    stage: Stage,
+    context: Context,
+    /// The first lessons at default clocks, until they give the units.
+    first: Vec<Lesson>,
+    model: Option<Model>,
+    /// Core clock read back at driver-default clocks, MHz.
+    default_clock: Option<f64>,
+    /// Highest clock that the power cap allows, MHz.
+    ceiling: Option<f64>,
+    /// Lowest clock ever run at, MHz.
+    lowest: Option<f64>,
+    lessons_at: BTreeMap<Clocks, u64>,
+    rounds: u64,
+    /// Seconds of learning.
+    learning_time: f64,
+    /// Choices made at work.
+    turn: u64,
+    /// The pessimist's present choice, MHz.
+    preferred: Option<f64>,
+    /// Around which clock the choice has stayed, and for how many choices.
+    settled: Option<(f64, u32)>,
+    converged: bool,
+    /// Learning time of the last window at default clocks.
+    last_default: f64,
+    #[serde(skip)]
+    joiner: Joiner,
+    #[serde(skip)]
+    guard: Guard,
+    #[serde(skip)]
+    held: Option<Held>,
+}
+
+impl Structured {
+    /// A policy that knows nothing.
+    #[must_use]
+    pub fn new(settings: StructuredSettings) -> Self {
+        Self {
+            dice: Dice::new(settings.seed),
+            settings,
+            stage: Stage::Measure,
+            context: Context::default(),
+            first: Vec::new(),
+            model: None,
+            default_clock: None,
+            ceiling: None,
+            lowest: None,
+            lessons_at: BTreeMap::new(),
+            rounds: 0,
+            learning_time: 0.0,
+            turn: 0,
+            preferred: None,
+            settled: None,
+            converged: false,
+            last_default: 0.0,
+            joiner: Joiner::default(),
+            guard: Guard::default(),
+            held: None,
+        }
+    }
+
+    /// Takes over the constants of the present configuration; what was learned stays.
+    pub fn configure(&mut self, settings: StructuredSettings) {
+        self.settings = settings;
+    }
+
+    /// The constants in force.
+    #[must_use]
+    pub fn settings(&self) -> &StructuredSettings {
+        &self.settings
+    }
+
+    /// Why the model does not describe this engine, if it does not: another policy should take over.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.guard.trouble()
+    }
+
+    /// Is every stored number usable? A model file could say otherwise.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let positive = |value: Option<f64>| value.is_none_or(|value| value.is_finite() && value > 0.0);
+        self.context.is_sound()
+            && self.first.iter().all(Lesson::is_sound)
+            && self.model.as_ref().is_none_or(Model::is_sound)
+            && [self.default_clock, self.ceiling, self.lowest, self.preferred].into_iter().all(positive)
+            && self.learning_time.is_finite()
+    }
+
+    /// Relative noise that the step-time and the power regression find, once there are any.
+    #[must_use]
+    pub fn noise(&self) -> Option<(f64, f64)> {
+        self.model.as_ref().map(|model| (model.time().noise(), model.power().noise()))
+    }
+
+    // --- learning ---
+
+    fn learn(&mut self, lesson: Lesson) -> Result<bool, BanditError> {
+        self.context.push(&lesson);
+        self.note_clocks(&lesson);
+        let Some(model) = &mut self.model else {
+            self.measure(lesson);
+            return Ok(true);
+        };
+        let expected = model.expected_step(&lesson);
+        self.guard.on_window(lesson.delay, Some(expected));
+        if lesson.steps >= self.settings.window.steps {
+            let per_step = lesson.busy * lesson.seconds / lesson.steps;
+            let errors = [lesson.delay, lesson.busy_measured.then_some(per_step)];
+            let time =
+                errors.into_iter().flatten().map(|time| (time / expected - 1.0).abs()).min_by(f64::total_cmp);
+            let power = lesson.power.map(|power| power / model.expected_power(&lesson) - 1.0);
+            self.guard.on_misfit(time, power, lesson.seconds);
+        }
+        model.learn(lesson, self.settings.memory.0)?;
+        Ok(true)
+    }
+
+    /// Collects the first windows at default clocks, which give the units.
+    fn measure(&mut self, lesson: Lesson) {
+        if lesson.target == Target::Default {
+            self.first.push(lesson);
+        }
+        let enough = self.first.len() >= usize::try_from(self.settings.default_windows).unwrap_or(1);
+        let Some(scales) = Scales::of(&self.first).filter(|_| enough) else { return };
+        let mut model = Model::new(scales);
+        for lesson in self.first.drain(..) {
+            // A first lesson that does not fit leaves the prior; the next ones fit again.
+            let _ = model.learn(lesson, self.settings.memory.0);
+        }
+        self.model = Some(model);
+        self.stage = Stage::Descend(self.settings.descent_windows);
+    }
+
+    fn note_clocks(&mut self, lesson: &Lesson) {
+        self.lowest = Some(self.lowest.map_or(lesson.clock, |lowest| lowest.min(lesson.clock)));
+        if lesson.capped > CAP_BITES {
+            self.ceiling = Some(lesson.clock);
+        } else if let Some(ceiling) = &mut self.ceiling {
+            *ceiling = (*ceiling * CEILING_RELAX).max(lesson.clock);
+        }
+        match lesson.target {
+            Target::Default => {
+                self.last_default = lesson.at;
+                // Under the cap the read-back tells the cap, not what default clocks are.
+                let seen = self.default_clock.filter(|_| lesson.capped > 0.0);
+                self.default_clock = Some(seen.map_or(lesson.clock, |known| known.max(lesson.clock)));
+            }
+            Target::Lock(clocks) => *self.lessons_at.entry(clocks).or_default() += 1,
+        }
+    }
+
+    // --- choosing ---
+
+    fn decide(&mut self, view: View<'_>) -> (Target, Option<Outlook>, Reason) {
+        let Some((targets, outlooks)) = self.outlooks(view.space, view.now) else {
+            return (Target::Default, None, Reason::Sweep);
+        };
+        if targets.len() < 2 {
+            return (Target::Default, None, Reason::NothingAllowed);
+        }
+        let (index, motive) = if self.guard.wants_default() || self.owes_reference() {
+            (0, Motive::Preferred)
+        } else {
+            self.pick(&outlooks)
+        };
+        let reason = match motive {
+            Motive::Descent => Reason::Sweep,
+            Motive::Probe => Reason::Ucb,
+            Motive::Preferred | Motive::Dither => Reason::Greedy,
+        };
+        let target = targets.get(index).copied().unwrap_or(Target::Default);
+        (target, outlooks.get(index).copied(), reason)
+    }
+
+    fn pick(&mut self, outlooks: &[Outlook]) -> (usize, Motive) {
+        let lowest = self.lowest.unwrap_or(f64::INFINITY);
+        let options = Options { outlooks, lowest, settings: &self.settings };
+        if let Stage::Descend(left) = self.stage {
+            match options.descend().filter(|_| left > 0) {
+                Some(next) => {
+                    self.stage = Stage::Descend(left - 1);
+                    return (next, Motive::Descent);
+                }
+                None => self.stage = Stage::Run,
+            }
+        }
+        let preferred = options.preferred(self.preferred);
+        self.turn += 1;
+        let every = self.settings.probe_every;
+        let probe =
+            (every > 0 && self.turn.is_multiple_of(every)).then(|| options.probe(preferred)).flatten();
+        let (index, motive) = if let Some(probe) = probe {
+            (probe, Motive::Probe)
+        } else {
+            let beside = match self.turn % 3 {
+                1 => options.dither(preferred, true),
+                2 => options.dither(preferred, false),
+                _ => None,
+            };
+            beside.map_or((preferred, Motive::Preferred), |beside| (beside, Motive::Dither))
+        };
+        if let Some(outlook) = outlooks.get(preferred) {
+            self.note_preferred(outlook.clock);
+        }
+        (index, motive)
+    }
+
+    fn note_preferred(&mut self, clock: f64) {
+        self.preferred = Some(clock);
+        self.settled = match self.settled {
+            Some((around, choices)) if (clock / around - 1.0).abs() < SETTLED_SHARE => {
+                Some((around, choices + 1))
+            }
+            _ => Some((clock, 1)),
+        };
+        self.converged |= self.settled.is_some_and(|(_, choices)| choices >= SETTLED_CHOICES);
+    }
+
+    /// With a slowdown bound: is a look at default clocks due?
+    fn owes_reference(&self) -> bool {
+        self.settings.max_slowdown.is_some()
+            && self.stage == Stage::Run
+            && self.learning_time - self.last_default > self.settings.reference_every.0
+    }
+
+    /// Targets, highest clock first with default's ahead, and their outlooks; `None` before there is a model.
+    fn outlooks(&mut self, space: &ActionSpace, now: Time) -> Option<(Vec<Target>, Vec<Outlook>)> {
+        let model = self.model.as_ref()?;
+        let load = self.context.load()?;
+        let default = self.clock_of_default()?;
+        let predictor = Predictor::new(model, load, self.settings.draws, &mut self.dice);
+        let mut targets = vec![Target::Default];
+        let mut clocks = vec![default];
+        for arm in cores(space, now).filter(|arm| arm.core.as_f64() < default) {
+            targets.push(Target::Lock(arm));
+            clocks.push(arm.core.as_f64());
+        }
+        let mut outlooks = predictor.outlooks(&clocks, default, self.settings.objective);
+        if let Some(limit) = self.settings.tpot_limit {
+            for outlook in outlooks.iter_mut().skip(1) {
+                if predictor.probability_above(outlook.clock, limit.0) > LIMIT_RISK {
+                    // Out of every bound: never chosen.
+                    outlook.slowdown = f64::INFINITY;
+                }
+            }
+        }
+        Some((targets, outlooks))
+    }
+
+    /// The clock that driver-default clocks come to now, in MHz.
+    fn clock_of_default(&self) -> Option<f64> {
+        let default = self.default_clock?;
+        Some(self.ceiling.map_or(default, |ceiling| default.min(ceiling)))
+    }
+}
+
+/// A clock that breaks a limit with more than this probability is not chosen.
+const LIMIT_RISK: f64 = 0.2;
+
+/// The allowed clocks, one per core clock, with the highest memory clock where pairs are on offer: the models do not
+/// know memory clocks (see `step_time`).
+fn cores(space: &ActionSpace, now: Time) -> impl Iterator<Item = Clocks> + '_ {
+    let mut last: Option<Mhz> = None;
+    space.allowed(now).filter(move |arm| last.replace(arm.core) != Some(arm.core))
+}
+
+impl Policy for Structured {
+    fn choose(&mut self, view: View<'_>) -> Choice {
+        let allowed =
+            |target: Target| target.clocks().is_none_or(|clocks| view.space.is_allowed(clocks, view.now));
+        if let Some(held) =
+            self.held.filter(|held| allowed(held.target) && !self.guard_disagrees(held.target))
+        {
+            return choice(held.target, held.outlook, Reason::Dwell);
+        }
+        let (target, outlook, reason) = self.decide(view);
+        self.held = Some(Held { target, outlook });
+        choice(target, outlook, reason)
+    }
+
+    fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {
+        let lowered = matches!(evidence.ran_at, Some(Target::Lock(_)));
+        self.guard.on_tick(evidence.now, evidence.window.at_end.waiting.unwrap_or(0.0), lowered);
+        let length = if self.stage == Stage::Run { self.settings.window } else { self.settings.start_window };
+        self.learning_time += evidence.window.elapsed.0;
+        let Some(lesson) = self.joiner.push(evidence, length, self.learning_time) else { return Ok(false) };
+        self.held = None;
+        if lesson.delay.is_none() || lesson.power.is_none() {
+            self.guard.on_blind_window();
+        }
+        self.rounds += 1;
+        self.learn(lesson)
+    }
+
+    fn wants_rewards(&self) -> bool {
+        false
+    }
+
+    fn interrupt(&mut self) {
+        self.joiner.interrupt();
+        self.guard.interrupt();
+        self.held = None;
+    }
+
+    fn summary(&self) -> Summary {
+        let losses = self.expected_gains();
+        Summary {
+            phase: if self.converged { Phase::Exploitation } else { Phase::Exploration },
+            converged: self.converged,
+            rounds: self.rounds,
+            alpha: self.settings.pessimism,
+            arms: self
+                .lessons_at
+                .iter()
+                .rev()
+                .map(|(clocks, lessons)| ArmSummary {
+                    clocks: *clocks,
+                    lessons: *lessons,
+                    mean_reward: losses.as_ref().map_or(0.0, |of| -of(clocks.core.as_f64())),
+                })
+                .collect(),
+            pruned: Vec::new(),
+        }
+    }
+}
+
+impl Structured {
+    fn guard_disagrees(&self, target: Target) -> bool {
+        self.guard.wants_default() && target != Target::Default
+    }
+
+    /// The predicted objective of a clock less default's, at the load of the moment.
+    fn expected_gains(&self) -> Option<impl Fn(f64) -> f64 + use<>> {
+        let predictor = Predictor::new(self.model.as_ref()?, self.context.load()?, 0, &mut Dice::new(0));
+        let objective = self.settings.objective;
+        let default = predictor.steady(self.clock_of_default()?).objective(objective);
+        Some(move |clock: f64| predictor.steady(clock).objective(objective) - default)
+    }
+}
+
+fn choice(target: Target, outlook: Option<Outlook>, reason: Reason) -> Choice {
+    Choice { target, reason, score: outlook.map(|o| -o.gain), width: outlook.map(|o| o.sd) }
+}

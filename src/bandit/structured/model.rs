@@ -1,0 +1,91 @@
+//! What has been learned: the recent lessons and the two regressions over them.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::power::Power;
+use super::scales::Scales;
+use super::step_time::{Brackets, StepTime};
+use super::window::Lesson;
+use crate::bandit::BanditError;
+
+/// Most lessons kept.
+const MOST_LESSONS: usize = 400;
+/// Lessons older than this many forgetting times are dropped.
+const OLDEST: f64 = 3.0;
+
+/// Lessons and regressions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    scales: Scales,
+    lessons: VecDeque<Lesson>,
+    time: StepTime,
+    power: Power,
+}
+
+impl Model {
+    /// A model in units of `scales` that knows nothing else.
+    #[must_use]
+    pub fn new(scales: Scales) -> Self {
+        Self { scales, lessons: VecDeque::new(), time: StepTime::default(), power: Power::default() }
+    }
+
+    /// Takes a lesson in and fits anew; a lesson fades with the time constant `memory` (seconds of learning time).
+    ///
+    /// # Errors
+    /// [`BanditError`]; the regressions are then unchanged.
+    pub fn learn(&mut self, lesson: Lesson, memory: f64) -> Result<(), BanditError> {
+        self.lessons.push_back(lesson);
+        while self.lessons.len() > MOST_LESSONS
+            || self.lessons.front().is_some_and(|oldest| lesson.at - oldest.at > OLDEST * memory)
+        {
+            self.lessons.pop_front();
+        }
+        let weighted = || self.lessons.iter().map(|old| (old, ((old.at - lesson.at) / memory).exp()));
+        let time = StepTime::fit(&self.scales, weighted())?;
+        let power = Power::fit(&self.scales, &time, weighted())?;
+        (self.time, self.power) = (time, power);
+        Ok(())
+    }
+
+    /// The units.
+    #[must_use]
+    pub fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    /// The step-time regression.
+    #[must_use]
+    pub fn time(&self) -> &StepTime {
+        &self.time
+    }
+
+    /// The power regression.
+    #[must_use]
+    pub fn power(&self) -> &Power {
+        &self.power
+    }
+
+    /// The step time that a window like this one should have had.
+    #[must_use]
+    pub fn expected_step(&self, lesson: &Lesson) -> f64 {
+        Brackets::at(self.time.mean(), &self.scales, lesson.clock)
+            .time(lesson.prefill_per_step(), lesson.decode_per_step())
+    }
+
+    /// The power that a window like this one should have had.
+    #[must_use]
+    pub fn expected_power(&self, lesson: &Lesson) -> f64 {
+        self.power.of(&self.scales, &self.time, lesson)
+    }
+
+    /// Is every number usable? A model file could say otherwise.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.scales.is_sound()
+            && self.lessons.iter().all(Lesson::is_sound)
+            && self.time.is_sound()
+            && self.power.is_sound()
+    }
+}

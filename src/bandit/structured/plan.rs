@@ -1,0 +1,147 @@
+//! From predictions to a clock: the start, the pessimist's choice, the deliberate deviations.
+
+use serde::{Deserialize, Serialize};
+
+use super::predict::Outlook;
+use super::settings::StructuredSettings;
+
+/// First step below default, as a share of its clock.
+const FIRST_STEP: f64 = 0.85;
+/// No clock below this share of the lowest one ever tried: one step at a time.
+const STEP_DOWN: f64 = 0.82;
+/// A descent this close to what was tried has arrived.
+const ARRIVED: f64 = 0.985;
+/// Weight of the standard deviation in the descent's optimism.
+const DESCENT_OPTIMISM: f64 = 0.5;
+/// Probes and descents stay out of predicted slowdowns above this factor.
+const BOLDEST_SLOWDOWN: f64 = 1.6;
+/// A probe nearer to the preferred clock than this share is none.
+const PROBE_DISTANCE: f64 = 0.04;
+/// Deviations from the preferred clock, boldest first.
+const DITHER: [f64; 4] = [0.05, 0.035, 0.022, 0.012];
+/// Standard deviations of the slowdown that count against a slowdown bound.
+const SLOWDOWN_CAUTION: f64 = 0.5;
+
+/// How far the policy has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Measuring at default clocks.
+    Measure,
+    /// Stepping down; so many windows are left for it.
+    Descend(u32),
+    /// At work.
+    Run,
+}
+
+/// Why a clock was picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Motive {
+    /// Part of the start.
+    Descent,
+    /// The pessimist's choice.
+    Preferred,
+    /// A step beside it.
+    Dither,
+    /// Where an optimist would be.
+    Probe,
+}
+
+/// Among which clocks to pick: their outlooks, highest clock first, the first one being default's.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// Outlooks, never empty.
+    pub outlooks: &'a [Outlook],
+    /// Lowest clock ever run at, MHz.
+    pub lowest: f64,
+    /// Constants.
+    pub settings: &'a StructuredSettings,
+}
+
+impl Options<'_> {
+    /// Index of the lowest `score` among the clocks within reach that `allow` lets pass; default if none does.
+    fn best(&self, score: impl Fn(&Outlook) -> f64, allow: impl Fn(&Outlook) -> bool) -> usize {
+        self.outlooks
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(|(_, outlook)| self.is_open(outlook) && allow(outlook))
+            .map(|(index, outlook)| (index, score(outlook)))
+            .filter(|(_, score)| *score < 0.0)
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .map_or(0, |(index, _)| index)
+    }
+
+    /// Within one step of what was tried, and within the slowdown bound?
+    fn is_open(&self, outlook: &Outlook) -> bool {
+        let bound = self.settings.max_slowdown.map_or(f64::INFINITY, |share| (1.0 + share).ln());
+        outlook.clock >= STEP_DOWN * self.lowest
+            && outlook.slowdown + SLOWDOWN_CAUTION * outlook.slowdown_sd <= bound
+    }
+
+    fn is_bold_but_sane(outlook: &Outlook) -> bool {
+        outlook.slowdown < BOLDEST_SLOWDOWN.ln()
+    }
+
+    /// Next clock of the descent; `None` when it has arrived.
+    #[must_use]
+    pub fn descend(&self) -> Option<usize> {
+        let default = self.outlooks.first()?.clock;
+        let wanted = if self.lowest >= ARRIVED * default {
+            self.nearest(FIRST_STEP * default)
+        } else {
+            self.best(|o| o.gain - DESCENT_OPTIMISM * o.sd, Self::is_bold_but_sane)
+        };
+        let outlook = self.outlooks.get(wanted)?;
+        (self.is_open(outlook) && Self::is_bold_but_sane(outlook) && outlook.clock < ARRIVED * self.lowest)
+            .then_some(wanted)
+    }
+
+    /// The pessimist's choice; `held` keeps it unless there is something better by more than the hysteresis.
+    #[must_use]
+    pub fn preferred(&self, held: Option<f64>) -> usize {
+        let score = |o: &Outlook| o.gain + self.settings.pessimism * o.sd;
+        let best = self.best(score, |_| true);
+        let Some(held) = held.map(|clock| self.nearest(clock)) else { return best };
+        match (self.outlooks.get(held), self.outlooks.get(best)) {
+            (Some(old), Some(new))
+                if (held == 0 || self.is_open(old)) && score(new) > score(old) - self.settings.hysteresis =>
+            {
+                held
+            }
+            _ => best,
+        }
+    }
+
+    /// An optimist's clock, if it is far from the preferred one and promises enough.
+    #[must_use]
+    pub fn probe(&self, preferred: usize) -> Option<usize> {
+        let score = |o: &Outlook| o.gain - o.sd;
+        let probe = self.best(score, Self::is_bold_but_sane);
+        let (there, here) = (self.outlooks.get(probe)?, self.outlooks.get(preferred)?);
+        let promises = score(there) < here.gain - self.settings.probe_gain;
+        let far = (there.clock / here.clock - 1.0).abs() > PROBE_DISTANCE;
+        (promises && far).then_some(probe)
+    }
+
+    /// A clock beside the preferred one, above or below: the farthest whose predicted cost is bearable.
+    #[must_use]
+    pub fn dither(&self, preferred: usize, above: bool) -> Option<usize> {
+        let here = self.outlooks.get(preferred)?;
+        DITHER.into_iter().find_map(|share| {
+            let beside = self.nearest(here.clock * if above { 1.0 + share } else { 1.0 - share });
+            let there = self.outlooks.get(beside)?;
+            let bearable = there.gain - here.gain < self.settings.dither_cost;
+            (beside != preferred && bearable && (beside == 0 || self.is_open(there))).then_some(beside)
+        })
+    }
+
+    /// The clock nearest to `clock`.
+    #[must_use]
+    pub fn nearest(&self, clock: f64) -> usize {
+        self.outlooks
+            .iter()
+            .enumerate()
+            .min_by(|a, b| (a.1.clock - clock).abs().total_cmp(&(b.1.clock - clock).abs()))
+            .map_or(0, |(index, _)| index)
+    }
+}

@@ -1,0 +1,180 @@
+//! What a clock will lead to once the batch has settled: step time, busy share, power, and the objective.
+//!
+//! Within a window the tokens per step are given. At another clock they are not: slower steps let more tokens arrive
+//! per step, which makes steps slower still. With the arrival rates `λp`, `λd` per busy second, tokens per step are
+//! `λ t`, hence `t = A / (1 - χ)` with `χ = B λp + C λd` (A, B, C: the [`Brackets`]). Judging a lower clock by the few
+//! seconds after the change would leave this out and always find it too good.
+
+use ndarray::Array1;
+
+use super::context::Load;
+use super::dice::Dice;
+use super::model::Model;
+use super::power::{Mix, watts};
+use super::scales::Scales;
+use super::step_time::Brackets;
+use crate::reward::Objective;
+
+/// Below this much slack `1 - χ` the step time grows linearly: overload has to look terrible, not undefined.
+const LEAST_SLACK: f64 = 0.06;
+/// Rounds that bring busy share and step time into agreement.
+const ROUNDS: usize = 4;
+
+/// What a clock leads to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Steady {
+    /// Seconds per engine step, that is per output token.
+    pub step: f64,
+    /// Share of the time in which the engine works.
+    pub busy: f64,
+    /// Mean power in watts.
+    pub power: f64,
+}
+
+impl Steady {
+    /// `ln P + w ln t`.
+    #[must_use]
+    pub fn objective(&self, objective: Objective) -> f64 {
+        self.power.ln() + objective.delay_weight() * self.step.ln()
+    }
+}
+
+/// A clock against driver-default clocks at the same load.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outlook {
+    /// The clock, MHz.
+    pub clock: f64,
+    /// Predicted objective less default's: negative is better than default.
+    pub gain: f64,
+    /// Standard deviation of that difference over the posterior.
+    pub sd: f64,
+    /// Predicted `ln(t / t(default))`.
+    pub slowdown: f64,
+    /// Its standard deviation.
+    pub slowdown_sd: f64,
+    /// What the clock leads to.
+    pub steady: Steady,
+}
+
+/// One set of coefficients: the mean or a draw.
+#[derive(Debug, Clone)]
+struct Coefficients {
+    time: Array1<f64>,
+    power: Array1<f64>,
+    /// Step time at the clock at which the load was seen.
+    step_seen: f64,
+}
+
+/// Predictions at one load.
+#[derive(Debug, Clone)]
+pub struct Predictor {
+    scales: Scales,
+    load: Load,
+    mean: Coefficients,
+    draws: Vec<Coefficients>,
+}
+
+impl Predictor {
+    /// Predictions of `model` at `load`, with `draws` draws from its posterior for the spread.
+    #[must_use]
+    pub fn new(model: &Model, load: Load, draws: usize, dice: &mut Dice) -> Self {
+        let scales = *model.scales();
+        let coefficients = |time: Array1<f64>, power: Array1<f64>| {
+            let seen = Brackets::at(time.view(), &scales, load.clock);
+            let step_seen = settled(seen, load.prefill / load.busy, load.decode / load.busy);
+            Coefficients { time, power, step_seen }
+        };
+        let mean = coefficients(model.time().mean().to_owned(), model.power().mean().to_owned());
+        let draws =
+            (0..draws).map(|_| coefficients(model.time().draw(dice), model.power().draw(dice))).collect();
+        Self { scales, load, mean, draws }
+    }
+
+    /// What `clock` (MHz) most likely leads to.
+    #[must_use]
+    pub fn steady(&self, clock: f64) -> Steady {
+        self.steady_of(&self.mean, clock)
+    }
+
+    /// Every clock of `clocks` against `default`, all in MHz.
+    #[must_use]
+    pub fn outlooks(&self, clocks: &[f64], default: f64, objective: Objective) -> Vec<Outlook> {
+        let at_default = self.steady(default);
+        let default_draws: Vec<Steady> =
+            self.draws.iter().map(|draw| self.steady_of(draw, default)).collect();
+        clocks
+            .iter()
+            .map(|&clock| {
+                let steady = self.steady(clock);
+                let (mut gain, mut slowdown) = (Spread::default(), Spread::default());
+                for (draw, reference) in self.draws.iter().zip(&default_draws) {
+                    let there = self.steady_of(draw, clock);
+                    gain.push(there.objective(objective) - reference.objective(objective));
+                    slowdown.push((there.step / reference.step).ln());
+                }
+                Outlook {
+                    clock,
+                    gain: steady.objective(objective) - at_default.objective(objective),
+                    sd: gain.sd(),
+                    slowdown: (steady.step / at_default.step).ln(),
+                    slowdown_sd: slowdown.sd(),
+                    steady,
+                }
+            })
+            .collect()
+    }
+
+    /// Probability, over the posterior, that the mean time per output token at `clock` exceeds `limit` seconds.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a few dozen draws")]
+    pub fn probability_above(&self, clock: f64, limit: f64) -> f64 {
+        let above = self.draws.iter().filter(|draw| self.steady_of(draw, clock).step > limit).count();
+        (above as f64 + 0.5) / (self.draws.len() as f64 + 1.0)
+    }
+
+    fn steady_of(&self, of: &Coefficients, clock: f64) -> Steady {
+        let Load { prefill, decode, busy: busy_seen, .. } = self.load;
+        let brackets = Brackets::at(of.time.view(), &self.scales, clock);
+        // The empty spells of a Poisson stream: the share of time without work falls exponentially with the work.
+        let emptiness = -(1.0 - busy_seen).ln();
+        let mut busy = busy_seen;
+        let mut step = of.step_seen;
+        for _ in 0..ROUNDS {
+            step = settled(brackets, prefill / busy, decode / busy);
+            busy = 1.0 - (-emptiness * step / of.step_seen).exp();
+        }
+        let (per_prefill, per_decode) = (prefill / busy * step, decode / busy * step);
+        let mix =
+            Mix { busy, prefill_share: brackets.prefill_share(per_prefill, per_decode), decode: per_decode };
+        Steady { step, busy, power: watts(of.power.view(), &self.scales, clock, mix) }
+    }
+}
+
+/// `A / (1 - χ)` for rates per busy second.
+fn settled(brackets: Brackets, prefill: f64, decode: f64) -> f64 {
+    let slack = 1.0 - brackets.prefill * prefill - brackets.decode * decode;
+    let factor =
+        if slack >= LEAST_SLACK { 1.0 / slack } else { (2.0 * LEAST_SLACK - slack) / LEAST_SLACK.powi(2) };
+    brackets.step * factor
+}
+
+/// Running mean and variance (Welford, *Technometrics* 4, 1962).
+#[derive(Debug, Clone, Copy, Default)]
+struct Spread {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Spread {
+    fn push(&mut self, value: f64) {
+        self.count += 1.0;
+        let off = value - self.mean;
+        self.mean += off / self.count;
+        self.squares += off * (value - self.mean);
+    }
+
+    fn sd(&self) -> f64 {
+        if self.count < 2.0 { 0.0 } else { (self.squares / (self.count - 1.0)).sqrt() }
+    }
+}

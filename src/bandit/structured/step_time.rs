@@ -1,0 +1,146 @@
+//! How long an engine step takes, as a function of the core clock and of what is in the step.
+//!
+//! `t/t₀ = a₀ + a₁ v + r (b₀ (1 + v) + b₁ v) + k (c₀ + c₁ v)`, with `v = f₀/f - 1`, `r` prompt tokens per step and `k`
+//! generated tokens per step in units of their first means. The prior says one thing only: prefill is bound by
+//! arithmetic and goes as `1/f`, unless the data object.
+//!
+//! Where pairs of core and memory clocks are chosen among, `ln(memory clock)` belongs into the first bracket; with the
+//! memory clock left to the driver it would be constant.
+
+use ndarray::{Array1, ArrayView1};
+use serde::{Deserialize, Serialize};
+
+use super::regression::{Posterior, Prior, Rows, fit};
+use super::scales::Scales;
+use super::window::Lesson;
+use crate::bandit::BanditError;
+
+/// Number of coefficients: `a₀ a₁ b₀ b₁ c₀ c₁`.
+pub const COEFFICIENTS: usize = 6;
+/// Kinds of rows: time between tokens, and busy time per engine step.
+const KINDS: usize = 2;
+const BETWEEN_TOKENS: usize = 0;
+const PER_STEP: usize = 1;
+
+const PRIOR: Prior<'static> =
+    Prior { mean: &[0.6, 0.35, 0.2, 0.0, 0.05, 0.02], sd: &[0.5, 0.35, 0.4, 0.12, 0.2, 0.1], noise: 0.06 };
+
+/// A window in which power or temperature held the clock down mixes clocks: it counts this much.
+const CAPPED_WEIGHT: f64 = 0.2;
+/// Share of capped ticks from which on a window counts as capped.
+const CAPPED_SHARE: f64 = 0.3;
+/// Weights are per this many seconds.
+pub(super) const SECONDS_PER_WEIGHT: f64 = 2.0;
+
+/// The three brackets at one clock, in seconds: what every step costs, and every token in it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Brackets {
+    /// Per step.
+    pub step: f64,
+    /// Per prompt token computed.
+    pub prefill: f64,
+    /// Per token generated.
+    pub decode: f64,
+}
+
+impl Brackets {
+    /// Brackets of coefficients of shape `(6,)` at core clock `clock` (MHz); none is negative.
+    #[must_use]
+    pub fn at(coefficients: ArrayView1<'_, f64>, scales: &Scales, clock: f64) -> Self {
+        let v = scales.clock / clock - 1.0;
+        let [a0, a1, b0, b1, c0, c1] = std::array::from_fn(|i| coefficients.get(i).copied().unwrap_or(0.0));
+        // No clock makes anything faster by being lower: slopes are not negative.
+        let rising = |base: f64, slope: f64| base + slope.max(0.0) * v;
+        Self {
+            step: scales.step * rising(a0, a1).max(LEAST_STEP),
+            prefill: scales.step / scales.prefill * rising(b0, b0 + b1).max(0.0),
+            decode: scales.step / scales.decode * rising(c0, c1).max(0.0),
+        }
+    }
+
+    /// Seconds per step with these many tokens of each kind in it.
+    #[must_use]
+    pub fn time(&self, prefill: f64, decode: f64) -> f64 {
+        self.step + prefill * self.prefill + decode * self.decode
+    }
+
+    /// Share of such a step's time that goes into prompts.
+    #[must_use]
+    pub fn prefill_share(&self, prefill: f64, decode: f64) -> f64 {
+        (prefill * self.prefill / self.time(prefill, decode)).clamp(0.0, 1.0)
+    }
+}
+
+/// A step costs at least this share of the first measured ones, whatever a drawn coefficient says.
+const LEAST_STEP: f64 = 0.02;
+
+/// The fitted model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepTime {
+    posterior: Posterior,
+}
+
+impl Default for StepTime {
+    fn default() -> Self {
+        Self { posterior: Posterior::of_prior(PRIOR, KINDS) }
+    }
+}
+
+impl StepTime {
+    /// Fits the lessons, each with a weight for its age.
+    ///
+    /// Two rows per window at half weight: the time between tokens, and busy time per step. The first is what requests
+    /// wait for; the second accounts for all work, that of steps without output too.
+    ///
+    /// # Errors
+    /// [`BanditError::Singular`]
+    pub fn fit<'a>(
+        scales: &Scales,
+        lessons: impl Iterator<Item = (&'a Lesson, f64)>,
+    ) -> Result<Self, BanditError> {
+        let mut rows = Rows::default();
+        for (lesson, age_weight) in lessons {
+            let x = features(scales, lesson);
+            let trust = if lesson.capped > CAPPED_SHARE { CAPPED_WEIGHT } else { 1.0 };
+            let weight = 0.5 * trust * age_weight * lesson.seconds / SECONDS_PER_WEIGHT;
+            if let Some(delay) = lesson.delay {
+                rows.push(&x, delay / scales.step, weight, BETWEEN_TOKENS);
+            }
+            if lesson.busy_measured {
+                rows.push(&x, lesson.busy * lesson.seconds / lesson.steps / scales.step, weight, PER_STEP);
+            }
+        }
+        Ok(Self { posterior: fit(PRIOR, &rows, KINDS)? })
+    }
+
+    /// Mean coefficients.
+    #[must_use]
+    pub fn mean(&self) -> ArrayView1<'_, f64> {
+        self.posterior.mean()
+    }
+
+    /// Coefficients drawn from the posterior.
+    #[must_use]
+    pub fn draw(&self, dice: &mut super::dice::Dice) -> Array1<f64> {
+        self.posterior.draw(dice)
+    }
+
+    /// Relative noise, the load accounted for, of the better known of the two kinds of time.
+    #[must_use]
+    pub fn noise(&self) -> f64 {
+        self.posterior.noise(BETWEEN_TOKENS).min(self.posterior.noise(PER_STEP))
+    }
+
+    /// Is every number usable?
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.posterior.is_sound(COEFFICIENTS, KINDS)
+    }
+}
+
+fn features(scales: &Scales, lesson: &Lesson) -> [f64; COEFFICIENTS] {
+    let v = scales.clock / lesson.clock - 1.0;
+    let r = lesson.prefill_per_step() / scales.prefill;
+    let k = lesson.decode_per_step() / scales.decode;
+    [1.0, v, r * (1.0 + v), r * v, k, k * v]
+}

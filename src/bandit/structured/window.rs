@@ -1,0 +1,264 @@
+//! Windows that teach: tick windows joined until they hold enough engine steps to mean something.
+//!
+//! A tick of 0.3 s is too short: its inter-token latency scatters by 100 %, and a long prompt shows on the page in one
+//! lump when its last chunk is done. One tick after each clock change is left out, while the batch settles.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bandit::{Evidence, Target};
+use crate::metrics::window::Window;
+use crate::reward::delay;
+use crate::reward::energy::{EnergyMeter, group_power};
+use crate::units::{Mhz, Seconds};
+
+/// So many ticks without work belong to a window with work around them; more end it.
+const GAP_TICKS: usize = 3;
+/// Ticks before the first one with work in which the GPU was busier than this belong to the work: the page is late.
+const EARLY_UTILIZATION: f64 = 0.1;
+/// A window that a gap ends counts if it has this share of the ticks and steps that it should have.
+const CUT_SHORT: f64 = 0.5;
+
+/// How long a window has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Length {
+    /// At least this many ticks ...
+    pub ticks: u32,
+    /// ... and this many engine steps ...
+    pub steps: f64,
+    /// ... but no longer than this.
+    pub longest: Seconds,
+}
+
+/// What the learner keeps of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Lesson {
+    /// When, in seconds of learning time (which stands still while nothing is learned).
+    pub at: f64,
+    /// Its length in seconds.
+    pub seconds: f64,
+    /// Engine steps in it.
+    pub steps: f64,
+    /// Time per output token, in seconds, where there was a sample.
+    pub delay: Option<f64>,
+    /// Mean power in watts, where the counter ticked.
+    pub power: Option<f64>,
+    /// Prompt tokens computed (prefix hits left out).
+    pub prefill: f64,
+    /// Tokens generated.
+    pub decode: f64,
+    /// Requests finished.
+    pub finished: f64,
+    /// Mean core clock read back, in MHz.
+    pub clock: f64,
+    /// What was in force.
+    pub target: Target,
+    /// Share of the ticks in which power or temperature held the clock down.
+    pub capped: f64,
+    /// Share of the time in which the engine worked.
+    pub busy: f64,
+    /// Was that share measured, rather than derived from the delay?
+    pub busy_measured: bool,
+}
+
+impl Lesson {
+    /// Prompt tokens per engine step.
+    #[must_use]
+    pub fn prefill_per_step(&self) -> f64 {
+        self.prefill / self.steps
+    }
+
+    /// Generated tokens per engine step.
+    #[must_use]
+    pub fn decode_per_step(&self) -> f64 {
+        self.decode / self.steps
+    }
+
+    /// Is every number usable?
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let natural = |value: f64| value.is_finite() && value >= 0.0;
+        [self.seconds, self.steps, self.clock, self.busy].into_iter().all(positive)
+            && self.busy <= 1.0
+            && self.at.is_finite()
+            && self.delay.is_none_or(positive)
+            && self.power.is_none_or(positive)
+            && [self.prefill, self.decode, self.finished, self.capped].into_iter().all(natural)
+    }
+}
+
+/// What is kept of one tick until it is joined.
+#[derive(Debug, Clone, PartialEq)]
+struct Tick {
+    window: Window,
+    clock: f64,
+    capped: bool,
+    utilization: Option<f64>,
+}
+
+/// A window in the making. Sums are over its ticks, weighted by their length.
+#[derive(Debug, Clone, PartialEq)]
+struct Open {
+    window: Window,
+    ticks: u32,
+    clock: f64,
+    capped: f64,
+    utilization: Option<f64>,
+    /// Was there work at every look?
+    never_idle: bool,
+}
+
+/// Joins ticks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Joiner {
+    running: Option<Target>,
+    open: Option<Open>,
+    /// Ticks without work since the last one with it.
+    gap: Vec<Tick>,
+}
+
+impl Joiner {
+    /// Takes a tick; gives a lesson when it completes one, stamped `at`.
+    pub fn push(&mut self, evidence: &Evidence<'_>, length: Length, at: f64) -> Option<Lesson> {
+        if self.running != evidence.ran_at {
+            // The first tick at a clock is its settling time.
+            *self = Self { running: evidence.ran_at, ..Self::default() };
+            return None;
+        }
+        let target = self.running?;
+        let asked = target.clocks().map(|clocks| clocks.core);
+        let Some(clock) = evidence.read_core.filter(|clock| clock.0 > 0).or(asked) else {
+            *self = Self { running: self.running, ..Self::default() };
+            return None;
+        };
+        let tick = Tick {
+            window: evidence.window.clone(),
+            clock: Mhz::as_f64(clock),
+            capped: evidence.capped,
+            utilization: evidence.utilization,
+        };
+        let is_enough = if evidence.work {
+            self.take_work(tick);
+            let open = self.open.as_ref()?;
+            open.holds(length, 1.0) || open.window.elapsed >= length.longest
+        } else {
+            self.gap.push(tick);
+            if self.gap.len() <= GAP_TICKS {
+                return None;
+            }
+            self.gap.remove(0);
+            let cut_short = self.open.as_ref().is_some_and(|open| open.holds(length, CUT_SHORT));
+            if !cut_short {
+                self.open = None;
+            }
+            cut_short
+        };
+        if !is_enough {
+            return None;
+        }
+        let open = self.open.take()?;
+        open.lesson(target, evidence.meters, at).filter(Lesson::is_sound)
+    }
+
+    /// Drops the window in the making: something else had the clocks.
+    pub fn interrupt(&mut self) {
+        *self = Self::default();
+    }
+
+    fn take_work(&mut self, tick: Tick) {
+        let gap = std::mem::take(&mut self.gap);
+        let early = if self.open.is_some() {
+            0
+        } else {
+            gap.iter()
+                .rposition(|tick| tick.utilization.is_none_or(|u| u < EARLY_UTILIZATION))
+                .map_or(0, |at| at + 1)
+        };
+        for tick in gap.into_iter().skip(early).chain([tick]) {
+            if !self.open.as_mut().is_some_and(|open| open.joins(&tick)) {
+                self.open = Some(Open::of(tick));
+            }
+        }
+    }
+}
+
+impl Open {
+    fn of(tick: Tick) -> Self {
+        let weight = tick.window.elapsed.0;
+        Self {
+            never_idle: never_idle(&tick.window),
+            ticks: 1,
+            clock: weight * tick.clock,
+            capped: weight * f64::from(u8::from(tick.capped)),
+            utilization: tick.utilization.map(|u| weight * u),
+            window: tick.window,
+        }
+    }
+
+    /// Joins a tick, unless time is missing in between.
+    fn joins(&mut self, tick: &Tick) -> bool {
+        let follows = tick.window.start.since(self.window.end).0.abs() < 1e-6;
+        if !follows || self.window.extend(&tick.window).is_err() {
+            return false;
+        }
+        let weight = tick.window.elapsed.0;
+        self.ticks += 1;
+        self.clock += weight * tick.clock;
+        self.capped += weight * f64::from(u8::from(tick.capped));
+        self.utilization = self.utilization.zip(tick.utilization).map(|(sum, u)| sum + weight * u);
+        self.never_idle &= never_idle(&tick.window);
+        true
+    }
+
+    /// Has it `share` of what a window should have?
+    fn holds(&self, length: Length, share: f64) -> bool {
+        f64::from(self.ticks) >= share * f64::from(length.ticks)
+            && steps(&self.window).is_some_and(|steps| steps >= share * length.steps)
+    }
+
+    fn lesson(&self, target: Target, meters: &[EnergyMeter], at: f64) -> Option<Lesson> {
+        let window = &self.window;
+        let seconds = window.elapsed.0;
+        let steps = steps(window).filter(|steps| *steps > 0.0)?;
+        let delay = delay(window).map(|(delay, _)| delay.0);
+        let measured = self.utilization.map(|sum| sum / seconds);
+        let derived = match delay {
+            Some(delay) if !self.never_idle => steps * delay / seconds,
+            _ => 1.0,
+        };
+        Some(Lesson {
+            at,
+            seconds,
+            steps,
+            delay,
+            power: group_power(meters, window.start, window.end).map(|(power, _)| power.0),
+            prefill: (window.prompt_tokens.unwrap_or(0.0) - window.prefix_hits.unwrap_or(0.0)).max(0.0),
+            decode: window.generation_tokens?,
+            finished: window.finished.unwrap_or(0.0),
+            clock: self.clock / seconds,
+            target,
+            capped: self.capped / seconds,
+            busy: measured.unwrap_or(derived).clamp(LEAST_BUSY, 1.0),
+            busy_measured: measured.is_some() || self.never_idle,
+        })
+    }
+}
+
+/// A window with work in it was never wholly idle.
+const LEAST_BUSY: f64 = 0.01;
+
+/// Did both pages show requests?
+fn never_idle(window: &Window) -> bool {
+    [window.at_start, window.at_end]
+        .iter()
+        .all(|page| page.running.is_none_or(|running| running > 0.0) || page.waiting.is_some_and(|w| w > 0.0))
+}
+
+/// Engine steps in a window; for an engine that does not count them, as many as give every running request one token
+/// per step.
+fn steps(window: &Window) -> Option<f64> {
+    window.engine_steps().or_else(|| {
+        let running = window.mean.running.filter(|running| *running > 0.0)?;
+        Some(window.generation_tokens? / running.max(1.0))
+    })
+}
