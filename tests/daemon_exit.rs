@@ -17,8 +17,7 @@ const INVALID_ARGUMENT: u32 = 2;
 const GPU_IS_LOST: u32 = 15;
 const UNKNOWN: u32 = 999;
 
-fn ended_by(signal: Signal) {
-    let bench = Bench::new();
+fn ended_by(signal: Signal, bench: &Bench) {
     let mut daemon = bench.serve(&[]);
     daemon.signal(signal);
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
@@ -27,17 +26,22 @@ fn ended_by(signal: Signal) {
 
 #[test]
 fn sigterm_ends_the_run_with_the_clocks_given_back() {
-    ended_by(Signal::TERM);
+    ended_by(Signal::TERM, &Bench::new());
+}
+
+#[test]
+fn sigterm_ends_the_run_of_the_default_policy_with_the_clocks_given_back() {
+    ended_by(Signal::TERM, &Bench::new().set("control.policy", "structured"));
 }
 
 #[test]
 fn sigint_ends_the_run_with_the_clocks_given_back() {
-    ended_by(Signal::INT);
+    ended_by(Signal::INT, &Bench::new());
 }
 
 #[test]
 fn sighup_ends_the_run_with_the_clocks_given_back() {
-    ended_by(Signal::HUP);
+    ended_by(Signal::HUP, &Bench::new());
 }
 
 #[test]
@@ -84,7 +88,7 @@ fn permission_lost_while_running_ends_the_run_with_its_own_exit_code() {
 }
 
 #[test]
-fn passing_driver_errors_pause_at_default_clocks_and_the_loop_goes_on() {
+fn driver_errors_that_pass_pause_at_default_clocks_and_the_loop_goes_on() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
     bench.mock.inject(&Injection::error(SET_CORE, UNKNOWN).times(2)).expect("a free slot");

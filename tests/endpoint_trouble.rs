@@ -3,8 +3,10 @@
 
 mod support;
 
+use std::time::Duration;
+
 use agft::store::RoundRecord;
-use support::daemon::{Bench, Daemon, IDLE_MHZ};
+use support::daemon::{Bench, IDLE_MHZ};
 use support::engine::Behaviour;
 use support::eventually;
 
@@ -38,43 +40,43 @@ fn assert_sound(bench: &Bench) {
     }
 }
 
-/// Waits until the learner takes lessons again that it did not have at `before` pages.
-fn learns_again(bench: &Bench, daemon: &Daemon) {
-    let lessons = || bench.rounds().iter().filter(|round| round.reward_used == Some(true)).count();
-    let before = lessons();
-    let after = eventually(lessons, |now| *now > before);
-    assert!(after > before, "no lesson after the trouble\n{}", daemon.tail());
-}
-
 /// Trouble that outlasts `outage_after_s`: clocks back, the GPU's rest is not taken for idleness, and all is well after.
 fn outage(behaviour: Behaviour) {
-    let bench = Bench::new();
+    outage_with(behaviour, &Bench::new());
+}
+
+fn outage_with(behaviour: Behaviour, bench: &Bench) {
     let mut daemon = bench.serve(&[]);
     bench.engine.behave(behaviour);
     bench.wait_for_release(&daemon);
     // The server's page is out of order and its GPU rests: that is no reason to park.
     bench.engine.set_load(0.0);
     let before = bench.mock.history().len();
-    std::thread::sleep(std::time::Duration::from_millis(600));
+    std::thread::sleep(Duration::from_millis(300));
     assert!(bench.is_free(), "{behaviour:?}: locked during an outage\n{}", daemon.tail());
     assert_eq!(bench.mock.history().len(), before, "{behaviour:?}: clock writes during an outage");
     assert!(daemon.is_running(), "{}", daemon.tail());
     bench.engine.set_load(0.6);
     bench.engine.behave(Behaviour::Serve);
     bench.wait_for_lock(&daemon);
-    learns_again(&bench, &daemon);
+    daemon.wait_for_lessons(2);
     daemon.stop();
     assert!(daemon.log().contains("metrics endpoint out: clocks given back"), "{}", daemon.tail());
     assert!(daemon.log().contains("metrics endpoint is back"), "{}", daemon.tail());
     let parked = bench.mock.history().into_iter().find(|write| write.args[1] == IDLE_MHZ);
     assert_eq!(parked, None, "{behaviour:?}: parked");
     bench.assert_given_back(daemon.pid());
-    assert_sound(&bench);
+    assert_sound(bench);
 }
 
 #[test]
 fn refused_connections_are_an_outage() {
     outage(Behaviour::Refuse);
+}
+
+#[test]
+fn refused_connections_are_an_outage_for_the_default_policy_too() {
+    outage_with(Behaviour::Refuse, &Bench::new().set("control.policy", "structured"));
 }
 
 #[test]
@@ -133,7 +135,7 @@ fn engine_that_restarts_costs_a_window_and_no_more() {
     let mut daemon = bench.serve(&[]);
     for _ in 0..3 {
         bench.engine.restart();
-        learns_again(&bench, &daemon);
+        daemon.wait_for_lessons(2);
     }
     daemon.stop();
     assert!(daemon.log().contains("engine restarted or counters reset"), "{}", daemon.tail());
@@ -149,11 +151,11 @@ fn single_failures_between_good_pages_cost_nothing() {
     {
         bench.engine.behave(behaviour);
         let served = bench.engine.served();
-        std::thread::sleep(std::time::Duration::from_millis(60));
+        std::thread::sleep(Duration::from_millis(60));
         bench.engine.behave(Behaviour::Serve);
         assert!(eventually(|| bench.engine.served(), |now| *now > served + 2) > served + 2);
     }
-    learns_again(&bench, &daemon);
+    daemon.wait_for_lessons(2);
     daemon.stop();
     assert_sound(&bench);
     bench.assert_given_back(daemon.pid());

@@ -62,7 +62,6 @@ fn work_on_a_parked_gpu_wakes_it_before_the_page_shows_any() {
     wait_until_parked(&bench, &daemon);
     let took = wake(&bench, &daemon);
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert!(bench.lock().is_some(), "the clock that served before is known\n{}", daemon.tail());
     daemon.stop();
     bench.assert_given_back(daemon.pid());
 }

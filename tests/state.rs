@@ -17,8 +17,7 @@ const SET_CORE: &str = "nvmlDeviceSetGpuLockedClocks";
 /// Serves until the first sweep over the clocks is behind it, then ends in good order.
 fn learn(bench: &Bench) {
     let mut daemon = bench.serve(&[]);
-    let swept = || bench.rounds().iter().any(|round| reason(round) == Some("ucb"));
-    assert!(eventually(swept, |done| *done), "{}", daemon.tail());
+    daemon.wait_for_log("reason=Ucb");
     daemon.stop();
 }
 

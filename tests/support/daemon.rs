@@ -41,7 +41,8 @@ impl Bench {
         let [models, runs, logs] = ["models", "runs", "logs"].map(|name| quoted(&bench.path(name)));
         let url = bench.engine.url();
         let idle = IDLE_MHZ.to_string();
-        // A sweep of four clocks, each held for a quarter of a second: the first lessons are there within two seconds.
+        // A baseline of three windows, then a sweep of four clocks, each held for a quarter of a second: the first lock
+        // is there within half a second, all first lessons within two. The default policy takes longer.
         for (key, value) in [
             ("vllm.prometheus_url", url.as_str()),
             ("vllm.scrape_timeout_s", "0.3"),
@@ -50,6 +51,7 @@ impl Bench {
             ("gpu.idle_frequency", idle.as_str()),
             ("gpu.sensor_poll_interval_ms", "20"),
             ("control.decision_interval_s", "0.05"),
+            ("control.policy", "linucb"),
             ("idle.power_poll_interval_ms", "20"),
             ("linucb.coarse_step_mhz", "300"),
             ("model.save_dir", models.as_str()),
@@ -264,6 +266,18 @@ impl Daemon {
     /// Waits until the console shows `text`.
     pub(crate) fn wait_for_log(&self, text: &str) {
         assert!(eventually(|| self.log().contains(text), |seen| *seen), "no {text:?} in\n{}", self.tail());
+    }
+
+    /// Lessons that the policy has taken so far.
+    pub(crate) fn lessons(&self) -> usize {
+        self.log().lines().filter(|line| line.contains(" learned=true ")).count()
+    }
+
+    /// Waits until the policy has taken some more lessons.
+    pub(crate) fn wait_for_lessons(&self, more: usize) {
+        let until = self.lessons() + more;
+        let lessons = eventually(|| self.lessons(), |lessons| *lessons >= until);
+        assert!(lessons >= until, "{lessons} lessons, waited for {until}\n{}", self.tail());
     }
 
     /// Is it still running?
