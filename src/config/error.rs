@@ -25,13 +25,12 @@ pub enum ConfigError {
         file: String,
     },
     /// The file cannot be opened or read.
-    #[error("{file}: cannot be read")]
+    #[error("{file}: cannot be read: {cause}; check the path and its permissions")]
     Unreadable {
         /// The path asked for.
         file: String,
-        /// What the system said.
-        #[source]
-        source: io::Error,
+        /// What the system said; part of the text, so not a `source`.
+        cause: io::Error,
     },
     /// The file is larger than any configuration.
     #[error("{file}: is larger than {} KiB, must be a configuration file", MAX_BYTES / 1024)]

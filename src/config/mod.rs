@@ -77,7 +77,7 @@ impl Config {
                 return Err(match error.kind() {
                     io::ErrorKind::NotFound => ConfigError::Missing { file },
                     io::ErrorKind::IsADirectory => ConfigError::Directory { file },
-                    _ => ConfigError::Unreadable { file, source: error },
+                    _ => ConfigError::Unreadable { file, cause: error },
                 });
             }
         };
