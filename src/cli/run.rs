@@ -212,7 +212,10 @@ fn assemble(
     let actuator = if hands_off {
         None
     } else {
-        Some(Actuator::spawn(gpus.take_clocks(config)?, clock).context("clock thread")?)
+        let lease = gpus
+            .take_clocks(config)
+            .context("clocks cannot be controlled (--data-collection-mode only measures, and works without)")?;
+        Some(Actuator::spawn(lease, clock).context("clock thread")?)
     };
     let memory = setup::memory_clocks(config, &gpus.clocks);
     let space = ActionSpace::new(&gpus.clocks, &setup::space_settings(config, memory));

@@ -46,7 +46,11 @@ impl ClockLease {
             .map(|(clocks, core_min)| Member { clocks, core_min, memory_locked: true })
             .collect();
         let mut lease = Self { members, current: None };
-        lease.release()?;
+        if let Err(error) = lease.release() {
+            // Nothing of ours is locked: dropping the lease has nothing to give back, and no failure of that to report.
+            lease.members.clear();
+            return Err(error);
+        }
         Ok(lease)
     }
 
