@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -25,8 +26,10 @@ pub fn start(
     let (file_layer, guard) = match file {
         Some((file, level)) => {
             let (writer, guard): (NonBlocking, WorkerGuard) = tracing_appender::non_blocking(file);
-            let layer =
-                tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer).with_filter(level);
+            let layer = tracing_subscriber::fmt::layer()
+                .with_ansi(false)
+                .with_writer(writer)
+                .with_filter(ours(level));
             (Some(layer), Some(guard))
         }
         None => (None, None),
@@ -35,16 +38,21 @@ pub fn start(
         LogFormat::Text => {
             let ansi = io::IsTerminal::is_terminal(&io::stderr());
             let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(ansi);
-            (Some(layer.with_filter(console)), None)
+            (Some(layer.with_filter(ours(console))), None)
         }
         LogFormat::Json => {
             let layer = tracing_subscriber::fmt::layer().json().with_writer(io::stderr);
-            (None, Some(layer.with_filter(console)))
+            (None, Some(layer.with_filter(ours(console))))
         }
     };
     // A second start in one process (tests) keeps the first subscriber.
     let _ = tracing_subscriber::registry().with(text).with(json).with(file_layer).try_init();
     guard
+}
+
+/// The level for agft; of the libraries only what needs attention: the HTTP client alone has two lines for each tick.
+fn ours(level: LevelFilter) -> Targets {
+    Targets::new().with_target(env!("CARGO_CRATE_NAME"), level).with_default(level.min(LevelFilter::WARN))
 }
 
 /// The console's level: the flag if given, else the configuration.

@@ -70,10 +70,16 @@ impl Controller {
             self.note_health(|health| health.check(seen.now), out);
             return None;
         };
-        self.note_health(|health| health.page(seen.now, &snapshot.signals), out);
         if !snapshot.refused.is_empty() {
             out.events.push(Event::Refused(snapshot.refused.clone()));
         }
+        if !health::tells_of_work(&snapshot.signals) {
+            let because = snapshot.refused.first().map(|refused| format!(" ({refused})")).unwrap_or_default();
+            let why = format!("the page tells of neither requests nor tokens{because}");
+            self.note_health(|health| health.failed(seen.now, why), out);
+            return None;
+        }
+        self.note_health(|health| health.page(seen.now, &snapshot.signals), out);
         let previous = self.previous.replace(snapshot.clone())?;
         match Window::between(&previous, snapshot) {
             Ok(window) => Some(window),
@@ -94,12 +100,13 @@ impl Controller {
     }
 
     /// The engine is not the one of a moment ago: what spans the gap would be wrong.
+    ///
+    /// A parked GPU stays parked, and watched: that the engine restarted is no work.
     pub(super) fn forget_the_present(&mut self) {
         self.previous = None;
         self.latency.clear();
         self.concurrency.clear();
         self.load = LoadEstimate::default();
-        self.idle.interrupt();
         self.learned.policy.interrupt();
     }
 

@@ -151,6 +151,7 @@ impl Controller {
     fn enter_outage(&mut self) -> Option<Target> {
         if self.mode != Mode::Outage {
             self.forget_the_present();
+            self.idle.interrupt();
         }
         self.mode = Mode::Outage;
         Some(Target::Default)

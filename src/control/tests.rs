@@ -342,6 +342,40 @@ fn restart_of_the_engine_voids_the_window() {
 }
 
 #[test]
+fn restart_of_the_engine_leaves_a_parked_gpu_parked_and_watched() {
+    let mut scene = Scene::new(settings());
+    scene.ticks(Server::Busy, 20);
+    let serving = scene.asked;
+    scene.ticks(Server::Idle, 5);
+    scene.tokens = 0.0;
+    scene.itl_sum = 0.0;
+    let output = scene.tick(Server::Idle);
+    assert!(output.events.iter().any(|event| matches!(event, Event::Discontinuity(_))));
+    scene.ticks(Server::Idle, 5);
+    assert_eq!(scene.asked, Target::Lock(IDLE));
+    scene.tick(Server::Stuck);
+    assert_eq!(scene.asked, serving);
+}
+
+#[test]
+fn page_that_tells_of_no_work_at_all_is_an_outage_and_never_idleness() {
+    let mut scene = Scene::new(settings());
+    scene.ticks(Server::Busy, 20);
+    for _ in 0..10 {
+        let gpu = scene.gpu(Server::Idle, TICK);
+        scene.now += TICK;
+        let mut page = scene.page(false);
+        page.signals = Signals { kv_usage: Some(0.1), ..Signals::default() };
+        page.refused = vec!["vllm:num_requests_running: NaN is not a finite number".into()];
+        scene.step(gpu, Scrape::Page(Box::new(page)));
+    }
+    assert_eq!((scene.controller.mode(), scene.asked), (Mode::Outage, Target::Default));
+    assert!(!scene.commands.contains(&Target::Lock(IDLE)));
+    scene.ticks(Server::Busy, 3);
+    assert!(matches!(scene.asked, Target::Lock(_)));
+}
+
+#[test]
 fn data_collection_records_and_never_commands() {
     let mut scene = Scene::new(Settings { data_collection: true, ..settings() });
     let mut outputs = scene.ticks(Server::Busy, 30);

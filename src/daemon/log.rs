@@ -1,5 +1,7 @@
 //! Events and rounds as log lines: numbers are fields, units are in their names.
 
+use std::collections::BTreeSet;
+
 use tracing::{debug, info, warn};
 
 use super::tick::{Observer, StepFacts};
@@ -12,20 +14,22 @@ pub struct LogObserver {
     detailed: bool,
     dry_run: bool,
     mode: Option<Mode>,
+    /// Metrics whose values were refused: said once, not with every page.
+    refused: BTreeSet<String>,
 }
 
 impl LogObserver {
     /// With `detailed` each round is a debug line; in a dry run commands are worded as what would be done.
     #[must_use]
     pub fn new(detailed: bool, dry_run: bool) -> Self {
-        Self { detailed, dry_run, mode: None }
+        Self { detailed, dry_run, mode: None, refused: BTreeSet::new() }
     }
 }
 
 impl Observer for LogObserver {
     fn step(&mut self, facts: &StepFacts<'_>) {
         for event in &facts.output.events {
-            log_event(event);
+            log_event(event, &mut self.refused);
         }
         let mode = facts.controller.mode();
         if self.mode != Some(mode) {
@@ -75,11 +79,11 @@ fn log_round(round: &Round) {
     );
 }
 
-fn log_event(event: &Event) {
+fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
     match event {
-        Event::Health(event) => log_health(event),
+        Event::Health(event) => log_health(event, refused),
         Event::Discontinuity(why) => warn!(%why, "engine restarted or counters reset: window void"),
-        Event::Refused(values) => warn!(?values, "values on the page refused"),
+        Event::Refused(values) => log_refused(values, refused),
         Event::BaselineDone { windows } => info!(windows, "baseline measured"),
         Event::LimitBroken { violation, running, floor } => warn!(
             limit = %violation.limit,
@@ -108,7 +112,15 @@ fn log_event(event: &Event) {
     }
 }
 
-fn log_health(event: &health::Event) {
+fn log_refused(values: &[String], known: &mut BTreeSet<String>) {
+    let metric = |value: &String| value.split(": ").next().unwrap_or_default().to_owned();
+    let new: Vec<&String> = values.iter().filter(|value| known.insert(metric(value))).collect();
+    if !new.is_empty() {
+        warn!(values = ?new, "values on the page refused; said once for each metric");
+    }
+}
+
+fn log_health(event: &health::Event, refused: &mut BTreeSet<String>) {
     match event {
         health::Event::Degraded { essential, useful } => {
             warn!(?essential, ?useful, "signals missing on the metrics page");
@@ -116,7 +128,10 @@ fn log_health(event: &health::Event) {
         health::Event::Outage { since, why } => {
             warn!(since_s = since.0, %why, "metrics endpoint out: clocks given back until it is there again");
         }
-        health::Event::Recovered { after } => info!(after_s = after.0, "metrics endpoint is back"),
+        health::Event::Recovered { after } => {
+            refused.clear();
+            info!(after_s = after.0, "metrics endpoint is back");
+        }
     }
 }
 

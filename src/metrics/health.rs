@@ -135,6 +135,12 @@ impl Health {
     }
 }
 
+/// Does the page tell whether there is work? One that does not is no good page, however well it reads.
+#[must_use]
+pub fn tells_of_work(signals: &Signals) -> bool {
+    signals.running.is_some() || signals.generation_tokens.is_some()
+}
+
 /// What the engine has been through, which decides what its page must have by now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Traffic {

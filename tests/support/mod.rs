@@ -1,13 +1,33 @@
-//! What integration tests share: a mocked `libnvidia-ml.so.1` of their own.
+//! What integration tests share: a mocked `libnvidia-ml.so.1` of their own, a scripted engine, the program as a child.
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
 #![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
+
+pub(crate) mod daemon;
+pub(crate) mod engine;
+pub(crate) mod page;
 
 use std::ffi::OsString;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nvidia_ml::{MockConfig, MockState, STATE_FILE, STATE_VARIABLE};
 use tempfile::TempDir;
+
+/// How long anything that a test waits for may take, on a machine with far too much to do.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks until the answer is as wanted; the last answer when patience is over.
+pub(crate) fn eventually<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
+    let start = Instant::now();
+    loop {
+        let answer = ask();
+        if wanted(&answer) || start.elapsed() > PATIENCE {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
 
 /// A mocked driver library in a directory of its own, and the machine behind it.
 ///

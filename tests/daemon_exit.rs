@@ -1,0 +1,163 @@
+//! Clocks are borrowed: every way out of the daemon, and every driver error on the way, ends with the clocks given back.
+
+mod support;
+
+use agft::gpu::nvml::NvmlHost;
+use agft::gpu::{GpuClocks, GpuSelector};
+use agft::units::Mhz;
+use nvidia_ml::{GpuConfig, Injection, MockConfig};
+use rustix::process::Signal;
+use support::daemon::Bench;
+use support::eventually;
+
+const SET_CORE: &str = "nvmlDeviceSetGpuLockedClocks";
+const RESET_CORE: &str = "nvmlDeviceResetGpuLockedClocks";
+const NO_PERMISSION: u32 = 4;
+const INVALID_ARGUMENT: u32 = 2;
+const GPU_IS_LOST: u32 = 15;
+const UNKNOWN: u32 = 999;
+
+fn ended_by(signal: Signal) {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    daemon.signal(signal);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn sigterm_ends_the_run_with_the_clocks_given_back() {
+    ended_by(Signal::TERM);
+}
+
+#[test]
+fn sigint_ends_the_run_with_the_clocks_given_back() {
+    ended_by(Signal::INT);
+}
+
+#[test]
+fn sighup_ends_the_run_with_the_clocks_given_back() {
+    ended_by(Signal::HUP);
+}
+
+#[test]
+fn panic_gives_the_clocks_back_and_fails() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&["--panic-at-tick", "60"]);
+    assert!(!daemon.wait().success());
+    assert!(daemon.log().contains("panic asked for at tick 60"), "{}", daemon.tail());
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn lock_of_a_dead_predecessor_is_reset_before_anything_else() {
+    let bench = Bench::new();
+    let host = NvmlHost::open_with(&bench.mock.library()).expect("the mock initialises");
+    let mut stranger = host.clocks(&GpuSelector::Index(0)).expect("GPU 0");
+    stranger.lock_core(Mhz(300), Mhz(300)).expect("core lock");
+    let mut daemon = bench.start(&[]);
+    bench.wait_for_release(&daemon);
+    daemon.wait_for_log("agft starts");
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn clocks_that_the_driver_will_not_take_back_at_first_are_given_back_by_trying_again() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    bench.mock.inject(&Injection::error(RESET_CORE, UNKNOWN).times(2)).expect("a free slot");
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+    let refused = bench.writes_of(daemon.pid()).iter().filter(|write| write.code == UNKNOWN).count();
+    assert_eq!(refused, 2);
+}
+
+#[test]
+fn permission_lost_while_running_ends_the_run_with_its_own_exit_code() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    bench.mock.inject(&Injection::error(SET_CORE, NO_PERMISSION)).expect("a free slot");
+    assert_eq!(daemon.wait().code(), Some(77), "{}", daemon.tail());
+    assert!(daemon.log().contains("not permitted; run agft as root"), "{}", daemon.tail());
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn passing_driver_errors_pause_at_default_clocks_and_the_loop_goes_on() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    bench.mock.inject(&Injection::error(SET_CORE, UNKNOWN).times(2)).expect("a free slot");
+    let refusals = || bench.mock.history().iter().filter(|write| write.code == UNKNOWN).count();
+    for wanted in 1..=2 {
+        assert_eq!(eventually(refusals, |seen| *seen >= wanted), wanted, "{}", daemon.tail());
+        bench.wait_for_release(&daemon);
+    }
+    bench.wait_for_lock(&daemon);
+    assert!(daemon.log().contains("clock refused"), "{}", daemon.tail());
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn clock_that_the_driver_refuses_leaves_the_action_space_and_the_loop_goes_on() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    bench.mock.inject(&Injection::error(SET_CORE, INVALID_ARGUMENT).times(1)).expect("a free slot");
+    let refused_at = || bench.mock.history().iter().position(|write| write.code == INVALID_ARGUMENT);
+    let at = eventually(refused_at, Option::is_some).unwrap_or_else(|| panic!("{}", daemon.tail()));
+    let refused = bench.mock.history()[at].args[1];
+    let later = || {
+        let history = bench.mock.history().split_off(at + 1);
+        history.iter().filter(|write| write.call == SET_CORE).map(|write| write.args[1]).collect::<Vec<_>>()
+    };
+    let locks = eventually(later, |locks| locks.len() >= 4);
+    assert!(locks.len() >= 4 && !locks.contains(&refused), "{refused} MHz was refused, then came {locks:?}");
+    assert!(daemon.log().contains("clock out of the action space"), "{}", daemon.tail());
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn gpu_reported_lost_by_a_clock_call_ends_the_run_with_the_reason() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    bench.mock.inject(&Injection::error(SET_CORE, GPU_IS_LOST)).expect("a free slot");
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.tail());
+    assert!(daemon.log().contains("the GPU is lost; it needs a reset or a reboot"), "{}", daemon.tail());
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn gpu_that_falls_off_the_bus_ends_the_run_with_the_reason() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    bench.mock.set_lost(0, true).expect("GPU 0");
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.tail());
+    assert!(daemon.log().contains("the GPU is lost; it needs a reset or a reboot"), "{}", daemon.tail());
+}
+
+#[test]
+fn gpus_of_one_engine_are_locked_alike_and_all_given_back() {
+    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2)).set("gpu.device_id", "[0, 1]");
+    let mut daemon = bench.serve(&[]);
+    let locks = || bench.mock.history().iter().filter(|write| write.call == SET_CORE).count();
+    assert!(eventually(locks, |count| *count >= 6) >= 6, "{}", daemon.tail());
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+    let of_gpu = |gpu: u32| {
+        let writes = bench.writes_of(daemon.pid()).into_iter();
+        writes.filter(|write| write.gpu == gpu).map(|write| (write.call, write.args)).collect::<Vec<_>>()
+    };
+    assert_eq!(of_gpu(0), of_gpu(1));
+}
+
+#[test]
+fn failure_on_the_second_gpu_releases_the_first_too() {
+    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2)).set("gpu.device_id", "[0, 1]");
+    let mut daemon = bench.serve(&[]);
+    bench.mock.inject(&Injection::error(SET_CORE, NO_PERMISSION).on(1)).expect("a free slot");
+    assert_eq!(daemon.wait().code(), Some(77), "{}", daemon.tail());
+    assert!(daemon.log().contains("GPU 1"), "{}", daemon.tail());
+    bench.assert_given_back(daemon.pid());
+}

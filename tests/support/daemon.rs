@@ -1,0 +1,305 @@
+//! The real program as a child process, in a directory of its own, on a mocked machine, beside a scripted engine.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use agft::store::{ModelMetadata, RoundRecord};
+use nvidia_ml::{ClockWrite, MockConfig};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::engine::Engine;
+use super::{MockNvml, PATIENCE, eventually};
+
+/// Core clock of the parked GPU in the tests' configuration: below every clock that is tried.
+pub(crate) const IDLE_MHZ: u32 = 210;
+
+/// Everything a run needs. Made with a quick configuration that [`set`](Self::set) changes.
+pub(crate) struct Bench {
+    pub(crate) mock: MockNvml,
+    pub(crate) engine: Engine,
+    directory: TempDir,
+    settings: BTreeMap<String, String>,
+}
+
+impl Bench {
+    /// One A100 beside an idle engine.
+    pub(crate) fn new() -> Self {
+        Self::with(&MockConfig::default())
+    }
+
+    /// Another machine.
+    pub(crate) fn with(machine: &MockConfig) -> Self {
+        let mock = MockNvml::new(machine);
+        let engine = Engine::start(&mock);
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut bench = Self { mock, engine, directory, settings: BTreeMap::new() };
+        let [models, runs, logs] = ["models", "runs", "logs"].map(|name| quoted(&bench.path(name)));
+        let url = bench.engine.url();
+        let idle = IDLE_MHZ.to_string();
+        // A sweep of four clocks, each held for a quarter of a second: the first lessons are there within two seconds.
+        for (key, value) in [
+            ("vllm.prometheus_url", url.as_str()),
+            ("vllm.scrape_timeout_s", "0.3"),
+            ("vllm.outage_after_s", "0.5"),
+            ("gpu.min_frequency", "500"),
+            ("gpu.idle_frequency", idle.as_str()),
+            ("gpu.sensor_poll_interval_ms", "20"),
+            ("control.decision_interval_s", "0.05"),
+            ("idle.power_poll_interval_ms", "20"),
+            ("linucb.coarse_step_mhz", "300"),
+            ("model.save_dir", models.as_str()),
+            ("model.save_interval", "10"),
+            ("experiment.dir", runs.as_str()),
+            ("logging.dir", logs.as_str()),
+            ("metrics.sampling_duration", "0.25"),
+            ("metrics.baseline_measurements", "3"),
+        ] {
+            bench.settings.insert(key.to_owned(), value.to_owned());
+        }
+        bench
+    }
+
+    /// Changes a key (`section.key`) of the configuration; the value is YAML.
+    pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A path in this bench's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes the configuration file and gives its path.
+    pub(crate) fn config(&self) -> PathBuf {
+        let mut sections: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+        for (key, value) in &self.settings {
+            let (section, key) = key.split_once('.').expect("section.key");
+            sections.entry(section).or_default().push((key, value));
+        }
+        let mut text = String::new();
+        for (section, keys) in sections {
+            let _ = writeln!(text, "{section}:");
+            keys.iter().for_each(|(key, value)| {
+                let _ = writeln!(text, "  {key}: {value}");
+            });
+        }
+        let path = self.path("config.yaml");
+        fs::write(&path, text).expect("the configuration file");
+        path
+    }
+
+    /// `agft` on this machine with this configuration, and these arguments.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agft"));
+        command.current_dir(self.directory.path()).envs(self.mock.env()).stdin(Stdio::null());
+        command.arg("--config").arg(self.config()).args(arguments);
+        command
+    }
+
+    /// Runs a command that ends by itself.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Finished {
+        finish(self.command(arguments))
+    }
+
+    /// Starts the daemon.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Daemon {
+        Daemon::start(self.command(arguments))
+    }
+
+    /// Starts the daemon under load and waits until it has locked its first clock.
+    pub(crate) fn serve(&self, arguments: &[&str]) -> Daemon {
+        self.engine.set_load(0.6);
+        let daemon = self.start(arguments);
+        self.wait_for_lock(&daemon);
+        daemon
+    }
+
+    /// The core lock of GPU 0: its upper bound in MHz.
+    pub(crate) fn lock(&self) -> Option<u32> {
+        self.mock.locks(0).expect("GPU 0").core.map(|range| range.max)
+    }
+
+    /// Waits for a lock on GPU 0, other than the idle clock's, and gives it.
+    pub(crate) fn wait_for_lock(&self, daemon: &Daemon) -> u32 {
+        let lock = eventually(|| self.lock(), |lock| lock.is_some_and(|core| core > IDLE_MHZ));
+        lock.filter(|core| *core > IDLE_MHZ).unwrap_or_else(|| panic!("no clock locked\n{}", daemon.tail()))
+    }
+
+    /// Waits until no GPU has a lock.
+    pub(crate) fn wait_for_release(&self, daemon: &Daemon) {
+        assert!(eventually(|| self.is_free(), |free| *free), "clocks not given back\n{}", daemon.tail());
+    }
+
+    /// Is no clock of any GPU locked?
+    pub(crate) fn is_free(&self) -> bool {
+        (0..self.mock.gpu_count()).all(|gpu| {
+            let locks = self.mock.locks(gpu).expect("a GPU of this machine");
+            locks.core.is_none() && locks.memory.is_none()
+        })
+    }
+
+    /// The clock writes of one process.
+    pub(crate) fn writes_of(&self, pid: u32) -> Vec<ClockWrite> {
+        self.mock.history().into_iter().filter(|write| write.pid == pid).collect()
+    }
+
+    /// Asserts that a process borrowed the clocks: on every GPU it wrote to, resets first and resets last, and no lock
+    /// that it took and did not give back.
+    pub(crate) fn assert_given_back(&self, pid: u32) {
+        let writes = self.writes_of(pid);
+        assert!(!writes.is_empty(), "process {pid} wrote nothing");
+        for gpu in 0..self.mock.gpu_count() {
+            let calls: Vec<&str> = writes
+                .iter()
+                .filter(|write| usize::try_from(write.gpu) == Ok(gpu))
+                .map(|write| write.call)
+                .collect();
+            let resets = ["nvmlDeviceResetGpuLockedClocks", "nvmlDeviceResetMemoryLockedClocks"];
+            assert!(calls.starts_with(&resets), "GPU {gpu} begins with {:?}", calls.first_chunk::<3>());
+            assert!(calls.ends_with(&resets), "GPU {gpu} ends with {:?}", calls.last_chunk::<3>());
+        }
+        assert!(self.is_free(), "a clock is still locked");
+    }
+
+    /// Every round written down so far, over all runs, oldest run first.
+    pub(crate) fn rounds(&self) -> Vec<RoundRecord> {
+        let mut runs: Vec<PathBuf> = self.runs();
+        runs.sort();
+        let files = runs.iter().map(|run| run.join("rounds_data.jsonl")).filter(|file| file.exists());
+        let text: String = files.map(|file| fs::read_to_string(file).expect("a file of rounds")).collect();
+        // The last line may still be on its way to the disk.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).expect("a round as JSON")).collect()
+    }
+
+    /// The runs' directories.
+    pub(crate) fn runs(&self) -> Vec<PathBuf> {
+        list(&self.path("runs"))
+    }
+
+    /// Names of the files in the model directory.
+    pub(crate) fn model_files(&self) -> Vec<String> {
+        let mut names: Vec<String> = list(&self.path("models"))
+            .iter()
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// `model_metadata.json`.
+    pub(crate) fn metadata(&self) -> ModelMetadata {
+        let known = ModelMetadata::read(&self.path("models")).expect("readable metadata");
+        known.expect("metadata beside the model")
+    }
+}
+
+fn list(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries.map(|entry| entry.expect("a directory entry").path()).collect()
+}
+
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.to_str().expect("a temporary path is text"))
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// Runs a command to its end.
+pub(crate) fn finish(mut command: Command) -> Finished {
+    let Output { status, stdout, stderr } = command.output().expect("agft starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text output");
+    Finished { code: status.code(), out: text(stdout), err: text(stderr) }
+}
+
+/// A running daemon; killed when this is dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    console: TempDir,
+}
+
+impl Daemon {
+    /// Starts `command`; the console is kept.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let console = tempfile::tempdir().expect("a temporary directory");
+        let file = File::create(console.path().join("log")).expect("a file for the console");
+        let child = command
+            .args(["--log-level", "debug"])
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .expect("agft starts");
+        Self { child, console }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to the console so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.console.path().join("log")).expect("the console's file")
+    }
+
+    /// The end of that, for a test's message.
+    pub(crate) fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Waits until the console shows `text`.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        assert!(eventually(|| self.log().contains(text), |seen| *seen), "no {text:?} in\n{}", self.tail());
+    }
+
+    /// Is it still running?
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("the child's state").is_none()
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the child is there");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child's state") {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "agft does not end\n{}", self.tail());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it as a service manager does, in good order.
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "{}", self.tail());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Ended already: then there is nothing to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,256 @@
+//! A scripted engine: a vLLM metrics page over real HTTP, whose traffic, troubles and restarts a test switches at run
+//! time, and whose work shows as load on the mocked GPUs.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nvidia_ml::MockState;
+use socket2::{Domain, Socket, Type};
+
+use super::MockNvml;
+use super::page::Counters;
+
+/// How long an idle accept waits before it looks at the script again.
+const POLL: Duration = Duration::from_millis(2);
+
+/// What the server does with a request for the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behaviour {
+    /// Serves the page.
+    Serve,
+    /// Nothing listens on the port.
+    Refuse,
+    /// Takes the request and never answers.
+    Hang,
+    /// HTTP status 500.
+    Status500,
+    /// A body of no bytes.
+    Empty,
+    /// Somebody else's HTML page.
+    Html,
+    /// 10 MB of lines that are no metrics.
+    Huge,
+    /// The page with this in place of every value.
+    Poison(&'static str),
+    /// The page, announced longer than it is, and the connection closed.
+    Truncated,
+    /// Bytes that are not UTF-8.
+    NotUtf8,
+}
+
+/// What a test has asked for, and the engine's state.
+struct Script {
+    behaviour: Behaviour,
+    counters: Counters,
+    /// Pages served whole, and with the behaviour `Serve`.
+    served: u64,
+    stop: bool,
+}
+
+struct Shared {
+    script: Mutex<Script>,
+    changed: Condvar,
+    /// The machine whose GPUs this engine runs on.
+    machine: MockState,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Core clock of the first GPU, which sets the pace.
+    fn core_mhz(&self) -> f64 {
+        self.machine.snapshot(0).map_or(0.0, |gpu| f64::from(gpu.core_mhz))
+    }
+}
+
+/// A running server; it ends when this is dropped.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    /// Bound and never listening: keeps the port ours while nothing listens on it.
+    _reservation: Socket,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// An idle engine on the mocked machine's GPUs.
+    pub(crate) fn start(mock: &MockNvml) -> Self {
+        let reservation = bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let address = reservation.local_addr().ok().and_then(|address| address.as_socket());
+        let address = address.expect("an address on the loopback");
+        let machine = MockState::open(&mock.state_path()).expect("the mocked machine");
+        let counters = Counters::new(machine.config().gpus[0].levels[0].core_mhz[0]);
+        let script = Script { behaviour: Behaviour::Serve, counters, served: 0, stop: false };
+        let shared = Arc::new(Shared { script: Mutex::new(script), changed: Condvar::new(), machine });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || accept(&theirs, address));
+        Self { shared, address, _reservation: reservation, thread: Some(thread) }
+    }
+
+    /// The page's URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/metrics", self.address)
+    }
+
+    /// Requests arrive (`load` from 0 to 1): the page shows them and the GPUs work on them.
+    pub(crate) fn set_load(&self, load: f64) {
+        self.show_load(load);
+        for gpu in 0..self.shared.machine.gpu_count() {
+            self.shared.machine.set_load(gpu, load).expect("a GPU of this machine");
+        }
+    }
+
+    /// The page shows this load, whatever the GPUs do.
+    pub(crate) fn show_load(&self, load: f64) {
+        let core = self.shared.core_mhz();
+        self.shared.lock().counters.set_load(load, core);
+    }
+
+    /// Answers like this from now on.
+    pub(crate) fn behave(&self, behaviour: Behaviour) {
+        self.shared.lock().behaviour = behaviour;
+        self.shared.changed.notify_all();
+    }
+
+    /// A new process: every counter at 0, another start time.
+    pub(crate) fn restart(&self) {
+        self.shared.lock().counters.restart();
+    }
+
+    /// Good pages served so far.
+    pub(crate) fn served(&self) -> u64 {
+        self.shared.lock().served
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A socket on that address that does not listen. Others may bind the address too, but only one may listen.
+fn bound(address: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("a socket option");
+    socket.bind(&address.into()).expect("a port of the loopback");
+    socket
+}
+
+/// Listens while the script lets it, and gives each connection a thread.
+fn accept(shared: &Arc<Shared>, address: SocketAddr) {
+    let mut listener: Option<TcpListener> = None;
+    loop {
+        let (stop, refuse) = {
+            let script = shared.lock();
+            (script.stop, script.behaviour == Behaviour::Refuse)
+        };
+        if stop {
+            return;
+        }
+        if refuse {
+            listener = None;
+        } else if listener.is_none() {
+            listener = listen(address).ok();
+        }
+        match listener.as_ref().map(TcpListener::accept) {
+            Some(Ok((stream, _))) => {
+                let shared = Arc::clone(shared);
+                // Ends with its connection, which the client's end closes at the latest.
+                std::thread::spawn(move || converse(&shared, stream));
+            }
+            _ => std::thread::sleep(POLL),
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = bound(address);
+    socket.listen(16)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Answers the requests of one connection until either side has enough of it.
+fn converse(shared: &Shared, mut stream: TcpStream) {
+    let _ = stream.set_nonblocking(false);
+    let _ = stream.set_nodelay(true);
+    while request(&mut stream) {
+        match answer(shared) {
+            Some((bytes, keep)) if stream.write_all(&bytes).is_ok() && keep => {}
+            _ => return,
+        }
+    }
+}
+
+/// Reads to the end of a request's head.
+fn request(stream: &mut TcpStream) -> bool {
+    let mut head = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(read) => head.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return false,
+        }
+        if head.ends_with(b"\r\n\r\n") {
+            return true;
+        }
+    }
+}
+
+/// The bytes to send, and whether the connection goes on; `None` closes it at once.
+fn answer(shared: &Shared) -> Option<(Vec<u8>, bool)> {
+    let core = shared.core_mhz();
+    let mut script = shared.lock();
+    if script.behaviour == Behaviour::Hang {
+        let hangs = |script: &mut Script| script.behaviour == Behaviour::Hang && !script.stop;
+        drop(shared.changed.wait_while(script, hangs).unwrap_or_else(PoisonError::into_inner));
+        return None;
+    }
+    script.counters.advance(core);
+    let page = script.counters.page(None);
+    Some(match script.behaviour {
+        Behaviour::Serve => {
+            script.served += 1;
+            (response("200 OK", page.as_bytes(), page.len()), true)
+        }
+        Behaviour::Refuse | Behaviour::Hang => return None,
+        Behaviour::Status500 => (response("500 Internal Server Error", b"oops\n", 5), true),
+        Behaviour::Empty => (response("200 OK", b"", 0), true),
+        Behaviour::Html => {
+            let body = b"<!doctype html><html><body>Welcome to the portal</body></html>\n";
+            (response("200 OK", body, body.len()), true)
+        }
+        Behaviour::Huge => {
+            let body = b"garbage of no use to anyone 1.0\n".repeat(10 * 1024 * 1024 / 32);
+            (response("200 OK", &body, body.len()), false)
+        }
+        Behaviour::Poison(value) => {
+            let page = script.counters.page(Some(value));
+            (response("200 OK", page.as_bytes(), page.len()), true)
+        }
+        Behaviour::Truncated => (response("200 OK", page.as_bytes(), page.len() + 1000), false),
+        Behaviour::NotUtf8 => {
+            let body = b"\xff\xfe\x00vllm:num_requests_running 1\n";
+            (response("200 OK", body, body.len()), true)
+        }
+    })
+}
+
+fn response(status: &str, body: &[u8], announced: usize) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4\r\ncontent-length: {announced}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
