@@ -1,5 +1,6 @@
 //! Bad input from every side: configuration, driver, rights, disks. Each gets a message that names the thing and the
 //! remedy, its own exit code, and no clock is left locked.
+#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
 
 mod support;
 
@@ -106,7 +107,10 @@ fn value_of_the_wrong_type_is_refused_with_the_rule() {
 
 #[test]
 fn unknown_key_is_refused_with_the_one_that_was_meant() {
-    refused_text(b"gpu:\n  device_ids: 0\n", &["gpu.device_ids is not a known key; did you mean gpu.device_id?"]);
+    refused_text(
+        b"gpu:\n  device_ids: 0\n",
+        &["gpu.device_ids is not a known key; did you mean gpu.device_id?"],
+    );
 }
 
 #[test]

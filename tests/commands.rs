@@ -1,4 +1,5 @@
 //! Subcommands and flags of the real program: what they print, how they end, and that they leave the clocks alone.
+#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
 
 mod support;
 

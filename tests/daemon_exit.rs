@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use agft::gpu::nvml::NvmlHost;
 use agft::gpu::{GpuClocks, GpuSelector};
 use agft::units::Mhz;
@@ -13,7 +15,6 @@ use support::eventually;
 const SET_CORE: &str = "nvmlDeviceSetGpuLockedClocks";
 const RESET_CORE: &str = "nvmlDeviceResetGpuLockedClocks";
 const NO_PERMISSION: u32 = 4;
-const INVALID_ARGUMENT: u32 = 2;
 const GPU_IS_LOST: u32 = 15;
 const UNKNOWN: u32 = 999;
 
@@ -78,6 +79,49 @@ fn clocks_that_the_driver_will_not_take_back_at_first_are_given_back_by_trying_a
 }
 
 #[test]
+fn signals_during_the_end_do_not_cut_it_short() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    bench.mock.inject(&Injection::error(RESET_CORE, UNKNOWN).times(2)).expect("a free slot");
+    let failures = || bench.mock.history().iter().filter(|write| write.code == UNKNOWN).count();
+    daemon.signal(Signal::TERM);
+    assert!(eventually(failures, |count| *count >= 1) >= 1);
+    daemon.signal(Signal::TERM);
+    daemon.signal(Signal::INT);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn lock_that_the_driver_is_still_busy_with_is_given_back_too() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    let locks = || bench.mock.call_count(SET_CORE).expect("a call of the library");
+    let before = locks();
+    bench.mock.inject(&Injection::delay(SET_CORE, Duration::from_millis(400))).expect("a free slot");
+    assert!(eventually(locks, |count| *count > before) > before);
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn sensors_that_fail_for_a_while_cost_lessons_and_not_the_run() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    for call in
+        ["nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetFieldValues", "nvmlDeviceGetUtilizationRates"]
+    {
+        bench.mock.inject(&Injection::error(call, UNKNOWN)).expect("a free slot");
+    }
+    let until = bench.engine.served() + 10;
+    assert!(eventually(|| bench.engine.served(), |served| *served >= until) >= until);
+    bench.mock.clear_injections();
+    daemon.wait_for_lessons(2);
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
 fn permission_lost_while_running_ends_the_run_with_its_own_exit_code() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
@@ -104,25 +148,6 @@ fn driver_errors_that_pass_pause_at_default_clocks_and_the_loop_goes_on() {
 }
 
 #[test]
-fn clock_that_the_driver_refuses_leaves_the_action_space_and_the_loop_goes_on() {
-    let bench = Bench::new();
-    let mut daemon = bench.serve(&[]);
-    bench.mock.inject(&Injection::error(SET_CORE, INVALID_ARGUMENT).times(1)).expect("a free slot");
-    let refused_at = || bench.mock.history().iter().position(|write| write.code == INVALID_ARGUMENT);
-    let at = eventually(refused_at, Option::is_some).unwrap_or_else(|| panic!("{}", daemon.tail()));
-    let refused = bench.mock.history()[at].args[1];
-    let later = || {
-        let history = bench.mock.history().split_off(at + 1);
-        history.iter().filter(|write| write.call == SET_CORE).map(|write| write.args[1]).collect::<Vec<_>>()
-    };
-    let locks = eventually(later, |locks| locks.len() >= 4);
-    assert!(locks.len() >= 4 && !locks.contains(&refused), "{refused} MHz was refused, then came {locks:?}");
-    assert!(daemon.log().contains("clock out of the action space"), "{}", daemon.tail());
-    daemon.stop();
-    bench.assert_given_back(daemon.pid());
-}
-
-#[test]
 fn gpu_reported_lost_by_a_clock_call_ends_the_run_with_the_reason() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
@@ -139,21 +164,6 @@ fn gpu_that_falls_off_the_bus_ends_the_run_with_the_reason() {
     bench.mock.set_lost(0, true).expect("GPU 0");
     assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.tail());
     assert!(daemon.log().contains("the GPU is lost; it needs a reset or a reboot"), "{}", daemon.tail());
-}
-
-#[test]
-fn gpus_of_one_engine_are_locked_alike_and_all_given_back() {
-    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2)).set("gpu.device_id", "[0, 1]");
-    let mut daemon = bench.serve(&[]);
-    let locks = || bench.mock.history().iter().filter(|write| write.call == SET_CORE).count();
-    assert!(eventually(locks, |count| *count >= 6) >= 6, "{}", daemon.tail());
-    daemon.stop();
-    bench.assert_given_back(daemon.pid());
-    let of_gpu = |gpu: u32| {
-        let writes = bench.writes_of(daemon.pid()).into_iter();
-        writes.filter(|write| write.gpu == gpu).map(|write| (write.call, write.args)).collect::<Vec<_>>()
-    };
-    assert_eq!(of_gpu(0), of_gpu(1));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! Idleness: parked only if page and GPU agree, and woken by the GPU before the page shows the work.
+#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
 
 mod support;
 
@@ -30,7 +31,9 @@ fn wake(bench: &Bench, daemon: &Daemon) -> Duration {
     let start = monotonic_ns();
     bench.mock.set_load(0, 1.0).expect("GPU 0");
     let write = || bench.mock.history().get(seen).cloned();
-    let write = eventually(write, Option::is_some).unwrap_or_else(|| panic!("not woken\n{}", daemon.tail()));
+    let write = eventually(write, Option::is_some);
+    assert!(write.is_some(), "not woken\n{}", daemon.tail());
+    let write = write.expect("just seen");
     let took = Duration::from_nanos(write.at_ns - start);
     eprintln!("from work on the GPU to {} {:?}: {took:?}", write.call, write.args);
     assert!(bench.lock().is_none_or(|core| core > IDLE_MHZ), "woken into the idle clock\n{}", daemon.tail());

@@ -1,4 +1,5 @@
 //! What a run leaves on disk, and what the next one makes of it.
+#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
 
 mod support;
 
@@ -62,7 +63,7 @@ fn damage_one(path: &Path, change: impl Fn(&mut Vec<u8>)) {
     fs::write(path, bytes).expect("a model file");
 }
 
-fn flip_a_bit(bytes: &mut Vec<u8>) {
+fn flip_a_bit(bytes: &mut [u8]) {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x10;
 }
@@ -138,7 +139,7 @@ fn reset_starts_afresh_and_keeps_what_was_learned() {
 fn damaged_model_file_is_kept_aside_and_the_one_before_it_is_used() {
     let bench = Bench::new();
     learn(&bench);
-    damage_one(&bench.path("models/model.agft"), flip_a_bit);
+    damage_one(&bench.path("models/model.agft"), |bytes| flip_a_bit(bytes));
     let log = start_and_expect(&bench, &[], "model file not usable");
     assert!(log.contains("model loaded") && log.contains("Previous"), "{log}");
     assert_eq!(kept(&bench, "model.rejected-"), 1, "{:?}", bench.model_files());
@@ -159,7 +160,7 @@ fn model_that_cannot_be_used_is_kept_aside_and_learning_starts_afresh() {
         copy_models(&trained, &bench);
         match what {
             "truncated" => damage(&bench, |bytes| bytes.truncate(bytes.len() / 2)),
-            "bit-flipped" => damage(&bench, flip_a_bit),
+            "bit-flipped" => damage(&bench, |bytes| flip_a_bit(bytes)),
             "no model at all" => damage(&bench, |bytes| *bytes = b"hello".to_vec()),
             _ => {}
         }
@@ -182,4 +183,17 @@ fn second_agft_on_the_same_model_is_kept_out_and_touches_no_clock() {
     assert!(first.is_running());
     first.stop();
     bench.assert_given_back(first.pid());
+}
+
+#[test]
+fn directories_that_vanish_while_running_cost_the_files_and_not_the_run() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    for directory in ["models", "runs", "logs"] {
+        fs::remove_dir_all(bench.path(directory)).expect("a directory of agft's");
+    }
+    daemon.wait_for_log("state not saved");
+    daemon.wait_for_lessons(2);
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
 }

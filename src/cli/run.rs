@@ -212,9 +212,9 @@ fn assemble(
     let actuator = if hands_off {
         None
     } else {
-        let lease = gpus
-            .take_clocks(config)
-            .context("clocks cannot be controlled (--data-collection-mode only measures, and works without)")?;
+        let lease = gpus.take_clocks(config).context(
+            "clocks cannot be controlled (--data-collection-mode only measures, and works without)",
+        )?;
         Some(Actuator::spawn(lease, clock).context("clock thread")?)
     };
     let memory = setup::memory_clocks(config, &gpus.clocks);

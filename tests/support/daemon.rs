@@ -130,7 +130,8 @@ impl Bench {
     /// Waits for a lock on GPU 0, other than the idle clock's, and gives it.
     pub(crate) fn wait_for_lock(&self, daemon: &Daemon) -> u32 {
         let lock = eventually(|| self.lock(), |lock| lock.is_some_and(|core| core > IDLE_MHZ));
-        lock.filter(|core| *core > IDLE_MHZ).unwrap_or_else(|| panic!("no clock locked\n{}", daemon.tail()))
+        assert!(lock.is_some_and(|core| core > IDLE_MHZ), "no clock locked\n{}", daemon.tail());
+        lock.unwrap_or_default()
     }
 
     /// Waits until no GPU has a lock.
