@@ -117,11 +117,8 @@ impl IdleWatch {
     ) -> Option<(WakeSource, Seconds)> {
         let parked = self.parked.as_mut()?;
         let span = now.since(parked.since);
-        if span < LEVEL_SETTLE {
-            return None;
-        }
         let mut source = None;
-        if let Some(power) = activity.power {
+        if let Some(power) = activity.power.filter(|_| span >= LEVEL_SETTLE) {
             let level = parked.level.map_or(power.0, |level| level.0.min(power.0));
             parked.level = Some(Watts(level));
             if power.0 > settings.wake_power_ratio * level && power.0 > level + WAKE_MARGIN.0 {
@@ -225,6 +222,14 @@ mod tests {
         let woken = watch.on_activity(activity(90.0, 0.0), &SETTINGS, Time(2.0));
         assert!(matches!(woken, Some((WakeSource::Power { .. }, span)) if (span.0 - 1.4).abs() < 1e-9));
         assert!(!watch.is_parked());
+    }
+
+    #[test]
+    fn utilisation_wakes_even_while_power_is_still_sinking() {
+        let mut watch = parked();
+        assert_eq!(watch.on_activity(activity(300.0, 0.0), &SETTINGS, Time(0.7)), None);
+        let woken = watch.on_activity(activity(300.0, 60.0), &SETTINGS, Time(0.8));
+        assert!(matches!(woken, Some((WakeSource::Utilization { percent: 60.0 }, _))), "{woken:?}");
     }
 
     #[test]
