@@ -10,7 +10,7 @@ use support::daemon::{Bench, Daemon, IDLE_MHZ};
 use support::eventually;
 
 /// Time for the power to sink after parking, after which a rise counts: longer than the daemon's own.
-const SINK: Duration = Duration::from_millis(500);
+const SUNK: Duration = Duration::from_millis(500);
 
 fn wait_until_parked(bench: &Bench, daemon: &Daemon) {
     let lock = || bench.mock.locks(0).expect("GPU 0").core;
@@ -26,7 +26,6 @@ fn wait_for_pages(bench: &Bench, pages: u64) {
 
 /// Work comes to a parked GPU while the page still shows none: the time until its clocks are no longer the idle ones.
 fn wake(bench: &Bench, daemon: &Daemon) -> Duration {
-    std::thread::sleep(SINK);
     let seen = bench.mock.history().len();
     let start = monotonic_ns();
     bench.mock.set_load(0, 1.0).expect("GPU 0");
@@ -63,8 +62,21 @@ fn work_on_a_parked_gpu_wakes_it_before_the_page_shows_any() {
     let mut daemon = bench.serve(&[]);
     bench.engine.set_load(0.0);
     wait_until_parked(&bench, &daemon);
+    std::thread::sleep(SUNK);
     let took = wake(&bench, &daemon);
     assert!(took < Duration::from_secs(1), "{took:?}");
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn work_that_comes_right_after_parking_wakes_as_fast() {
+    let bench = with_default_sensors(&MockConfig::default());
+    let mut daemon = bench.start(&[]);
+    wait_until_parked(&bench, &daemon);
+    let took = wake(&bench, &daemon);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(daemon.log().contains("utilisation rose: woken"), "{}", daemon.tail());
     daemon.stop();
     bench.assert_given_back(daemon.pid());
 }
@@ -75,6 +87,7 @@ fn power_alone_wakes_a_gpu_without_a_utilisation_sensor() {
     let bench = with_default_sensors(&MockConfig::new(vec![gpu]));
     let mut daemon = bench.start(&[]);
     wait_until_parked(&bench, &daemon);
+    std::thread::sleep(SUNK);
     let took = wake(&bench, &daemon);
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(daemon.log().contains("power rose: woken"), "{}", daemon.tail());
