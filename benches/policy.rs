@@ -2,6 +2,8 @@
 //!
 //! agft does this once per decision interval (0.3 s). Run with `cargo bench --bench policy`.
 
+#![expect(clippy::expect_used, reason = "a benchmark that cannot be set up fails")]
+
 use std::hint::black_box;
 
 use agft::bandit::linucb::LinUcbSettings;

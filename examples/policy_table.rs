@@ -8,16 +8,14 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use agft::bandit::linucb::LinUcbSettings;
-use agft::bandit::space::SpaceSettings;
-use agft::bandit::structured::StructuredSettings;
-use agft::bandit::{ActionSpace, Learner};
-use agft::control::{Controller, Learned, Settings};
+use agft::bandit::ActionSpace;
+use agft::config::{Config, PolicyKind};
+use agft::control::{Controller, Learned};
+use agft::daemon::setup;
 use agft::gpu::SupportedClocks;
-use agft::reward::{Objective, RewardForm};
 use agft::sim::run::{Driver, RunResult, RunSpec, run};
 use agft::sim::{Pattern, World, WorldSpec};
-use agft::units::{Clocks, Mhz, Seconds, Time};
+use agft::units::{Clocks, Seconds, Time};
 
 /// GPU, model, pattern.
 const LOADS: [(&str, &str, Pattern); 18] = [
@@ -49,7 +47,11 @@ fn main() -> Result<(), Failure> {
     let seconds = number(0, 600.0)?;
     let seeds: u64 = args.get(1).map_or(Ok(2), |text| text.parse())?;
     let filter = args.get(2).map_or("", String::as_str);
-    let policy = args.get(3).map_or("structured", String::as_str);
+    let policy = match args.get(3).map_or("structured", String::as_str) {
+        "linucb" => PolicyKind::LinUcb,
+        "structured" => PolicyKind::Structured,
+        other => return Err(format!("unknown policy `{other}`; known: structured, linucb").into()),
+    };
     let first: u64 = args.get(4).map_or(Ok(1), |text| text.parse())?;
     let loads: Vec<_> = LOADS.iter().filter(|load| name(load).contains(filter)).collect();
 
@@ -140,7 +142,7 @@ impl Row {
         (gpu, model, pattern): &(&str, &str, Pattern),
         seconds: f64,
         seeds: std::ops::Range<u64>,
-        policy: &str,
+        policy: PolicyKind,
     ) -> Result<Self, Failure> {
         let world = WorldSpec::named(gpu, model, *pattern, None)?;
         let (mut sums, mut row) = ([0.0; 5], Self::default());
@@ -189,42 +191,15 @@ fn supported(world: &WorldSpec, seed: u64) -> Result<SupportedClocks, Failure> {
     World::new(world.clone(), seed)?.supported_clocks().ok_or_else(|| "no clocks".into())
 }
 
-fn controller(supported: &SupportedClocks, policy: &str, seed: u64) -> Controller {
-    let linucb = LinUcbSettings {
-        initial_alpha: 1.0,
-        alpha_decay_rate: 0.01,
-        min_alpha: 0.05,
-        lambda_reg: 1.0,
-        dwell: Seconds(1.5),
-        convergence_window: 100,
-        convergence_top_k: 3,
-        convergence_threshold: 0.6,
-    };
-    let (learner, step) = if policy == "linucb" {
-        (Learner::linucb(linucb), Mhz(90))
-    } else {
-        (Learner::structured(StructuredSettings { seed, ..StructuredSettings::default() }, linucb), Mhz(15))
-    };
-    let space = ActionSpace::new(
-        supported,
-        &SpaceSettings { min_core: Mhz(300), step, memory: Vec::new(), retry_after: Seconds(600.0) },
-    );
-    let settings = Settings {
-        outage_after: Seconds(5.0),
-        settle: Seconds(0.1),
-        verify_after: Seconds(0.6),
-        clock_tolerance: Mhz(60),
-        objective: Objective::Edp,
-        reward: RewardForm::LogRatio,
-        limits: None,
-        idle: None,
-        data_collection: false,
-        dry_run: false,
-        ema_alpha: 0.4,
-        floor_step: Mhz(60),
-        recover_arms_below: None,
-    };
-    Controller::new(settings, Learned::fresh(learner, 10), space, 1, Time(0.0))
+/// The controller that the daemon would run with default settings.
+fn controller(supported: &SupportedClocks, policy: PolicyKind, seed: u64) -> Controller {
+    let mut config = Config::default();
+    config.control.policy = policy;
+    config.control.seed = seed;
+    let space = ActionSpace::new(supported, &setup::space_settings(&config, Vec::new()));
+    let settings = setup::control_settings(&config, supported, false);
+    let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
+    Controller::new(settings, learned, space, 1, Time(0.0))
 }
 
 /// The best fixed clock and its score: every fourteenth of the range, then nearer around the best.

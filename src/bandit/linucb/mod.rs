@@ -64,6 +64,9 @@ struct Lesson {
     reward: f64,
 }
 
+/// A clock, why, and its score with the score's width, where the reason has one.
+type Pick = (Clocks, Reason, Option<(f64, f64)>);
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Held {
     clocks: Clocks,
@@ -292,7 +295,7 @@ impl LinUcb {
         best
     }
 
-    fn pick(&mut self, view: View<'_>, open: &[Clocks]) -> Option<(Clocks, Reason, Option<(f64, f64)>)> {
+    fn pick(&mut self, view: View<'_>, open: &[Clocks]) -> Option<Pick> {
         if let Some(clocks) = self.next_of_trial(open) {
             return Some((clocks, Reason::Retrial, None));
         }

@@ -221,13 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn misfit_over_a_minute_is_trouble_and_a_good_minute_ends_it() {
+    fn misfit_over_two_minutes_is_trouble_and_a_good_minute_ends_it() {
         let mut guard = Guard::default();
-        for _ in 0..29 {
-            guard.on_misfit(Some(-0.4), Some(0.01), 2.0);
+        for _ in 0..59 {
+            guard.on_misfit(Some(-0.6), Some(0.01), 2.0);
             assert_eq!(guard.trouble(), None);
         }
-        guard.on_misfit(Some(0.4), Some(0.01), 2.0);
+        guard.on_misfit(Some(0.6), Some(0.01), 2.0);
         assert_eq!(guard.trouble(), Some(Trouble::StepTimeMisfit));
         for _ in 0..30 {
             guard.on_misfit(Some(0.05), Some(0.01), 2.0);
