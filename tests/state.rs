@@ -125,6 +125,21 @@ fn next_run_goes_on_where_the_last_one_ended() {
 }
 
 #[test]
+fn next_run_of_the_default_policy_goes_on_too_and_another_policy_does_not_take_its_model() {
+    let bench = Bench::new().set("control.policy", "structured");
+    let mut daemon = bench.serve(&[]);
+    daemon.wait_for_lessons(2);
+    daemon.stop();
+    let first = bench.rounds().len();
+    let log = start_and_expect(&bench, &[], "model loaded");
+    assert!(log.contains(&format!("rounds={first}")), "{log}");
+    let bench = bench.set("control.policy", "linucb");
+    let log = start_and_expect(&bench, &[], "learning starts afresh");
+    assert!(log.contains("it belongs to the policy structured, and this is linucb"), "{log}");
+    assert_eq!(kept(&bench, "model.rejected-"), 2, "{:?}", bench.model_files());
+}
+
+#[test]
 fn reset_starts_afresh_and_keeps_what_was_learned() {
     let bench = Bench::new();
     learn(&bench);
