@@ -9,13 +9,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use agft::bandit::ActionSpace;
+use agft::bandit::structured::Structured;
 use agft::config::{Config, PolicyKind};
 use agft::control::{Controller, Learned};
 use agft::daemon::setup;
 use agft::gpu::SupportedClocks;
 use agft::sim::run::{Driver, RunResult, RunSpec, run};
 use agft::sim::{Pattern, World, WorldSpec};
-use agft::units::{Clocks, Seconds, Time};
+use agft::units::{Clocks, Mhz, Seconds, Time};
 
 /// GPU, model, pattern.
 const LOADS: [(&str, &str, Pattern); 18] = [
@@ -178,7 +179,9 @@ impl Row {
             row.worst = row.worst.max(ratios[0]);
             row.oracle += oracle.0.core.as_f64() / count;
             row.changes += result.clock_changes as f64 / count;
-            if let Some((time, power)) = controller.learned().policy.as_structured().and_then(|s| s.noise()) {
+            if let Some((time, power)) =
+                controller.learned().policy.as_structured().and_then(Structured::noise)
+            {
                 row.noise = format!("{time:.3}/{power:.3}");
             }
         }
@@ -211,7 +214,9 @@ fn sweep(
     let (high, low) = (supported.core_max().as_f64(), supported.core_max().as_f64() * 0.3);
     let mut tried: Vec<(Mhz, f64)> = Vec::new();
     let try_clock = |wanted: f64, tried: &mut Vec<(Mhz, f64)>| -> Result<(), Failure> {
-        let clock = supported.nearest_core(Mhz(wanted as u32));
+        let away = |clock: &Mhz| (clock.as_f64() - wanted).abs();
+        let nearest = supported.core().iter().copied().min_by(|a, b| away(a).total_cmp(&away(b)));
+        let clock = nearest.ok_or("no clocks")?;
         if tried.iter().all(|(known, _)| *known != clock) {
             let result = run(spec, Driver::Fixed(Clocks::core_only(clock)), |_| {})?;
             tried.push((clock, score(&result)));

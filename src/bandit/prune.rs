@@ -141,7 +141,7 @@ pub fn cascade_below(top: Option<Mhz>, fallback: Mhz) -> Mhz {
     top.map_or(fallback, |top| Mhz(top.0 / 2))
 }
 
-/// The clocks that go with `trigger`, lowest first: those [`below`] it. None if it is not below `threshold`.
+/// The clocks that go with `trigger`, lowest first: those `below` it. None if it is not below `threshold`.
 #[must_use]
 pub fn cascade(trigger: Clocks, live: &[Clocks], threshold: Mhz) -> Vec<(Clocks, Cause)> {
     if trigger.core >= threshold {
