@@ -126,7 +126,8 @@ impl Posterior {
 
 /// Fits `y ≈ x · coefficients` to the rows.
 ///
-/// Rounds of: residuals `r = (y - ŷ) / ŷ`; noise per kind `σ² = (6 σ₀² + Σ w r²) / (6 + Σ w)`; Huber weights
+/// Rounds of: residuals `r = (y - ŷ) / ŷ`; noise per kind `σ² = (6 σ₀² + Σ w r²) / (6 + Σ w)`, with no `|r|` counted for
+/// more than twice what Huber lets pass at the noise so far, or a few outliers would be taken for noise; Huber weights
 /// `min(1, 2.5 σ / |r|)`; posterior precision `Λ₀ + Σ w h x xᵀ / (σ ŷ)²`.
 ///
 /// # Errors
@@ -135,14 +136,16 @@ pub fn fit(prior: Prior<'_>, rows: &Rows, kinds: usize) -> Result<Posterior, Ban
     let mut posterior = Posterior::of_prior(prior, kinds);
     let Some(x) = design(rows, prior.mean.len()).filter(|_| !rows.is_empty()) else { return Ok(posterior) };
     let y = ArrayView1::from(&rows.y);
-    let mut scale = y.to_owned();
+    // No prediction yet: relative errors of the values themselves, where these are not small beside the others.
+    let typical = median(&rows.y);
+    let mut scale = y.mapv(|value| value.max(typical));
     let mut weight = Array1::from(rows.weight.clone());
     for round in 0..=ROUNDS {
         if round > 0 {
             let predicted = x.dot(&posterior.mean);
             scale = ndarray::Zip::from(&predicted).and(&y).map_collect(|p, y| p.max(LEAST_SCALE * y));
             let residual = (&y - &predicted) / &scale;
-            posterior.noise = noise_of(rows, residual.view(), prior.noise, kinds);
+            posterior.noise = noise_of(rows, residual.view(), prior.noise, &posterior.noise);
             weight = robust_weights(rows, residual.view(), &posterior.noise);
         }
         let precision_of_row: Array1<f64> = weight
@@ -154,6 +157,13 @@ pub fn fit(prior: Prior<'_>, rows: &Rows, kinds: usize) -> Result<Posterior, Ban
         (posterior.mean, posterior.factor) = solve(prior, &x, y, &precision_of_row)?;
     }
     Ok(posterior)
+}
+
+/// The middle value; 0 of nothing.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn design(rows: &Rows, width: usize) -> Option<Array2<f64>> {
@@ -180,11 +190,13 @@ fn solve(
     if finite { Ok((mean, factor)) } else { Err(BanditError::Singular) }
 }
 
-fn noise_of(rows: &Rows, residual: ArrayView1<'_, f64>, guess: f64, kinds: usize) -> Vec<f64> {
-    let mut sums = vec![(NOISE_WEIGHT * guess * guess, NOISE_WEIGHT); kinds];
+/// Noise per kind; `so_far` is the noise of the round before.
+fn noise_of(rows: &Rows, residual: ArrayView1<'_, f64>, guess: f64, so_far: &[f64]) -> Vec<f64> {
+    let mut sums = vec![(NOISE_WEIGHT * guess * guess, NOISE_WEIGHT); so_far.len()];
     for ((residual, weight), kind) in residual.iter().zip(&rows.weight).zip(&rows.kind) {
         if let Some((squares, weights)) = sums.get_mut(*kind) {
-            *squares += weight * residual * residual;
+            let most = so_far.get(*kind).map_or(f64::INFINITY, |noise| 2.0 * HUBER * noise);
+            *squares += weight * residual.abs().min(most).powi(2);
             *weights += weight;
         }
     }
