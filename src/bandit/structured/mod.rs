@@ -296,6 +296,9 @@ impl Structured {
         let load = self.context.load()?;
         let default = self.clock_of_default()?;
         let predictor = Predictor::new(model, load, self.settings.draws, &mut self.dice);
+        if std::env::var("DBG").is_ok() {
+            eprintln!("DBG {:.1} {}", now.0, predictor.debug(default));
+        }
         let mut targets = vec![Target::Default];
         let mut clocks = vec![default];
         for arm in cores(space, now).filter(|arm| arm.core.as_f64() < default) {

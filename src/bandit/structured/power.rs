@@ -21,6 +21,7 @@ const KINDS: usize = 1;
 const PRIOR: Prior<'static> = Prior {
     mean: &[0.25, 0.1, 0.35, 0.2, 0.25, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0],
     sd: &[0.2, 0.2, 0.3, 0.3, 0.4, 0.5, 0.2, 0.2, 0.2, 0.1, 0.1],
+    nonnegative: &[true, true, true, true, true, true, false, false, false, false, false],
     noise: 0.03,
 };
 

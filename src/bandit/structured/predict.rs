@@ -132,6 +132,37 @@ impl Predictor {
         (above as f64 + 0.5) / (self.draws.len() as f64 + 1.0)
     }
 
+    /// debug
+    pub fn debug(&self, default: f64) -> String {
+        let b = Brackets::at(self.mean.time.view(), &self.scales, default);
+        let b2 = Brackets::at(self.mean.time.view(), &self.scales, 0.75 * default);
+        let l = self.load;
+        let mut o = format!(
+            "lp {:.0} km {:.0} u {:.3} | A {:.2} ms chiB {:.3} chiC {:.3} tn {:.2}| el A {:.2} B {:.2} C {:.2} |",
+            l.prefill,
+            l.decode,
+            l.busy,
+            1e3 * b.step,
+            b.prefill * l.prefill / l.busy,
+            b.decode * l.decode / l.busy,
+            1e3 * self.mean.step_seen,
+            (b2.step / b.step).ln() / 0.2877,
+            (b2.prefill / b.prefill).ln() / 0.2877,
+            (b2.decode / b.decode).ln() / 0.2877
+        );
+        let d = self.steady(default);
+        for q in [0.5, 0.6, 0.7, 0.8, 0.9] {
+            let s = self.steady(q * default);
+            o += &format!(
+                " {q}: t {:+.3} P {:+.3} J {:+.3} |",
+                (s.step / d.step).ln(),
+                (s.power / d.power).ln(),
+                (s.step / d.step * s.power / d.power).ln()
+            );
+        }
+        o
+    }
+
     fn steady_of(&self, of: &Coefficients, clock: f64) -> Steady {
         let Load { prefill, decode, busy: busy_seen, .. } = self.load;
         let brackets = Brackets::at(of.time.view(), &self.scales, clock);

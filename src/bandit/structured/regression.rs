@@ -27,6 +27,8 @@ pub struct Prior<'a> {
     pub mean: &'a [f64],
     /// Standard deviation of every coefficient, positive.
     pub sd: &'a [f64],
+    /// Coefficients that physics does not let be negative.
+    pub nonnegative: &'a [bool],
     /// Guess of the relative noise of a row of weight 1.
     pub noise: f64,
 }
@@ -67,12 +69,17 @@ impl Rows {
     }
 }
 
-/// What is believed after the data: coefficients `mean`, covariance `factor factorᵀ`.
+/// What is believed after the data: a Gaussian, pushed into the region that physics allows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Posterior {
+    /// Most likely allowed coefficients.
     mean: Array1<f64>,
+    /// Mean of the Gaussian, allowed or not.
+    free_mean: Array1<f64>,
+    covariance: Array2<f64>,
     /// Lower Cholesky factor of the covariance.
     factor: Array2<f64>,
+    nonnegative: Vec<bool>,
     /// Relative noise of each kind of row.
     noise: Vec<f64>,
 }
@@ -81,14 +88,19 @@ impl Posterior {
     /// The prior itself, with `kinds` kinds of rows.
     #[must_use]
     pub fn of_prior(prior: Prior<'_>, kinds: usize) -> Self {
+        let mean = Array1::from(prior.mean.to_vec());
+        let variance: Array1<f64> = prior.sd.iter().map(|sd| sd * sd).collect();
         Self {
-            mean: Array1::from(prior.mean.to_vec()),
+            free_mean: mean.clone(),
+            mean,
+            covariance: Array2::from_diag(&variance),
             factor: Array2::from_diag(&Array1::from(prior.sd.to_vec())),
+            nonnegative: prior.nonnegative.to_vec(),
             noise: vec![prior.noise; kinds],
         }
     }
 
-    /// Mean of the coefficients.
+    /// Most likely coefficients.
     #[must_use]
     pub fn mean(&self) -> ArrayView1<'_, f64> {
         self.mean.view()
@@ -100,7 +112,7 @@ impl Posterior {
         self.noise.get(kind).copied().unwrap_or(0.0)
     }
 
-    /// Standard deviation of `x · coefficients`.
+    /// Standard deviation of `x · coefficients`, before physics has its say.
     #[must_use]
     pub fn sd(&self, x: &[f64]) -> f64 {
         let spread = self.factor.t().dot(&ArrayView1::from(x));
@@ -111,16 +123,22 @@ impl Posterior {
     #[must_use]
     pub fn draw(&self, dice: &mut Dice) -> Array1<f64> {
         let z: Array1<f64> = (0..self.mean.len()).map(|_| dice.normal()).collect();
-        &self.mean + &self.factor.dot(&z)
+        let free = &self.free_mean + &self.factor.dot(&z);
+        allowed(free, &self.covariance, &self.nonnegative)
     }
 
     /// Is every number finite and of the right shape? A model file could say otherwise.
     #[must_use]
     pub fn is_sound(&self, coefficients: usize, kinds: usize) -> bool {
         self.mean.len() == coefficients
+            && self.free_mean.len() == coefficients
+            && self.nonnegative.len() == coefficients
             && self.factor.dim() == (coefficients, coefficients)
+            && self.covariance.dim() == (coefficients, coefficients)
             && self.noise.len() == kinds
-            && self.mean.iter().chain(&self.factor).chain(&self.noise).all(|value| value.is_finite())
+            && [&self.mean, &self.free_mean].iter().all(|v| v.iter().all(|value| value.is_finite()))
+            && self.factor.iter().chain(&self.noise).all(|value| value.is_finite())
+            && self.covariance.iter().all(|value| value.is_finite())
     }
 }
 
@@ -154,7 +172,7 @@ pub fn fit(prior: Prior<'_>, rows: &Rows, kinds: usize) -> Result<Posterior, Ban
             .zip(&scale)
             .map(|((weight, kind), scale)| weight / (posterior.noise(*kind) * scale).powi(2))
             .collect();
-        (posterior.mean, posterior.factor) = solve(prior, &x, y, &precision_of_row)?;
+        posterior = Posterior { noise: posterior.noise, ..solve(prior, &x, y, &precision_of_row)? };
     }
     Ok(posterior)
 }
@@ -170,13 +188,13 @@ fn design(rows: &Rows, width: usize) -> Option<Array2<f64>> {
     Array2::from_shape_vec((rows.len(), width), rows.x.clone()).ok()
 }
 
-/// Posterior mean and Cholesky factor of the covariance for rows of known precision.
+/// Posterior for rows of known precision (its noise is left empty).
 fn solve(
     prior: Prior<'_>,
     x: &Array2<f64>,
     y: ArrayView1<'_, f64>,
     precision_of_row: &Array1<f64>,
-) -> Result<(Array1<f64>, Array2<f64>), BanditError> {
+) -> Result<Posterior, BanditError> {
     let weighted = x * &precision_of_row.view().insert_axis(Axis(1));
     let prior_precision: Array1<f64> = prior.sd.iter().map(|sd| sd.powi(-2)).collect();
     let mut precision = weighted.t().dot(x);
@@ -184,10 +202,43 @@ fn solve(
     let right = weighted.t().dot(&y) + &prior_precision * &ArrayView1::from(prior.mean);
     let factorised = precision.factorizec(UPLO::Lower).map_err(|_| BanditError::Singular)?;
     let covariance = factorised.invc().map_err(|_| BanditError::Singular)?;
-    let mean = covariance.dot(&right);
     let factor = covariance.cholesky(UPLO::Lower).map_err(|_| BanditError::Singular)?;
-    let finite = mean.iter().chain(&factor).all(|value| value.is_finite());
-    if finite { Ok((mean, factor)) } else { Err(BanditError::Singular) }
+    let free_mean = covariance.dot(&right);
+    let mean = allowed(free_mean.clone(), &covariance, prior.nonnegative);
+    let finite = mean.iter().chain(&free_mean).chain(&factor).all(|value| value.is_finite());
+    let nonnegative = prior.nonnegative.to_vec();
+    let posterior = Posterior { mean, free_mean, covariance, factor, nonnegative, noise: Vec::new() };
+    if finite { Ok(posterior) } else { Err(BanditError::Singular) }
+}
+
+/// Moves a point of a Gaussian with this covariance to where physics allows it: the most negative of the bounded
+/// coefficients (in its standard deviations) is set to zero and the others follow as conditioning on that has it, until
+/// none is negative.
+fn allowed(mut point: Array1<f64>, covariance: &Array2<f64>, nonnegative: &[bool]) -> Array1<f64> {
+    let mut covariance = covariance.clone();
+    for _ in 0..nonnegative.len() {
+        let depth = |index: usize| point[index] / covariance[[index, index]].sqrt();
+        let worst = (0..point.len())
+            .filter(|index| nonnegative[*index] && point[*index] < 0.0 && covariance[[*index, *index]] > 0.0)
+            .min_by(|a, b| depth(*a).total_cmp(&depth(*b)));
+        let Some(worst) = worst else { break };
+        let column = covariance.column(worst).to_owned();
+        let variance = column[worst];
+        let depth = point[worst];
+        point.scaled_add(-depth / variance, &column);
+        point[worst] = 0.0;
+        let outer = &column.view().insert_axis(Axis(1)) * &column.view().insert_axis(Axis(0));
+        covariance.scaled_add(-1.0 / variance, &outer);
+        covariance.row_mut(worst).fill(0.0);
+        covariance.column_mut(worst).fill(0.0);
+    }
+    // What conditioning leaves below zero by rounding.
+    ndarray::Zip::from(&mut point).and(nonnegative).for_each(|value, bounded| {
+        if *bounded {
+            *value = value.max(0.0);
+        }
+    });
+    point
 }
 
 /// Noise per kind; `so_far` is the noise of the round before.
@@ -220,7 +271,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PRIOR: Prior<'static> = Prior { mean: &[0.5, 0.5], sd: &[1.0, 1.0], noise: 0.05 };
+    const PRIOR: Prior<'static> =
+        Prior { mean: &[0.5, 0.5], sd: &[1.0, 1.0], nonnegative: &[true, false], noise: 0.05 };
 
     /// `y = 1 + 2 x` at `n` points in [0, 1) with relative noise of standard deviation `noise`.
     fn line(n: u32, noise: f64, seed: u64) -> Rows {

@@ -1,11 +1,12 @@
 //! How long an engine step takes, as a function of the core clock and of what is in the step.
 //!
-//! `t/t₀ = a₀ + a₁ v + r (b₀ (1 + v) + b₁ v) + k (c₀ + c₁ v)`, with `v = f₀/f - 1`, `r` prompt tokens per step and `k`
-//! generated tokens per step in units of their first means. The prior says one thing only: prefill is bound by
-//! arithmetic and goes as `1/f`, unless the data object.
+//! `t/t₀ = a₀ + a₁ g + r (b₀ + b₁ g) + k (c₀ + c₁ g)`, with `g = f₀/f`, `r` prompt tokens per step and `k` generated
+//! tokens per step in units of their first means. No coefficient is negative: some of the time does not depend on the
+//! core clock (memory, host), the rest goes as `1/f`, and nothing goes steeper. The prior adds one thing: prefill is
+//! bound by arithmetic, unless the data object.
 //!
-//! Where pairs of core and memory clocks are chosen among, `ln(memory clock)` belongs into the first bracket; with the
-//! memory clock left to the driver it would be constant.
+//! Where pairs of core and memory clocks are chosen among, `memory clock₀ / memory clock` belongs beside `g` in the
+//! first bracket; with the memory clock left to the driver it would be constant.
 
 use ndarray::{Array1, ArrayView1};
 use serde::{Deserialize, Serialize};
@@ -22,8 +23,12 @@ const KINDS: usize = 2;
 const BETWEEN_TOKENS: usize = 0;
 const PER_STEP: usize = 1;
 
-const PRIOR: Prior<'static> =
-    Prior { mean: &[0.6, 0.35, 0.2, 0.0, 0.05, 0.02], sd: &[0.5, 0.35, 0.4, 0.12, 0.2, 0.1], noise: 0.06 };
+const PRIOR: Prior<'static> = Prior {
+    mean: &[0.25, 0.35, 0.02, 0.2, 0.03, 0.02],
+    sd: &[0.5, 0.35, 0.12, 0.4, 0.2, 0.1],
+    nonnegative: &[true; COEFFICIENTS],
+    noise: 0.06,
+};
 
 /// A window in which power or temperature held the clock down mixes clocks: it counts this much.
 const CAPPED_WEIGHT: f64 = 0.2;
@@ -44,17 +49,15 @@ pub struct Brackets {
 }
 
 impl Brackets {
-    /// Brackets of coefficients of shape `(6,)` at core clock `clock` (MHz); none is negative.
+    /// Brackets of coefficients of shape `(6,)` at core clock `clock` (MHz).
     #[must_use]
     pub fn at(coefficients: ArrayView1<'_, f64>, scales: &Scales, clock: f64) -> Self {
-        let v = scales.clock / clock - 1.0;
+        let g = scales.clock / clock;
         let [a0, a1, b0, b1, c0, c1] = std::array::from_fn(|i| coefficients.get(i).copied().unwrap_or(0.0));
-        // No clock makes anything faster by being lower: slopes are not negative.
-        let rising = |base: f64, slope: f64| base + slope.max(0.0) * v;
         Self {
-            step: scales.step * rising(a0, a1).max(LEAST_STEP),
-            prefill: scales.step / scales.prefill * rising(b0, b0 + b1).max(0.0),
-            decode: scales.step / scales.decode * rising(c0, c1).max(0.0),
+            step: scales.step * (a0 + a1 * g).max(LEAST_STEP),
+            prefill: scales.step / scales.prefill * (b0 + b1 * g),
+            decode: scales.step / scales.decode * (c0 + c1 * g),
         }
     }
 
@@ -139,8 +142,8 @@ impl StepTime {
 }
 
 fn features(scales: &Scales, lesson: &Lesson) -> [f64; COEFFICIENTS] {
-    let v = scales.clock / lesson.clock - 1.0;
+    let g = scales.clock / lesson.clock;
     let r = lesson.prefill_per_step() / scales.prefill;
     let k = lesson.decode_per_step() / scales.decode;
-    [1.0, v, r * (1.0 + v), r * v, k, k * v]
+    [1.0, g, r, r * g, k, k * g]
 }
