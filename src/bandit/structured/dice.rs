@@ -23,7 +23,7 @@ impl Dice {
 
     /// Uniform in (0, 1).
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit exactly")]
-    fn uniform(&mut self) -> f64 {
+    pub fn uniform(&mut self) -> f64 {
         ((self.bits() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
     }
 

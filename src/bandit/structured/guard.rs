@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::window::Gauges;
 use crate::units::{Seconds, Time};
 
 /// The waiting queue is looked at over this long.
@@ -16,6 +17,20 @@ const QUEUE_HOLD: Seconds = Seconds(10.0);
 const QUEUE_RELIEF: f64 = 0.5;
 /// ... but no longer than this: at default clocks nothing more can be done.
 const QUEUE_LONGEST: Seconds = Seconds(60.0);
+/// A KV cache fuller than this preempts requests soon: a queue in front of it feeds itself.
+const FULL_CACHE: f64 = 0.8;
+/// So long a queue in front of a full cache is a crowd; ...
+const FULL_CACHE_QUEUE: f64 = 1.0;
+/// ... elsewhere it takes this share of the running requests, ...
+const CROWD_SHARE: f64 = 0.5;
+/// ... and at least so many.
+const CROWD: f64 = 3.0;
+/// What waits at default clocks, times this, is nobody's fault.
+const UNAVOIDABLE: f64 = 1.5;
+/// Weight of a tick in the mean of what waits at default clocks.
+const UNAVOIDABLE_GAIN: f64 = 0.03;
+/// A crowd over so many ticks more than without one asks for default clocks.
+const CROWDED_TICKS: u32 = 8;
 /// Windows this many times slower than expected ...
 const SURPRISE: f64 = 2.0;
 /// ... and so many of them in a row ...
@@ -49,6 +64,10 @@ pub struct Guard {
     queue: VecDeque<(Time, f64)>,
     /// A queue that grew: since when, and how long it was.
     overload: Option<(Time, f64)>,
+    /// Mean queue at default clocks.
+    unavoidable: f64,
+    /// Ticks with a crowd less ticks without.
+    crowded: u32,
     surprises: u32,
     hold: u32,
     misfit_seconds: f64,
@@ -59,10 +78,17 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Takes the waiting queue's length at a tick; `lowered`: do the GPUs run below default clocks?
-    pub fn on_tick(&mut self, now: Time, waiting: f64, lowered: bool) {
-        if !lowered {
+    /// Takes a tick: the page at its end, whether requests were preempted in it, and whether the GPUs run below default
+    /// clocks.
+    pub fn on_tick(&mut self, now: Time, page: &Gauges, preempted: bool, lowered: bool) {
+        let waiting = page.waiting.unwrap_or(0.0);
+        if lowered {
+            let crowd = self.is_crowd(page, waiting, preempted);
+            self.crowded = if crowd { self.crowded + 1 } else { self.crowded.saturating_sub(1) };
+        } else {
             self.queue.clear();
+            self.crowded = 0;
+            self.unavoidable += UNAVOIDABLE_GAIN * (waiting - self.unavoidable);
         }
         self.queue.push_back((now, waiting));
         while self.queue.front().is_some_and(|(at, _)| now.since(*at) > QUEUE_SPAN) {
@@ -74,11 +100,22 @@ impl Guard {
                 let relieved = held >= QUEUE_HOLD && waiting <= QUEUE_RELIEF * height;
                 self.overload = (!relieved && held < QUEUE_LONGEST).then_some((since, height.max(waiting)));
             }
-            None if lowered && self.queue_grows(now) => {
+            None if lowered && (self.crowded >= CROWDED_TICKS || self.queue_grows(now)) => {
+                self.crowded = 0;
                 self.overload = Some((now, waiting));
                 self.queue.clear();
             }
             None => {}
+        }
+    }
+
+    /// Do more requests wait than the lowered clocks may be forgiven for?
+    fn is_crowd(&self, page: &Gauges, waiting: f64, preempted: bool) -> bool {
+        let excess = waiting - UNAVOIDABLE * self.unavoidable;
+        if preempted || page.kv_usage.is_some_and(|usage| usage > FULL_CACHE) {
+            excess >= FULL_CACHE_QUEUE
+        } else {
+            excess >= CROWD.max(CROWD_SHARE * page.running.unwrap_or(0.0))
         }
     }
 
@@ -171,7 +208,8 @@ mod tests {
     fn feed(guard: &mut Guard, waiting: impl Fn(f64) -> f64, lowered: bool, from: f64, to: f64) {
         let mut at = from;
         while at < to {
-            guard.on_tick(Time(at), waiting(at), lowered);
+            let page = Gauges { running: Some(100.0), waiting: Some(waiting(at)), kv_usage: Some(0.2) };
+            guard.on_tick(Time(at), &page, false, lowered);
             at += 0.3;
         }
     }
@@ -203,6 +241,26 @@ mod tests {
         feed(&mut guard, |_| 20.0, true, 0.0, 30.0);
         feed(&mut guard, |t| 10.0 + 5.0 * t.sin(), true, 30.0, 90.0);
         assert!(!guard.wants_default());
+    }
+
+    #[test]
+    fn queue_before_a_full_cache_asks_for_default_after_eight_ticks_unless_default_has_it_too() {
+        let page = |waiting| Gauges { running: Some(12.0), waiting: Some(waiting), kv_usage: Some(0.95) };
+        let mut guard = Guard::default();
+        for tick in 0..CROWDED_TICKS {
+            assert!(!guard.wants_default(), "tick {tick}");
+            guard.on_tick(Time(0.3 * f64::from(tick)), &page(2.0), false, true);
+        }
+        assert!(guard.wants_default());
+        let mut used_to_it = Guard::default();
+        for tick in 0..400 {
+            used_to_it.on_tick(Time(0.3 * f64::from(tick)), &page(2.0), false, tick < 200);
+            let _ = used_to_it.wants_default();
+        }
+        for tick in 400..440 {
+            used_to_it.on_tick(Time(0.3 * f64::from(tick)), &page(2.0), false, true);
+        }
+        assert!(!used_to_it.wants_default());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!                       \-----context-----------------------------^           guard (rules that trust no model)
 //! ```
 
+pub mod balance;
 pub mod context;
 pub mod dice;
 pub mod guard;
@@ -21,6 +22,9 @@ pub mod regression;
 pub mod scales;
 pub mod settings;
 pub mod step_time;
+pub mod surge;
+#[cfg(test)]
+mod testing;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -34,7 +38,8 @@ use self::model::Model;
 use self::plan::{Motive, Options, Stage};
 use self::predict::{Outlook, Predictor};
 use self::scales::Scales;
-use self::window::{Joiner, Lesson};
+use self::surge::Surge;
+use self::window::{Joiner, Lesson, arrivals};
 use super::{
     ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, Target, View,
 };
@@ -92,6 +97,8 @@ pub struct Structured {
     #[serde(skip)]
     joiner: Joiner,
     #[serde(skip)]
+    surge: Surge,
+    #[serde(skip)]
     guard: Guard,
     #[serde(skip)]
     held: Option<Held>,
@@ -120,6 +127,7 @@ impl Structured {
             converged: false,
             last_default: 0.0,
             joiner: Joiner::default(),
+            surge: Surge::default(),
             guard: Guard::default(),
             held: None,
         }
@@ -296,16 +304,14 @@ impl Structured {
         let load = self.context.load()?;
         let default = self.clock_of_default()?;
         let predictor = Predictor::new(model, load, self.settings.draws, &mut self.dice);
-        if std::env::var("DBG").is_ok() {
-            eprintln!("DBG {:.1} {}", now.0, predictor.debug(default));
-        }
         let mut targets = vec![Target::Default];
         let mut clocks = vec![default];
         for arm in cores(space, now).filter(|arm| arm.core.as_f64() < default) {
             targets.push(Target::Lock(arm));
             clocks.push(arm.core.as_f64());
         }
-        let mut outlooks = predictor.outlooks(&clocks, default, self.settings.objective);
+        let weight = self.context.delay_weight();
+        let mut outlooks = predictor.outlooks(&clocks, default, self.settings.objective, weight);
         if let Some(limit) = self.settings.tpot_limit {
             for outlook in outlooks.iter_mut().skip(1) {
                 if predictor.probability_above(outlook.clock, limit.0) > LIMIT_RISK {
@@ -350,7 +356,9 @@ impl Policy for Structured {
 
     fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {
         let lowered = matches!(evidence.ran_at, Some(Target::Lock(_)));
-        self.guard.on_tick(evidence.now, evidence.window.at_end.waiting.unwrap_or(0.0), lowered);
+        let preempted = evidence.window.preemptions.is_some_and(|count| count > 0.0);
+        self.guard.on_tick(evidence.now, &evidence.window.at_end, preempted, lowered);
+        self.watch_arrivals(evidence);
         let length = if self.stage == Stage::Run { self.settings.window } else { self.settings.start_window };
         self.learning_time += evidence.window.elapsed.0;
         let Some(lesson) = self.joiner.push(evidence, length, self.learning_time) else { return Ok(false) };
@@ -368,6 +376,7 @@ impl Policy for Structured {
 
     fn interrupt(&mut self) {
         self.joiner.interrupt();
+        self.surge.clear();
         self.guard.interrupt();
         self.held = None;
     }
@@ -395,6 +404,18 @@ impl Policy for Structured {
 }
 
 impl Structured {
+    /// A sudden change of the arrival rate ends what is held: it was chosen for another load.
+    fn watch_arrivals(&mut self, evidence: &Evidence<'_>) {
+        let Some(rate) = self.context.rate().filter(|_| evidence.work) else { return };
+        let window = evidence.window;
+        if let Some(change) = self.surge.push(window.elapsed.0, arrivals(window), rate) {
+            self.context.change(change);
+            if self.stage == Stage::Run {
+                self.held = None;
+            }
+        }
+    }
+
     fn guard_disagrees(&self, target: Target) -> bool {
         self.guard.wants_default() && target != Target::Default
     }
@@ -403,8 +424,9 @@ impl Structured {
     fn expected_gains(&self) -> Option<impl Fn(f64) -> f64 + use<>> {
         let predictor = Predictor::new(self.model.as_ref()?, self.context.load()?, 0, &mut Dice::new(0));
         let objective = self.settings.objective;
-        let default = predictor.steady(self.clock_of_default()?).objective(objective);
-        Some(move |clock: f64| predictor.steady(clock).objective(objective) - default)
+        let weight = self.context.delay_weight();
+        let default = predictor.steady(self.clock_of_default()?).objective(objective, weight);
+        Some(move |clock: f64| predictor.steady(clock).objective(objective, weight) - default)
     }
 }
 

@@ -17,6 +17,10 @@ use crate::reward::Objective;
 
 /// Below this much slack `1 - χ` the step time grows linearly: overload has to look terrible, not undefined.
 const LEAST_SLACK: f64 = 0.06;
+/// Largest factor by which work may crowd around a token: beyond it, few tokens make an uncertain mean.
+const MOST_CROWDING: f64 = 1.5;
+/// With less load than this there is nothing that could crowd.
+const LEAST_CHI: f64 = 0.02;
 /// Rounds that bring busy share and step time into agreement.
 const ROUNDS: usize = 4;
 
@@ -32,10 +36,10 @@ pub struct Steady {
 }
 
 impl Steady {
-    /// `ln P + w ln t`.
+    /// `ln P + w ln t`, `w` being the objective's times `weight`.
     #[must_use]
-    pub fn objective(&self, objective: Objective) -> f64 {
-        self.power.ln() + objective.delay_weight() * self.step.ln()
+    pub fn objective(&self, objective: Objective, weight: f64) -> f64 {
+        self.power.ln() + weight * objective.delay_weight() * self.step.ln()
     }
 }
 
@@ -63,6 +67,8 @@ struct Coefficients {
     power: Array1<f64>,
     /// Step time at the clock at which the load was seen.
     step_seen: f64,
+    /// How much denser the work is around a token than in the mean (see [`crowding`]).
+    crowding: f64,
 }
 
 /// Predictions at one load.
@@ -82,7 +88,7 @@ impl Predictor {
         let coefficients = |time: Array1<f64>, power: Array1<f64>| {
             let seen = Brackets::at(time.view(), &scales, load.clock);
             let step_seen = settled(seen, load.prefill / load.busy, load.decode / load.busy);
-            Coefficients { time, power, step_seen }
+            Coefficients { crowding: crowding(seen, &load), time, power, step_seen }
         };
         let mean = coefficients(model.time().mean().to_owned(), model.power().mean().to_owned());
         let draws =
@@ -96,9 +102,9 @@ impl Predictor {
         self.steady_of(&self.mean, clock)
     }
 
-    /// Every clock of `clocks` against `default`, all in MHz.
+    /// Every clock of `clocks` against `default`, all in MHz; delay weighs `weight` times what the objective says.
     #[must_use]
-    pub fn outlooks(&self, clocks: &[f64], default: f64, objective: Objective) -> Vec<Outlook> {
+    pub fn outlooks(&self, clocks: &[f64], default: f64, objective: Objective, weight: f64) -> Vec<Outlook> {
         let at_default = self.steady(default);
         let default_draws: Vec<Steady> =
             self.draws.iter().map(|draw| self.steady_of(draw, default)).collect();
@@ -109,12 +115,12 @@ impl Predictor {
                 let (mut gain, mut slowdown) = (Spread::default(), Spread::default());
                 for (draw, reference) in self.draws.iter().zip(&default_draws) {
                     let there = self.steady_of(draw, clock);
-                    gain.push(there.objective(objective) - reference.objective(objective));
+                    gain.push(there.objective(objective, weight) - reference.objective(objective, weight));
                     slowdown.push((there.step / reference.step).ln());
                 }
                 Outlook {
                     clock,
-                    gain: steady.objective(objective) - at_default.objective(objective),
+                    gain: steady.objective(objective, weight) - at_default.objective(objective, weight),
                     sd: gain.sd(),
                     slowdown: (steady.step / at_default.step).ln(),
                     slowdown_sd: slowdown.sd(),
@@ -132,37 +138,6 @@ impl Predictor {
         (above as f64 + 0.5) / (self.draws.len() as f64 + 1.0)
     }
 
-    /// debug
-    pub fn debug(&self, default: f64) -> String {
-        let b = Brackets::at(self.mean.time.view(), &self.scales, default);
-        let b2 = Brackets::at(self.mean.time.view(), &self.scales, 0.75 * default);
-        let l = self.load;
-        let mut o = format!(
-            "lp {:.0} km {:.0} u {:.3} | A {:.2} ms chiB {:.3} chiC {:.3} tn {:.2}| el A {:.2} B {:.2} C {:.2} |",
-            l.prefill,
-            l.decode,
-            l.busy,
-            1e3 * b.step,
-            b.prefill * l.prefill / l.busy,
-            b.decode * l.decode / l.busy,
-            1e3 * self.mean.step_seen,
-            (b2.step / b.step).ln() / 0.2877,
-            (b2.prefill / b.prefill).ln() / 0.2877,
-            (b2.decode / b.decode).ln() / 0.2877
-        );
-        let d = self.steady(default);
-        for q in [0.5, 0.6, 0.7, 0.8, 0.9] {
-            let s = self.steady(q * default);
-            o += &format!(
-                " {q}: t {:+.3} P {:+.3} J {:+.3} |",
-                (s.step / d.step).ln(),
-                (s.power / d.power).ln(),
-                (s.step / d.step * s.power / d.power).ln()
-            );
-        }
-        o
-    }
-
     fn steady_of(&self, of: &Coefficients, clock: f64) -> Steady {
         let Load { prefill, decode, busy: busy_seen, .. } = self.load;
         let brackets = Brackets::at(of.time.view(), &self.scales, clock);
@@ -177,8 +152,19 @@ impl Predictor {
         let (per_prefill, per_decode) = (prefill / busy * step, decode / busy * step);
         let mix =
             Mix { busy, prefill_share: brackets.prefill_share(per_prefill, per_decode), decode: per_decode };
+        let step = settled(brackets, of.crowding * prefill / busy, of.crowding * decode / busy);
         Steady { step, busy, power: watts(of.power.view(), &self.scales, clock, mix) }
     }
+}
+
+/// How much denser the arrivals are around a token than in the mean, at least 1.
+///
+/// Requests come in clumps, and most tokens are generated within them: they meet with a longer time per token than a step
+/// at the mean load takes. The factor on the rates is the one at which the model gives what the tokens met with.
+fn crowding(seen: Brackets, load: &Load) -> f64 {
+    let chi = (seen.prefill * load.prefill + seen.decode * load.decode) / load.busy;
+    let needed = load.delay.map_or(1.0, |delay| (1.0 - seen.step / delay) / chi.max(LEAST_CHI));
+    if needed.is_finite() { needed.clamp(1.0, MOST_CROWDING) } else { 1.0 }
 }
 
 /// `A / (1 - χ)` for rates per busy second.

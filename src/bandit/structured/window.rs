@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bandit::{Evidence, Target};
-use crate::metrics::window::Window;
+use crate::metrics::window::{Gauges, Window};
 use crate::reward::delay;
 use crate::reward::energy::{EnergyMeter, group_power};
 use crate::units::{Mhz, Seconds};
@@ -48,6 +48,10 @@ pub struct Lesson {
     pub decode: f64,
     /// Requests finished.
     pub finished: f64,
+    /// Requests that arrived.
+    pub arrived: f64,
+    /// Mean number of requests in the engine.
+    pub in_flight: f64,
     /// Mean core clock read back, in MHz.
     pub clock: f64,
     /// What was in force.
@@ -83,7 +87,9 @@ impl Lesson {
             && self.at.is_finite()
             && self.delay.is_none_or(positive)
             && self.power.is_none_or(positive)
-            && [self.prefill, self.decode, self.finished, self.capped].into_iter().all(natural)
+            && [self.prefill, self.decode, self.finished, self.arrived, self.in_flight, self.capped]
+                .into_iter()
+                .all(natural)
     }
 }
 
@@ -235,6 +241,8 @@ impl Open {
             prefill: (window.prompt_tokens.unwrap_or(0.0) - window.prefix_hits.unwrap_or(0.0)).max(0.0),
             decode: window.generation_tokens?,
             finished: window.finished.unwrap_or(0.0),
+            arrived: arrivals(window),
+            in_flight: window.mean.running.unwrap_or(0.0) + window.mean.waiting.unwrap_or(0.0),
             clock: self.clock / seconds,
             target,
             capped: self.capped / seconds,
@@ -246,6 +254,12 @@ impl Open {
 
 /// A window with work in it was never wholly idle.
 const LEAST_BUSY: f64 = 0.01;
+
+/// Requests that arrived in a window: those that finished, and those more that are there.
+pub fn arrivals(window: &Window) -> f64 {
+    let there = |page: &Gauges| page.running.unwrap_or(0.0) + page.waiting.unwrap_or(0.0);
+    (window.finished.unwrap_or(0.0) + there(&window.at_end) - there(&window.at_start)).max(0.0)
+}
 
 /// Did both pages show requests?
 fn never_idle(window: &Window) -> bool {
