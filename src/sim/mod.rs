@@ -23,6 +23,7 @@ mod page;
 mod patterns;
 mod physics;
 pub mod presets;
+pub mod record;
 pub mod run;
 mod server;
 mod stats;
