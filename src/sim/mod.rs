@@ -14,7 +14,7 @@ mod arrivals;
 mod board;
 pub mod calibration;
 pub mod capacity;
-mod dice;
+pub(crate) mod dice;
 mod engine;
 mod gpu;
 #[cfg(test)]

@@ -243,14 +243,7 @@ mod tests {
     use super::*;
 
     fn tick(at: f64, joules: f64, tokens: f64) -> TickRecord {
-        TickRecord {
-            at: Time(at),
-            energy: Joules(joules),
-            tokens,
-            core: Mhz(1000),
-            memory: None,
-            busy: true,
-        }
+        TickRecord { at: Time(at), energy: Joules(joules), tokens, core: Mhz(1000), memory: None, busy: true }
     }
 
     fn served(arrival: f64, ttft: f64, tpot: Option<f64>, e2e: f64) -> Served {
@@ -302,9 +295,8 @@ mod tests {
 
     #[test]
     fn request_over_either_limit_or_without_an_answer_counts_as_over() {
-        let over = |ttft, tpot| {
-            record().share_over(RequestLimits { ttft: Seconds(ttft), tpot: Seconds(tpot) })
-        };
+        let over =
+            |ttft, tpot| record().share_over(RequestLimits { ttft: Seconds(ttft), tpot: Seconds(tpot) });
         assert_eq!(over(1.0, 1.0), 0.25);
         assert_eq!(over(0.5, 1.0), 0.5);
         assert_eq!(over(0.15, 0.005), 1.0);

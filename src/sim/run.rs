@@ -131,9 +131,8 @@ pub fn run(
             break;
         }
     }
-    Ok(bench.with_world(|world| {
-        RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), rounds)
-    }))
+    Ok(bench
+        .with_world(|world| RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), rounds)))
 }
 
 /// When the core clock's lock changed; the reset with which every lease begins is none.
