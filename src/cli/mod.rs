@@ -6,11 +6,13 @@ pub mod gpus;
 pub mod logging;
 pub mod release;
 pub mod run;
+pub mod simulate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError};
 use crate::gpu::GpuError;
@@ -48,6 +50,10 @@ pub struct Cli {
     /// Configuration file
     #[arg(long, value_name = "FILE", default_value = "config/config.yaml", global = true)]
     pub config: PathBuf,
+
+    /// Was `--config` given? A simulation takes the built-in defaults unless it was.
+    #[arg(skip)]
+    pub config_given: bool,
 
     /// Measure and record only; never touch a clock
     #[arg(long)]
@@ -108,6 +114,8 @@ pub enum LogFormat {
 pub enum Command {
     /// Run the real loop for about a minute on a simulated server and GPU, and show what it saves
     Demo(demo::DemoArgs),
+    /// Compare policies on simulated servers and GPUs, in virtual time
+    Simulate(simulate::SimulateArgs),
     /// Is everything in place? One line per question; changes nothing
     Check,
     /// Check a configuration file and list every problem in it
@@ -133,16 +141,29 @@ pub struct ReleaseArgs {
 /// Runs what the command line asks for.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     let exit = match &cli.command {
         None => run::run(&cli),
         Some(Command::Demo(args)) => demo::run(args, &cli),
+        Some(Command::Simulate(args)) => simulate::run(args, &cli),
         Some(Command::Check) => check::run(&cli),
         Some(Command::CheckConfig { file }) => check::run_config(file),
         Some(Command::Release(args)) => release::run(args, &cli),
         Some(Command::Gpus(args)) => gpus::run(args),
     };
     exit.into()
+}
+
+/// The command line; ends the program if it makes no sense.
+fn parse() -> Cli {
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    // A global argument is found where it was typed: before the subcommand or after it.
+    let typed = |matches: &clap::ArgMatches| {
+        matches.value_source("config").is_some_and(|source| source == ValueSource::CommandLine)
+    };
+    cli.config_given = typed(&matches) || matches.subcommand().is_some_and(|(_, matches)| typed(matches));
+    cli
 }
 
 /// Loads the configuration; warnings and problems go to standard error.

@@ -4,7 +4,7 @@ use super::SimError;
 use super::engine::EngineSettings;
 use super::patterns::Pattern;
 use super::physics::{Batch, GpuPreset, ModelPreset, Work};
-use super::workload::{Phase, Shape, Workload};
+use super::workload::{Phase, Request, Shape, Workload};
 
 /// Memory for activations, CUDA graphs and the like.
 const OVERHEAD_BYTES: f64 = 1.5e9;
@@ -36,6 +36,54 @@ pub fn kv_blocks(gpu: &GpuPreset, model: &ModelPreset, settings: &EngineSettings
     Ok(blocks)
 }
 
+/// What one request asks for in the mean.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Demand {
+    /// Prompt tokens.
+    pub prompt: f64,
+    /// Prompt tokens that are not in the prefix cache.
+    pub computed: f64,
+    /// Output tokens.
+    pub output: f64,
+    /// Tokens that a computed prompt token attends to.
+    pub attended: f64,
+}
+
+impl Demand {
+    /// Of a shape.
+    #[must_use]
+    pub fn of(shape: &Shape) -> Self {
+        let prompt = shape.prompt.mean();
+        Self {
+            prompt,
+            computed: (prompt - shape.mean_cached()).max(1.0),
+            output: shape.output.mean(),
+            attended: prompt / 2.0,
+        }
+    }
+
+    /// Of a list of requests; `None` if it is empty.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a number of requests")]
+    pub fn of_requests(requests: &[Request]) -> Option<Self> {
+        let mean = |of: &dyn Fn(&Request) -> f64| {
+            requests.iter().map(of).sum::<f64>() / requests.len().max(1) as f64
+        };
+        let computed =
+            |request: &Request| f64::from(request.prompt_tokens.saturating_sub(request.cached_tokens).max(1));
+        // A prompt's computed tokens come after its cached ones.
+        let pairs = |request: &Request| {
+            computed(request) * (f64::from(request.prompt_tokens) - computed(request) / 2.0)
+        };
+        (!requests.is_empty()).then(|| Self {
+            prompt: mean(&|request| f64::from(request.prompt_tokens)),
+            computed: mean(&computed),
+            output: mean(&|request| f64::from(request.output_tokens)),
+            attended: mean(&pairs) / mean(&computed),
+        })
+    }
+}
+
 /// Requests per second that the pair sustains at default clocks in the steady state: with B requests decoding, B/g of
 /// them finish per step and bring as many new prompts, which ride in the same steps. The best B counts.
 ///
@@ -45,12 +93,10 @@ pub fn requests_per_second(
     gpu: &GpuPreset,
     model: &ModelPreset,
     settings: &EngineSettings,
-    shape: &Shape,
+    demand: &Demand,
 ) -> Result<f64, SimError> {
     let kv_tokens = f64::from(kv_blocks(gpu, model, settings)?) * f64::from(settings.block_tokens);
-    let prompt = shape.prompt.mean();
-    let computed = (prompt - shape.mean_cached()).max(1.0);
-    let output = shape.output.mean();
+    let Demand { prompt, computed, output, attended } = *demand;
     let context = prompt + output / 2.0;
     let mut best = 0.0_f64;
     for batch in 1..=settings.max_running {
@@ -63,7 +109,7 @@ pub fn requests_per_second(
         let host = settings.host_per_step.0 + settings.host_per_request.0 * b;
         let step = Batch {
             prefill_tokens: prefill,
-            prefill_pairs: prefill * prompt / 2.0,
+            prefill_pairs: prefill * attended,
             decode_seqs: b,
             context_tokens: b * context,
         };
@@ -85,14 +131,26 @@ impl Workload {
         settings: &EngineSettings,
         utilization: f64,
     ) -> Result<Self, SimError> {
-        let phases = pattern
-            .shapes()
-            .into_iter()
-            .map(|(seconds, shape)| {
-                let rate = utilization * requests_per_second(gpu, model, settings, &shape)?;
-                Ok(Phase { seconds, rate, shape })
-            })
-            .collect::<Result<_, SimError>>()?;
-        Ok(Self { phases, rhythm: pattern.rhythm() })
+        let phases = pattern.shapes().into_iter().map(|(seconds, shape)| Phase { seconds, rate: 0.0, shape });
+        let mut load = Self { phases: phases.collect(), rhythm: pattern.rhythm() };
+        load.size(gpu, model, settings, utilization)?;
+        Ok(load)
+    }
+
+    /// Sets the rates so that each phase asks for `utilization` of what the pair sustains.
+    ///
+    /// # Errors
+    /// [`SimError::ModelDoesNotFit`].
+    pub fn size(
+        &mut self,
+        gpu: &GpuPreset,
+        model: &ModelPreset,
+        settings: &EngineSettings,
+        utilization: f64,
+    ) -> Result<(), SimError> {
+        for phase in &mut self.phases {
+            phase.rate = utilization * requests_per_second(gpu, model, settings, &Demand::of(&phase.shape))?;
+        }
+        Ok(())
     }
 }

@@ -159,8 +159,12 @@ impl Engine {
 
     /// Arrival of the oldest request that is running or waiting.
     pub(super) fn oldest_arrival(&self) -> Option<Time> {
-        let arrivals = self.running.iter().chain(&self.waiting).map(|active| active.request.arrival);
-        arrivals.min_by(|a, b| a.0.total_cmp(&b.0))
+        self.arrivals().min_by(|a, b| a.0.total_cmp(&b.0))
+    }
+
+    /// Arrivals of all requests that are running or waiting.
+    pub(super) fn arrivals(&self) -> impl Iterator<Item = Time> + '_ {
+        self.running.iter().chain(&self.waiting).map(|active| active.request.arrival)
     }
 
     /// Queues a request, or rejects it if it can never fit.

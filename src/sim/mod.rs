@@ -14,7 +14,7 @@ mod arrivals;
 mod board;
 pub mod calibration;
 pub mod capacity;
-mod dice;
+pub(crate) mod dice;
 mod engine;
 mod gpu;
 #[cfg(test)]
@@ -23,6 +23,7 @@ mod page;
 mod patterns;
 mod physics;
 pub mod presets;
+pub mod record;
 pub mod run;
 mod server;
 mod stats;

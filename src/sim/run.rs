@@ -6,16 +6,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::SimError;
-use super::engine::FinishedRequest;
 use super::gpu::{Clock, SharedWorld, SimGpu, shared};
-use super::world::{World, WorldSpec};
+use super::record::{RunRecord, TickRecord, is_over};
+use super::world::{ClockCall, World, WorldSpec};
 use crate::bandit::Target;
 use crate::control::{ClockOutcome, Controller, GpuTick, Observation, Output, Refusal, Round, Scrape};
 use crate::gpu::lease::ClockLease;
 use crate::gpu::{GpuError, GpuSensors};
-use crate::metrics::Snapshot;
+use crate::metrics::{Signals, Snapshot};
 use crate::reward::energy::EnergyPoint;
-use crate::units::{Clocks, Joules, Millijoules, Seconds, Time, Watts};
+use crate::units::{Clocks, Mhz, Millijoules, Seconds, Time, Watts};
 
 /// The energy counter is looked at this often.
 const POLL: f64 = 0.005;
@@ -27,7 +27,9 @@ const WRITE_DELAY: f64 = 0.004;
 /// Sensors are looked at this often between ticks while parked.
 const WATCH: f64 = 0.1;
 /// Requests that arrived in time are waited for this long after the end.
-const DRAIN: f64 = 60.0;
+pub(super) const DRAIN: f64 = 60.0;
+/// An autopilot is not called more often than this.
+const LEAST_PAUSE: f64 = 1e-3;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -38,8 +40,6 @@ pub struct RunSpec {
     pub seed: u64,
     /// Length.
     pub seconds: Seconds,
-    /// What happens before this is not counted: how a policy does once it has learned.
-    pub count_from: Seconds,
     /// Time between ticks.
     pub tick: Seconds,
 }
@@ -50,53 +50,34 @@ pub enum Driver<'a> {
     Default,
     /// One lock for the whole run.
     Fixed(Clocks),
+    /// Driver-default clocks under this power cap.
+    Capped(Watts),
     /// The control loop; its state stays with the caller, to be looked at or to go on.
     Controller(&'a mut Controller),
+    /// Another program with a timing of its own.
+    Autopilot(&'a mut dyn Autopilot),
 }
 
-/// What a run came to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RunResult {
-    /// Energy of the board.
-    pub energy: Joules,
-    /// Mean power.
+/// A program that sets clocks at moments of its own choosing.
+pub trait Autopilot {
+    /// When it wants to act next.
+    fn due(&self) -> Time;
+
+    /// It is that time: looks, and says what shall run from now on, if anything is to change.
+    fn act(&mut self, look: &Look) -> Option<Target>;
+}
+
+/// What an autopilot sees.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// Now.
+    pub now: Time,
+    /// The metrics page.
+    pub signals: Signals,
+    /// The power sensor.
     pub power: Watts,
-    /// Tokens generated.
-    pub tokens: f64,
-    /// Requests that arrived and ended.
-    pub requests: usize,
-    /// Mean over these requests of the mean time per output token.
-    pub tpot: Seconds,
-    /// Their mean end-to-end time.
-    pub e2e: Seconds,
-    /// Their mean time to first token.
-    pub ttft: Seconds,
-    /// Its 99th percentile.
-    pub ttft_p99: Seconds,
-    /// Clock writes that the driver took.
-    pub clock_changes: usize,
-    /// Closed rounds, with `observe` called on each.
-    pub rounds: usize,
-}
-
-impl RunResult {
-    /// Energy per token.
-    #[must_use]
-    pub fn joules_per_token(&self) -> f64 {
-        self.energy.0 / self.tokens.max(1.0)
-    }
-
-    /// Energy per token times mean request TPOT.
-    #[must_use]
-    pub fn edp_tpot(&self) -> f64 {
-        self.joules_per_token() * self.tpot.0
-    }
-
-    /// Energy per token times mean end-to-end time.
-    #[must_use]
-    pub fn edp_e2e(&self) -> f64 {
-        self.joules_per_token() * self.e2e.0
-    }
+    /// The core clock read back.
+    pub core: Option<Mhz>,
 }
 
 /// Why a run ended early.
@@ -113,102 +94,52 @@ pub enum RunError {
 
 /// Runs `spec` under `driver`; `observe` sees every closed round.
 ///
-/// Energy and tokens count up to the end; latencies are those of the requests that arrived before it.
-///
 /// # Errors
 /// [`RunError`]
 pub fn run(
     spec: &RunSpec,
-    driver: Driver<'_>,
+    mut driver: Driver<'_>,
     mut observe: impl FnMut(&Round),
-) -> Result<RunResult, RunError> {
+) -> Result<RunRecord, RunError> {
     let mut bench = Bench::new(World::new(spec.world.clone(), spec.seed)?)?;
     let end = spec.seconds.0;
     let mut rounds = 0;
-    let mut controller = match driver {
-        Driver::Default => None,
-        Driver::Fixed(clocks) => {
-            bench.lease.set(Target::Lock(clocks))?;
-            None
-        }
-        Driver::Controller(controller) => Some(controller),
-    };
-    let from = spec.count_from.0;
-    let (mut before, mut totals) = (None, None);
+    match &driver {
+        Driver::Fixed(clocks) => bench.lease.set(Target::Lock(*clocks))?,
+        Driver::Capped(cap) => bench.change_world(|world| world.set_power_cap(*cap)),
+        _ => {}
+    }
+    let mut ticks = vec![bench.with_world(TickRecord::of)];
     let mut tick = 0_u32;
     loop {
         tick += 1;
         let now = f64::from(tick) * spec.tick.0;
-        if before.is_none() && now > from {
-            before = Some(bench.totals());
-        }
-        if totals.is_none() && now > end {
-            totals = Some(bench.totals());
-        }
-        if totals.is_some() && (now >= end + DRAIN || bench.with_world(|world| served(world, end))) {
-            break;
-        }
-        match controller.as_deref_mut() {
-            Some(controller) => {
+        match &mut driver {
+            Driver::Controller(controller) => {
                 if let Some(round) = bench.tick(controller, now, spec.tick.0)?.round {
                     rounds += 1;
                     observe(&round);
                 }
             }
-            None => bench.move_to(now),
+            Driver::Autopilot(autopilot) => rounds += bench.fly(*autopilot, now)?,
+            Driver::Default | Driver::Fixed(_) | Driver::Capped(_) => bench.move_to(now),
+        }
+        if ticks.last().is_some_and(|last| last.at.0 < end) {
+            ticks.push(bench.with_world(TickRecord::of));
+        }
+        if now >= end && bench.with_world(|world| is_over(world, end)) {
+            break;
         }
     }
-    let (before, after) = (before.unwrap_or_default(), totals.unwrap_or_default());
-    let mut result = bench.with_world(|world| latencies(world, from, end));
-    result.energy = Joules(after.joules - before.joules);
-    result.power = Watts(result.energy.0 / (after.at - before.at).max(f64::EPSILON));
-    result.tokens = after.tokens - before.tokens;
-    result.rounds = rounds;
-    Ok(result)
+    Ok(bench
+        .with_world(|world| RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), rounds)))
 }
 
-/// What has been used and made up to a moment.
-#[derive(Debug, Clone, Copy, Default)]
-struct Totals {
-    at: f64,
-    joules: f64,
-    tokens: f64,
-}
-
-/// Has everything that arrived before `end` been answered?
-fn served(world: &World, end: f64) -> bool {
-    let (running, waiting) = world.in_flight();
-    let newest_before_end = world.oldest_in_flight().is_none_or(|arrival| arrival.0 >= end);
-    newest_before_end || running + waiting == 0
-}
-
-/// The requests' side of the result.
-fn latencies(world: &World, from: f64, end: f64) -> RunResult {
-    let counted = |request: &&FinishedRequest| (from..end).contains(&request.request.arrival.0);
-    let done: Vec<&FinishedRequest> = world.finished().iter().filter(counted).collect();
-    let mean = |values: &[f64]| {
-        #[expect(clippy::cast_precision_loss, reason = "a number of requests")]
-        let count = values.len().max(1) as f64;
-        Seconds(values.iter().sum::<f64>() / count)
-    };
-    let tpots: Vec<f64> = done.iter().filter_map(|request| request.tpot()).map(|tpot| tpot.0).collect();
-    let e2es: Vec<f64> = done.iter().map(|request| request.e2e().0).collect();
-    let mut ttfts: Vec<f64> = done.iter().map(|request| request.ttft().0).collect();
-    let ttft = mean(&ttfts);
-    ttfts.sort_by(f64::total_cmp);
-    let p99 = ttfts.get((ttfts.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0.0);
-    RunResult {
-        energy: Joules(0.0),
-        power: Watts(0.0),
-        tokens: 0.0,
-        requests: done.len(),
-        tpot: mean(&tpots),
-        e2e: mean(&e2es),
-        ttft,
-        ttft_p99: Seconds(p99),
-        clock_changes: world.writes().iter().filter(|write| write.accepted).count(),
-        rounds: 0,
-    }
+/// When the core clock's lock changed; the reset with which every lease begins is none.
+fn clock_changes(world: &World, end: f64) -> Vec<Time> {
+    let of_core = |call| matches!(call, ClockCall::LockCore(..) | ClockCall::ResetCore);
+    let writes = world.writes().iter().filter(|write| write.accepted && of_core(write.call));
+    writes.skip(1).map(|write| write.at).filter(|at| at.0 <= end).collect()
 }
 
 /// A world with the handles that a daemon would have on it.
@@ -239,12 +170,31 @@ impl Bench {
         look(&self.world.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn totals(&self) -> Totals {
-        self.with_world(|world| Totals {
-            at: world.now().0,
-            joules: world.true_energy().0,
-            tokens: world.signals().generation_tokens.unwrap_or(0.0),
-        })
+    fn change_world(&self, change: impl FnOnce(&mut World)) {
+        change(&mut self.world.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Time up to `to`, the autopilot acting whenever it wants to; says how often it did set a clock.
+    fn fly(&mut self, autopilot: &mut dyn Autopilot, to: f64) -> Result<usize, GpuError> {
+        let mut acted = 0;
+        let mut earliest = self.with_world(World::now).0;
+        while autopilot.due().0.max(earliest) < to {
+            let at = autopilot.due().0.max(earliest);
+            self.move_to(at);
+            let look = self.with_world(|world| Look {
+                now: Time(at),
+                signals: world.signals(),
+                power: world.power(),
+                core: world.reading().core_clock,
+            });
+            if let Some(target) = autopilot.act(&look) {
+                self.lease.set(target)?;
+                acted += 1;
+            }
+            earliest = at + LEAST_PAUSE;
+        }
+        self.move_to(to);
+        Ok(acted)
     }
 
     /// Moves time, and the world with it.

@@ -149,6 +149,37 @@ impl Workload {
         self.phases.first()
     }
 
+    /// The moments within the first `seconds` at which the load changes its nature: phases, spells of a burst, the edges
+    /// of a pause; of a day, whose change has no edges, every 30 s.
+    #[must_use]
+    pub fn turns(&self, seconds: f64, seed: u64) -> Vec<f64> {
+        let mut turns = Vec::new();
+        if self.phases.len() > 1 {
+            let mut at = 0.0;
+            for phase in self.phases.iter().cycle().take(10_000) {
+                at += phase.seconds;
+                turns.push(at);
+            }
+        }
+        match self.rhythm {
+            Rhythm::Steady => {}
+            Rhythm::Diurnal { .. } => turns.extend((1..10_000).map(|k| 30.0 * f64::from(k))),
+            Rhythm::OnOff { on_s, off_s } => {
+                let circles = (0..10_000).map(|k| (on_s + off_s) * f64::from(k));
+                turns.extend(circles.flat_map(|start| [start, start + on_s]));
+            }
+            Rhythm::Bursty { .. } => {
+                let mut stream = Stream::new(self.clone(), seed);
+                while stream.at < seconds && stream.next_request().is_some() {}
+                turns.append(&mut stream.turns);
+            }
+        }
+        turns.retain(|turn| *turn > 0.0 && *turn < seconds);
+        turns.sort_by(f64::total_cmp);
+        turns.dedup();
+        turns
+    }
+
     /// Every request of the first `seconds`.
     #[must_use]
     pub fn requests(&self, seconds: f64, seed: u64) -> Vec<Request> {
@@ -170,6 +201,8 @@ pub(super) struct Stream {
     /// Bursty only: is there a burst, and until when does the present spell last.
     burst: bool,
     spell_end: f64,
+    /// Ends of the spells so far.
+    turns: Vec<f64>,
 }
 
 impl Stream {
@@ -183,6 +216,7 @@ impl Stream {
             at: 0.0,
             burst: true,
             spell_end: 0.0,
+            turns: Vec::new(),
         }
     }
 
@@ -220,6 +254,7 @@ impl Stream {
                 while self.spell_end <= at {
                     self.burst = !self.burst;
                     self.spell_end += self.dice.exponential(if self.burst { burst_s } else { calm_s });
+                    self.turns.push(self.spell_end);
                 }
                 let low = (burst_s + calm_s) / (contrast * burst_s + calm_s);
                 if self.burst { contrast * low } else { low }

@@ -265,6 +265,11 @@ impl World {
         self.engine.oldest_arrival()
     }
 
+    /// Arrivals of the requests that are in the engine, running ones first.
+    pub fn arrivals_in_flight(&self) -> impl Iterator<Item = Time> + '_ {
+        self.engine.arrivals()
+    }
+
     /// Requests that are running and waiting at this very moment; the page is a step older.
     #[must_use]
     pub fn in_flight(&self) -> (usize, usize) {

@@ -1,0 +1,387 @@
+//! `agft simulate`: policies against each other on simulated servers, in virtual time.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{Cli, Exit, load_config};
+use crate::config::Config;
+use crate::lab::experiment::{CellResult, Experiment};
+use crate::lab::grid::{GivenTrace, Load, Source, Suite};
+use crate::lab::policy::PolicySpec;
+use crate::lab::{report, table};
+use crate::reward::Objective;
+use crate::sim::{calibration, parse_trace};
+use crate::units::Seconds;
+
+const AFTER_HELP: &str = "\
+Without --gpu, --model, --workload or --trace a whole suite runs: `standard`, unless --suite says otherwise. With any of
+them, every combination of what is named runs; what is not named is a100, 8b, steady. With --suite as well, they pick
+from the suite.
+
+The table shows EDP ratios to the best fixed clock of the same arrivals, found afterwards by sweep. CSV and JSON have
+every cell with every measure, units in the field names. Prompts of a trace that can never fit the KV cache are cut to
+what does; a trace shorter than the run begins again, and each seed begins elsewhere in it.";
+
+/// Options of `simulate`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct SimulateArgs {
+    /// Who sets the clocks: structured, linucb, default, best-fixed, clairvoyant, agft, power-cap=WATTS, power-cap=PERCENT%
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAMES",
+        default_value = "structured,default,best-fixed"
+    )]
+    pub policy: Vec<String>,
+
+    /// GPU types, such as a100,h100
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub gpu: Vec<String>,
+
+    /// Model types: 3b, 8b, 14b
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub model: Vec<String>,
+
+    /// Workloads, such as steady,bursty,azure
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub workload: Vec<String>,
+
+    /// Seeds of arrivals and noise: a list and ranges, such as 1-5 or 1,2,7
+    #[arg(long, value_name = "SEEDS", default_value = "1-5")]
+    pub seeds: String,
+
+    /// Length of a run in virtual seconds
+    #[arg(long, default_value = "600", value_parser = clap::value_parser!(u32).range(10..=86_400))]
+    pub seconds: u32,
+
+    /// A trace to replay, CSV or JSONL with arrival, prompt and output tokens
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+
+    /// How much faster than recorded: a number, or auto for the wanted share of the capacity
+    #[arg(long, value_name = "FACTOR", default_value = "auto", requires = "trace")]
+    pub trace_speed: String,
+
+    /// Load as a share of the server's capacity at default clocks, instead of what the workload stands for
+    #[arg(long, value_name = "SHARE")]
+    pub utilization: Option<f64>,
+
+    /// Suite: standard, held-out (other pairs, shifted constants) or changing (loads that change while they run)
+    #[arg(long, value_name = "NAME")]
+    pub suite: Option<String>,
+
+    /// What is to be small: edp, ed2p or energy
+    #[arg(long, value_name = "NAME")]
+    pub objective: Option<GivenObjective>,
+
+    /// Limit on the time to first token, in seconds (overrides control.ttft_limit)
+    #[arg(long, value_name = "SECONDS")]
+    pub ttft_limit: Option<f64>,
+
+    /// Limit on the time per output token, in seconds (overrides control.tpot_limit)
+    #[arg(long, value_name = "SECONDS")]
+    pub tpot_limit: Option<f64>,
+
+    /// Directory for results.json, results.csv, table.txt and the plots
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Form of the result on standard output
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    pub format: Format,
+
+    /// Threads; all cores without. The result does not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
+
+    /// Compare the simulator's physics with measured boards instead
+    #[arg(long)]
+    pub calibration: bool,
+}
+
+/// Objectives of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GivenObjective {
+    /// Energy times delay.
+    Edp,
+    /// Energy times delay squared.
+    Ed2p,
+    /// Energy alone.
+    Energy,
+}
+
+impl From<GivenObjective> for Objective {
+    fn from(given: GivenObjective) -> Self {
+        match given {
+            GivenObjective::Edp => Self::Edp,
+            GivenObjective::Ed2p => Self::Ed2p,
+            GivenObjective::Energy => Self::Energy,
+        }
+    }
+}
+
+/// Forms of the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For humans.
+    Table,
+    /// One row per cell and policy.
+    Csv,
+    /// Everything.
+    Json,
+}
+
+/// Runs the simulation.
+#[must_use]
+pub fn run(args: &SimulateArgs, cli: &Cli) -> Exit {
+    if args.calibration {
+        return match calibration::calibrate() {
+            Ok(table) => print(&table.to_string()),
+            Err(error) => fail(&error.to_string()),
+        };
+    }
+    let config = match cli.config_given.then(|| load_config(cli)) {
+        None => Config::default(),
+        Some(Ok(config)) => config,
+        Some(Err(exit)) => return exit,
+    };
+    let experiment = match plan(args, config) {
+        Ok(experiment) => experiment,
+        Err(problems) => {
+            problems.iter().for_each(|problem| eprintln!("agft: simulate: {problem}"));
+            return Exit::Config;
+        }
+    };
+    match simulate(args, &experiment) {
+        Ok(text) => print(&text),
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn print(text: &str) -> Exit {
+    // A reader that has gone, such as `head`, is no error.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    Exit::Ok
+}
+
+fn fail(error: &str) -> Exit {
+    eprintln!("agft: simulate: {error}");
+    Exit::Failure
+}
+
+/// What the arguments ask for, or everything that is wrong with them.
+fn plan(args: &SimulateArgs, mut config: Config) -> Result<Experiment, Vec<String>> {
+    let mut problems = Problems(Vec::new());
+    let control = &mut config.control;
+    if let Some(objective) = args.objective {
+        control.objective = objective.into();
+    }
+    for (name, given, limit) in [
+        ("--ttft-limit", args.ttft_limit, &mut control.ttft_limit),
+        ("--tpot-limit", args.tpot_limit, &mut control.tpot_limit),
+    ] {
+        if let Some(seconds) = given {
+            if seconds.is_finite() && seconds > 0.0 {
+                *limit = Seconds(seconds);
+            } else {
+                problems.add(format!("{name} {seconds}: give seconds above 0"));
+            }
+        }
+    }
+    if let Some(share) = args.utilization
+        && !(share.is_finite() && share > 0.0 && share <= 5.0)
+    {
+        problems.add(format!("--utilization {share}: give a share above 0 and at most 5, such as 0.3"));
+    }
+    let mut policies: Vec<PolicySpec> = Vec::new();
+    for name in &args.policy {
+        if let Some(policy) = problems.keep(name.parse())
+            && !policies.contains(&policy)
+        {
+            policies.push(policy);
+        }
+    }
+    let seeds = problems.keep(seeds(&args.seeds)).unwrap_or_default();
+    let loads = loads(args, &mut problems);
+    for load in &loads {
+        if let Err(error) = load.stage(1.0, 1) {
+            problems.add(format!("{load}: {error}"));
+        }
+    }
+    if problems.0.is_empty() && loads.is_empty() {
+        problems.add("no load of the suite is selected; leave out --suite to run any combination".to_owned());
+    }
+    if !problems.0.is_empty() {
+        problems.0.dedup();
+        return Err(problems.0);
+    }
+    Ok(Experiment { loads, seeds, policies, seconds: f64::from(args.seconds), config })
+}
+
+/// Collects what is wrong, so that all of it can be told at once.
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, problem: String) {
+        self.0.push(problem);
+    }
+
+    fn keep<T, E: std::fmt::Display>(&mut self, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.add(error.to_string())).ok()
+    }
+}
+
+/// A list of numbers and ranges.
+fn seeds(text: &str) -> Result<Vec<u64>, String> {
+    const MOST: u64 = 1000;
+    let bad =
+        || format!("--seeds `{text}`: give numbers and ranges, such as 1-5 or 1,2,7; at most {MOST} seeds");
+    let mut seeds = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u64, u64) =
+            (first.trim().parse().map_err(|_| bad())?, last.trim().parse().map_err(|_| bad())?);
+        if last < first || last - first >= MOST {
+            return Err(bad());
+        }
+        for seed in first..=last {
+            if !seeds.contains(&seed) {
+                seeds.push(seed);
+            }
+        }
+    }
+    if seeds.len() as u64 > MOST { Err(bad()) } else { Ok(seeds) }
+}
+
+fn loads(args: &SimulateArgs, problems: &mut Problems) -> Vec<Load> {
+    let mut sources: Vec<Source> =
+        args.workload.iter().filter_map(|name| problems.keep(name.parse())).collect();
+    if let Some(file) = &args.trace {
+        sources.extend(problems.keep(given_trace(file, &args.trace_speed)));
+    }
+    let selected = !(args.gpu.is_empty() && args.model.is_empty() && sources.is_empty());
+    let wanted = |names: &[String], key: &str| {
+        names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(key))
+    };
+    let mut loads = if args.suite.is_some() || !(selected || !problems.0.is_empty()) {
+        let name = args.suite.as_deref().unwrap_or("standard");
+        let suite = problems.keep(name.parse::<Suite>().and_then(Suite::loads)).unwrap_or_default();
+        check_names(args, problems);
+        suite
+            .into_iter()
+            .filter(|load| {
+                wanted(&args.gpu, load.gpu.key)
+                    && wanted(&args.model, load.model.key)
+                    && (sources.is_empty() || sources.contains(&load.source))
+            })
+            .collect()
+    } else {
+        let or = |names: &[String], name: &str| {
+            if names.is_empty() { vec![name.to_owned()] } else { names.to_vec() }
+        };
+        if sources.is_empty() && args.workload.is_empty() && args.trace.is_none() {
+            sources.push(Source::Pattern(crate::sim::Pattern::Steady));
+        }
+        check_names(args, problems);
+        let (gpus, models) = (or(&args.gpu, "a100"), or(&args.model, "8b"));
+        let mut loads = Vec::new();
+        for gpu in &gpus {
+            for model in &models {
+                loads
+                    .extend(sources.iter().filter_map(|source| Load::named(gpu, model, source.clone()).ok()));
+            }
+        }
+        loads
+    };
+    for load in &mut loads {
+        load.utilization = args.utilization;
+    }
+    loads
+}
+
+fn check_names(args: &SimulateArgs, problems: &mut Problems) {
+    for gpu in &args.gpu {
+        problems.keep(crate::sim::GpuPreset::named(gpu));
+    }
+    for model in &args.model {
+        problems.keep(crate::sim::ModelPreset::named(model));
+    }
+}
+
+fn given_trace(file: &Path, speed: &str) -> Result<Source, String> {
+    let speed = match speed {
+        "auto" => None,
+        text => match text.parse::<f64>() {
+            Ok(speed) if speed.is_finite() && speed > 0.0 => Some(speed),
+            _ => return Err(format!("--trace-speed `{text}`: give a number above 0, or auto")),
+        },
+    };
+    let shown = file.display();
+    let text =
+        std::fs::read_to_string(file).map_err(|error| format!("--trace {shown}: cannot be read: {error}"))?;
+    let requests = parse_trace(&text, 1.0).map_err(|error| format!("--trace {shown}: {error}"))?;
+    let name = file.file_stem().map_or_else(|| shown.to_string(), |stem| stem.to_string_lossy().into_owned());
+    Ok(Source::Given(Arc::new(GivenTrace { name, requests, speed })))
+}
+
+fn simulate(args: &SimulateArgs, experiment: &Experiment) -> anyhow::Result<String> {
+    // Before the work, so that a bad directory costs nothing.
+    if let Some(directory) = &args.out {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create --out {}", directory.display()))?;
+    }
+    let bar = progress_bar(experiment.pieces());
+    let cells = experiment.run(args.jobs.map_or(0, usize::from), || bar.inc(1))?;
+    bar.finish_and_clear();
+    if let Some(directory) = &args.out {
+        write_all(directory, experiment, &cells)?;
+    }
+    Ok(match args.format {
+        Format::Table => table::render(experiment, &cells),
+        Format::Csv => report::csv(&cells)?,
+        Format::Json => report::json(experiment, &cells)? + "\n",
+    })
+}
+
+fn write_all(directory: &Path, experiment: &Experiment, cells: &[CellResult]) -> anyhow::Result<()> {
+    let write = |name: &str, text: String| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    write("results.json", report::json(experiment, cells)? + "\n")?;
+    write("results.csv", report::csv(cells)?)?;
+    write("table.txt", table::render(experiment, cells))?;
+    Ok(())
+}
+
+/// On standard error, and only if that is a terminal.
+fn progress_bar(pieces: usize) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(u64::try_from(pieces).ok(), target);
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {elapsed} elapsed, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_lists_and_ranges_without_repetition() {
+        assert_eq!(seeds("1-3,2,7").unwrap(), [1, 2, 3, 7]);
+        for wrong in ["", "a", "5-1", "1-99999", "1,,2", "-3"] {
+            assert!(seeds(wrong).unwrap_err().starts_with(&format!("--seeds `{wrong}`: give")), "{wrong}");
+        }
+    }
+}

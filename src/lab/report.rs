@@ -1,0 +1,257 @@
+//! Results as CSV and JSON. Field names end in their unit; shares and ratios have none.
+//!
+//! JSON: `seconds`, `objective`, `policies`, `cells` (one entry per load, seed and policy: `gpu`, `model`, `workload`,
+//! `seed`, `policy`, then the fields of [`Score`], with the two [`Verdict`](super::score::Verdict)s as `by_e2e` and
+//! `by_tpot`), `summary` (one [`Summary`] per policy) and `fixed_clocks` (the curve over fixed clocks of each cell). CSV: the
+//! rows of `cells`, nested names joined by an underscore.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::experiment::{CellResult, Experiment};
+use super::score::{Score, Yardstick, cost, geometric_mean};
+use crate::reward::Objective;
+use crate::units::Mhz;
+
+/// One policy in one cell.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    gpu: &'a str,
+    model: &'a str,
+    workload: String,
+    seed: u64,
+    policy: String,
+    #[serde(flatten)]
+    score: &'a Score,
+}
+
+/// One policy over all cells, by one yardstick.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Overall {
+    /// Geometric mean of the ratio to the best fixed clock, whole run.
+    pub ratio_to_best_fixed: f64,
+    /// The same in the last third.
+    pub ratio_to_best_fixed_last_third: f64,
+    /// The worst load's geometric mean over its seeds, whole run.
+    pub worst_load: f64,
+    /// The worst cell, whole run.
+    pub worst_cell: f64,
+    /// Geometric mean of the ratio to default clocks.
+    pub ratio_to_default: f64,
+    /// Mean share of the clairvoyant's saving, over the cells that have one.
+    pub share_of_clairvoyant_saving: Option<f64>,
+    /// Share of the cells that converged.
+    pub converged: f64,
+}
+
+/// One policy over all cells.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The policy.
+    pub policy: String,
+    /// Mean share of energy saved against default clocks.
+    pub energy_saved: f64,
+    /// Mean share of requests over a limit.
+    pub share_over_limits: f64,
+    /// By mean end-to-end latency.
+    pub by_e2e: Overall,
+    /// By mean time per output token.
+    pub by_tpot: Overall,
+}
+
+/// A fixed clock of a cell's sweep.
+#[derive(Debug, Serialize)]
+struct FixedClock {
+    core_mhz: Mhz,
+    memory_mhz: Option<Mhz>,
+    cost_e2e: f64,
+    cost_tpot: f64,
+    energy_j: f64,
+    mean_tpot_s: f64,
+    mean_e2e_s: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Curve<'a> {
+    gpu: &'a str,
+    model: &'a str,
+    workload: String,
+    seed: u64,
+    clocks: Vec<FixedClock>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    agft_version: &'static str,
+    seconds: f64,
+    objective: Objective,
+    policies: Vec<String>,
+    cells: Vec<Row<'a>>,
+    summary: Vec<Summary>,
+    fixed_clocks: Vec<Curve<'a>>,
+}
+
+fn rows(cells: &[CellResult]) -> impl Iterator<Item = Row<'_>> {
+    cells.iter().flat_map(|cell| {
+        cell.runs.iter().map(|run| Row {
+            gpu: cell.load.gpu.key,
+            model: cell.load.model.key,
+            workload: cell.load.source.to_string(),
+            seed: cell.seed,
+            policy: run.policy.to_string(),
+            score: &run.score,
+        })
+    })
+}
+
+/// One entry per policy, in the order asked for.
+#[must_use]
+pub fn summaries(experiment: &Experiment, cells: &[CellResult]) -> Vec<Summary> {
+    let of_policy = |index: usize| cells.iter().filter_map(move |cell| cell.runs.get(index));
+    experiment
+        .policies
+        .iter()
+        .enumerate()
+        .map(|(index, policy)| {
+            let scores: Vec<&Score> = of_policy(index).map(|run| &run.score).collect();
+            Summary {
+                policy: policy.to_string(),
+                energy_saved: mean(scores.iter().map(|score| score.energy_saved)).unwrap_or(0.0),
+                share_over_limits: mean(scores.iter().map(|score| score.share_over_limits)).unwrap_or(0.0),
+                by_e2e: overall(experiment, cells, index, Yardstick::E2e),
+                by_tpot: overall(experiment, cells, index, Yardstick::Tpot),
+            }
+        })
+        .collect()
+}
+
+fn overall(experiment: &Experiment, cells: &[CellResult], index: usize, yardstick: Yardstick) -> Overall {
+    let verdicts: Vec<_> = cells
+        .iter()
+        .filter_map(|cell| cell.runs.get(index))
+        .map(|run| match yardstick {
+            Yardstick::E2e => run.score.by_e2e,
+            Yardstick::Tpot => run.score.by_tpot,
+        })
+        .collect();
+    let all = |of: &dyn Fn(&super::score::Verdict) -> f64| verdicts.iter().map(of).collect::<Vec<f64>>();
+    let ratios = all(&|verdict| verdict.ratio_to_best_fixed);
+    let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+    let per_load: Vec<f64> = ratios.chunks(experiment.seeds.len().max(1)).map(geometric_mean).collect();
+    let converged = verdicts.iter().map(|verdict| f64::from(u8::from(verdict.converged_s.is_some())));
+    Overall {
+        ratio_to_best_fixed: geometric_mean(&ratios),
+        ratio_to_best_fixed_last_third: geometric_mean(&all(&|v| v.ratio_to_best_fixed_last_third)),
+        worst_load: worst(&per_load),
+        worst_cell: worst(&ratios),
+        ratio_to_default: geometric_mean(&all(&|verdict| verdict.ratio_to_default)),
+        share_of_clairvoyant_saving: mean(verdicts.iter().filter_map(|v| v.share_of_clairvoyant_saving)),
+        converged: mean(converged).unwrap_or(0.0),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a number of cells")]
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let values: Vec<f64> = values.collect();
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Everything as JSON.
+///
+/// # Errors
+/// If a value cannot be written.
+pub fn json(experiment: &Experiment, cells: &[CellResult]) -> serde_json::Result<String> {
+    let curve = |cell: &'_ CellResult| -> Vec<FixedClock> {
+        let objective = cell.sweep.objective;
+        let clock = |run: &super::oracle::StaticRun| FixedClock {
+            core_mhz: run.clocks.core,
+            memory_mhz: run.clocks.memory,
+            cost_e2e: cost(&run.whole, Yardstick::E2e, objective),
+            cost_tpot: cost(&run.whole, Yardstick::Tpot, objective),
+            energy_j: run.whole.energy.0,
+            mean_tpot_s: run.whole.tpot.mean,
+            mean_e2e_s: run.whole.e2e.mean,
+        };
+        cell.sweep.runs.iter().map(clock).collect()
+    };
+    serde_json::to_string_pretty(&Report {
+        agft_version: env!("CARGO_PKG_VERSION"),
+        seconds: experiment.seconds,
+        objective: experiment.config.control.objective,
+        policies: experiment.policies.iter().map(ToString::to_string).collect(),
+        cells: rows(cells).collect(),
+        summary: summaries(experiment, cells),
+        fixed_clocks: cells
+            .iter()
+            .map(|cell| Curve {
+                gpu: cell.load.gpu.key,
+                model: cell.load.model.key,
+                workload: cell.load.source.to_string(),
+                seed: cell.seed,
+                clocks: curve(cell),
+            })
+            .collect(),
+    })
+}
+
+/// One row per load, seed and policy.
+///
+/// # Errors
+/// If a value cannot be written.
+pub fn csv(cells: &[CellResult]) -> serde_json::Result<String> {
+    let mut text = String::new();
+    for row in rows(cells) {
+        let mut fields = Vec::new();
+        if let Value::Object(object) = serde_json::to_value(&row)? {
+            flatten("", &object, &mut fields);
+        }
+        if text.is_empty() {
+            text += &fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
+            text.push('\n');
+        }
+        text += &fields.into_iter().map(|(_, value)| value).collect::<Vec<_>>().join(",");
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+fn flatten(prefix: &str, object: &Map<String, Value>, fields: &mut Vec<(String, String)>) {
+    for (name, value) in object {
+        let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}_{name}") };
+        match value {
+            Value::Object(inner) => flatten(&name, inner, fields),
+            Value::Null => fields.push((name, String::new())),
+            Value::String(text) => fields.push((name, quoted(text))),
+            other => fields.push((name, other.to_string())),
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_commas_and_quotes_stay_one_cell() {
+        assert_eq!(quoted("plain"), "plain");
+        assert_eq!(quoted("a,\"b\""), "\"a,\"\"b\"\"\"");
+    }
+
+    #[test]
+    fn nested_fields_get_joined_names() {
+        let value = serde_json::json!({"tpot": {"mean_s": 0.5, "p95_s": null}, "seed": 3});
+        let mut fields = Vec::new();
+        flatten("", value.as_object().unwrap(), &mut fields);
+        fields.sort();
+        let expected = [("seed", "3"), ("tpot_mean_s", "0.5"), ("tpot_p95_s", "")];
+        assert_eq!(fields, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+}

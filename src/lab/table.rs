@@ -1,0 +1,143 @@
+//! Results for the terminal: one row per load and policy, its seeds summed up, and one per policy at the end.
+
+use std::fmt::Write;
+
+use super::experiment::{CellResult, Experiment};
+use super::report::{Summary, summaries};
+use super::score::{Score, geometric_mean};
+use crate::reward::Objective;
+
+/// The table.
+#[must_use]
+pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
+    let mut out = String::new();
+    let name = match experiment.config.control.objective {
+        Objective::Edp => "EDP",
+        Objective::Ed2p => "ED2P",
+        Objective::Energy => "energy",
+    };
+    let _ = writeln!(
+        out,
+        "{name} over that of the best fixed clock (1 is equal, below 1 is better), {} s from scratch, seeds {}.\n\
+         E2E: energy x mean end-to-end latency. TPOT: energy per token x mean time per output token.\n",
+        experiment.seconds,
+        experiment.seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    );
+    let _ = writeln!(
+        out,
+        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
+        "load",
+        "policy",
+        "E2E",
+        "worst",
+        "last/3",
+        "TPOT",
+        "last/3",
+        "/deflt",
+        "saved",
+        "TTFT",
+        "TPOT",
+        "E2E",
+        "over",
+        "steps",
+        "conv",
+        "regret",
+        "best",
+    );
+    let _ = writeln!(
+        out,
+        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
+        "",
+        "",
+        "ratio",
+        "seed",
+        "E2E",
+        "ratio",
+        "TPOT",
+        "E2E",
+        "%",
+        "p99 ms",
+        "mean ms",
+        "mean s",
+        "%",
+        "",
+        "s",
+        "s",
+        "MHz",
+    );
+    for seeds in cells.chunks(experiment.seeds.len().max(1)) {
+        let Some(first) = seeds.first() else { continue };
+        let load = first.load.to_string();
+        for (index, policy) in experiment.policies.iter().enumerate() {
+            let scores: Vec<&Score> =
+                seeds.iter().filter_map(|cell| cell.runs.get(index)).map(|run| &run.score).collect();
+            let shown = if index == 0 { load.as_str() } else { "" };
+            let _ = writeln!(out, "{:<28} {:<14} {}", shown, policy.to_string(), row(&scores));
+        }
+    }
+    out.push('\n');
+    out += &overall(&summaries(experiment, cells));
+    out
+}
+
+fn row(scores: &[&Score]) -> String {
+    let all = |of: fn(&Score) -> f64| scores.iter().map(|score| of(score)).collect::<Vec<f64>>();
+    let ratio = |of: fn(&Score) -> f64| geometric_mean(&all(of));
+    #[expect(clippy::cast_precision_loss, reason = "a number of seeds")]
+    let mean = |of: fn(&Score) -> f64| all(of).iter().sum::<f64>() / scores.len().max(1) as f64;
+    // A policy that never arrives with one seed never arrives.
+    let converged: Option<Vec<f64>> = scores.iter().map(|score| score.by_e2e.converged_s).collect();
+    let converged = converged
+        .map_or_else(|| "never".to_owned(), |times| format!("{:.0}", times.into_iter().fold(0.0, f64::max)));
+    let worst = all(|score| score.by_e2e.ratio_to_best_fixed).into_iter().fold(0.0, f64::max);
+    #[expect(clippy::cast_precision_loss, reason = "a number of writes")]
+    let steps = mean(|score| score.clock_changes as f64);
+    format!(
+        "{:6.3} {worst:6.3} {:6.3} {:6.3} {:6.3} {:7.3} {:6.1} {:7.0} {:7.2} {:7.2} {:6.2} {steps:6.0} {converged:>6} \
+         {:6.1} {:5.0}",
+        ratio(|score| score.by_e2e.ratio_to_best_fixed),
+        ratio(|score| score.by_e2e.ratio_to_best_fixed_last_third),
+        ratio(|score| score.by_tpot.ratio_to_best_fixed),
+        ratio(|score| score.by_tpot.ratio_to_best_fixed_last_third),
+        ratio(|score| score.by_e2e.ratio_to_default),
+        100.0 * mean(|score| score.energy_saved),
+        1e3 * mean(|score| score.ttft.p99_s),
+        1e3 * mean(|score| score.tpot.mean_s),
+        mean(|score| score.e2e.mean_s),
+        100.0 * mean(|score| score.share_over_limits),
+        mean(|score| score.by_e2e.regret_s),
+        mean(|score| score.by_e2e.best_fixed_mhz.as_f64()),
+    )
+}
+
+fn overall(summaries: &[Summary]) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
+        "all loads", "policy", "mean", "worst", "worst", "last/3", "/deflt", "saved", "conv.", "clair-",
+    );
+    let _ = writeln!(
+        out,
+        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
+        "(geometric means)", "", "", "load", "cell", "", "", "%", "%", "voyant",
+    );
+    for summary in summaries {
+        for (yardstick, by) in [("E2E", &summary.by_e2e), ("TPOT", &summary.by_tpot)] {
+            let share = by.share_of_clairvoyant_saving.map_or_else(|| "-".to_owned(), |s| format!("{s:.2}"));
+            let _ = writeln!(
+                out,
+                "{yardstick:<28} {:<14} {:6.3} {:6.3} {:6.3} {:7.3} {:7.3} {:6.1} {:6.0} {share:>6}",
+                summary.policy,
+                by.ratio_to_best_fixed,
+                by.worst_load,
+                by.worst_cell,
+                by.ratio_to_best_fixed_last_third,
+                by.ratio_to_default,
+                100.0 * summary.energy_saved,
+                100.0 * by.converged,
+            );
+        }
+    }
+    out
+}
