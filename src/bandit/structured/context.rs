@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::balance::Balance;
+use super::loop_kind::LoopKind;
 use super::surge::Change;
 use super::window::Lesson;
 
@@ -32,8 +33,12 @@ pub struct Load {
     pub busy: f64,
     /// Core clock at which that share was seen, MHz.
     pub clock: f64,
+    /// Engine steps per second at that clock.
+    pub steps: f64,
     /// Time per output token that the tokens met with, in seconds, where there was a sample.
     pub delay: Option<f64>,
+    /// How much the arrivals wait for answers, 0 (not at all) to 1.
+    pub closed: f64,
 }
 
 /// Decayed sums over the lessons.
@@ -43,6 +48,7 @@ pub struct Context {
     busy_seconds: f64,
     prefill: f64,
     decode: f64,
+    steps: f64,
     /// Requests that arrived.
     arrived: f64,
     /// Clock times busy seconds.
@@ -54,9 +60,15 @@ pub struct Context {
     requests: f64,
     request_seconds: f64,
     balance: Balance,
+    loop_kind: LoopKind,
 }
 
 impl Context {
+    /// Takes a tick of `seconds` in, at whose end there were `in_flight` requests.
+    pub fn on_tick(&mut self, in_flight: f64, seconds: f64) {
+        self.loop_kind.push(in_flight, seconds);
+    }
+
     /// Takes a lesson in.
     pub fn push(&mut self, lesson: &Lesson) {
         let keep = (-lesson.seconds / LONGEST).exp();
@@ -69,6 +81,7 @@ impl Context {
         self.busy_seconds += busy;
         self.prefill += lesson.prefill;
         self.decode += lesson.decode;
+        self.steps += lesson.steps;
         self.arrived += lesson.arrived;
         self.clock += lesson.clock * busy;
         if let Some(delay) = lesson.delay {
@@ -79,12 +92,13 @@ impl Context {
     }
 
     /// The sums of what was seen, without those that say how long to average.
-    fn sums(&mut self) -> [&mut f64; 8] {
+    fn sums(&mut self) -> [&mut f64; 9] {
         [
             &mut self.seconds,
             &mut self.busy_seconds,
             &mut self.prefill,
             &mut self.decode,
+            &mut self.steps,
             &mut self.arrived,
             &mut self.clock,
             &mut self.delay,
@@ -131,7 +145,9 @@ impl Context {
             decode: self.decode / self.seconds,
             busy: (self.busy_seconds / self.seconds).min(1.0 - LEAST_IDLE),
             clock: self.clock / self.busy_seconds,
+            steps: self.steps / self.seconds,
             delay: (self.delayed_tokens > 0.0).then(|| self.delay / self.delayed_tokens),
+            closed: self.loop_kind.closed(),
         })
     }
 
@@ -149,6 +165,7 @@ impl Context {
         copy.sums().into_iter().all(|sum| usable(sum))
             && [self.requests, self.request_seconds].iter().all(usable)
             && self.balance.is_sound()
+            && self.loop_kind.is_sound()
     }
 }
 

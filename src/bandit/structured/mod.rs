@@ -14,6 +14,7 @@ pub mod balance;
 pub mod context;
 pub mod dice;
 pub mod guard;
+pub mod loop_kind;
 pub mod model;
 pub mod plan;
 pub mod power;
@@ -39,7 +40,7 @@ use self::plan::{Motive, Options, Stage};
 use self::predict::{Outlook, Predictor};
 use self::scales::Scales;
 use self::surge::Surge;
-use self::window::{Joiner, Lesson, arrivals};
+use self::window::{Joiner, Lesson, arrivals, in_flight};
 use super::{
     ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, Target, View,
 };
@@ -358,6 +359,8 @@ impl Policy for Structured {
         let lowered = matches!(evidence.ran_at, Some(Target::Lock(_)));
         let preempted = evidence.window.preemptions.is_some_and(|count| count > 0.0);
         self.guard.on_tick(evidence.now, &evidence.window.at_end, preempted, lowered);
+        let page = &evidence.window.at_end;
+        self.context.on_tick(in_flight(page), evidence.window.elapsed.0);
         self.watch_arrivals(evidence);
         let length = if self.stage == Stage::Run { self.settings.window } else { self.settings.start_window };
         self.learning_time += evidence.window.elapsed.0;

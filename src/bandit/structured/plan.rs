@@ -83,17 +83,19 @@ impl Options<'_> {
     }
 
     /// Next clock of the descent; `None` when it has arrived.
+    ///
+    /// The first step is taken whatever the model says: it has seen one clock only, and one window a little below default
+    /// costs less than staying there for ever because nothing lower was ever seen.
     #[must_use]
     pub fn descend(&self) -> Option<usize> {
         let default = self.outlooks.first()?.clock;
-        let wanted = if self.lowest >= ARRIVED * default {
-            self.nearest(FIRST_STEP * default)
-        } else {
-            self.best(|o| o.gain - DESCENT_OPTIMISM * o.sd, Self::is_bold_but_sane)
-        };
+        if self.lowest >= ARRIVED * default {
+            let first = self.nearest(FIRST_STEP * default);
+            return (first > 0).then_some(first);
+        }
+        let wanted = self.best(|o| o.gain - DESCENT_OPTIMISM * o.sd, Self::is_bold_but_sane);
         let outlook = self.outlooks.get(wanted)?;
-        (self.is_open(outlook) && Self::is_bold_but_sane(outlook) && outlook.clock < ARRIVED * self.lowest)
-            .then_some(wanted)
+        (outlook.clock < ARRIVED * self.lowest).then_some(wanted)
     }
 
     /// The pessimist's choice; `held` keeps it unless there is something better by more than the hysteresis.

@@ -15,7 +15,7 @@ use super::scales::Scales;
 use super::step_time::Brackets;
 use crate::reward::Objective;
 
-/// Below this much slack `1 - χ` the step time grows linearly: overload has to look terrible, not undefined.
+/// Below this much slack `1 - χ` the step time grows linearly.
 const LEAST_SLACK: f64 = 0.06;
 /// Largest factor by which work may crowd around a token: beyond it, few tokens make an uncertain mean.
 const MOST_CROWDING: f64 = 1.5;
@@ -33,13 +33,15 @@ pub struct Steady {
     pub busy: f64,
     /// Mean power in watts.
     pub power: f64,
+    /// Tokens per second over those of the present: less than 1 where slow answers keep clients from asking.
+    pub rate: f64,
 }
 
 impl Steady {
-    /// `ln P + w ln t`, `w` being the objective's times `weight`.
+    /// `ln P/λ + w ln t`, energy per token and time per token, `w` being the objective's times `weight`.
     #[must_use]
     pub fn objective(&self, objective: Objective, weight: f64) -> f64 {
-        self.power.ln() + weight * objective.delay_weight() * self.step.ln()
+        (self.power / self.rate).ln() + weight * objective.delay_weight() * self.step.ln()
     }
 }
 
@@ -67,6 +69,8 @@ struct Coefficients {
     power: Array1<f64>,
     /// Step time at the clock at which the load was seen.
     step_seen: f64,
+    /// The same, from the steps that were seen there: what clients had to wait for.
+    round_trip: f64,
     /// How much denser the work is around a token than in the mean (see [`crowding`]).
     crowding: f64,
 }
@@ -88,7 +92,9 @@ impl Predictor {
         let coefficients = |time: Array1<f64>, power: Array1<f64>| {
             let seen = Brackets::at(time.view(), &scales, load.clock);
             let step_seen = settled(seen, load.prefill / load.busy, load.decode / load.busy);
-            Coefficients { crowding: crowding(seen, &load), time, power, step_seen }
+            // As the steps were filled then; the settled time is too sure of itself near saturation.
+            let round_trip = seen.time(load.prefill / load.steps, load.decode / load.steps);
+            Coefficients { crowding: crowding(seen, &load), time, power, step_seen, round_trip }
         };
         let mean = coefficients(model.time().mean().to_owned(), model.power().mean().to_owned());
         let draws =
@@ -138,22 +144,38 @@ impl Predictor {
         (above as f64 + 0.5) / (self.draws.len() as f64 + 1.0)
     }
 
+    /// Step time at which rates (per busy second) and steps agree: `t (1 - χ λ(t)) = A`, where clients that wait for
+    /// answers bring `λ(t) = 1 / (1 - c + c t/t₀)` of what they brought at `t₀`; a quadratic equation in `t`.
+    fn settled(&self, of: &Coefficients, brackets: Brackets, prefill: f64, decode: f64) -> f64 {
+        let closed = self.load.closed;
+        if closed <= 0.0 {
+            return settled(brackets, prefill, decode);
+        }
+        let chi = brackets.prefill * prefill + brackets.decode * decode;
+        let square = closed / of.round_trip;
+        let linear = 1.0 - closed - chi - brackets.step * square;
+        let constant = brackets.step * (1.0 - closed);
+        ((linear * linear + 4.0 * square * constant).sqrt() - linear) / (2.0 * square)
+    }
+
     fn steady_of(&self, of: &Coefficients, clock: f64) -> Steady {
-        let Load { prefill, decode, busy: busy_seen, .. } = self.load;
+        let Load { prefill, decode, busy: busy_seen, closed, .. } = self.load;
         let brackets = Brackets::at(of.time.view(), &self.scales, clock);
         // The empty spells of a Poisson stream: the share of time without work falls exponentially with the work.
         let emptiness = -(1.0 - busy_seen).ln();
-        let mut busy = busy_seen;
-        let mut step = of.step_seen;
+        let (mut busy, mut step) = (busy_seen, of.step_seen);
         for _ in 0..ROUNDS {
-            step = settled(brackets, prefill / busy, decode / busy);
+            step = self.settled(of, brackets, prefill / busy, decode / busy);
             busy = 1.0 - (-emptiness * step / of.step_seen).exp();
         }
-        let (per_prefill, per_decode) = (prefill / busy * step, decode / busy * step);
+        let rate = 1.0 / (1.0 - closed + closed * step / of.round_trip);
+        let (prefill, decode) = (rate * prefill / busy, rate * decode / busy);
+        let (per_prefill, per_decode) = (prefill * step, decode * step);
         let mix =
             Mix { busy, prefill_share: brackets.prefill_share(per_prefill, per_decode), decode: per_decode };
-        let step = settled(brackets, of.crowding * prefill / busy, of.crowding * decode / busy);
-        Steady { step, busy, power: watts(of.power.view(), &self.scales, clock, mix) }
+        // What the tokens meet with, not what the mean step takes.
+        let step = settled(brackets, of.crowding * prefill, of.crowding * decode);
+        Steady { step, busy, rate, power: watts(of.power.view(), &self.scales, clock, mix) }
     }
 }
 
@@ -169,10 +191,14 @@ fn crowding(seen: Brackets, load: &Load) -> f64 {
 
 /// `A / (1 - χ)` for rates per busy second.
 fn settled(brackets: Brackets, prefill: f64, decode: f64) -> f64 {
-    let slack = 1.0 - brackets.prefill * prefill - brackets.decode * decode;
-    let factor =
-        if slack >= LEAST_SLACK { 1.0 / slack } else { (2.0 * LEAST_SLACK - slack) / LEAST_SLACK.powi(2) };
-    brackets.step * factor
+    brackets.step / slack(brackets.prefill * prefill + brackets.decode * decode)
+}
+
+/// `1 - χ`, continued above zero so that its inverse goes on in a straight line: overload has to look terrible, not
+/// undefined.
+fn slack(chi: f64) -> f64 {
+    let slack = 1.0 - chi;
+    if slack >= LEAST_SLACK { slack } else { LEAST_SLACK.powi(2) / (2.0 * LEAST_SLACK - slack) }
 }
 
 /// Running mean and variance (Welford, *Technometrics* 4, 1962).

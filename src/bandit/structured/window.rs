@@ -242,7 +242,7 @@ impl Open {
             decode: window.generation_tokens?,
             finished: window.finished.unwrap_or(0.0),
             arrived: arrivals(window),
-            in_flight: window.mean.running.unwrap_or(0.0) + window.mean.waiting.unwrap_or(0.0),
+            in_flight: in_flight(&window.mean),
             clock: self.clock / seconds,
             target,
             capped: self.capped / seconds,
@@ -257,8 +257,12 @@ const LEAST_BUSY: f64 = 0.01;
 
 /// Requests that arrived in a window: those that finished, and those more that are there.
 pub fn arrivals(window: &Window) -> f64 {
-    let there = |page: &Gauges| page.running.unwrap_or(0.0) + page.waiting.unwrap_or(0.0);
-    (window.finished.unwrap_or(0.0) + there(&window.at_end) - there(&window.at_start)).max(0.0)
+    (window.finished.unwrap_or(0.0) + in_flight(&window.at_end) - in_flight(&window.at_start)).max(0.0)
+}
+
+/// Requests in the engine, running or waiting.
+pub fn in_flight(page: &Gauges) -> f64 {
+    page.running.unwrap_or(0.0) + page.waiting.unwrap_or(0.0)
 }
 
 /// Did both pages show requests?
