@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::lab::experiment::{CellResult, Experiment};
 use crate::lab::grid::{GivenTrace, Load, Source, Suite};
 use crate::lab::policy::PolicySpec;
-use crate::lab::{report, table};
+use crate::lab::{plots, report, table};
 use crate::reward::Objective;
 use crate::sim::{calibration, parse_trace};
 use crate::units::Seconds;
@@ -357,6 +357,7 @@ fn write_all(directory: &Path, experiment: &Experiment, cells: &[CellResult]) ->
     write("results.json", report::json(experiment, cells)? + "\n")?;
     write("results.csv", report::csv(cells)?)?;
     write("table.txt", table::render(experiment, cells))?;
+    plots::draw(directory, experiment, cells)?;
     Ok(())
 }
 
