@@ -269,7 +269,7 @@ fn loads(args: &SimulateArgs, problems: &mut Problems) -> Vec<Load> {
     let wanted = |names: &[String], key: &str| {
         names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(key))
     };
-    let mut loads = if args.suite.is_some() || !(selected || !problems.0.is_empty()) {
+    let mut loads = if args.suite.is_some() || (!selected && problems.0.is_empty()) {
         let name = args.suite.as_deref().unwrap_or("standard");
         let suite = problems.keep(name.parse::<Suite>().and_then(Suite::loads)).unwrap_or_default();
         check_names(args, problems);

@@ -550,7 +550,7 @@ mod tests {
     use crate::units::Watts;
 
     fn pilot() -> OriginalAgft {
-        let core = (210..=1410).step_by(15).rev().map(Mhz).collect();
+        let core = (0..=80).map(|k| Mhz(1410 - 15 * k)).collect();
         let supported = SupportedClocks::new(vec![MemoryLevel { memory: Mhz(1593), core }]).unwrap();
         OriginalAgft::new(&supported, &Config::default())
     }
