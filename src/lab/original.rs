@@ -596,7 +596,7 @@ mod tests {
         pilot.take_reward(Some(10.0), false);
         approx::assert_relative_eq!(pilot.arms[&Mhz(1410)].rewards[0], 2.0 * (1.0 - 1.0 / 0.9));
         pilot.take_reward(Some(100.0), false);
-        assert_eq!(pilot.arms[&Mhz(1410)].rewards[1], -2.0);
+        approx::assert_relative_eq!(pilot.arms[&Mhz(1410)].rewards[1], -2.0);
     }
 
     #[test]
