@@ -115,7 +115,7 @@ pub enum Command {
     /// Run the real loop for about a minute on a simulated server and GPU, and show what it saves
     Demo(demo::DemoArgs),
     /// Compare policies on simulated servers and GPUs, in virtual time
-    Simulate(simulate::SimulateArgs),
+    Simulate(Box<simulate::SimulateArgs>),
     /// Is everything in place? One line per question; changes nothing
     Check,
     /// Check a configuration file and list every problem in it

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::lab::experiment::{CellResult, Experiment};
 use crate::lab::grid::{GivenTrace, Load, Source, Suite};
 use crate::lab::policy::PolicySpec;
-use crate::lab::{report, table};
+use crate::lab::{plots, report, table};
 use crate::reward::Objective;
 use crate::sim::{calibration, parse_trace};
 use crate::units::Seconds;
@@ -269,7 +269,7 @@ fn loads(args: &SimulateArgs, problems: &mut Problems) -> Vec<Load> {
     let wanted = |names: &[String], key: &str| {
         names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(key))
     };
-    let mut loads = if args.suite.is_some() || !(selected || !problems.0.is_empty()) {
+    let mut loads = if args.suite.is_some() || (!selected && problems.0.is_empty()) {
         let name = args.suite.as_deref().unwrap_or("standard");
         let suite = problems.keep(name.parse::<Suite>().and_then(Suite::loads)).unwrap_or_default();
         check_names(args, problems);
@@ -357,6 +357,7 @@ fn write_all(directory: &Path, experiment: &Experiment, cells: &[CellResult]) ->
     write("results.json", report::json(experiment, cells)? + "\n")?;
     write("results.csv", report::csv(cells)?)?;
     write("table.txt", table::render(experiment, cells))?;
+    plots::draw(directory, experiment, cells)?;
     Ok(())
 }
 

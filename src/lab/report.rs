@@ -194,6 +194,9 @@ pub fn json(experiment: &Experiment, cells: &[CellResult]) -> serde_json::Result
     })
 }
 
+/// Columns that say what a row is about.
+const IDENTITY: [&str; 5] = ["gpu", "model", "workload", "seed", "policy"];
+
 /// One row per load, seed and policy.
 ///
 /// # Errors
@@ -205,6 +208,8 @@ pub fn csv(cells: &[CellResult]) -> serde_json::Result<String> {
         if let Value::Object(object) = serde_json::to_value(&row)? {
             flatten("", &object, &mut fields);
         }
+        // What the row is about comes first; the rest is in alphabetical order.
+        fields.sort_by_key(|(name, _)| IDENTITY.iter().position(|id| id == name).unwrap_or(IDENTITY.len()));
         if text.is_empty() {
             text += &fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
             text.push('\n');

@@ -223,11 +223,12 @@ impl Score {
     }
 }
 
-/// Geometric mean; 1 of nothing.
+/// Geometric mean; 1 of nothing. A ratio of nothing to nothing (no request arrived in the span) is left out.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "a number of cells")]
 pub fn geometric_mean(values: &[f64]) -> f64 {
-    (values.iter().map(|value| value.ln()).sum::<f64>() / values.len().max(1) as f64).exp()
+    let logs: Vec<f64> = values.iter().map(|value| value.ln()).filter(|log| log.is_finite()).collect();
+    (logs.iter().sum::<f64>() / logs.len().max(1) as f64).exp()
 }
 
 #[cfg(test)]
@@ -325,6 +326,7 @@ mod tests {
     #[test]
     fn geometric_mean_of_a_ratio_and_its_inverse_is_one() {
         approx::assert_relative_eq!(geometric_mean(&[4.0, 0.25]), 1.0);
-        assert_eq!(geometric_mean(&[]), 1.0);
+        approx::assert_relative_eq!(geometric_mean(&[]), 1.0);
+        approx::assert_relative_eq!(geometric_mean(&[2.0, f64::NAN]), 2.0);
     }
 }

@@ -122,12 +122,12 @@ mod tests {
         let engine = EngineSettings::default();
         let fit = Fit { gpu: &A100, model: &MODEL_8B, engine: &engine, utilization: 0.3, speed: None };
         let (one, two) =
-            (fit.requests(azure(), 3000.0, 1).unwrap(), fit.requests(azure(), 3000.0, 2).unwrap());
+            (fit.requests(azure(), 20_000.0, 1).unwrap(), fit.requests(azure(), 20_000.0, 2).unwrap());
         assert_eq!(one[0], Request { arrival: Time(0.0), ..azure()[0] });
         assert_ne!(one[0].prompt_tokens, two[0].prompt_tokens);
         let demand = Demand::of_requests(azure()).unwrap();
         let wanted = 0.3 * requests_per_second(&A100, &MODEL_8B, &engine, &demand).unwrap();
-        let rate = |requests: &[Request]| requests.len() as f64 / 3000.0;
+        let rate = |requests: &[Request]| requests.len() as f64 / 20_000.0;
         assert!((rate(&one) / wanted - 1.0).abs() < 0.1, "{} against {wanted}", rate(&one));
         assert!(one.windows(2).all(|pair| pair[0].arrival.0 <= pair[1].arrival.0));
         let fast = Fit { speed: Some(1000.0), ..fit };

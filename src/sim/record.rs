@@ -297,8 +297,8 @@ mod tests {
     fn request_over_either_limit_or_without_an_answer_counts_as_over() {
         let over =
             |ttft, tpot| record().share_over(RequestLimits { ttft: Seconds(ttft), tpot: Seconds(tpot) });
-        assert_eq!(over(1.0, 1.0), 0.25);
-        assert_eq!(over(0.5, 1.0), 0.5);
-        assert_eq!(over(0.15, 0.005), 1.0);
+        approx::assert_relative_eq!(over(1.0, 1.0), 0.25);
+        approx::assert_relative_eq!(over(0.5, 1.0), 0.5);
+        approx::assert_relative_eq!(over(0.15, 0.005), 1.0);
     }
 }
