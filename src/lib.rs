@@ -29,6 +29,7 @@ pub mod gpu;
 pub mod store;
 
 pub mod daemon;
+pub mod guardian;
 pub mod sim;
 
 pub mod cli;

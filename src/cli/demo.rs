@@ -22,6 +22,7 @@ use crate::daemon::sampler::{Sampler, SamplerSettings};
 use crate::daemon::setup;
 use crate::daemon::signals::Signals;
 use crate::daemon::tick::{End, Observer, Parts, StepFacts, drive};
+use crate::daemon::watch::Pulse;
 use crate::gpu::GpuSensors;
 use crate::gpu::lease::ClockLease;
 use crate::metrics::scrape::Scraper;
@@ -224,10 +225,13 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
             clock,
         )?,
         actuator: Some(Actuator::spawn(lease, clock)?),
+        watch: None,
+        pulse: Pulse::new(),
         observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display)],
         schedule,
         clock,
         panic_at_tick: None,
+        stall_at_tick: None,
     };
     let mut signals = Signals::install()?;
     let end = drive(parts, async {

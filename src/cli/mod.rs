@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod gpus;
+mod guarded;
 pub mod logging;
 pub mod release;
 pub mod run;
@@ -24,6 +25,10 @@ pub enum Exit {
     Failure = 1,
     /// The configuration is bad (`EX_USAGE` of sysexits).
     Config = 64,
+    /// Another agft controls the GPU (`EX_UNAVAILABLE`).
+    InUse = 69,
+    /// A part of agft hung, for example in a driver call (`EX_SOFTWARE`).
+    Stuck = 70,
     /// Not permitted to lock clocks (`EX_NOPERM`).
     NotPermitted = 77,
 }
@@ -35,7 +40,8 @@ impl From<Exit> for ExitCode {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 success, 1 runtime failure, 2 usage, 64 bad configuration, 77 not permitted to lock clocks.
+Exit codes: 0 success, 1 runtime failure, 2 usage, 64 bad configuration, 69 GPU in use by another agft,
+70 a part hung, for example in a driver call, 77 not permitted to lock clocks.
 Clocks are given back when agft ends, however it ends; `agft release` gives them back by hand.";
 
 /// Makes LLM inference servers spend less GPU energy for the same service.
@@ -72,6 +78,10 @@ pub struct Cli {
     /// Panic at this tick: tests see the clocks given back on that way out too
     #[arg(long, value_name = "N", hide = true)]
     pub panic_at_tick: Option<u64>,
+
+    /// Block at this tick, for the same reason
+    #[arg(long, value_name = "N", hide = true)]
+    pub stall_at_tick: Option<u64>,
 
     /// What to do instead of running the daemon
     #[command(subcommand)]
@@ -118,6 +128,9 @@ pub enum Command {
     },
     /// Give all clocks back to the driver now
     Release(ReleaseArgs),
+    /// Watch over the clocks of a running agft, which starts this itself
+    #[command(hide = true)]
+    Guardian(crate::guardian::process::GuardianArgs),
     /// List the GPUs with their clocks, power and what of it can be controlled
     Gpus(gpus::GpusArgs),
 }
@@ -128,13 +141,21 @@ pub struct ReleaseArgs {
     /// Every GPU of the machine, not only those of the configuration
     #[arg(long)]
     pub all: bool,
+
+    /// Only what a dead agft left locked, by its journal: for ExecStopPost of a service
+    #[arg(long, conflicts_with = "all")]
+    pub journal: bool,
 }
 
 /// Runs what the command line asks for.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Command::Guardian(args)) = &cli.command {
+        return crate::guardian::process::run(args, &cli.config, cli.log_format);
+    }
     let exit = match &cli.command {
+        Some(Command::Guardian(_)) => Exit::Ok,
         None => run::run(&cli),
         Some(Command::Demo(args)) => demo::run(args, &cli),
         Some(Command::Check) => check::run(&cli),

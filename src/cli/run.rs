@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::guarded::Guarded;
 use super::{Cli, Exit, exit_of, load_config, logging};
 use crate::bandit::ActionSpace;
 use crate::config::Config;
@@ -17,11 +18,13 @@ use crate::daemon::recorder::{Recorder, RecorderSettings};
 use crate::daemon::sampler::{EnergySource, Sampler, SamplerSettings};
 use crate::daemon::setup;
 use crate::daemon::signals::Signals;
-use crate::daemon::tick::{End, Observer, Parts, drive};
-use crate::gpu::lease::ClockLease;
+use crate::daemon::tick::{End, Observer, Parts, RunError, drive};
+use crate::daemon::watch::{Alarm, Pulse};
+use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
 use crate::metrics::scrape::{ScrapeSettings, Scraper};
+use crate::store::held::ClaimError;
 use crate::store::{Identity, Load, ModelStore};
 use crate::units::{Mhz, Seconds};
 
@@ -38,8 +41,20 @@ pub fn run(cli: &Cli) -> Exit {
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "agft ends");
             eprintln!("agft: {error:#}");
-            error.downcast_ref::<GpuError>().map_or(Exit::Failure, exit_of)
+            exit_code(&error)
         }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> Exit {
+    if let Some(ClaimError::Busy(_)) = error.downcast_ref() {
+        return Exit::InUse;
+    }
+    match error.downcast_ref() {
+        Some(RunError::Alarm(Alarm::Stuck { .. })) => Exit::Stuck,
+        Some(RunError::Alarm(Alarm::NoGuardian { .. })) => Exit::Failure,
+        Some(RunError::Gpu(error)) => exit_of(error),
+        None => error.downcast_ref::<GpuError>().map_or(Exit::Failure, exit_of),
     }
 }
 
@@ -85,12 +100,12 @@ impl Gpus {
         Ok(Self { host, sensors, infos, clocks })
     }
 
-    fn take_clocks(&self, config: &Config) -> Result<ClockLease, GpuError> {
+    fn take_clocks(&self, config: &Config, ledger: Box<dyn Ledger>) -> Result<ClockLease, GpuError> {
         let mut members: Vec<(Box<dyn GpuClocks>, Mhz)> = Vec::new();
         for selector in &config.gpu.device_id {
             members.push((Box::new(self.host.clocks(selector)?), self.clocks.core_min()));
         }
-        ClockLease::take(members)
+        ClockLease::take_with(members, ledger)
     }
 }
 
@@ -107,6 +122,12 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         "agft starts"
     );
     let scraper = Scraper::new(&scrape_settings(config))?;
+    let hands_off = cli.dry_run || config.control.data_collection_mode;
+    // Until the end of the run.
+    let guarded = match hands_off {
+        true => None,
+        false => Some(Guarded::claim(cli, config, gpus.host, &gpus.infos)?),
+    };
     let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
     let identity = identity(config, &gpus.infos);
     let learned = load_model(cli, config, &store, &identity)?;
@@ -115,7 +136,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         // Before the first lock: from here on no signal ends the process with a clock held.
         let mut signals = Signals::install().context("signal handlers")?;
-        let parts = assemble(cli, config, gpus, scraper, store, identity, learned)?;
+        let parts = assemble(cli, config, gpus, guarded.as_ref(), scraper, store, identity, learned)?;
         let end = drive(parts, signals.wait()).await?;
         if let End::Signal(name) = end {
             tracing::info!(signal = name, "ended by signal");
@@ -198,24 +219,27 @@ fn load_model(
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "everything a run is made of")]
 fn assemble(
     cli: &Cli,
     config: &Config,
     gpus: Gpus,
+    guarded: Option<&Guarded>,
     scraper: Scraper,
     store: ModelStore,
     identity: Identity,
     learned: Learned,
 ) -> anyhow::Result<Parts> {
     let clock = Clock::start();
-    let hands_off = cli.dry_run || config.control.data_collection_mode;
-    let actuator = if hands_off {
-        None
-    } else {
-        let lease = gpus.take_clocks(config).context(
-            "clocks cannot be controlled (--data-collection-mode only measures, and works without)",
-        )?;
-        Some(Actuator::spawn(lease, clock).context("clock thread")?)
+    let (actuator, answers) = match guarded {
+        None => (None, None),
+        Some(guarded) => {
+            const HELP: &str =
+                "clocks cannot be controlled (--data-collection-mode only measures, and works without)";
+            let answers = guarded.start_guardian().context(HELP)?;
+            let lease = gpus.take_clocks(config, Box::new(guarded.ledger())).context(HELP)?;
+            (Some(Actuator::spawn(lease, clock).context("clock thread")?), Some(answers))
+        }
     };
     let memory = setup::memory_clocks(config, &gpus.clocks);
     let space = ActionSpace::new(&gpus.clocks, &setup::space_settings(config, memory));
@@ -244,6 +268,14 @@ fn assemble(
             }
         }
     }
+    let pulse = Pulse::new();
+    let watch = match (guarded, &actuator, answers) {
+        (Some(guarded), Some(actuator), Some(answers)) => {
+            let watch = guarded.watch(answers, actuator, &sampler, &pulse, config);
+            Some(watch.context("watch thread")?)
+        }
+        _ => None,
+    };
     let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
     let period = config.control.decision_interval_s;
     let schedule = Schedule { start: clock.now() + Seconds(0.5 * period.0), period };
@@ -253,9 +285,12 @@ fn assemble(
         feed,
         sampler,
         actuator,
+        watch,
+        pulse,
         observers,
         schedule,
         clock,
         panic_at_tick: cli.panic_at_tick,
+        stall_at_tick: cli.stall_at_tick,
     })
 }

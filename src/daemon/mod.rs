@@ -14,5 +14,6 @@ pub mod sampler;
 pub mod setup;
 pub mod signals;
 pub mod tick;
+pub mod watch;
 
 pub use tick::{Parts, drive};

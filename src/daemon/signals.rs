@@ -25,6 +25,8 @@ impl Signals {
     }
 
     /// Waits for the first one.
+    ///
+    /// Cancel safe: a signal that is not waited for is not lost.
     pub async fn wait(&mut self) -> End {
         tokio::select! {
             _ = self.interrupt.recv() => End::Signal("SIGINT"),

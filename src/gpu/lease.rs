@@ -3,9 +3,53 @@
 //! A locked clock outlives its process. So the lease resets before its first lock (whatever a dead predecessor left),
 //! and when it is released or dropped, be it by return, error or panic. Nobody else holds a [`GpuClocks`].
 
-use super::{GpuClocks, GpuError};
+use super::{GpuClocks, GpuError, GpuInfo};
 use crate::bandit::Target;
 use crate::units::{Clocks, Mhz};
+
+/// The clock that a lock is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Domain {
+    /// The core clock.
+    Core,
+    /// The memory clock.
+    Memory,
+}
+
+/// Someone who has to know of locks before they are made: so that they are given back if this process cannot.
+pub trait Ledger: Send {
+    /// A clock of `gpu` is about to be locked to `[min, max]`.
+    ///
+    /// # Errors
+    /// [`GpuError`]: the lock is not made.
+    fn before_lock(&mut self, gpu: &GpuInfo, domain: Domain, min: Mhz, max: Mhz) -> Result<(), GpuError>;
+
+    /// All clocks of this GPU have been given back.
+    fn after_release(&mut self, gpu: &GpuInfo);
+}
+
+/// Nobody needs to know: simulated GPUs, and those that are only reset.
+impl Ledger for () {
+    fn before_lock(&mut self, _: &GpuInfo, _: Domain, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn after_release(&mut self, _: &GpuInfo) {}
+}
+
+/// Gives the clocks of one GPU back to the driver. Both resets are tried.
+///
+/// # Errors
+/// The first error.
+pub fn give_back(clocks: &mut dyn GpuClocks) -> Result<(), GpuError> {
+    let core = clocks.reset_core();
+    // A board that cannot lock its memory clock has none to reset: that is no error.
+    let memory = match clocks.reset_memory() {
+        Err(GpuError::NotSupported { .. }) => Ok(()),
+        answer => answer,
+    };
+    core.and(memory)
+}
 
 /// One GPU of the lease.
 struct Member {
@@ -16,7 +60,6 @@ struct Member {
 }
 
 impl Member {
-    /// A board that cannot lock its memory clock has none to reset: that is no error.
     fn reset_memory(&mut self) -> Result<(), GpuError> {
         match self.clocks.reset_memory() {
             Ok(()) | Err(GpuError::NotSupported { .. }) => {
@@ -26,11 +69,18 @@ impl Member {
             Err(error) => Err(error),
         }
     }
+
+    fn release(&mut self) -> Result<(), GpuError> {
+        give_back(self.clocks.as_mut())?;
+        self.memory_locked = false;
+        Ok(())
+    }
 }
 
 /// The right to set the clocks of a group of GPUs, all alike.
 pub struct ClockLease {
     members: Vec<Member>,
+    ledger: Box<dyn Ledger>,
     /// What is in force as far as our writes say; `None` before the first reset and after a failed write.
     current: Option<Target>,
 }
@@ -41,11 +91,22 @@ impl ClockLease {
     /// # Errors
     /// The first error of a core reset; every reset is tried.
     pub fn take(members: Vec<(Box<dyn GpuClocks>, Mhz)>) -> Result<Self, GpuError> {
+        Self::take_with(members, Box::new(()))
+    }
+
+    /// The same, with a ledger that is told of every lock before it is made.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_with(
+        members: Vec<(Box<dyn GpuClocks>, Mhz)>,
+        ledger: Box<dyn Ledger>,
+    ) -> Result<Self, GpuError> {
         let members = members
             .into_iter()
             .map(|(clocks, core_min)| Member { clocks, core_min, memory_locked: true })
             .collect();
-        let mut lease = Self { members, current: None };
+        let mut lease = Self { members, ledger, current: None };
         if let Err(error) = lease.release() {
             // Nothing of ours is locked: dropping the lease has nothing to give back, and no failure of that to report.
             lease.members.clear();
@@ -82,13 +143,17 @@ impl ClockLease {
             // Memory first: boards with GDDR settle the core clock under the memory clock in force.
             match clocks.memory {
                 Some(memory) => {
+                    let gpu = member.clocks.info();
+                    self.ledger.before_lock(gpu, Domain::Memory, memory, memory)?;
                     member.memory_locked = true;
                     member.clocks.lock_memory(memory, memory)?;
                 }
                 None if member.memory_locked => member.reset_memory()?,
                 None => {}
             }
-            member.clocks.lock_core(member.core_min.min(clocks.core), clocks.core)?;
+            let low = member.core_min.min(clocks.core);
+            self.ledger.before_lock(member.clocks.info(), Domain::Core, low, clocks.core)?;
+            member.clocks.lock_core(low, clocks.core)?;
         }
         Ok(())
     }
@@ -100,11 +165,11 @@ impl ClockLease {
     pub fn release(&mut self) -> Result<(), GpuError> {
         let mut first_error = None;
         for member in &mut self.members {
-            if let Err(error) = member.clocks.reset_core() {
-                first_error.get_or_insert(error);
-            }
-            if let Err(error) = member.reset_memory() {
-                first_error.get_or_insert(error);
+            match member.release() {
+                Ok(()) => self.ledger.after_release(member.clocks.info()),
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
             }
         }
         self.current = first_error.is_none().then_some(Target::Default);

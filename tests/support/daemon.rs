@@ -38,7 +38,9 @@ impl Bench {
         let engine = Engine::start(&mock);
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut bench = Self { mock, engine, directory, settings: BTreeMap::new() };
-        let [models, runs, logs] = ["models", "runs", "logs"].map(|name| quoted(&bench.path(name)));
+        // A directory of its own for locks and journals: the GPUs of all mocked machines have the same names.
+        let [models, runs, logs, run] =
+            ["models", "runs", "logs", "run"].map(|name| quoted(&bench.path(name)));
         let url = bench.engine.url();
         let idle = IDLE_MHZ.to_string();
         // A baseline of three windows, then a sweep of four clocks, each held for a quarter of a second: the first lock
@@ -47,6 +49,7 @@ impl Bench {
             ("vllm.prometheus_url", url.as_str()),
             ("vllm.scrape_timeout_s", "0.3"),
             ("vllm.outage_after_s", "0.5"),
+            ("gpu.runtime_dir", run.as_str()),
             ("gpu.min_frequency", "500"),
             ("gpu.idle_frequency", idle.as_str()),
             ("gpu.sensor_poll_interval_ms", "20"),

@@ -1,0 +1,381 @@
+//! The guardian's own side: a process that waits for the controller's end.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, chdir, getppid, pidfd_open, pidfd_send_signal, setsid};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tracing::level_filters::LevelFilter;
+
+use super::{FromGuardian, ToGuardian};
+use crate::cli::{LogFormat, logging};
+use crate::daemon::signals::Signals;
+use crate::gpu::lease::give_back;
+use crate::gpu::nvml::NvmlHost;
+use crate::gpu::{GpuClocks, GpuError, GpuSelector};
+use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
+
+/// How long a dead predecessor's guardian may take to finish.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+/// How long clocks that the driver will not take back are tried after the controller's end.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two tries: short at first.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Tries under a controller that still lives: its end brings the rest.
+const TRIES_UNDER_CONTROLLER: u32 = 5;
+/// A controller that said it is stuck is killed if it has not ended by then.
+const STUCK_END: Duration = Duration::from_secs(10);
+
+/// What the controller tells its guardian at the start. Not for people.
+#[derive(Debug, Args)]
+pub struct GuardianArgs {
+    /// Process id of the controller
+    #[arg(long)]
+    pub controller: u32,
+    /// UUID of a GPU to watch over
+    #[arg(long = "gpu", required = true)]
+    pub gpus: Vec<String>,
+    /// Directory of locks and journals
+    #[arg(long)]
+    pub runtime_dir: PathBuf,
+    /// Silence of the controller after which the clocks are given back, in milliseconds
+    #[arg(long)]
+    pub silence_ms: u64,
+}
+
+/// Runs the guardian. Its standard input is the socket to the controller.
+#[must_use]
+pub fn run(args: &GuardianArgs, config: &std::path::Path, format: LogFormat) -> ExitCode {
+    // A session of its own: neither the terminal's ^C nor a kill of the controller's process group is meant for it.
+    // Where it leads a group already (started by hand), there is nothing to leave.
+    let _ = setsid();
+    let _log = logging::start(LevelFilter::INFO, format, None);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "guardian cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(watch(args, config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "guardian ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a guardian cannot do its work.
+#[derive(Debug, thiserror::Error)]
+enum GuardianError {
+    #[error("{what}: {cause}")]
+    System { what: &'static str, cause: io::Error },
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    #[error("the controller (pid {0}) was gone before its guardian was ready")]
+    Orphan(u32),
+    #[error("clocks of {0} could not be given back; run `agft release`")]
+    StillLocked(String),
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> GuardianError {
+    move |cause| GuardianError::System { what, cause }
+}
+
+async fn watch(args: &GuardianArgs, config: &std::path::Path) -> Result<(), GuardianError> {
+    let socket = socket().map_err(system("the socket to the controller"))?;
+    let (reading, mut writing) = socket.into_split();
+    match Guardian::new(args, config).await {
+        Ok((mut guardian, signals)) => {
+            guardian.writing = Some(writing);
+            guardian.say(&FromGuardian::Ready).await;
+            guardian.run(BufReader::new(reading).lines(), signals).await
+        }
+        Err(error) => {
+            let _ = send(&mut writing, &FromGuardian::CannotStart(error.to_string())).await;
+            Err(error)
+        }
+    }
+}
+
+/// Standard input, as the socket that it is.
+fn socket() -> io::Result<UnixStream> {
+    let fd: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+    let socket = std::os::unix::net::UnixStream::from(fd);
+    // The peer's address can be asked of a socket only.
+    socket.peer_addr()?;
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}
+
+async fn send(writing: &mut OwnedWriteHalf, message: &FromGuardian) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    writing.write_all(&line).await
+}
+
+/// One GPU in the guardian's care.
+struct Ward {
+    uuid: String,
+    clocks: Box<dyn GpuClocks>,
+}
+
+struct Guardian {
+    wards: Vec<Ward>,
+    /// GPUs on which something is locked, or may be.
+    held: BTreeSet<String>,
+    controller: Controller,
+    writing: Option<OwnedWriteHalf>,
+    dir: HeldDir,
+    silence: Duration,
+    _claims: Vec<Claim>,
+}
+
+/// The process that is watched.
+struct Controller {
+    pidfd: Arc<OwnedFd>,
+    gone: Arc<Notify>,
+}
+
+impl Controller {
+    /// A thread waits on the descriptor: tokio has no safe way to do that for one of its own kind.
+    fn watch(pidfd: OwnedFd) -> io::Result<Self> {
+        let (pidfd, gone) = (Arc::new(pidfd), Arc::new(Notify::new()));
+        let (theirs, tell) = (Arc::clone(&pidfd), Arc::clone(&gone));
+        std::thread::Builder::new().name("agft-pidfd".into()).spawn(move || {
+            // Readable means dead. Nothing but a signal interrupts the wait; it is then taken up again.
+            while poll(&mut [PollFd::new(&*theirs, PollFlags::IN)], None).is_err() {}
+            tell.notify_one();
+        })?;
+        Ok(Self { pidfd, gone })
+    }
+}
+
+/// Why the guardian stops waiting.
+enum Why {
+    Goodbye,
+    Gone,
+    Signal(&'static str),
+}
+
+impl Guardian {
+    async fn new(args: &GuardianArgs, config: &std::path::Path) -> Result<(Self, Signals), GuardianError> {
+        let signals = Signals::install().map_err(system("signal handlers"))?;
+        let orphan = || GuardianError::Orphan(args.controller);
+        let pid = i32::try_from(args.controller).ok().and_then(Pid::from_raw).ok_or_else(orphan)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| orphan())?;
+        // Only now: had the controller died before, its id could be another's by the time it was opened.
+        if getppid() != Some(pid) {
+            return Err(orphan());
+        }
+        let controller =
+            Controller::watch(pidfd).map_err(system("the thread that watches the controller"))?;
+        let host = NvmlHost::open()?;
+        let mut wards = Vec::new();
+        for uuid in &args.gpus {
+            let clocks = host.clocks(&GpuSelector::Uuid(uuid.clone()))?;
+            wards.push(Ward { uuid: uuid.clone(), clocks: Box::new(clocks) });
+        }
+        let dir = HeldDir::open(&args.runtime_dir).map_err(ClaimError::from)?;
+        let claims = claim(&dir, &args.gpus, config).await?;
+        // The libraries are loaded and the files open: it need not keep anybody's directory busy.
+        let _ = chdir("/");
+        let guardian = Self {
+            wards,
+            held: BTreeSet::new(),
+            controller,
+            writing: None,
+            dir,
+            silence: Duration::from_millis(args.silence_ms),
+            _claims: claims,
+        };
+        Ok((guardian, signals))
+    }
+
+    /// Tells the controller, which may be gone.
+    async fn say(&mut self, message: &FromGuardian) {
+        if let Some(writing) = &mut self.writing
+            && let Ok(Err(_)) | Err(_) =
+                tokio::time::timeout(Duration::from_millis(200), send(writing, message)).await
+        {
+            self.writing = None;
+        }
+    }
+
+    async fn run(
+        mut self,
+        lines: Lines<BufReader<OwnedReadHalf>>,
+        mut signals: Signals,
+    ) -> Result<(), GuardianError> {
+        match self.wait(lines, &mut signals).await {
+            Why::Goodbye if self.held.is_empty() => Ok(()),
+            Why::Goodbye | Why::Gone => self.release_for_good().await,
+            Why::Signal(name) => {
+                let done = self.release_under_controller(&format!("{name} to the guardian")).await;
+                if done { Ok(()) } else { Err(GuardianError::StillLocked(self.held_names())) }
+            }
+        }
+    }
+
+    async fn wait(&mut self, mut lines: Lines<BufReader<OwnedReadHalf>>, signals: &mut Signals) -> Why {
+        let mut heard = Instant::now();
+        let mut looked = heard;
+        let mut silent = false;
+        let mut kill_at: Option<Instant> = None;
+        let mut look = tokio::time::interval(self.silence / 12);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                // Words before deeds: what the controller said before it died has to be known when it is found dead.
+                line = lines.next_line() => match line.ok().flatten().map(|line| serde_json::from_str(&line)) {
+                    Some(Ok(ToGuardian::Hold(gpu))) => { self.held.insert(gpu); }
+                    Some(Ok(ToGuardian::Free(gpu))) => { self.held.remove(&gpu); }
+                    Some(Ok(ToGuardian::Beat)) => {
+                        heard = Instant::now();
+                        silent = false;
+                        self.say(&FromGuardian::Alive).await;
+                    }
+                    Some(Ok(ToGuardian::Stuck(part))) => {
+                        self.release_under_controller(&format!("the controller is stuck: {part}")).await;
+                        kill_at.get_or_insert(Instant::now() + STUCK_END);
+                    }
+                    Some(Ok(ToGuardian::Goodbye)) => return Why::Goodbye,
+                    // Of another version, which cannot be: they are one executable.
+                    Some(Err(error)) => tracing::warn!(%error, "message not understood"),
+                    None => return Why::Gone,
+                },
+                signal = signals.wait() => return Why::Signal(signal.name()),
+                () = self.controller.gone.notified() => return Why::Gone,
+                now = look.tick() => {
+                    if now.duration_since(looked) > self.silence / 2 {
+                        // Stopped itself: the controller may have been, too.
+                        heard = now;
+                    }
+                    looked = now;
+                    let quiet = now.duration_since(heard);
+                    if quiet >= self.silence && !silent {
+                        let why = format!("no word from the controller for {:.1} s", quiet.as_secs_f64());
+                        silent = self.release_under_controller(&why).await;
+                    }
+                    if kill_at.is_some_and(|at| now >= at) {
+                        tracing::error!("the stuck controller does not end: killed");
+                        let _ = pidfd_send_signal(&self.controller.pidfd, Signal::KILL);
+                        kill_at = Some(now + STUCK_END);
+                    }
+                }
+            }
+        }
+    }
+
+    fn held_names(&self) -> String {
+        self.held.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Gives back what is held while the controller lives, and says so. The controller keeps the books: what was held
+    /// stays in `held`, and its journal stays, until it says otherwise.
+    async fn release_under_controller(&mut self, why: &str) -> bool {
+        let mut failed = self.reset_held();
+        for _ in 1..TRIES_UNDER_CONTROLLER {
+            if failed.is_empty() {
+                break;
+            }
+            tokio::time::sleep(RETRY.0).await;
+            failed = self.reset_held();
+        }
+        match failed.first() {
+            None => {
+                tracing::warn!(%why, gpus = self.held_names(), "guardian gave the clocks back");
+                self.say(&FromGuardian::Released(why.to_owned())).await;
+            }
+            Some((_, error)) => tracing::error!(%why, %error, "clocks not given back yet"),
+        }
+        failed.is_empty()
+    }
+
+    /// The controller is gone: gives everything back, and tries until it is.
+    async fn release_for_good(mut self) -> Result<(), GuardianError> {
+        let start = Instant::now();
+        let mut pause = RETRY.0;
+        let mut said = false;
+        loop {
+            let failed = self.reset_held();
+            let done: Vec<String> = self
+                .held
+                .iter()
+                .filter(|gpu| !failed.iter().any(|(uuid, _)| uuid == *gpu))
+                .cloned()
+                .collect();
+            for gpu in done {
+                self.held.remove(&gpu);
+                if let Err(error) = self.dir.clear(&gpu) {
+                    tracing::warn!(%error, "journal stays; the next start finds nothing locked");
+                }
+                let took_ms = start.elapsed().as_secs_f64() * 1e3;
+                tracing::warn!(gpu, took_ms, "the controller is gone: clocks given back");
+            }
+            let Some((gpu, error)) = failed.first() else { return Ok(()) };
+            if !said {
+                tracing::error!(gpu, %error, "clocks not given back yet: trying again");
+                said = true;
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(GuardianError::StillLocked(self.held_names()));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    /// One try on every GPU held, side by side: one that hangs must not keep the others.
+    fn reset_held(&mut self) -> Vec<(String, GpuError)> {
+        let held = &self.held;
+        let wards: Vec<&mut Ward> = self.wards.iter_mut().filter(|ward| held.contains(&ward.uuid)).collect();
+        let reset =
+            |ward: &mut Ward| give_back(ward.clocks.as_mut()).err().map(|error| (ward.uuid.clone(), error));
+        if wards.len() <= 1 {
+            return wards.into_iter().filter_map(reset).collect();
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = wards.into_iter().map(|ward| scope.spawn(move || reset(ward))).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect()
+        })
+    }
+}
+
+/// Waits for a predecessor's guardian, which may be giving clocks back at this moment: it must not undo our locks.
+async fn claim(
+    dir: &HeldDir,
+    gpus: &[String],
+    config: &std::path::Path,
+) -> Result<Vec<Claim>, GuardianError> {
+    let holder = Holder::current(config);
+    let until = Instant::now() + PREDECESSOR;
+    let mut claims = Vec::new();
+    for gpu in gpus {
+        loop {
+            match dir.claim(gpu, Role::Guardian, &holder) {
+                Ok(claim) => break claims.push(claim),
+                Err(ClaimError::Busy(_)) if Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(claims)
+}
