@@ -212,7 +212,7 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
         bar: (!args.json).then(|| progress_bar(args.seconds)),
     };
     let schedule = Schedule { start: Time(0.15), period: config.control.decision_interval_s };
-    let scraper = Scraper::new(&super::run::scrape_settings(&config))?;
+    let scraper = Scraper::new(&setup::scrape_settings(&config))?;
     let parts = Parts {
         controller: Controller::new(settings, learned, space, 1, clock.now()),
         feed: Feed::spawn(scraper, schedule, clock),
@@ -228,6 +228,7 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
         watch: None,
         pulse: Pulse::new(),
         observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display)],
+        reload: None,
         schedule,
         clock,
         panic_at_tick: None,

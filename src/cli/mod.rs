@@ -4,6 +4,7 @@ pub mod check;
 pub mod demo;
 pub mod gpus;
 mod guarded;
+mod guardian;
 pub mod logging;
 pub mod release;
 pub mod run;
@@ -32,6 +33,8 @@ pub enum Exit {
     /// Not permitted to lock clocks (`EX_NOPERM`).
     NotPermitted = 77,
 }
+
+const _: () = assert!(Exit::Stuck as u8 == crate::daemon::watch::STUCK_STATUS);
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -130,7 +133,7 @@ pub enum Command {
     Release(ReleaseArgs),
     /// Watch over the clocks of a running agft, which starts this itself
     #[command(hide = true)]
-    Guardian(crate::guardian::process::GuardianArgs),
+    Guardian(guardian::GuardianArgs),
     /// List the GPUs with their clocks, power and what of it can be controlled
     Gpus(gpus::GpusArgs),
 }
@@ -151,17 +154,14 @@ pub struct ReleaseArgs {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Guardian(args)) = &cli.command {
-        return crate::guardian::process::run(args, &cli.config, cli.log_format);
-    }
     let exit = match &cli.command {
-        Some(Command::Guardian(_)) => Exit::Ok,
         None => run::run(&cli),
         Some(Command::Demo(args)) => demo::run(args, &cli),
         Some(Command::Check) => check::run(&cli),
         Some(Command::CheckConfig { file }) => check::run_config(file),
         Some(Command::Release(args)) => release::run(args, &cli),
         Some(Command::Gpus(args)) => gpus::run(args),
+        Some(Command::Guardian(args)) => guardian::run(args, &cli),
     };
     exit.into()
 }

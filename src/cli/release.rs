@@ -16,11 +16,12 @@ use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Role};
 /// Releases the configured GPUs, or all of them, or what the journals name.
 #[must_use]
 pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
-    let config = match load_config(cli) {
-        Ok(config) => Some(config),
-        // Without a readable configuration every GPU is meant: this command must work when everything else is broken.
-        Err(_) if args.all || args.journal || !cli.config.exists() => None,
-        Err(exit) => return exit,
+    // Without a readable configuration every GPU is meant: this command must work when everything else is broken.
+    let config = match cli.config.exists().then(|| load_config(cli)) {
+        Some(Ok(config)) => Some(config),
+        None => None,
+        Some(Err(_)) if args.all || args.journal => None,
+        Some(Err(exit)) => return exit,
     };
     let dir = HeldDir::open(&runtime_dir(config.as_ref().unwrap_or(&Config::default())));
     let dir = match dir {
@@ -30,7 +31,7 @@ pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
             None
         }
     };
-    if args.journal && dir.as_ref().is_some_and(|dir| dir.is_clean()) {
+    if args.journal && dir.as_ref().is_some_and(HeldDir::is_clean) {
         println!("no journal of held clocks: nothing to give back");
         return Exit::Ok;
     }

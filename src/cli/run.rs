@@ -1,5 +1,6 @@
 //! `agft`: the daemon.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::feed::{Feed, Schedule};
 use crate::daemon::log::LogObserver;
+use crate::daemon::notify::{Notifier, NotifyObserver};
 use crate::daemon::recorder::{Recorder, RecorderSettings};
+use crate::daemon::reload::Reloader;
 use crate::daemon::sampler::{EnergySource, Sampler, SamplerSettings};
 use crate::daemon::setup;
 use crate::daemon::signals::Signals;
@@ -23,7 +26,7 @@ use crate::daemon::watch::{Alarm, Pulse};
 use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
-use crate::metrics::scrape::{ScrapeSettings, Scraper};
+use crate::metrics::scrape::Scraper;
 use crate::store::held::ClaimError;
 use crate::store::{Identity, Load, ModelStore};
 use crate::units::{Mhz, Seconds};
@@ -55,19 +58,6 @@ fn exit_code(error: &anyhow::Error) -> Exit {
         Some(RunError::Alarm(Alarm::NoGuardian { .. })) => Exit::Failure,
         Some(RunError::Gpu(error)) => exit_of(error),
         None => error.downcast_ref::<GpuError>().map_or(Exit::Failure, exit_of),
-    }
-}
-
-/// Where and how to scrape.
-#[must_use]
-pub fn scrape_settings(config: &Config) -> ScrapeSettings {
-    ScrapeSettings {
-        url: config.vllm.prometheus_url.clone(),
-        timeout: config.vllm.scrape_timeout_s,
-        connect_timeout: config.vllm.scrape_timeout_s,
-        bearer_token_file: config.vllm.bearer_token_file.as_ref().map(PathBuf::from),
-        ca_file: config.vllm.tls_ca_file.as_ref().map(PathBuf::from),
-        model_name: config.vllm.model_name.clone(),
     }
 }
 
@@ -121,7 +111,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         data_collection = config.control.data_collection_mode,
         "agft starts"
     );
-    let scraper = Scraper::new(&scrape_settings(config))?;
+    let scraper = Scraper::new(&setup::scrape_settings(config))?;
     let hands_off = cli.dry_run || config.control.data_collection_mode;
     // Until the end of the run.
     let guarded = match hands_off {
@@ -135,8 +125,29 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before the first lock: from here on no signal ends the process with a clock held.
-        let mut signals = Signals::install().context("signal handlers")?;
-        let parts = assemble(cli, config, gpus, guarded.as_ref(), scraper, store, identity, learned)?;
+        // With a terminal, SIGHUP means that it was hung up, and ends the run; without one, that the file is to be read
+        // again.
+        let hangup_ends = std::io::stdin().is_terminal();
+        let (mut signals, hangup) = Signals::for_daemon(hangup_ends).context("signal handlers")?;
+        let (clocks, count) = (gpus.clocks.clone(), gpus.infos.len());
+        let mut parts = assemble(cli, config, gpus, guarded.as_ref(), scraper, store, identity, learned)?;
+        let notifier = Notifier::from_env();
+        parts.reload = hangup.map(|hangup| Reloader {
+            hangup,
+            path: cli.config.clone(),
+            config: config.clone(),
+            data_collection: cli.data_collection_mode,
+            dry_run: cli.dry_run,
+            clocks,
+            gpus: count,
+            schedule: parts.schedule,
+            clock: parts.clock,
+            notifier: notifier.clone(),
+        });
+        if let Some(notifier) = notifier {
+            notifier.ready();
+            parts.observers.push(Box::new(NotifyObserver::new(notifier)));
+        }
         let end = drive(parts, signals.wait()).await?;
         if let End::Signal(name) = end {
             tracing::info!(signal = name, "ended by signal");
@@ -288,6 +299,7 @@ fn assemble(
         watch,
         pulse,
         observers,
+        reload: None,
         schedule,
         clock,
         panic_at_tick: cli.panic_at_tick,

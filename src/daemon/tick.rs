@@ -5,9 +5,12 @@ use std::time::SystemTime;
 use super::actuator::Actuator;
 use super::clock::Clock;
 use super::feed::{Feed, Schedule};
+use super::reload::{Change, Reloader};
 use super::sampler::Sampler;
 use super::watch::{Alarm, Pulse, Watch};
-use crate::control::{Controller, Observation, Output, Scrape};
+use crate::bandit::Target;
+use crate::config::Config;
+use crate::control::{Controller, Observation, Output, Scrape, Settings};
 use crate::gpu::GpuError;
 use crate::units::{Seconds, Time};
 
@@ -28,6 +31,8 @@ pub struct Parts {
     pub pulse: Pulse,
     /// Who is told about each step.
     pub observers: Vec<Box<dyn Observer>>,
+    /// Who reads the configuration again on SIGHUP.
+    pub reload: Option<Reloader>,
     /// When the ticks are.
     pub schedule: Schedule,
     /// The clock of the run.
@@ -67,6 +72,9 @@ pub struct StepFacts<'a> {
 pub trait Observer {
     /// A step was made.
     fn step(&mut self, facts: &StepFacts<'_>);
+
+    /// Another configuration is in force from now on.
+    fn reconfigured(&mut self, _config: &Config, _settings: &Settings) {}
 
     /// The run is over; the clocks have been given back.
     fn end(&mut self, controller: &Controller, unix_time: f64);
@@ -146,6 +154,14 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
                 // Ticks that were missed are skipped: a window is as long as it is.
                 due = parts.schedule.next(Time(parts.clock.now().0.max(due.0 + 0.5 * parts.schedule.period.0)));
             }
+            () = reload_requested(parts.reload.as_mut()) => {
+                if let Some(reload) = &mut parts.reload
+                    && let Some(change) = reload.load(parts.controller.learned())
+                {
+                    take_up(parts, change);
+                    owed = None;
+                }
+            }
             () = parts.feed.arrived(), if owed.is_some() => {
                 // The notice may be of an answer that was taken already: then the page is still owed.
                 let now = parts.clock.now();
@@ -164,6 +180,29 @@ async fn clock_failure(actuator: Option<&Actuator>) -> GpuError {
     match actuator {
         Some(actuator) => actuator.failed().await,
         None => std::future::pending().await,
+    }
+}
+
+async fn reload_requested(reload: Option<&mut Reloader>) {
+    match reload {
+        Some(reload) => reload.requested().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Goes on with another configuration, as after a start: at driver-default clocks.
+fn take_up(parts: &mut Parts, change: Change) {
+    parts.controller = change.controller;
+    if let Some(actuator) = &parts.actuator {
+        // Outcomes of the old loop's commands mean nothing to the new one.
+        drop(actuator.outcomes());
+        actuator.command(Target::Default);
+    }
+    if let Some(feed) = change.feed {
+        parts.feed = feed;
+    }
+    for observer in &mut parts.observers {
+        observer.reconfigured(&change.config, &change.settings);
     }
 }
 

@@ -29,7 +29,7 @@ const GOOD_ORDER: Duration = Duration::from_secs(3);
 const RESTARTS: usize = 3;
 const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
 /// Exit status of a process that ends itself by force (`EX_SOFTWARE`).
-const STUCK_STATUS: i32 = crate::cli::Exit::Stuck as i32;
+pub const STUCK_STATUS: u8 = 70;
 
 /// A sign of life: since when its owner has been busy without a mark.
 #[derive(Debug, Clone)]
@@ -187,7 +187,7 @@ impl Watcher {
                 && loop {
                     match self.watched.answers.next() {
                         Some(Some(FromGuardian::Released(why))) => {
-                            (self.watched.notice)(format!("guardian: {why}"))
+                            (self.watched.notice)(format!("guardian: {why}"));
                         }
                         Some(Some(_)) => heard = Instant::now(),
                         Some(None) => break false,
@@ -279,7 +279,7 @@ impl Watcher {
         // Not `eprintln!`, which panics where nobody reads.
         let _ = writeln!(std::io::stderr(), "agft: {text}");
         std::thread::sleep(Duration::from_millis(100));
-        std::process::exit(STUCK_STATUS);
+        std::process::exit(STUCK_STATUS.into());
     }
 }
 

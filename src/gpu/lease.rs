@@ -192,3 +192,115 @@ impl Drop for ClockLease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    type Log = Arc<Mutex<Vec<String>>>;
+
+    /// Writes everything down; refuses the calls it is told to refuse.
+    struct Fake {
+        info: GpuInfo,
+        log: Log,
+        refuses: Option<&'static str>,
+    }
+
+    impl Fake {
+        fn call(&self, call: &'static str) -> Result<(), GpuError> {
+            self.log.lock().unwrap().push(call.to_owned());
+            match self.refuses {
+                Some(refused) if refused == call => {
+                    Err(GpuError::Failed { gpu: "x".into(), call, detail: "y".into() })
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+
+    impl GpuClocks for Fake {
+        fn info(&self) -> &GpuInfo {
+            &self.info
+        }
+
+        fn lock_core(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+            self.call("lock core")
+        }
+
+        fn lock_memory(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+            self.call("lock memory")
+        }
+
+        fn reset_core(&mut self) -> Result<(), GpuError> {
+            self.call("reset core")
+        }
+
+        fn reset_memory(&mut self) -> Result<(), GpuError> {
+            self.call("reset memory")
+        }
+    }
+
+    struct Books {
+        log: Log,
+        closed: bool,
+    }
+
+    impl Ledger for Books {
+        fn before_lock(&mut self, gpu: &GpuInfo, _: Domain, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+            self.log.lock().unwrap().push("before".into());
+            let refused = GpuError::Failed { gpu: gpu.to_string(), call: "books", detail: "closed".into() };
+            if self.closed { Err(refused) } else { Ok(()) }
+        }
+
+        fn after_release(&mut self, _: &GpuInfo) {
+            self.log.lock().unwrap().push("after".into());
+        }
+    }
+
+    fn lease(refuses: Option<&'static str>, closed: bool) -> (Result<ClockLease, GpuError>, Log) {
+        let log = Log::default();
+        let info = GpuInfo {
+            index: 0,
+            uuid: "GPU-0".into(),
+            name: "fake".into(),
+            driver_version: None,
+            power_limit: None,
+        };
+        let fake = Fake { info, log: Arc::clone(&log), refuses };
+        let books = Books { log: Arc::clone(&log), closed };
+        (ClockLease::take_with(vec![(Box::new(fake), Mhz(210))], Box::new(books)), log)
+    }
+
+    fn said(log: &Log) -> Vec<String> {
+        std::mem::take(&mut *log.lock().unwrap())
+    }
+
+    #[test]
+    fn books_are_kept_before_each_lock_and_after_each_release() {
+        let (lease, log) = lease(None, false);
+        let mut lease = lease.unwrap();
+        assert_eq!(said(&log), ["reset core", "reset memory", "after"]);
+        lease.set(Target::Lock(Clocks { core: Mhz(900), memory: Some(Mhz(800)) })).unwrap();
+        assert_eq!(said(&log), ["before", "lock memory", "before", "lock core"]);
+        drop(lease);
+        assert_eq!(said(&log), ["reset core", "reset memory", "after"]);
+    }
+
+    #[test]
+    fn lock_that_the_books_refuse_is_not_made() {
+        let (lease, log) = lease(None, true);
+        let mut lease = lease.unwrap();
+        said(&log);
+        lease.set(Target::Lock(Clocks::core_only(Mhz(900)))).unwrap_err();
+        assert!(!said(&log).iter().any(|call| call.starts_with("lock")));
+    }
+
+    #[test]
+    fn reset_that_fails_leaves_the_books_open_and_the_other_clock_reset() {
+        let (lease, log) = lease(Some("reset core"), false);
+        assert!(lease.is_err());
+        assert_eq!(said(&log), ["reset core", "reset memory"]);
+    }
+}

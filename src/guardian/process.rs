@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clap::Args;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, chdir, getppid, pidfd_open, pidfd_send_signal, setsid};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -16,10 +14,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tracing::level_filters::LevelFilter;
 
 use super::{FromGuardian, ToGuardian};
-use crate::cli::{LogFormat, logging};
 use crate::daemon::signals::Signals;
 use crate::gpu::lease::give_back;
 use crate::gpu::nvml::NvmlHost;
@@ -37,57 +33,54 @@ const TRIES_UNDER_CONTROLLER: u32 = 5;
 /// A controller that said it is stuck is killed if it has not ended by then.
 const STUCK_END: Duration = Duration::from_secs(10);
 
-/// What the controller tells its guardian at the start. Not for people.
-#[derive(Debug, Args)]
-pub struct GuardianArgs {
-    /// Process id of the controller
-    #[arg(long)]
+/// What the controller tells its guardian at the start.
+#[derive(Debug, Clone)]
+pub struct Ward {
+    /// Process id of the controller.
     pub controller: u32,
-    /// UUID of a GPU to watch over
-    #[arg(long = "gpu", required = true)]
+    /// UUIDs of the GPUs.
     pub gpus: Vec<String>,
-    /// Directory of locks and journals
-    #[arg(long)]
+    /// Directory of locks and journals.
     pub runtime_dir: PathBuf,
-    /// Silence of the controller after which the clocks are given back, in milliseconds
-    #[arg(long)]
-    pub silence_ms: u64,
+    /// The controller's configuration file, for the lock files.
+    pub config: PathBuf,
+    /// Silence of the controller after which the clocks are given back.
+    pub silence: Duration,
 }
 
-/// Runs the guardian. Its standard input is the socket to the controller.
-#[must_use]
-pub fn run(args: &GuardianArgs, config: &std::path::Path, format: LogFormat) -> ExitCode {
+/// Guards until the controller's end or a signal. Standard input is the socket to the controller.
+///
+/// # Errors
+/// [`GuardianError`].
+pub fn run(ward: &Ward) -> Result<(), GuardianError> {
     // A session of its own: neither the terminal's ^C nor a kill of the controller's process group is meant for it.
     // Where it leads a group already (started by hand), there is nothing to leave.
     let _ = setsid();
-    let _log = logging::start(LevelFilter::INFO, format, None);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "guardian cannot start");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(watch(args, config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "guardian ends");
-            ExitCode::FAILURE
-        }
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(system("the runtime"))?.block_on(watch(ward))
 }
 
 /// Why a guardian cannot do its work.
 #[derive(Debug, thiserror::Error)]
-enum GuardianError {
+pub enum GuardianError {
+    /// The system refused.
     #[error("{what}: {cause}")]
-    System { what: &'static str, cause: io::Error },
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The driver refused.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// Another guardian holds the GPU, or the directory cannot be used.
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    /// It came too late.
     #[error("the controller (pid {0}) was gone before its guardian was ready")]
     Orphan(u32),
+    /// The driver would not take the clocks back.
     #[error("clocks of {0} could not be given back; run `agft release`")]
     StillLocked(String),
 }
@@ -96,10 +89,10 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> GuardianError {
     move |cause| GuardianError::System { what, cause }
 }
 
-async fn watch(args: &GuardianArgs, config: &std::path::Path) -> Result<(), GuardianError> {
+async fn watch(ward: &Ward) -> Result<(), GuardianError> {
     let socket = socket().map_err(system("the socket to the controller"))?;
     let (reading, mut writing) = socket.into_split();
-    match Guardian::new(args, config).await {
+    match Guardian::new(ward).await {
         Ok((mut guardian, signals)) => {
             guardian.writing = Some(writing);
             guardian.say(&FromGuardian::Ready).await;
@@ -129,13 +122,13 @@ async fn send(writing: &mut OwnedWriteHalf, message: &FromGuardian) -> io::Resul
 }
 
 /// One GPU in the guardian's care.
-struct Ward {
+struct Gpu {
     uuid: String,
     clocks: Box<dyn GpuClocks>,
 }
 
 struct Guardian {
-    wards: Vec<Ward>,
+    gpus: Vec<Gpu>,
     /// GPUs on which something is locked, or may be.
     held: BTreeSet<String>,
     controller: Controller,
@@ -173,10 +166,10 @@ enum Why {
 }
 
 impl Guardian {
-    async fn new(args: &GuardianArgs, config: &std::path::Path) -> Result<(Self, Signals), GuardianError> {
+    async fn new(ward: &Ward) -> Result<(Self, Signals), GuardianError> {
         let signals = Signals::install().map_err(system("signal handlers"))?;
-        let orphan = || GuardianError::Orphan(args.controller);
-        let pid = i32::try_from(args.controller).ok().and_then(Pid::from_raw).ok_or_else(orphan)?;
+        let orphan = || GuardianError::Orphan(ward.controller);
+        let pid = i32::try_from(ward.controller).ok().and_then(Pid::from_raw).ok_or_else(orphan)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| orphan())?;
         // Only now: had the controller died before, its id could be another's by the time it was opened.
         if getppid() != Some(pid) {
@@ -185,22 +178,22 @@ impl Guardian {
         let controller =
             Controller::watch(pidfd).map_err(system("the thread that watches the controller"))?;
         let host = NvmlHost::open()?;
-        let mut wards = Vec::new();
-        for uuid in &args.gpus {
+        let mut gpus = Vec::new();
+        for uuid in &ward.gpus {
             let clocks = host.clocks(&GpuSelector::Uuid(uuid.clone()))?;
-            wards.push(Ward { uuid: uuid.clone(), clocks: Box::new(clocks) });
+            gpus.push(Gpu { uuid: uuid.clone(), clocks: Box::new(clocks) });
         }
-        let dir = HeldDir::open(&args.runtime_dir).map_err(ClaimError::from)?;
-        let claims = claim(&dir, &args.gpus, config).await?;
+        let dir = HeldDir::open(&ward.runtime_dir).map_err(ClaimError::from)?;
+        let claims = claim(&dir, &ward.gpus, &ward.config).await?;
         // The libraries are loaded and the files open: it need not keep anybody's directory busy.
         let _ = chdir("/");
         let guardian = Self {
-            wards,
+            gpus,
             held: BTreeSet::new(),
             controller,
             writing: None,
             dir,
-            silence: Duration::from_millis(args.silence_ms),
+            silence: ward.silence,
             _claims: claims,
         };
         Ok((guardian, signals))
@@ -344,16 +337,33 @@ impl Guardian {
     /// One try on every GPU held, side by side: one that hangs must not keep the others.
     fn reset_held(&mut self) -> Vec<(String, GpuError)> {
         let held = &self.held;
-        let wards: Vec<&mut Ward> = self.wards.iter_mut().filter(|ward| held.contains(&ward.uuid)).collect();
-        let reset =
-            |ward: &mut Ward| give_back(ward.clocks.as_mut()).err().map(|error| (ward.uuid.clone(), error));
-        if wards.len() <= 1 {
-            return wards.into_iter().filter_map(reset).collect();
-        }
+        let mut gpus: Vec<&mut Gpu> = self.gpus.iter_mut().filter(|gpu| held.contains(&gpu.uuid)).collect();
+        let Some(last) = gpus.pop() else { return Vec::new() };
         std::thread::scope(|scope| {
-            let threads: Vec<_> = wards.into_iter().map(|ward| scope.spawn(move || reset(ward))).collect();
-            threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect()
+            let mut failed = Vec::new();
+            let mut threads = Vec::new();
+            for gpu in gpus {
+                let builder = std::thread::Builder::new();
+                // Behind a lock, so that it is still here if there is no thread to be had.
+                let gpu = Arc::new(Mutex::new(gpu));
+                let theirs = Arc::clone(&gpu);
+                match builder.spawn_scoped(scope, move || theirs.lock().ok().and_then(|mut gpu| gpu.reset()))
+                {
+                    Ok(thread) => threads.push(thread),
+                    Err(_) => failed.extend(gpu.lock().ok().and_then(|mut gpu| gpu.reset())),
+                }
+            }
+            failed.extend(last.reset());
+            failed.extend(threads.into_iter().filter_map(|thread| thread.join().ok().flatten()));
+            failed
         })
+    }
+}
+
+impl Gpu {
+    /// One try; what failed, and where.
+    fn reset(&mut self) -> Option<(String, GpuError)> {
+        give_back(self.clocks.as_mut()).err().map(|error| (self.uuid.clone(), error))
     }
 }
 

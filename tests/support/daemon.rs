@@ -150,6 +150,21 @@ impl Bench {
         })
     }
 
+    /// The guardian of the daemon on GPU 0, as its lock file says; none before the first.
+    pub(crate) fn guardian(&self) -> Option<Pid> {
+        let guard =
+            list(&self.path("run")).into_iter().find(|path| path.extension() == Some("guard".as_ref()))?;
+        let holder: serde_json::Value = serde_json::from_str(&fs::read_to_string(guard).ok()?).ok()?;
+        Pid::from_raw(i32::try_from(holder["pid"].as_i64()?).ok()?)
+    }
+
+    /// The journals of held clocks.
+    pub(crate) fn journals(&self) -> Vec<PathBuf> {
+        let mut found = list(&self.path("run"));
+        found.retain(|path| path.extension() == Some("journal".as_ref()));
+        found
+    }
+
     /// The clock writes of one process.
     pub(crate) fn writes_of(&self, pid: u32) -> Vec<ClockWrite> {
         self.mock.history().into_iter().filter(|write| write.pid == pid).collect()
@@ -287,6 +302,22 @@ impl Daemon {
     /// Is it still running?
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("the child's state").is_none()
+    }
+
+    /// Stops it as SIGSTOP does, at a moment when it does not hold the mock's own lock: nobody could call the driver then,
+    /// which is the mock's doing and no driver's.
+    pub(crate) fn freeze(&self, bench: &Bench) {
+        let outside = || {
+            self.signal(Signal::STOP);
+            let state = File::open(bench.mock.state_path()).expect("the state file");
+            std::thread::sleep(Duration::from_millis(2));
+            let free = state.try_lock().is_ok();
+            if !free {
+                self.signal(Signal::CONT);
+            }
+            free
+        };
+        assert!(eventually(outside, |free| *free), "always in a driver call");
     }
 
     /// Sends a signal.
