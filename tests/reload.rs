@@ -16,7 +16,10 @@ fn good_file_takes_effect_at_once_and_what_was_learned_stays() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
     daemon.wait_for_lessons(3);
-    let bench = bench.set("gpu.min_frequency", "900").set("control.policy", "structured");
+    let bench = bench
+        .set("gpu.min_frequency", "900")
+        .set("vllm.scrape_timeout_s", "0.25")
+        .set("control.policy", "structured");
     bench.config();
     daemon.signal(Signal::HUP);
     daemon.wait_for_log("configuration reloaded");

@@ -19,11 +19,13 @@ use super::{FromGuardian, ToGuardian};
 use crate::daemon::signals::Signals;
 use crate::gpu::lease::give_back;
 use crate::gpu::nvml::NvmlHost;
-use crate::gpu::{GpuClocks, GpuError, GpuSelector};
+use crate::gpu::{GpuClocks, GpuError, GpuSelector, Recovery};
 use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
 
 /// How long a dead predecessor's guardian may take to finish.
 const PREDECESSOR: Duration = Duration::from_secs(5);
+/// How long the last words of a dead controller may take to be read.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 /// How long clocks that the driver will not take back are tried after the controller's end.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two tries: short at first.
@@ -81,7 +83,7 @@ pub enum GuardianError {
     #[error("the controller (pid {0}) was gone before its guardian was ready")]
     Orphan(u32),
     /// The driver would not take the clocks back.
-    #[error("clocks of {0} could not be given back; run `agft release`")]
+    #[error("clocks of {0} could not be given back; the next start, or `agft release`, tries again")]
     StillLocked(String),
 }
 
@@ -113,6 +115,11 @@ fn socket() -> io::Result<UnixStream> {
     socket.peer_addr()?;
     socket.set_nonblocking(true)?;
     UnixStream::from_std(socket)
+}
+
+/// A line as a message; `None` at the end.
+fn parse(line: io::Result<Option<String>>) -> Option<serde_json::Result<ToGuardian>> {
+    line.ok().flatten().map(|line| serde_json::from_str(&line))
 }
 
 async fn send(writing: &mut OwnedWriteHalf, message: &FromGuardian) -> io::Result<()> {
@@ -227,6 +234,7 @@ impl Guardian {
     async fn wait(&mut self, mut lines: Lines<BufReader<OwnedReadHalf>>, signals: &mut Signals) -> Why {
         let mut heard = Instant::now();
         let mut looked = heard;
+        // Given back because of silence, and not locked since.
         let mut silent = false;
         let mut kill_at: Option<Instant> = None;
         let mut look = tokio::time::interval(self.silence / 12);
@@ -234,10 +242,7 @@ impl Guardian {
         loop {
             tokio::select! {
                 biased;
-                // Words before deeds: what the controller said before it died has to be known when it is found dead.
-                line = lines.next_line() => match line.ok().flatten().map(|line| serde_json::from_str(&line)) {
-                    Some(Ok(ToGuardian::Hold(gpu))) => { self.held.insert(gpu); }
-                    Some(Ok(ToGuardian::Free(gpu))) => { self.held.remove(&gpu); }
+                line = lines.next_line() => match parse(line) {
                     Some(Ok(ToGuardian::Beat)) => {
                         heard = Instant::now();
                         silent = false;
@@ -248,12 +253,26 @@ impl Guardian {
                         kill_at.get_or_insert(Instant::now() + STUCK_END);
                     }
                     Some(Ok(ToGuardian::Goodbye)) => return Why::Goodbye,
+                    Some(Ok(books)) => {
+                        self.keep(books);
+                        silent = false;
+                    }
                     // Of another version, which cannot be: they are one executable.
                     Some(Err(error)) => tracing::warn!(%error, "message not understood"),
                     None => return Why::Gone,
                 },
                 signal = signals.wait() => return Why::Signal(signal.name()),
-                () = self.controller.gone.notified() => return Why::Gone,
+                () = self.controller.gone.notified() => {
+                    // What it said before it died has to be known, and has arrived. Where a fork of it holds the socket
+                    // open there is no end to wait for.
+                    let said = async {
+                        while let Some(Ok(message)) = parse(lines.next_line().await) {
+                            self.keep(message);
+                        }
+                    };
+                    let _ = tokio::time::timeout(LAST_WORDS, said).await;
+                    return Why::Gone;
+                }
                 now = look.tick() => {
                     if now.duration_since(looked) > self.silence / 2 {
                         // Stopped itself: the controller may have been, too.
@@ -272,6 +291,15 @@ impl Guardian {
                     }
                 }
             }
+        }
+    }
+
+    /// What is locked and what is not.
+    fn keep(&mut self, message: ToGuardian) {
+        match message {
+            ToGuardian::Hold(gpu) => drop(self.held.insert(gpu)),
+            ToGuardian::Free(gpu) => drop(self.held.remove(&gpu)),
+            ToGuardian::Beat | ToGuardian::Stuck(_) | ToGuardian::Goodbye => {}
         }
     }
 
@@ -323,10 +351,12 @@ impl Guardian {
             }
             let Some((gpu, error)) = failed.first() else { return Ok(()) };
             if !said {
-                tracing::error!(gpu, %error, "clocks not given back yet: trying again");
+                tracing::error!(gpu, %error, "clocks not given back yet");
                 said = true;
             }
-            if start.elapsed() > PATIENCE {
+            // A GPU that is lost, or a driver that is gone, has no clock to give back, and no later try changes that.
+            let may_pass = failed.iter().any(|(_, error)| error.recovery() == Recovery::ReleaseAndRetry);
+            if !may_pass || start.elapsed() > PATIENCE {
                 return Err(GuardianError::StillLocked(self.held_names()));
             }
             tokio::time::sleep(pause).await;
