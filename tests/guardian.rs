@@ -17,6 +17,8 @@ use support::eventually;
 /// How long after the controller's end its clocks may stay locked.
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 const SET_CORE: &str = "nvmlDeviceSetGpuLockedClocks";
+const RESET_CORE: &str = "nvmlDeviceResetGpuLockedClocks";
+const UNKNOWN: u32 = 999;
 const HANGS: Duration = Duration::from_secs(600);
 
 fn random(below: u64) -> u64 {
@@ -124,6 +126,48 @@ fn many_kills() {
         at(100)
     );
     assert!(all.iter().all(|(took, _)| *took < RELEASED_WITHIN));
+}
+
+#[test]
+fn sigkill_releases_every_gpu_of_the_engine() {
+    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a6000(), 3))
+        .set("gpu.device_id", "[0, 1, 2]")
+        .set("gpu.enable_memory_frequency_control", "true");
+    let mut daemon = bench.serve(&[]);
+    let core_and_memory = || (0..3).all(|gpu| bench.mock.locks(gpu).expect("a GPU").memory.is_some());
+    assert!(eventually(core_and_memory, |locked| *locked), "{}", daemon.tail());
+    let start = Instant::now();
+    daemon.signal(Signal::KILL);
+    let took = released_after(&bench, start);
+    assert!(took < RELEASED_WITHIN, "{took:?}");
+    daemon.wait();
+}
+
+#[test]
+fn guardian_tries_again_where_the_driver_refuses_at_first() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    bench.mock.inject(&Injection::error(RESET_CORE, UNKNOWN).times(3)).expect("a free slot");
+    let start = Instant::now();
+    daemon.signal(Signal::KILL);
+    let took = released_after(&bench, start);
+    assert!(took < RELEASED_WITHIN, "{took:?}");
+    daemon.wait();
+    daemon.wait_for_log("the controller is gone: clocks given back");
+    assert!(daemon.log().contains("clocks not given back yet"), "{}", daemon.tail());
+}
+
+#[test]
+fn guardian_of_a_lost_gpu_does_not_stay() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    let guardian = guardian(&bench);
+    bench.mock.set_lost(0, true).expect("GPU 0");
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    assert!(eventually(|| is_gone(guardian), |gone| *gone), "the guardian stays");
+    daemon.wait_for_log("the GPU is lost");
+    assert_eq!(bench.journals().len(), 1, "the journal stays for the next start");
 }
 
 #[test]
@@ -343,6 +387,15 @@ fn tick_that_hangs_ends_the_run_with_the_clocks_given_back() {
     let locked = bench.lock();
     hangs(&bench, &mut daemon, "the tick");
     assert!(locked.is_some());
+}
+
+#[test]
+fn reset_that_hangs_at_the_end_is_left_to_the_guardian() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    bench.mock.inject(&Injection::delay(RESET_CORE, HANGS).times(1)).expect("a free slot");
+    daemon.signal(Signal::TERM);
+    hangs(&bench, &mut daemon, "the thread that writes clocks");
 }
 
 #[test]

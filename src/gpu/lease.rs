@@ -1,7 +1,9 @@
 //! Clocks are borrowed: the only code that writes them, and that gives them back on every way out.
 //!
 //! A locked clock outlives its process. So the lease resets before its first lock (whatever a dead predecessor left),
-//! and when it is released or dropped, be it by return, error or panic. Nobody else holds a [`GpuClocks`].
+//! and when it is released or dropped, be it by return, error or panic. Where none of these is left to a process
+//! (SIGKILL), somebody else has to: before each lock the lease asks its [`Ledger`], which sees to that. Others hold a
+//! [`GpuClocks`] only to [`give_back`].
 
 use super::{GpuClocks, GpuError, GpuInfo};
 use crate::bandit::Target;

@@ -360,6 +360,8 @@ fn plain(gpu: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const GPU: &str = "GPU-0f1e2d3c";
@@ -417,6 +419,19 @@ mod tests {
             assert_eq!(gpu, GPU);
             assert_eq!(std::fs::read(kept_as).unwrap(), &sound[..length]);
             assert_eq!(held.leftovers(now()).unwrap(), []);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_a_journal_is_a_journal(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(Journal::decode(&bytes).is_err());
+        }
+
+        #[test]
+        fn any_line_with_its_checksum_is_read_without_a_panic(line in "[ -~]{0,200}") {
+            let sealed = format!("{line}\n{}\n", checksum(&line));
+            prop_assert!(Journal::decode(sealed.as_bytes()).is_err());
         }
     }
 
