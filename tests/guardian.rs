@@ -12,6 +12,7 @@ use nvidia_ml::{GpuConfig, Injection, MockConfig};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 use sha2::{Digest, Sha256};
 use support::daemon::{Bench, Daemon};
+use support::engine::Behaviour;
 use support::eventually;
 
 /// How long after the controller's end its clocks may stay locked.
@@ -305,6 +306,36 @@ fn sigterm_to_the_guardian_brings_the_clocks_back_and_another_guardian() {
     assert!(took < RELEASED_WITHIN, "{took:?}");
     wait_for_another_guardian(&bench, &daemon, old);
     assert!(daemon.log().contains("SIGTERM to the guardian"), "{}", daemon.tail());
+    daemon.stop();
+    assert!(bench.is_free());
+}
+
+#[test]
+fn sigterm_to_both_as_of_a_service_manager_ends_both_in_good_order() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    let guardian = guardian(&bench);
+    kill_process(guardian, Signal::TERM).expect("the guardian is there");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    for guardian in [Some(guardian), bench.guardian()].into_iter().flatten() {
+        assert!(eventually(|| is_gone(guardian), |gone| *gone), "a guardian stays");
+    }
+    assert!(bench.is_free());
+    assert_eq!(bench.journals(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn nothing_is_locked_that_cannot_be_written_down() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    fs::remove_dir_all(bench.path("run")).expect("the runtime directory");
+    bench.engine.behave(Behaviour::Refuse);
+    bench.wait_for_release(&daemon);
+    let before = bench.mock.call_count(SET_CORE).expect("a call of the library");
+    bench.engine.behave(Behaviour::Serve);
+    daemon.wait_for_log("the journal of held locks failed");
+    assert_eq!(bench.mock.call_count(SET_CORE).ok(), Some(before), "locked without a journal");
     daemon.stop();
     assert!(bench.is_free());
 }

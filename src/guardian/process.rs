@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, chdir, getppid, pidfd_open, pidfd_send_signal, setsid};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, chdir, getppid, kill_process, pidfd_open, pidfd_send_signal, setsid,
+};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -145,23 +148,55 @@ struct Guardian {
     _claims: Vec<Claim>,
 }
 
-/// The process that is watched.
+/// The process that is watched. It is the guardian's parent.
 struct Controller {
-    pidfd: Arc<OwnedFd>,
+    pid: Pid,
+    /// None where the kernel (before 5.3) or a sandbox has no such thing: then the socket, and a look at the parent now
+    /// and then, have to do.
+    pidfd: Option<Arc<OwnedFd>>,
     gone: Arc<Notify>,
 }
 
 impl Controller {
-    /// A thread waits on the descriptor: tokio has no safe way to do that for one of its own kind.
-    fn watch(pidfd: OwnedFd) -> io::Result<Self> {
-        let (pidfd, gone) = (Arc::new(pidfd), Arc::new(Notify::new()));
-        let (theirs, tell) = (Arc::clone(&pidfd), Arc::clone(&gone));
-        std::thread::Builder::new().name("agft-pidfd".into()).spawn(move || {
-            // Readable means dead. Nothing but a signal interrupts the wait; it is then taken up again.
-            while poll(&mut [PollFd::new(&*theirs, PollFlags::IN)], None).is_err() {}
-            tell.notify_one();
-        })?;
-        Ok(Self { pidfd, gone })
+    /// `None` if it is gone already.
+    fn watch(pid: u32) -> io::Result<Option<Self>> {
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Some(Arc::new(pidfd)),
+            Err(Errno::SRCH) => return Ok(None),
+            Err(error) => {
+                tracing::info!(%error, "no pidfd here: the socket tells of the controller's end");
+                None
+            }
+        };
+        let controller = Self { pid, pidfd, gone: Arc::new(Notify::new()) };
+        // Only now: had it died before, its id could be another's by the time it was opened.
+        if !controller.is_parent() {
+            return Ok(None);
+        }
+        if let Some(pidfd) = controller.pidfd.clone() {
+            let gone = Arc::clone(&controller.gone);
+            // A thread waits on the descriptor: tokio has no safe way to do that for one of its own kind.
+            std::thread::Builder::new().name("agft-pidfd".into()).spawn(move || {
+                // Readable means dead. Nothing but a signal interrupts the wait; it is then taken up again.
+                while poll(&mut [PollFd::new(&*pidfd, PollFlags::IN)], None).is_err() {}
+                gone.notify_one();
+            })?;
+        }
+        Ok(Some(controller))
+    }
+
+    fn is_parent(&self) -> bool {
+        getppid() == Some(self.pid)
+    }
+
+    fn kill(&self) {
+        // While it is the parent its id is no other's. It may end this very moment: no matter.
+        let _ = match &self.pidfd {
+            Some(pidfd) => pidfd_send_signal(pidfd, Signal::KILL),
+            None if self.is_parent() => kill_process(self.pid, Signal::KILL),
+            None => Ok(()),
+        };
     }
 }
 
@@ -175,15 +210,9 @@ enum Why {
 impl Guardian {
     async fn new(ward: &Ward) -> Result<(Self, Signals), GuardianError> {
         let signals = Signals::install().map_err(system("signal handlers"))?;
-        let orphan = || GuardianError::Orphan(ward.controller);
-        let pid = i32::try_from(ward.controller).ok().and_then(Pid::from_raw).ok_or_else(orphan)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| orphan())?;
-        // Only now: had the controller died before, its id could be another's by the time it was opened.
-        if getppid() != Some(pid) {
-            return Err(orphan());
-        }
-        let controller =
-            Controller::watch(pidfd).map_err(system("the thread that watches the controller"))?;
+        let controller = Controller::watch(ward.controller)
+            .map_err(system("the thread that watches the controller"))?
+            .ok_or(GuardianError::Orphan(ward.controller))?;
         let host = NvmlHost::open()?;
         let mut gpus = Vec::new();
         for uuid in &ward.gpus {
@@ -279,6 +308,10 @@ impl Guardian {
                         heard = now;
                     }
                     looked = now;
+                    if !self.controller.is_parent() {
+                        self.controller.gone.notify_one();
+                        continue;
+                    }
                     let quiet = now.duration_since(heard);
                     if quiet >= self.silence && !silent {
                         let why = format!("no word from the controller for {:.1} s", quiet.as_secs_f64());
@@ -286,7 +319,7 @@ impl Guardian {
                     }
                     if kill_at.is_some_and(|at| now >= at) {
                         tracing::error!("the stuck controller does not end: killed");
-                        let _ = pidfd_send_signal(&self.controller.pidfd, Signal::KILL);
+                        self.controller.kill();
                         kill_at = Some(now + STUCK_END);
                     }
                 }
