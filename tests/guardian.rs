@@ -311,6 +311,23 @@ fn sigterm_to_the_guardian_brings_the_clocks_back_and_another_guardian() {
 }
 
 #[test]
+fn new_guardian_knows_what_was_locked_before_its_time() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    let old = guardian(&bench);
+    // The controller cannot give the clocks back itself, and dies while it tries.
+    bench.mock.inject(&Injection::error(RESET_CORE, UNKNOWN)).expect("a free slot");
+    kill_process(old, Signal::KILL).expect("the guardian is there");
+    wait_for_another_guardian(&bench, &daemon, old);
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    assert!(!bench.is_free());
+    bench.mock.clear_injections();
+    let took = released_after(&bench, Instant::now());
+    assert!(took < RELEASED_WITHIN, "{took:?}");
+}
+
+#[test]
 fn sigterm_to_both_as_of_a_service_manager_ends_both_in_good_order() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);

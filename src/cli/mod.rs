@@ -45,7 +45,8 @@ impl From<Exit> for ExitCode {
 const AFTER_HELP: &str = "\
 Exit codes: 0 success, 1 runtime failure, 2 usage, 64 bad configuration, 69 GPU in use by another agft,
 70 a part hung, for example in a driver call, 77 not permitted to lock clocks.
-Clocks are given back when agft ends, however it ends; `agft release` gives them back by hand.";
+Clocks are given back when agft ends, however it ends; `agft release` gives them back by hand.
+SIGHUP has a daemon read its configuration again; in a terminal it ends the run.";
 
 /// Makes LLM inference servers spend less GPU energy for the same service.
 ///

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | pidfd or socket say that the controller is gone, no goodbye | gives the clocks back, tries again for a minute |
 //! | goodbye | ends; nothing is locked |
-//! | no heartbeat for max(5 periods, 3 s): stopped (SIGSTOP, debugger, frozen alone), swapped out | gives the clocks back, says so, goes on waiting |
+//! | no heartbeat for max(5 periods, 3 s): stopped (SIGSTOP, ^Z, a debugger), swapped out | gives the clocks back, says so, goes on waiting |
 //! | "this part is stuck" | gives the clocks back, says so; kills a controller that does not end by itself |
 //! | SIGTERM, SIGINT, SIGHUP | gives the clocks back, says so, ends |
 //!
@@ -20,6 +20,11 @@
 //! that holds the socket open would hide its end; the pidfd would not, so the guardian watches both. Heartbeats are
 //! timed by the monotonic clock, which stands still while the machine sleeps: a suspended laptop is not late. A guardian
 //! that was itself stopped for a while (`docker pause`) gives the controller a whole time-out before it judges.
+//!
+//! Some ends take both: `systemctl kill -s KILL`, an OOM kill of the whole control group, the end of a container whose
+//! first process is agft. What then stays locked stands in a journal ([`crate::store::held`]), written before the first
+//! lock of each clock; the next start, `agft release` and a service's `ExecStopPost=agft release --journal` undo it
+//! ([`undo`]). A lock that cannot be written down, or that no guardian watches, is not made ([`ledger`]).
 //!
 //! The controller ([`link`]) in turn sees within a tick that its guardian is gone or does not answer. It then gives the
 //! clocks back, and locks none until a new guardian is ready; if guardians keep dying, the run ends. Nothing is locked in

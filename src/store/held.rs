@@ -299,6 +299,7 @@ impl HeldDir {
     /// # Errors
     /// [`StoreError`] if the directory cannot be read.
     pub fn leftovers(&self, now: Timestamp) -> Result<Vec<Leftover>, StoreError> {
+        file::remove_leftovers(&self.dir)?;
         let mut found = Vec::new();
         for name in self.dir.names()? {
             if let Some(gpu) = name.strip_suffix(JOURNAL)
