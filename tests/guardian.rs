@@ -425,6 +425,10 @@ fn sensor_call_that_hangs_ends_the_run_with_the_clocks_given_back() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
     bench.mock.inject(&Injection::delay("nvmlDeviceGetTotalEnergyConsumption", HANGS)).expect("a free slot");
+    // Two seconds until a call counts as hung, and then some for a busy machine.
+    let took = released_after(&bench, Instant::now());
+    println!("from the hung call to clocks given back: {took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
     hangs(&bench, &mut daemon, "the thread that reads the GPUs");
 }
 
