@@ -148,7 +148,7 @@ fn sigkill_releases_every_gpu_of_the_engine() {
 fn guardian_tries_again_where_the_driver_refuses_at_first() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
-    bench.mock.inject(&Injection::error(RESET_CORE, UNKNOWN).times(3)).expect("a free slot");
+    bench.mock.inject(&Injection::error(RESET_CORE, UNKNOWN).times(8)).expect("a free slot");
     let start = Instant::now();
     daemon.signal(Signal::KILL);
     let took = released_after(&bench, start);
@@ -196,6 +196,7 @@ fn next_start_undoes_what_two_kills_left() {
     let mut daemon = bench.start(&[]);
     bench.wait_for_release(&daemon);
     daemon.wait_for_log("a dead agft left clocks locked");
+    daemon.wait_for_log("action space");
     daemon.stop();
     bench.assert_given_back(daemon.pid());
     assert_eq!(bench.journals(), Vec::<std::path::PathBuf>::new());
@@ -227,6 +228,8 @@ fn next_start_undoes_a_gpu_that_it_does_not_control_itself() {
     let mut daemon = bench.start(&[]);
     bench.wait_for_release(&daemon);
     daemon.wait_for_log("clocks of a dead agft given back");
+    // Signals are caught from the first lock on, and that comes later.
+    daemon.wait_for_log("action space");
     daemon.stop();
 }
 

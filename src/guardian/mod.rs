@@ -7,10 +7,17 @@
 //! | what the guardian sees | what it does |
 //! | --- | --- |
 //! | pidfd or socket say that the controller is gone, no goodbye | gives the clocks back, tries again for a minute |
+//! | the thread that started it is dead (`PR_SET_PDEATHSIG`) | gives the clocks back, says so, goes on waiting |
 //! | goodbye | ends; nothing is locked |
 //! | no heartbeat for max(5 periods, 3 s): stopped (SIGSTOP, ^Z, a debugger), swapped out | gives the clocks back, says so, goes on waiting |
 //! | "this part is stuck" | gives the clocks back, says so; kills a controller that does not end by itself |
 //! | SIGTERM, SIGINT, SIGHUP | gives the clocks back, says so, ends |
+//!
+//! Pidfd and socket tell of the end of the last thread of the controller. A killed process with a thread in a disk or
+//! driver call that cannot be interrupted (a slow `fsync` was seen to take 30 s) lives on until that returns, and its
+//! clocks must not wait. So the guardian has a third sign: a signal at the death of the thread that started it. That one
+//! alone would be too early where threads come and go; here it is the main thread or the watch, which live as long as
+//! the run.
 //!
 //! What was given back under a living controller is given back again when that ends: a driver call that was on its way
 //! may have locked in between.

@@ -10,11 +10,13 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, chdir, getppid, kill_process, pidfd_open, pidfd_send_signal, setsid,
+    Pid, PidfdFlags, Signal, chdir, getppid, kill_process, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, setsid,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -142,6 +144,8 @@ struct Guardian {
     /// GPUs on which something is locked, or may be.
     held: BTreeSet<String>,
     controller: Controller,
+    /// The thread that started this process has ended, and with it, or soon, the controller.
+    dying: tokio::signal::unix::Signal,
     writing: Option<OwnedWriteHalf>,
     dir: HeldDir,
     silence: Duration,
@@ -210,6 +214,11 @@ enum Why {
 impl Guardian {
     async fn new(ward: &Ward) -> Result<(Self, Signals), GuardianError> {
         let signals = Signals::install().map_err(system("signal handlers"))?;
+        let dying = signal(SignalKind::user_defined1()).map_err(system("signal handlers"))?;
+        // Only the earliest sign of several: where it cannot be had, the others have to do.
+        if let Err(error) = set_parent_process_death_signal(Some(Signal::USR1)) {
+            tracing::info!(%error, "no signal at the death of the controller's thread");
+        }
         let controller = Controller::watch(ward.controller)
             .map_err(system("the thread that watches the controller"))?
             .ok_or(GuardianError::Orphan(ward.controller))?;
@@ -227,6 +236,7 @@ impl Guardian {
             gpus,
             held: BTreeSet::new(),
             controller,
+            dying,
             writing: None,
             dir,
             silence: ward.silence,
@@ -290,7 +300,10 @@ impl Guardian {
                     Some(Err(error)) => tracing::warn!(%error, "message not understood"),
                     None => return Why::Gone,
                 },
-                signal = signals.wait() => return Why::Signal(signal.name()),
+                _ = self.dying.recv() => {
+                    self.release_under_controller("the controller is being killed").await;
+                }
+                end = signals.wait() => return Why::Signal(end.name()),
                 () = self.controller.gone.notified() => {
                     // What it said before it died has to be known, and has arrived. Where a fork of it holds the socket
                     // open there is no end to wait for.
@@ -376,13 +389,10 @@ impl Guardian {
                 .collect();
             for gpu in done {
                 self.held.remove(&gpu);
-                if let Err(error) = self.dir.clear(&gpu) {
-                    tracing::warn!(%error, "journal stays; the next start finds nothing locked");
-                }
                 let took_ms = start.elapsed().as_secs_f64() * 1e3;
                 tracing::warn!(gpu, took_ms, "the controller is gone: clocks given back");
             }
-            let Some((gpu, error)) = failed.first() else { return Ok(()) };
+            let Some((gpu, error)) = failed.first() else { break };
             if !said {
                 tracing::error!(gpu, %error, "clocks not given back yet");
                 said = true;
@@ -395,6 +405,13 @@ impl Guardian {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         }
+        // The controller may have died between its entry in a journal and the lock: then that one names nothing.
+        for gpu in &self.gpus {
+            if let Err(error) = self.dir.clear(&gpu.uuid) {
+                tracing::warn!(%error, "journal stays; the next start finds nothing locked");
+            }
+        }
+        Ok(())
     }
 
     /// One try on every GPU held, side by side: one that hangs must not keep the others.
