@@ -30,6 +30,7 @@ pub mod store;
 
 pub mod daemon;
 pub mod lab;
+pub mod guardian;
 pub mod sim;
 
 pub mod cli;

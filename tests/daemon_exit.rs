@@ -41,11 +41,6 @@ fn sigint_ends_the_run_with_the_clocks_given_back() {
 }
 
 #[test]
-fn sighup_ends_the_run_with_the_clocks_given_back() {
-    ended_by(Signal::HUP, &Bench::new());
-}
-
-#[test]
 fn panic_gives_the_clocks_back_and_fails() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&["--panic-at-tick", "60"]);

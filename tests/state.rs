@@ -195,15 +195,16 @@ fn model_that_cannot_be_used_is_kept_aside_and_learning_starts_afresh() {
 
 #[test]
 fn second_agft_on_the_same_model_is_kept_out_and_touches_no_clock() {
-    let bench = Bench::new();
+    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2));
     let mut first = bench.serve(&[]);
+    let bench = bench.set("gpu.device_id", "1");
     let mut second = bench.start(&[]);
     assert_eq!(second.wait().code(), Some(1), "{}", second.log());
     assert!(second.log().contains("is in use by another agft"), "{}", second.log());
     assert_eq!(bench.writes_of(second.pid()), []);
     assert!(first.is_running());
     first.stop();
-    bench.assert_given_back(first.pid());
+    assert!(bench.is_free());
 }
 
 #[test]

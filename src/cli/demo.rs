@@ -22,6 +22,7 @@ use crate::daemon::sampler::{Sampler, SamplerSettings};
 use crate::daemon::setup;
 use crate::daemon::signals::Signals;
 use crate::daemon::tick::{End, Observer, Parts, StepFacts, drive};
+use crate::daemon::watch::Pulse;
 use crate::gpu::GpuSensors;
 use crate::gpu::lease::ClockLease;
 use crate::metrics::scrape::Scraper;
@@ -211,7 +212,7 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
         bar: (!args.json).then(|| progress_bar(args.seconds)),
     };
     let schedule = Schedule { start: Time(0.15), period: config.control.decision_interval_s };
-    let scraper = Scraper::new(&super::run::scrape_settings(&config))?;
+    let scraper = Scraper::new(&setup::scrape_settings(&config))?;
     let parts = Parts {
         controller: Controller::new(settings, learned, space, 1, clock.now()),
         feed: Feed::spawn(scraper, schedule, clock),
@@ -224,10 +225,14 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
             clock,
         )?,
         actuator: Some(Actuator::spawn(lease, clock)?),
+        watch: None,
+        pulse: Pulse::new(),
         observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display)],
+        reload: None,
         schedule,
         clock,
         panic_at_tick: None,
+        stall_at_tick: None,
     };
     let mut signals = Signals::install()?;
     let end = drive(parts, async {

@@ -29,19 +29,23 @@ pub fn start(
             let layer = tracing_subscriber::fmt::layer()
                 .with_ansi(false)
                 .with_writer(writer)
+                .log_internal_errors(false)
                 .with_filter(ours(level));
             (Some(layer), Some(guard))
         }
         None => (None, None),
     };
+    // An error of the console is not reported on the console: that would panic where nobody reads it (`| tee` killed).
     let (text, json) = match format {
         LogFormat::Text => {
             let ansi = io::IsTerminal::is_terminal(&io::stderr());
             let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(ansi);
+            let layer = layer.log_internal_errors(false);
             (Some(layer.with_filter(ours(console))), None)
         }
         LogFormat::Json => {
             let layer = tracing_subscriber::fmt::layer().json().with_writer(io::stderr);
+            let layer = layer.log_internal_errors(false);
             (None, Some(layer.with_filter(ours(console))))
         }
     };

@@ -3,6 +3,8 @@
 pub mod check;
 pub mod demo;
 pub mod gpus;
+mod guarded;
+mod guardian;
 pub mod logging;
 pub mod release;
 pub mod run;
@@ -26,9 +28,15 @@ pub enum Exit {
     Failure = 1,
     /// The configuration is bad (`EX_USAGE` of sysexits).
     Config = 64,
+    /// Another agft controls the GPU (`EX_UNAVAILABLE`).
+    InUse = 69,
+    /// A part of agft hung, for example in a driver call (`EX_SOFTWARE`).
+    Stuck = 70,
     /// Not permitted to lock clocks (`EX_NOPERM`).
     NotPermitted = 77,
 }
+
+const _: () = assert!(Exit::Stuck as u8 == crate::daemon::watch::STUCK_STATUS);
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -37,8 +45,10 @@ impl From<Exit> for ExitCode {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 success, 1 runtime failure, 2 usage, 64 bad configuration, 77 not permitted to lock clocks.
-Clocks are given back when agft ends, however it ends; `agft release` gives them back by hand.";
+Exit codes: 0 success, 1 runtime failure, 2 usage, 64 bad configuration, 69 GPU in use by another agft,
+70 a part hung, for example in a driver call, 77 not permitted to lock clocks.
+Clocks are given back when agft ends, however it ends; `agft release` gives them back by hand.
+SIGHUP has a daemon read its configuration again; in a terminal it ends the run.";
 
 /// Makes LLM inference servers spend less GPU energy for the same service.
 ///
@@ -78,6 +88,10 @@ pub struct Cli {
     /// Panic at this tick: tests see the clocks given back on that way out too
     #[arg(long, value_name = "N", hide = true)]
     pub panic_at_tick: Option<u64>,
+
+    /// Block at this tick, for the same reason
+    #[arg(long, value_name = "N", hide = true)]
+    pub stall_at_tick: Option<u64>,
 
     /// What to do instead of running the daemon
     #[command(subcommand)]
@@ -126,6 +140,9 @@ pub enum Command {
     },
     /// Give all clocks back to the driver now
     Release(ReleaseArgs),
+    /// Watch over the clocks of a running agft, which starts this itself
+    #[command(hide = true)]
+    Guardian(guardian::GuardianArgs),
     /// List the GPUs with their clocks, power and what of it can be controlled
     Gpus(gpus::GpusArgs),
 }
@@ -136,6 +153,10 @@ pub struct ReleaseArgs {
     /// Every GPU of the machine, not only those of the configuration
     #[arg(long)]
     pub all: bool,
+
+    /// Only what a dead agft left locked, by its journal: for ExecStopPost of a service
+    #[arg(long, conflicts_with = "all")]
+    pub journal: bool,
 }
 
 /// Runs what the command line asks for.
@@ -150,6 +171,7 @@ pub fn main() -> ExitCode {
         Some(Command::CheckConfig { file }) => check::run_config(file),
         Some(Command::Release(args)) => release::run(args, &cli),
         Some(Command::Gpus(args)) => gpus::run(args),
+        Some(Command::Guardian(args)) => guardian::run(args, &cli),
     };
     exit.into()
 }

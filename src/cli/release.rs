@@ -1,56 +1,142 @@
 //! `agft release`: gives the clocks back, whoever took them.
+//!
+//! By default the configured GPUs are reset, and those that the journals of dead agfts name. With `--journal` only the
+//! latter, for the service manager: it leaves an agft that runs alone, and GPUs that agft never locked.
+
+use jiff::Timestamp;
 
 use super::{Cli, Exit, ReleaseArgs, exit_of, load_config, report_gpu_error};
-use crate::gpu::lease::ClockLease;
+use crate::config::Config;
+use crate::gpu::lease::give_back;
 use crate::gpu::nvml::NvmlHost;
-use crate::gpu::{GpuError, GpuInfo, GpuSelector};
-use crate::units::Mhz;
+use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
+use crate::guardian::undo::{Undone, runtime_dir, undo};
+use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Role};
 
-/// Releases the configured GPUs, or all of them.
+/// Releases the configured GPUs, or all of them, or what the journals name.
 #[must_use]
 pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
     // Without a readable configuration every GPU is meant: this command must work when everything else is broken.
-    let selectors = if args.all || !cli.config.exists() {
-        None
-    } else {
-        match load_config(cli) {
-            Ok(config) => Some(config.gpu.device_id),
-            Err(exit) => return exit,
+    let config = match cli.config.exists().then(|| load_config(cli)) {
+        Some(Ok(config)) => Some(config),
+        None => None,
+        Some(Err(_)) if args.all || args.journal => None,
+        Some(Err(exit)) => return exit,
+    };
+    let dir = HeldDir::open(&runtime_dir(config.as_ref().unwrap_or(&Config::default())));
+    let dir = match dir {
+        Ok(dir) => Some(dir),
+        Err(error) => {
+            eprintln!("agft: journals of held clocks are not read: {error}");
+            None
         }
     };
+    if args.journal && dir.as_ref().is_some_and(HeldDir::is_clean) {
+        println!("no journal of held clocks: nothing to give back");
+        return Exit::Ok;
+    }
     let host = match NvmlHost::open() {
         Ok(host) => host,
         Err(error) => return report_gpu_error(&error),
     };
-    let gpus = match targets(host, selectors) {
-        Ok(gpus) => gpus,
-        Err(error) => return report_gpu_error(&error),
-    };
+    let mut exit = if dir.is_none() && args.journal { Exit::Failure } else { Exit::Ok };
+    if !args.journal {
+        let selectors = config.filter(|_| !args.all).map(|config| config.gpu.device_id);
+        exit = match release(host, selectors, dir.as_ref(), cli) {
+            Ok(exit) => exit,
+            Err(error) => return report_gpu_error(&error),
+        };
+    }
+    let Some(dir) = dir else { return exit };
+    match undo(&dir, host, &[], &cli.config, Timestamp::now()) {
+        Ok(undone) => {
+            undone.iter().map(report).fold(exit, |worst, exit| if worst == Exit::Ok { exit } else { worst })
+        }
+        Err(error) => {
+            eprintln!("agft: {error}");
+            Exit::Failure
+        }
+    }
+}
+
+/// Resets the GPUs of the configuration, or all.
+fn release(
+    host: NvmlHost,
+    selectors: Option<Vec<GpuSelector>>,
+    dir: Option<&HeldDir>,
+    cli: &Cli,
+) -> Result<Exit, GpuError> {
     let mut exit = Exit::Ok;
-    for gpu in gpus {
+    for gpu in targets(host, selectors)? {
         match release_one(host, &gpu) {
-            Ok(()) => println!("{gpu}: clocks given back"),
+            Ok(()) => println!("{gpu}: clocks given back{}", holder(dir, &gpu, cli)),
             Err(error) => {
                 eprintln!("agft: {error}");
                 exit = exit_of(&error);
             }
         }
     }
-    exit
+    Ok(exit)
 }
 
 fn targets(host: NvmlHost, selectors: Option<Vec<GpuSelector>>) -> Result<Vec<GpuInfo>, GpuError> {
     match selectors {
         None => host.list(),
         Some(selectors) => {
-            use crate::gpu::GpuSensors;
             selectors.iter().map(|selector| Ok(host.sensors(selector)?.info().clone())).collect()
         }
     }
 }
 
 fn release_one(host: NvmlHost, gpu: &GpuInfo) -> Result<(), GpuError> {
-    let clocks = host.clocks(&GpuSelector::Uuid(gpu.uuid.clone()))?;
-    // Taking the lease resets the clocks; nothing is locked with it, so the lowest clock does not matter.
-    ClockLease::take(vec![(Box::new(clocks), Mhz(0))]).map(drop)
+    give_back(&mut host.clocks(&GpuSelector::Uuid(gpu.uuid.clone()))?)
+}
+
+/// A word about an agft that runs on the GPU and may lock it again; else its journal, if any, is done with.
+fn holder(dir: Option<&HeldDir>, gpu: &GpuInfo, cli: &Cli) -> String {
+    let Some(dir) = dir else { return String::new() };
+    match dir.claim(&gpu.uuid, Role::Controller, &Holder::current(&cli.config)) {
+        Ok(_claim) => {
+            // One that stays is undone once more below.
+            let _ = dir.clear(&gpu.uuid);
+            String::new()
+        }
+        Err(ClaimError::Busy(Busy { holder: Some(holder), .. })) => {
+            format!("; agft runs on it (pid {}) and may lock it again", holder.pid)
+        }
+        Err(ClaimError::Busy(_)) => "; an agft runs on it and may lock it again".into(),
+        Err(ClaimError::Store(_)) => String::new(),
+    }
+}
+
+fn report(undone: &Undone) -> Exit {
+    match undone {
+        Undone::GivenBack { gpu, holder } | Undone::Own { gpu, holder } => {
+            let of =
+                holder.as_ref().map_or_else(String::new, |holder| format!(" that pid {} had", holder.pid));
+            println!("{gpu}: clocks{of} given back");
+            Exit::Ok
+        }
+        Undone::Alive(busy) => {
+            println!("left alone: {busy}");
+            Exit::Ok
+        }
+        Undone::Dropped { gpu } => {
+            println!("{gpu}: journal of another boot dropped; its locks are gone");
+            Exit::Ok
+        }
+        Undone::PutAside { kept_as, why } => {
+            eprintln!("agft: a journal was damaged ({why}); it is now {}", kept_as.display());
+            Exit::Ok
+        }
+        // Where there is no such GPU, nothing of it can be locked; the journal goes with this boot.
+        Undone::Failed { error: error @ GpuError::NotFound { .. }, .. } => {
+            eprintln!("agft: {error}; the journal that names it stays");
+            Exit::Ok
+        }
+        Undone::Failed { error, .. } => {
+            eprintln!("agft: {error}");
+            exit_of(error)
+        }
+    }
 }

@@ -1,10 +1,12 @@
 //! `agft`: the daemon.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 
+use super::guarded::Guarded;
 use super::{Cli, Exit, exit_of, load_config, logging};
 use crate::bandit::ActionSpace;
 use crate::config::Config;
@@ -13,15 +15,19 @@ use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::feed::{Feed, Schedule};
 use crate::daemon::log::LogObserver;
+use crate::daemon::notify::{Notifier, NotifyObserver};
 use crate::daemon::recorder::{Recorder, RecorderSettings};
+use crate::daemon::reload::Reloader;
 use crate::daemon::sampler::{EnergySource, Sampler, SamplerSettings};
 use crate::daemon::setup;
 use crate::daemon::signals::Signals;
-use crate::daemon::tick::{End, Observer, Parts, drive};
-use crate::gpu::lease::ClockLease;
+use crate::daemon::tick::{End, Observer, Parts, RunError, drive};
+use crate::daemon::watch::{Alarm, Pulse};
+use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
-use crate::metrics::scrape::{ScrapeSettings, Scraper};
+use crate::metrics::scrape::Scraper;
+use crate::store::held::ClaimError;
 use crate::store::{Identity, Load, ModelStore};
 use crate::units::{Mhz, Seconds};
 
@@ -38,21 +44,20 @@ pub fn run(cli: &Cli) -> Exit {
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "agft ends");
             eprintln!("agft: {error:#}");
-            error.downcast_ref::<GpuError>().map_or(Exit::Failure, exit_of)
+            exit_code(&error)
         }
     }
 }
 
-/// Where and how to scrape.
-#[must_use]
-pub fn scrape_settings(config: &Config) -> ScrapeSettings {
-    ScrapeSettings {
-        url: config.vllm.prometheus_url.clone(),
-        timeout: config.vllm.scrape_timeout_s,
-        connect_timeout: config.vllm.scrape_timeout_s,
-        bearer_token_file: config.vllm.bearer_token_file.as_ref().map(PathBuf::from),
-        ca_file: config.vllm.tls_ca_file.as_ref().map(PathBuf::from),
-        model_name: config.vllm.model_name.clone(),
+fn exit_code(error: &anyhow::Error) -> Exit {
+    if let Some(ClaimError::Busy(_)) = error.downcast_ref() {
+        return Exit::InUse;
+    }
+    match error.downcast_ref() {
+        Some(RunError::Alarm(Alarm::Stuck { .. })) => Exit::Stuck,
+        Some(RunError::Alarm(Alarm::NoGuardian { .. })) => Exit::Failure,
+        Some(RunError::Gpu(error)) => exit_of(error),
+        None => error.downcast_ref::<GpuError>().map_or(Exit::Failure, exit_of),
     }
 }
 
@@ -85,12 +90,12 @@ impl Gpus {
         Ok(Self { host, sensors, infos, clocks })
     }
 
-    fn take_clocks(&self, config: &Config) -> Result<ClockLease, GpuError> {
+    fn take_clocks(&self, config: &Config, ledger: Box<dyn Ledger>) -> Result<ClockLease, GpuError> {
         let mut members: Vec<(Box<dyn GpuClocks>, Mhz)> = Vec::new();
         for selector in &config.gpu.device_id {
             members.push((Box::new(self.host.clocks(selector)?), self.clocks.core_min()));
         }
-        ClockLease::take(members)
+        ClockLease::take_with(members, ledger)
     }
 }
 
@@ -106,7 +111,13 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         data_collection = config.control.data_collection_mode,
         "agft starts"
     );
-    let scraper = Scraper::new(&scrape_settings(config))?;
+    let scraper = Scraper::new(&setup::scrape_settings(config))?;
+    let hands_off = cli.dry_run || config.control.data_collection_mode;
+    // Until the end of the run.
+    let guarded = match hands_off {
+        true => None,
+        false => Some(Guarded::claim(cli, config, gpus.host, &gpus.infos)?),
+    };
     let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
     let identity = identity(config, &gpus.infos);
     let learned = load_model(cli, config, &store, &identity)?;
@@ -114,8 +125,29 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before the first lock: from here on no signal ends the process with a clock held.
-        let mut signals = Signals::install().context("signal handlers")?;
-        let parts = assemble(cli, config, gpus, scraper, store, identity, learned)?;
+        // With a terminal, SIGHUP means that it was hung up, and ends the run; without one, that the file is to be read
+        // again.
+        let hangup_ends = std::io::stdin().is_terminal();
+        let (mut signals, hangup) = Signals::for_daemon(hangup_ends).context("signal handlers")?;
+        let (clocks, count) = (gpus.clocks.clone(), gpus.infos.len());
+        let mut parts = assemble(cli, config, gpus, guarded.as_ref(), scraper, store, identity, learned)?;
+        let notifier = Notifier::from_env();
+        parts.reload = hangup.map(|hangup| Reloader {
+            hangup,
+            path: cli.config.clone(),
+            config: config.clone(),
+            data_collection: cli.data_collection_mode,
+            dry_run: cli.dry_run,
+            clocks,
+            gpus: count,
+            schedule: parts.schedule,
+            clock: parts.clock,
+            notifier: notifier.clone(),
+        });
+        if let Some(notifier) = notifier {
+            notifier.ready();
+            parts.observers.push(Box::new(NotifyObserver::new(notifier)));
+        }
         let end = drive(parts, signals.wait()).await?;
         if let End::Signal(name) = end {
             tracing::info!(signal = name, "ended by signal");
@@ -198,24 +230,27 @@ fn load_model(
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "everything a run is made of")]
 fn assemble(
     cli: &Cli,
     config: &Config,
     gpus: Gpus,
+    guarded: Option<&Guarded>,
     scraper: Scraper,
     store: ModelStore,
     identity: Identity,
     learned: Learned,
 ) -> anyhow::Result<Parts> {
     let clock = Clock::start();
-    let hands_off = cli.dry_run || config.control.data_collection_mode;
-    let actuator = if hands_off {
-        None
-    } else {
-        let lease = gpus.take_clocks(config).context(
-            "clocks cannot be controlled (--data-collection-mode only measures, and works without)",
-        )?;
-        Some(Actuator::spawn(lease, clock).context("clock thread")?)
+    let (actuator, answers) = match guarded {
+        None => (None, None),
+        Some(guarded) => {
+            const HELP: &str =
+                "clocks cannot be controlled (--data-collection-mode only measures, and works without)";
+            let answers = guarded.start_guardian().context(HELP)?;
+            let lease = gpus.take_clocks(config, Box::new(guarded.ledger())).context(HELP)?;
+            (Some(Actuator::spawn(lease, clock).context("clock thread")?), Some(answers))
+        }
     };
     let memory = setup::memory_clocks(config, &gpus.clocks);
     let space = ActionSpace::new(&gpus.clocks, &setup::space_settings(config, memory));
@@ -244,6 +279,14 @@ fn assemble(
             }
         }
     }
+    let pulse = Pulse::new();
+    let watch = match (guarded, &actuator, answers) {
+        (Some(guarded), Some(actuator), Some(answers)) => {
+            let watch = guarded.watch(answers, actuator, &sampler, &pulse, config);
+            Some(watch.context("watch thread")?)
+        }
+        _ => None,
+    };
     let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
     let period = config.control.decision_interval_s;
     let schedule = Schedule { start: clock.now() + Seconds(0.5 * period.0), period };
@@ -253,9 +296,13 @@ fn assemble(
         feed,
         sampler,
         actuator,
+        watch,
+        pulse,
         observers,
+        reload: None,
         schedule,
         clock,
         panic_at_tick: cli.panic_at_tick,
+        stall_at_tick: cli.stall_at_tick,
     })
 }

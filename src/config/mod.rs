@@ -150,6 +150,16 @@ impl Config {
     }
 }
 
+/// Line, from 1, of `key` (`section.key`, or a section) in the text of a file, if it stands there once in block style.
+#[must_use]
+pub fn line_of(text: &str, key: &str) -> Option<usize> {
+    let (section, key) = key.split_once('.').map_or((key, None), |(section, key)| (section, Some(key)));
+    match reader::lines_of(text, section, key)[..] {
+        [line] => Some(line),
+        _ => None,
+    }
+}
+
 /// The bytes of the file at `path`, or `None` if there are more than `limit`.
 fn read_at_most(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();

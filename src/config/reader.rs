@@ -184,7 +184,7 @@ fn path(section: &str, key: Option<&str>) -> String {
 /// Lines, from 1, on which a section or a key begins, as far as block style without quotes shows it.
 ///
 /// The parser does not hand out positions; the caller believes this guess only if the number of lines is right.
-fn lines_of(text: &str, section: &str, key: Option<&str>) -> Vec<usize> {
+pub(super) fn lines_of(text: &str, section: &str, key: Option<&str>) -> Vec<usize> {
     let name = |line: &str| line.split_once(':').map_or("", |(name, _)| name.trim()).to_owned();
     let mut current = String::new();
     let mut lines = Vec::new();

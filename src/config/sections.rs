@@ -92,6 +92,8 @@ sections! {
         clock_tolerance_mhz: Mhz = Mhz(30), mhz(0..=300);
         /// Time after which a clock that could not be set is tried again.
         failed_clock_retry_s: Seconds = Seconds(600.0), seconds(10.0..=86_400.0);
+        /// Directory of the locks and journals of all agfts of the machine.
+        runtime_dir: Option<String> = None, optional(path());
     }
 
     /// When and how clocks are chosen.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::clock::Clock;
+use super::watch::Pulse;
 use crate::bandit::Target;
 use crate::control::{ClockOutcome, Refusal};
 use crate::gpu::GpuError;
@@ -21,6 +22,8 @@ const FINAL_TRIES: u32 = 5;
 #[derive(Default)]
 struct Mailbox {
     command: Option<Target>,
+    /// Somebody else gave the clocks back, or they must not be held any more; and why.
+    disturbed: Option<String>,
     shutdown: bool,
     outcomes: Vec<ClockOutcome>,
     fatal: Option<GpuError>,
@@ -31,6 +34,8 @@ struct Shared {
     mailbox: Mutex<Mailbox>,
     changed: Condvar,
     failed: Notify,
+    /// Marked while a driver call is under way.
+    pulse: Pulse,
 }
 
 impl Shared {
@@ -82,6 +87,30 @@ impl Actuator {
         }
     }
 
+    /// Marked at the start of each driver call, at rest between them.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.shared.pulse.clone()
+    }
+
+    /// What another thread calls when the clocks are not as they were set, with the reason: they are given back, and the
+    /// loop is told.
+    #[must_use]
+    pub fn disturber(&self) -> Box<dyn Fn(String) + Send> {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |why| {
+            shared.lock().disturbed = Some(why);
+            shared.changed.notify_one();
+        })
+    }
+
+    /// Leaves a thread behind that may never come back: its clocks are the guardian's now.
+    pub fn abandon(mut self) {
+        self.shared.lock().shutdown = true;
+        self.shared.changed.notify_one();
+        drop(self.thread.take());
+    }
+
     /// Gives the clocks back and waits for it.
     ///
     /// # Errors
@@ -112,7 +141,7 @@ impl Drop for Actuator {
 fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock) -> Result<(), GpuError> {
     loop {
         let mut mailbox = shared.lock();
-        while mailbox.command.is_none() && !mailbox.shutdown {
+        while mailbox.command.is_none() && mailbox.disturbed.is_none() && !mailbox.shutdown {
             if lease.current().is_none() {
                 let (guard, _) = shared
                     .changed
@@ -124,11 +153,17 @@ fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock) -> Result<(), Gp
             mailbox = shared.changed.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
         }
         let (command, shutdown) = (mailbox.command.take(), mailbox.shutdown);
+        let disturbed = mailbox.disturbed.take();
         drop(mailbox);
+        shared.pulse.mark();
         if shutdown {
-            return release_for_good(&mut lease);
+            let result = release_for_good(&mut lease, &shared.pulse);
+            shared.pulse.rest();
+            return result;
         }
         let outcome = match command {
+            // A command of before the disturbance is void: the loop decides anew.
+            _ if disturbed.is_some() => disturbed.map(|why| give_back(&mut lease, why, clock)),
             Some(target) => carry_out(&mut lease, target, clock, shared),
             // A release failed earlier: the clocks are not known to be back.
             None => {
@@ -138,6 +173,7 @@ fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock) -> Result<(), Gp
                 None
             }
         };
+        shared.pulse.rest();
         if let Some(outcome) = outcome {
             shared.lock().outcomes.push(outcome);
         }
@@ -160,13 +196,23 @@ fn carry_out(lease: &mut ClockLease, target: Target, clock: &Clock, shared: &Sha
     }
 }
 
-fn release_for_good(lease: &mut ClockLease) -> Result<(), GpuError> {
+/// A release that fails is tried again by the loop above.
+fn give_back(lease: &mut ClockLease, why: String, clock: &Clock) -> ClockOutcome {
+    let target = lease.current().unwrap_or(Target::Default);
+    if let Err(error) = lease.release() {
+        tracing::warn!(%error, "clocks not given back yet");
+    }
+    ClockOutcome::Refused { target, at: clock.now(), recovery: Refusal::Pause, why }
+}
+
+fn release_for_good(lease: &mut ClockLease, pulse: &Pulse) -> Result<(), GpuError> {
     let mut result = lease.release();
     for _ in 1..FINAL_TRIES {
         if result.is_ok() {
             break;
         }
         std::thread::sleep(RELEASE_RETRY);
+        pulse.mark();
         result = lease.release();
     }
     result

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use tracing::{debug, info, warn};
 
 use super::tick::{Observer, StepFacts};
+use crate::config::Config;
 use crate::control::event::WakeSource;
-use crate::control::{Controller, Event, Mode, Round};
+use crate::control::{Controller, Event, Mode, Round, Settings};
 use crate::metrics::health;
 
 /// Logs every event, every command, and, if asked for, every round.
@@ -56,6 +57,10 @@ impl Observer for LogObserver {
         {
             log_round(round);
         }
+    }
+
+    fn reconfigured(&mut self, config: &Config, _settings: &Settings) {
+        self.detailed = config.logging.detailed_round_logging;
     }
 
     fn end(&mut self, controller: &Controller, _unix_time: f64) {

@@ -2,17 +2,20 @@
 //!
 //! Four things run beside each other, so that none can delay another: the tick (this task), the scrape ([`feed`]), the
 //! sensors ([`sampler`], a thread), the clock writes ([`actuator`], a thread that owns the lease). Files are written by a
-//! fifth ([`recorder`]).
+//! fifth ([`recorder`]), and a sixth watches over these and over the guardian ([`watch`]).
 
 pub mod actuator;
 pub mod clock;
 pub mod feed;
 pub mod log;
+pub mod notify;
 mod record;
 pub mod recorder;
+pub mod reload;
 pub mod sampler;
 pub mod setup;
 pub mod signals;
 pub mod tick;
+pub mod watch;
 
 pub use tick::{Parts, drive};

@@ -11,7 +11,7 @@ use super::record::record;
 use super::tick::{Observer, StepFacts};
 use crate::bandit::Policy;
 use crate::config::Config;
-use crate::control::{Controller, Event, Learned, Mode};
+use crate::control::{Controller, Event, Learned, Mode, Settings};
 use crate::gpu::GpuInfo;
 use crate::reward::slo::Limits;
 use crate::store::{
@@ -221,6 +221,11 @@ impl Observer for Recorder {
             let summary = Box::new(self.summary(facts.controller));
             self.send(Job::Save(Box::new(facts.controller.learned().clone()), metadata, summary));
         }
+    }
+
+    fn reconfigured(&mut self, config: &Config, settings: &Settings) {
+        self.settings.limits = settings.limits;
+        self.settings.save_every = config.model.save_interval;
     }
 
     fn end(&mut self, controller: &Controller, _unix_time: f64) {

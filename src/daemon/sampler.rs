@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::clock::Clock;
+use super::watch::Pulse;
 use crate::control::GpuTick;
 use crate::gpu::{GpuError, GpuReading, GpuSensors};
 use crate::reward::energy::EnergyPoint;
@@ -45,6 +46,8 @@ struct Shared {
     looked: Notify,
     lost: Mutex<Option<GpuError>>,
     ended: Notify,
+    /// Marked after each look at the GPUs.
+    pulse: Pulse,
 }
 
 /// Handle of the sampling thread; it ends when this is dropped.
@@ -87,6 +90,12 @@ impl Sampler {
     pub fn collect(&self) -> Vec<GpuTick> {
         let mut ticks = self.shared.ticks.lock().unwrap_or_else(PoisonError::into_inner);
         ticks.iter_mut().map(|tick| GpuTick { energy: std::mem::take(&mut tick.energy), ..*tick }).collect()
+    }
+
+    /// Marked after each look at the GPUs.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.shared.pulse.clone()
     }
 
     /// Whether [`Sampler::looked`] shall fire after each look at the sensors.
@@ -209,6 +218,7 @@ fn sample(shared: &Shared, mut gpus: Vec<Gpu>, settings: SamplerSettings, clock:
                 shared.looked.notify_one();
             }
         }
+        shared.pulse.mark();
         std::thread::sleep(settings.energy_every);
     }
 }

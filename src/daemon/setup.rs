@@ -1,5 +1,7 @@
 //! From a checked configuration to the constants of the parts.
 
+use std::path::PathBuf;
+
 use crate::bandit::Learner;
 use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::memory;
@@ -9,11 +11,25 @@ use crate::config::{Config, PolicyKind};
 use crate::control::Settings;
 use crate::control::idle::IdleSettings;
 use crate::gpu::SupportedClocks;
+use crate::metrics::scrape::ScrapeSettings;
 use crate::reward::slo::Limits;
 use crate::units::{Clocks, Mhz, Seconds};
 
 /// Part of a window after a clock change that is not measured: clocks take 10-100 ms to change.
 const SETTLE: Seconds = Seconds(0.1);
+
+/// Where and how to scrape.
+#[must_use]
+pub fn scrape_settings(config: &Config) -> ScrapeSettings {
+    ScrapeSettings {
+        url: config.vllm.prometheus_url.clone(),
+        timeout: config.vllm.scrape_timeout_s,
+        connect_timeout: config.vllm.scrape_timeout_s,
+        bearer_token_file: config.vllm.bearer_token_file.as_ref().map(PathBuf::from),
+        ca_file: config.vllm.tls_ca_file.as_ref().map(PathBuf::from),
+        model_name: config.vllm.model_name.clone(),
+    }
+}
 
 /// Constants of the control loop, for a GPU with these clocks.
 #[must_use]

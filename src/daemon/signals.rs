@@ -1,14 +1,14 @@
-//! The signals that end a run in good order.
+//! The signals that end a run in good order, and the one that has the configuration read again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::tick::End;
 
-/// SIGINT, SIGTERM and SIGHUP, caught from the moment this is made.
+/// SIGINT, SIGTERM and, unless it means something else, SIGHUP, caught from the moment this is made.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -20,16 +20,35 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: Some(signal(SignalKind::hangup())?),
         })
     }
 
+    /// The same for a daemon: unless `hangup_ends`, SIGHUP is handed out to mean something else.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    pub fn for_daemon(hangup_ends: bool) -> std::io::Result<(Self, Option<Signal>)> {
+        let mut signals = Self::install()?;
+        let hangup = signals.hangup.take_if(|_| !hangup_ends);
+        Ok((signals, hangup))
+    }
+
     /// Waits for the first one.
+    ///
+    /// Cancel safe: a signal that is not waited for is not lost.
     pub async fn wait(&mut self) -> End {
         tokio::select! {
             _ = self.interrupt.recv() => End::Signal("SIGINT"),
             _ = self.terminate.recv() => End::Signal("SIGTERM"),
-            _ = self.hangup.recv() => End::Signal("SIGHUP"),
+            () = received(self.hangup.as_mut()) => End::Signal("SIGHUP"),
         }
+    }
+}
+
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }

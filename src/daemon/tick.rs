@@ -5,8 +5,12 @@ use std::time::SystemTime;
 use super::actuator::Actuator;
 use super::clock::Clock;
 use super::feed::{Feed, Schedule};
+use super::reload::{Change, Reloader};
 use super::sampler::Sampler;
-use crate::control::{Controller, Observation, Output, Scrape};
+use super::watch::{Alarm, Pulse, Watch};
+use crate::bandit::Target;
+use crate::config::Config;
+use crate::control::{Controller, Observation, Output, Scrape, Settings};
 use crate::gpu::GpuError;
 use crate::units::{Seconds, Time};
 
@@ -20,14 +24,34 @@ pub struct Parts {
     pub sampler: Sampler,
     /// Where commands go; without one nothing is ever written (dry run, data collection).
     pub actuator: Option<Actuator>,
+    /// Who watches over all this, and over the guardian; nobody where nothing is locked. After the actuator: dropped in
+    /// this order, the guardian hears goodbye when the clocks are back.
+    pub watch: Option<Watch>,
+    /// Marked after each tick.
+    pub pulse: Pulse,
     /// Who is told about each step.
     pub observers: Vec<Box<dyn Observer>>,
+    /// Who reads the configuration again on SIGHUP.
+    pub reload: Option<Reloader>,
     /// When the ticks are.
     pub schedule: Schedule,
     /// The clock of the run.
     pub clock: Clock,
     /// Panics at this tick: tests need to see the clocks given back on that way out too.
     pub panic_at_tick: Option<u64>,
+    /// Blocks at this tick, for the same reason.
+    pub stall_at_tick: Option<u64>,
+}
+
+/// Why a run ended that was not asked to.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum RunError {
+    /// The GPU was lost, refused for good, or would not take its clocks back.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// A part is stuck, or there is no guardian.
+    #[error(transparent)]
+    Alarm(#[from] Alarm),
 }
 
 /// What an observer is told after each step.
@@ -49,6 +73,9 @@ pub trait Observer {
     /// A step was made.
     fn step(&mut self, facts: &StepFacts<'_>);
 
+    /// Another configuration is in force from now on.
+    fn reconfigured(&mut self, _config: &Config, _settings: &Settings) {}
+
     /// The run is over; the clocks have been given back.
     fn end(&mut self, controller: &Controller, unix_time: f64);
 }
@@ -62,16 +89,35 @@ pub enum End {
     Finished,
 }
 
+impl End {
+    /// The signal's name, or what else ended the run.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Signal(name) => name,
+            Self::Finished => "the last tick",
+        }
+    }
+}
+
 /// Runs until `stop` resolves or the GPU cannot be controlled any more; gives the clocks back either way.
 ///
 /// # Errors
-/// [`GpuError`] if the GPU was lost, refused for good, or would not take its clocks back.
-pub async fn drive(mut parts: Parts, stop: impl Future<Output = End>) -> Result<End, GpuError> {
+/// [`RunError`].
+pub async fn drive(mut parts: Parts, stop: impl Future<Output = End>) -> Result<End, RunError> {
+    parts.pulse.mark();
     let result = ticks(&mut parts, stop).await;
+    parts.pulse.rest();
     let released = match parts.actuator.take() {
+        Some(actuator) if matches!(result, Err(RunError::Alarm(Alarm::Stuck { .. }))) => {
+            actuator.abandon();
+            Ok(())
+        }
         Some(actuator) => actuator.shutdown(),
         None => Ok(()),
     };
+    // Goodbye to the guardian, if all is back: what follows only writes files.
+    drop(parts.watch.take());
     let now = unix_seconds();
     for observer in &mut parts.observers {
         observer.end(&parts.controller, now);
@@ -81,7 +127,7 @@ pub async fn drive(mut parts: Parts, stop: impl Future<Output = End>) -> Result<
     Ok(end)
 }
 
-async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End, GpuError> {
+async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End, RunError> {
     tokio::pin!(stop);
     let mut due = parts.schedule.next(parts.clock.now());
     let mut number = 0_u64;
@@ -91,17 +137,30 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
         tokio::select! {
             biased;
             end = &mut stop => return Ok(end),
-            error = clock_failure(parts.actuator.as_ref()) => return Err(error),
-            error = parts.sampler.lost() => return Err(error),
+            error = clock_failure(parts.actuator.as_ref()) => return Err(error.into()),
+            error = parts.sampler.lost() => return Err(error.into()),
+            alarm = alarm(parts.watch.as_ref()) => return Err(alarm.into()),
             () = super::feed::sleep_until(parts.clock, due) => {
                 number += 1;
                 #[expect(clippy::panic, reason = "asked for, to test that unwinding gives the clocks back")]
                 if parts.panic_at_tick == Some(number) {
                     panic!("panic asked for at tick {number}");
                 }
+                if parts.stall_at_tick == Some(number) {
+                    std::thread::sleep(std::time::Duration::from_secs(3600));
+                }
                 owed = (!tick(parts, Some(due))).then_some(due);
+                parts.pulse.mark();
                 // Ticks that were missed are skipped: a window is as long as it is.
                 due = parts.schedule.next(Time(parts.clock.now().0.max(due.0 + 0.5 * parts.schedule.period.0)));
+            }
+            () = reload_requested(parts.reload.as_mut()) => {
+                if let Some(reload) = &mut parts.reload
+                    && let Some(change) = reload.load(parts.controller.learned())
+                {
+                    take_up(parts, change);
+                    owed = None;
+                }
             }
             () = parts.feed.arrived(), if owed.is_some() => {
                 // The notice may be of an answer that was taken already: then the page is still owed.
@@ -120,6 +179,36 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
 async fn clock_failure(actuator: Option<&Actuator>) -> GpuError {
     match actuator {
         Some(actuator) => actuator.failed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn reload_requested(reload: Option<&mut Reloader>) {
+    match reload {
+        Some(reload) => reload.requested().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Goes on with another configuration, as after a start: at driver-default clocks.
+fn take_up(parts: &mut Parts, change: Change) {
+    parts.controller = change.controller;
+    if let Some(actuator) = &parts.actuator {
+        // Outcomes of the old loop's commands mean nothing to the new one.
+        drop(actuator.outcomes());
+        actuator.command(Target::Default);
+    }
+    if let Some(feed) = change.feed {
+        parts.feed = feed;
+    }
+    for observer in &mut parts.observers {
+        observer.reconfigured(&change.config, &change.settings);
+    }
+}
+
+async fn alarm(watch: Option<&Watch>) -> Alarm {
+    match watch {
+        Some(watch) => watch.alarm().await,
         None => std::future::pending().await,
     }
 }

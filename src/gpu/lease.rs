@@ -1,11 +1,57 @@
 //! Clocks are borrowed: the only code that writes them, and that gives them back on every way out.
 //!
 //! A locked clock outlives its process. So the lease resets before its first lock (whatever a dead predecessor left),
-//! and when it is released or dropped, be it by return, error or panic. Nobody else holds a [`GpuClocks`].
+//! and when it is released or dropped, be it by return, error or panic. Where none of these is left to a process
+//! (SIGKILL), somebody else has to: before each lock the lease asks its [`Ledger`], which sees to that. Others hold a
+//! [`GpuClocks`] only to [`give_back`].
 
-use super::{GpuClocks, GpuError};
+use super::{GpuClocks, GpuError, GpuInfo};
 use crate::bandit::Target;
 use crate::units::{Clocks, Mhz};
+
+/// The clock that a lock is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Domain {
+    /// The core clock.
+    Core,
+    /// The memory clock.
+    Memory,
+}
+
+/// Someone who has to know of locks before they are made: so that they are given back if this process cannot.
+pub trait Ledger: Send {
+    /// A clock of `gpu` is about to be locked to `[min, max]`.
+    ///
+    /// # Errors
+    /// [`GpuError`]: the lock is not made.
+    fn before_lock(&mut self, gpu: &GpuInfo, domain: Domain, min: Mhz, max: Mhz) -> Result<(), GpuError>;
+
+    /// All clocks of this GPU have been given back.
+    fn after_release(&mut self, gpu: &GpuInfo);
+}
+
+/// Nobody needs to know: simulated GPUs, and those that are only reset.
+impl Ledger for () {
+    fn before_lock(&mut self, _: &GpuInfo, _: Domain, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn after_release(&mut self, _: &GpuInfo) {}
+}
+
+/// Gives the clocks of one GPU back to the driver. Both resets are tried.
+///
+/// # Errors
+/// The first error.
+pub fn give_back(clocks: &mut dyn GpuClocks) -> Result<(), GpuError> {
+    let core = clocks.reset_core();
+    // A board that cannot lock its memory clock has none to reset: that is no error.
+    let memory = match clocks.reset_memory() {
+        Err(GpuError::NotSupported { .. }) => Ok(()),
+        answer => answer,
+    };
+    core.and(memory)
+}
 
 /// One GPU of the lease.
 struct Member {
@@ -16,7 +62,6 @@ struct Member {
 }
 
 impl Member {
-    /// A board that cannot lock its memory clock has none to reset: that is no error.
     fn reset_memory(&mut self) -> Result<(), GpuError> {
         match self.clocks.reset_memory() {
             Ok(()) | Err(GpuError::NotSupported { .. }) => {
@@ -26,11 +71,18 @@ impl Member {
             Err(error) => Err(error),
         }
     }
+
+    fn release(&mut self) -> Result<(), GpuError> {
+        give_back(self.clocks.as_mut())?;
+        self.memory_locked = false;
+        Ok(())
+    }
 }
 
 /// The right to set the clocks of a group of GPUs, all alike.
 pub struct ClockLease {
     members: Vec<Member>,
+    ledger: Box<dyn Ledger>,
     /// What is in force as far as our writes say; `None` before the first reset and after a failed write.
     current: Option<Target>,
 }
@@ -41,11 +93,22 @@ impl ClockLease {
     /// # Errors
     /// The first error of a core reset; every reset is tried.
     pub fn take(members: Vec<(Box<dyn GpuClocks>, Mhz)>) -> Result<Self, GpuError> {
+        Self::take_with(members, Box::new(()))
+    }
+
+    /// The same, with a ledger that is told of every lock before it is made.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_with(
+        members: Vec<(Box<dyn GpuClocks>, Mhz)>,
+        ledger: Box<dyn Ledger>,
+    ) -> Result<Self, GpuError> {
         let members = members
             .into_iter()
             .map(|(clocks, core_min)| Member { clocks, core_min, memory_locked: true })
             .collect();
-        let mut lease = Self { members, current: None };
+        let mut lease = Self { members, ledger, current: None };
         if let Err(error) = lease.release() {
             // Nothing of ours is locked: dropping the lease has nothing to give back, and no failure of that to report.
             lease.members.clear();
@@ -82,13 +145,17 @@ impl ClockLease {
             // Memory first: boards with GDDR settle the core clock under the memory clock in force.
             match clocks.memory {
                 Some(memory) => {
+                    let gpu = member.clocks.info();
+                    self.ledger.before_lock(gpu, Domain::Memory, memory, memory)?;
                     member.memory_locked = true;
                     member.clocks.lock_memory(memory, memory)?;
                 }
                 None if member.memory_locked => member.reset_memory()?,
                 None => {}
             }
-            member.clocks.lock_core(member.core_min.min(clocks.core), clocks.core)?;
+            let low = member.core_min.min(clocks.core);
+            self.ledger.before_lock(member.clocks.info(), Domain::Core, low, clocks.core)?;
+            member.clocks.lock_core(low, clocks.core)?;
         }
         Ok(())
     }
@@ -100,11 +167,11 @@ impl ClockLease {
     pub fn release(&mut self) -> Result<(), GpuError> {
         let mut first_error = None;
         for member in &mut self.members {
-            if let Err(error) = member.clocks.reset_core() {
-                first_error.get_or_insert(error);
-            }
-            if let Err(error) = member.reset_memory() {
-                first_error.get_or_insert(error);
+            match member.release() {
+                Ok(()) => self.ledger.after_release(member.clocks.info()),
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
             }
         }
         self.current = first_error.is_none().then_some(Target::Default);
@@ -125,5 +192,117 @@ impl Drop for ClockLease {
         {
             tracing::error!(%error, "clocks could not be given back; run `agft release`");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    type Log = Arc<Mutex<Vec<String>>>;
+
+    /// Writes everything down; refuses the calls it is told to refuse.
+    struct Fake {
+        info: GpuInfo,
+        log: Log,
+        refuses: Option<&'static str>,
+    }
+
+    impl Fake {
+        fn call(&self, call: &'static str) -> Result<(), GpuError> {
+            self.log.lock().unwrap().push(call.to_owned());
+            match self.refuses {
+                Some(refused) if refused == call => {
+                    Err(GpuError::Failed { gpu: "x".into(), call, detail: "y".into() })
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+
+    impl GpuClocks for Fake {
+        fn info(&self) -> &GpuInfo {
+            &self.info
+        }
+
+        fn lock_core(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+            self.call("lock core")
+        }
+
+        fn lock_memory(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+            self.call("lock memory")
+        }
+
+        fn reset_core(&mut self) -> Result<(), GpuError> {
+            self.call("reset core")
+        }
+
+        fn reset_memory(&mut self) -> Result<(), GpuError> {
+            self.call("reset memory")
+        }
+    }
+
+    struct Books {
+        log: Log,
+        closed: bool,
+    }
+
+    impl Ledger for Books {
+        fn before_lock(&mut self, gpu: &GpuInfo, _: Domain, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+            self.log.lock().unwrap().push("before".into());
+            let refused = GpuError::Failed { gpu: gpu.to_string(), call: "books", detail: "closed".into() };
+            if self.closed { Err(refused) } else { Ok(()) }
+        }
+
+        fn after_release(&mut self, _: &GpuInfo) {
+            self.log.lock().unwrap().push("after".into());
+        }
+    }
+
+    fn lease(refuses: Option<&'static str>, closed: bool) -> (Result<ClockLease, GpuError>, Log) {
+        let log = Log::default();
+        let info = GpuInfo {
+            index: 0,
+            uuid: "GPU-0".into(),
+            name: "fake".into(),
+            driver_version: None,
+            power_limit: None,
+        };
+        let fake = Fake { info, log: Arc::clone(&log), refuses };
+        let books = Books { log: Arc::clone(&log), closed };
+        (ClockLease::take_with(vec![(Box::new(fake), Mhz(210))], Box::new(books)), log)
+    }
+
+    fn said(log: &Log) -> Vec<String> {
+        std::mem::take(&mut *log.lock().unwrap())
+    }
+
+    #[test]
+    fn books_are_kept_before_each_lock_and_after_each_release() {
+        let (lease, log) = lease(None, false);
+        let mut lease = lease.unwrap();
+        assert_eq!(said(&log), ["reset core", "reset memory", "after"]);
+        lease.set(Target::Lock(Clocks { core: Mhz(900), memory: Some(Mhz(800)) })).unwrap();
+        assert_eq!(said(&log), ["before", "lock memory", "before", "lock core"]);
+        drop(lease);
+        assert_eq!(said(&log), ["reset core", "reset memory", "after"]);
+    }
+
+    #[test]
+    fn lock_that_the_books_refuse_is_not_made() {
+        let (lease, log) = lease(None, true);
+        let mut lease = lease.unwrap();
+        said(&log);
+        lease.set(Target::Lock(Clocks::core_only(Mhz(900)))).unwrap_err();
+        assert!(!said(&log).iter().any(|call| call.starts_with("lock")));
+    }
+
+    #[test]
+    fn reset_that_fails_leaves_the_books_open_and_the_other_clock_reset() {
+        let (lease, log) = lease(Some("reset core"), false);
+        assert!(lease.is_err());
+        assert_eq!(said(&log), ["reset core", "reset memory"]);
     }
 }

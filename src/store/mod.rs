@@ -22,6 +22,7 @@ mod time;
 mod trust;
 
 pub mod file;
+pub mod held;
 pub mod metadata;
 pub mod model;
 pub mod rounds;

@@ -38,7 +38,9 @@ impl Bench {
         let engine = Engine::start(&mock);
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut bench = Self { mock, engine, directory, settings: BTreeMap::new() };
-        let [models, runs, logs] = ["models", "runs", "logs"].map(|name| quoted(&bench.path(name)));
+        // A directory of its own for locks and journals: the GPUs of all mocked machines have the same names.
+        let [models, runs, logs, run] =
+            ["models", "runs", "logs", "run"].map(|name| quoted(&bench.path(name)));
         let url = bench.engine.url();
         let idle = IDLE_MHZ.to_string();
         // A baseline of three windows, then a sweep of four clocks, each held for a quarter of a second: the first lock
@@ -47,6 +49,7 @@ impl Bench {
             ("vllm.prometheus_url", url.as_str()),
             ("vllm.scrape_timeout_s", "0.3"),
             ("vllm.outage_after_s", "0.5"),
+            ("gpu.runtime_dir", run.as_str()),
             ("gpu.min_frequency", "500"),
             ("gpu.idle_frequency", idle.as_str()),
             ("gpu.sensor_poll_interval_ms", "20"),
@@ -145,6 +148,21 @@ impl Bench {
             let locks = self.mock.locks(gpu).expect("a GPU of this machine");
             locks.core.is_none() && locks.memory.is_none()
         })
+    }
+
+    /// The guardian of the daemon on GPU 0, as its lock file says; none before the first.
+    pub(crate) fn guardian(&self) -> Option<Pid> {
+        let guard =
+            list(&self.path("run")).into_iter().find(|path| path.extension() == Some("guard".as_ref()))?;
+        let holder: serde_json::Value = serde_json::from_str(&fs::read_to_string(guard).ok()?).ok()?;
+        Pid::from_raw(i32::try_from(holder["pid"].as_i64()?).ok()?)
+    }
+
+    /// The journals of held clocks.
+    pub(crate) fn journals(&self) -> Vec<PathBuf> {
+        let mut found = list(&self.path("run"));
+        found.retain(|path| path.extension() == Some("journal".as_ref()));
+        found
     }
 
     /// The clock writes of one process.
@@ -284,6 +302,22 @@ impl Daemon {
     /// Is it still running?
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("the child's state").is_none()
+    }
+
+    /// Stops it as SIGSTOP does, at a moment when it does not hold the mock's own lock: nobody could call the driver then,
+    /// which is the mock's doing and no driver's.
+    pub(crate) fn freeze(&self, bench: &Bench) {
+        let outside = || {
+            self.signal(Signal::STOP);
+            let state = File::open(bench.mock.state_path()).expect("the state file");
+            std::thread::sleep(Duration::from_millis(2));
+            let free = state.try_lock().is_ok();
+            if !free {
+                self.signal(Signal::CONT);
+            }
+            free
+        };
+        assert!(eventually(outside, |free| *free), "always in a driver call");
     }
 
     /// Sends a signal.

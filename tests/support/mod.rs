@@ -35,6 +35,8 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> b
 /// sets and asks is [`MockState`]'s: `set_load`, `inject`, `history`, `snapshot`, ...
 pub(crate) struct MockNvml {
     directory: TempDir,
+    /// In memory: a busy disk must not stop what stands for a driver.
+    memory: TempDir,
     state: MockState,
 }
 
@@ -52,8 +54,12 @@ impl MockNvml {
         // A copy, not a link: the loader then takes it for a library of its own, with state of its own, so that tests
         // in one process do not meet.
         std::fs::write(directory.path().join("libnvidia-ml.so.1"), library).expect("a copy of the library");
-        let state = MockState::create(&directory.path().join(STATE_FILE), config).expect("a state file");
-        Self { directory, state }
+        let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let memory = memory.expect("a temporary directory");
+        let state = MockState::create(&memory.path().join(STATE_FILE), config).expect("a state file");
+        std::os::unix::fs::symlink(memory.path().join(STATE_FILE), directory.path().join(STATE_FILE))
+            .expect("the state beside the library");
+        Self { directory, memory, state }
     }
 
     /// The directory that has `libnvidia-ml.so.1` and its state file.
@@ -68,7 +74,7 @@ impl MockNvml {
 
     /// The state file.
     pub(crate) fn state_path(&self) -> PathBuf {
-        self.directory().join(STATE_FILE)
+        self.memory.path().join(STATE_FILE)
     }
 
     /// Environment under which a child process finds this library and this machine.

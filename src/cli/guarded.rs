@@ -1,0 +1,112 @@
+//! What a run that locks clocks needs before its first lock: the GPUs for itself, what the dead left undone, a guardian.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use jiff::Timestamp;
+
+use super::{Cli, LogFormat};
+use crate::config::Config;
+use crate::daemon::actuator::Actuator;
+use crate::daemon::sampler::Sampler;
+use crate::daemon::watch::{Pulse, Watch, Watched};
+use crate::gpu::GpuInfo;
+use crate::gpu::nvml::NvmlHost;
+use crate::guardian::ledger::HeldLedger;
+use crate::guardian::link::{Answers, GuardianSpec, Link};
+use crate::guardian::undo::{Undone, runtime_dir, undo};
+use crate::store::held::{Claim, HeldDir, Holder, Role};
+
+/// GPUs that are this run's alone, until this is dropped.
+pub(super) struct Guarded {
+    dir: Arc<HeldDir>,
+    link: Link,
+    spec: GuardianSpec,
+    config: PathBuf,
+    _claims: Vec<Claim>,
+}
+
+impl Guarded {
+    /// Takes the GPUs for this run, and undoes what journals of the dead name on others.
+    pub(super) fn claim(
+        cli: &Cli,
+        config: &Config,
+        host: NvmlHost,
+        gpus: &[GpuInfo],
+    ) -> anyhow::Result<Self> {
+        let path = runtime_dir(config);
+        let dir = HeldDir::open(&path).context("gpu.runtime_dir")?;
+        let holder = Holder::current(&cli.config);
+        let mut claims = Vec::new();
+        for gpu in gpus {
+            claims.push(dir.claim(&gpu.uuid, Role::Controller, &holder)?);
+        }
+        let uuids: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+        let undone = undo(&dir, host, &uuids, &cli.config, Timestamp::now()).context("gpu.runtime_dir")?;
+        undone.iter().for_each(log);
+        let spec = GuardianSpec {
+            gpus: uuids,
+            runtime_dir: path,
+            config: holder.config.clone(),
+            silence: GuardianSpec::silence(config.control.decision_interval_s),
+            json_log: cli.log_format == LogFormat::Json,
+        };
+        Ok(Self { dir: Arc::new(dir), link: Link::new(), spec, config: holder.config, _claims: claims })
+    }
+
+    /// Starts the guardian; before the first lock.
+    pub(super) fn start_guardian(&self) -> anyhow::Result<Answers> {
+        let answers = self.link.start(&self.spec)?;
+        tracing::info!(silence_s = self.spec.silence.as_secs_f64(), "guardian is ready");
+        Ok(answers)
+    }
+
+    /// The books for the lease.
+    pub(super) fn ledger(&self) -> HeldLedger {
+        HeldLedger::new(Arc::clone(&self.dir), self.link.clone(), &self.config)
+    }
+
+    /// Starts the watch over the run's threads and its guardian.
+    pub(super) fn watch(
+        &self,
+        answers: Answers,
+        actuator: &Actuator,
+        sampler: &Sampler,
+        tick: &Pulse,
+        config: &Config,
+    ) -> std::io::Result<Watch> {
+        let watched = Watched {
+            link: self.link.clone(),
+            answers,
+            spec: self.spec.clone(),
+            parts: vec![
+                ("the thread that writes clocks", actuator.pulse()),
+                ("the thread that reads the GPUs", sampler.pulse()),
+                ("the tick", tick.clone()),
+            ],
+            notice: actuator.disturber(),
+        };
+        Watch::spawn(watched, config.control.decision_interval_s)
+    }
+}
+
+fn log(undone: &Undone) {
+    let pid = |holder: &Option<Holder>| holder.as_ref().map(|holder| holder.pid);
+    match undone {
+        Undone::GivenBack { gpu, holder } => {
+            tracing::warn!(gpu, predecessor = pid(holder), "clocks of a dead agft given back");
+        }
+        Undone::Own { gpu, holder } => {
+            tracing::warn!(gpu, predecessor = pid(holder), "a dead agft left clocks locked: reset now");
+        }
+        Undone::Alive(busy) => tracing::debug!(%busy, "another agft is at work"),
+        Undone::Dropped { gpu } => tracing::info!(gpu, "journal of another boot dropped: its locks are gone"),
+        Undone::PutAside { kept_as, why } => {
+            tracing::warn!(kept_as = %kept_as.display(), why, "damaged journal put aside: its GPU is reset");
+        }
+        Undone::Failed { gpu, error } => {
+            tracing::warn!(gpu, %error, "a dead agft's clocks could not be given back; its journal stays");
+        }
+    }
+}

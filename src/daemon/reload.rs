@@ -1,0 +1,215 @@
+//! SIGHUP: the configuration is read again, and what was learned stays.
+//!
+//! A file with an error changes nothing. Of a good one, everything takes effect at once that the loop can take up while
+//! it runs; the rest is named, and waits for a restart: which GPUs, which policy, how often a tick comes, and where files
+//! are. The loop then starts as after a restart with its model: at driver-default clocks, with the new constants.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tokio::signal::unix::Signal;
+
+use super::feed::{Feed, Schedule};
+use super::notify::Notifier;
+use super::{clock::Clock, setup};
+use crate::bandit::{ActionSpace, Policy};
+use crate::config::{self, Config, ConfigError};
+use crate::control::{Controller, Learned, Settings};
+use crate::gpu::SupportedClocks;
+use crate::metrics::scrape::Scraper;
+
+/// What a run has to know to take up a new configuration.
+pub struct Reloader {
+    /// SIGHUP.
+    pub hangup: Signal,
+    /// The file.
+    pub path: PathBuf,
+    /// What is in force.
+    pub config: Config,
+    /// The command line says so too, whatever the file says.
+    pub data_collection: bool,
+    /// Commands are not carried out.
+    pub dry_run: bool,
+    /// What the GPUs support.
+    pub clocks: SupportedClocks,
+    /// How many there are.
+    pub gpus: usize,
+    /// When ticks are.
+    pub schedule: Schedule,
+    /// The run's clock.
+    pub clock: Clock,
+    /// The service manager, if it listens.
+    pub notifier: Option<Notifier>,
+}
+
+/// What takes the place of what ran so far.
+pub struct Change {
+    /// The loop, with everything learned.
+    pub controller: Controller,
+    /// The way to the metrics page, if that changed.
+    pub feed: Option<Feed>,
+    /// Its constants, for those who record.
+    pub settings: Settings,
+    /// The configuration now in force.
+    pub config: Config,
+}
+
+impl Reloader {
+    /// Waits for the next SIGHUP.
+    pub async fn requested(&mut self) {
+        if self.hangup.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Reads the file; `None` if everything stays as it is. Says what it does in the log.
+    pub fn load(&mut self, learned: &Learned) -> Option<Change> {
+        if let Some(notifier) = &self.notifier {
+            notifier.reloading();
+        }
+        let change = self.change(learned);
+        if let Some(notifier) = &self.notifier {
+            notifier.ready();
+        }
+        change
+    }
+
+    fn change(&mut self, learned: &Learned) -> Option<Change> {
+        let file = self.path.display();
+        let mut loaded = match Config::load(&self.path) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                self.refuse(&error);
+                return None;
+            }
+        };
+        for warning in &loaded.warnings {
+            tracing::warn!(%file, %warning, "configuration");
+        }
+        loaded.config.control.data_collection_mode |= self.data_collection;
+        let merged = merge(&self.config, &loaded.config);
+        for (key, change) in differences(&merged, &loaded.config) {
+            tracing::warn!(key, change, "takes effect with the next start");
+        }
+        let applied = differences(&self.config, &merged);
+        if applied.is_empty() {
+            tracing::info!(%file, "configuration reloaded: nothing changed");
+            return None;
+        }
+        // Keys bound each other: old and new ones together may contradict where each file does not.
+        if let Err(error) = Config::parse(&merged.to_yaml(), "old and new configuration together") {
+            tracing::error!(%error, "configuration not reloaded: the old one stays");
+            return None;
+        }
+        let feed = if merged.vllm == self.config.vllm {
+            None
+        } else {
+            match Scraper::new(&setup::scrape_settings(&merged)) {
+                Ok(scraper) => Some(Feed::spawn(scraper, self.schedule, self.clock)),
+                Err(error) => {
+                    tracing::error!(%error, "configuration not reloaded: the old one stays");
+                    return None;
+                }
+            }
+        };
+        for (key, change) in applied {
+            tracing::info!(key, change, "takes effect now");
+        }
+        let mut learned = learned.clone();
+        setup::configure(&mut learned.policy, &merged);
+        learned.policy.interrupt();
+        let memory = setup::memory_clocks(&merged, &self.clocks);
+        let space = ActionSpace::new(&self.clocks, &setup::space_settings(&merged, memory));
+        let settings = setup::control_settings(&merged, &self.clocks, self.dry_run);
+        let controller = Controller::new(settings.clone(), learned, space, self.gpus, self.clock.now());
+        tracing::info!(%file, rounds = controller.learned().rounds, "configuration reloaded");
+        self.config = merged.clone();
+        Some(Change { controller, feed, settings, config: merged })
+    }
+}
+
+impl Reloader {
+    /// One line in the log for each problem, with its place in the file.
+    fn refuse(&self, error: &ConfigError) {
+        const SAYS: &str = "configuration not reloaded: the old one stays";
+        let file = self.path.display();
+        let ConfigError::Invalid { problems, .. } = error else {
+            // The text has the place.
+            tracing::error!(%error, "{SAYS}");
+            return;
+        };
+        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        for problem in problems {
+            let line = config::line_of(&text, problem.key());
+            tracing::error!(%file, line, key = problem.key(), %problem, "{SAYS}");
+        }
+    }
+}
+
+/// The new configuration, with the old values where a run cannot change them.
+fn merge(old: &Config, new: &Config) -> Config {
+    let mut merged = new.clone();
+    let (to, from) = (&mut merged, old.clone());
+    to.gpu.device_id = from.gpu.device_id;
+    to.gpu.runtime_dir = from.gpu.runtime_dir;
+    to.gpu.energy_poll_interval_ms = from.gpu.energy_poll_interval_ms;
+    to.gpu.sensor_poll_interval_ms = from.gpu.sensor_poll_interval_ms;
+    to.idle.power_poll_interval_ms = from.idle.power_poll_interval_ms;
+    to.control.decision_interval_s = from.control.decision_interval_s;
+    to.control.policy = from.control.policy;
+    to.control.seed = from.control.seed;
+    to.control.data_collection_mode = from.control.data_collection_mode;
+    to.metrics.baseline_measurements = from.metrics.baseline_measurements;
+    to.model.save_dir = from.model.save_dir;
+    to.experiment = from.experiment;
+    let detailed = to.logging.detailed_round_logging;
+    to.logging = from.logging;
+    to.logging.detailed_round_logging = detailed;
+    merged
+}
+
+/// `section.key` of each value that differs, and from what to what.
+fn differences(old: &Config, new: &Config) -> Vec<(String, String)> {
+    let (old, new) = (keys(old), keys(new));
+    let changed = old.iter().filter_map(|(key, was)| {
+        let is = new.get(key)?;
+        (was != is).then(|| (key.clone(), format!("{was} -> {is}")))
+    });
+    changed.collect()
+}
+
+fn keys(config: &Config) -> BTreeMap<String, Value> {
+    let mut keys = BTreeMap::new();
+    // A configuration is a mapping of mappings; were it not, nothing would be said of it.
+    if let Ok(Value::Object(sections)) = serde_json::to_value(config) {
+        for (section, entries) in sections {
+            if let Value::Object(entries) = entries {
+                keys.extend(entries.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+            }
+        }
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PolicyKind;
+    use crate::units::Seconds;
+
+    #[test]
+    fn what_cannot_change_while_running_keeps_its_value_and_is_named() {
+        let old = Config::default();
+        let mut new = Config::default();
+        new.control.policy = PolicyKind::LinUcb;
+        new.model.save_dir = "elsewhere".into();
+        new.control.ttft_limit = Seconds(2.0);
+        new.logging.detailed_round_logging = false;
+        let merged = merge(&old, &new);
+        let names = |a, b| differences(a, b).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(names(&merged, &new), ["control.policy", "model.save_dir"]);
+        assert_eq!(names(&old, &merged), ["control.ttft_limit", "logging.detailed_round_logging"]);
+        assert_eq!(differences(&old, &merged)[0].1, "1000.0 -> 2.0");
+    }
+}

@@ -1,0 +1,471 @@
+//! The guardian's own side: a process that waits for the controller's end.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, chdir, getppid, kill_process, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, setsid,
+};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{FromGuardian, ToGuardian};
+use crate::daemon::signals::Signals;
+use crate::gpu::lease::give_back;
+use crate::gpu::nvml::NvmlHost;
+use crate::gpu::{GpuClocks, GpuError, GpuSelector, Recovery};
+use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
+
+/// How long a dead predecessor's guardian may take to finish.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+/// How long the last words of a dead controller may take to be read.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+/// How long clocks that the driver will not take back are tried after the controller's end.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two tries: short at first.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Tries under a controller that still lives: its end brings the rest.
+const TRIES_UNDER_CONTROLLER: u32 = 5;
+/// A controller that said it is stuck is killed if it has not ended by then.
+const STUCK_END: Duration = Duration::from_secs(10);
+
+/// What the controller tells its guardian at the start.
+#[derive(Debug, Clone)]
+pub struct Ward {
+    /// Process id of the controller.
+    pub controller: u32,
+    /// UUIDs of the GPUs.
+    pub gpus: Vec<String>,
+    /// Directory of locks and journals.
+    pub runtime_dir: PathBuf,
+    /// The controller's configuration file, for the lock files.
+    pub config: PathBuf,
+    /// Silence of the controller after which the clocks are given back.
+    pub silence: Duration,
+}
+
+/// Guards until the controller's end or a signal. Standard input is the socket to the controller.
+///
+/// # Errors
+/// [`GuardianError`].
+pub fn run(ward: &Ward) -> Result<(), GuardianError> {
+    // A session of its own: neither the terminal's ^C nor a kill of the controller's process group is meant for it.
+    // Where it leads a group already (started by hand), there is nothing to leave.
+    let _ = setsid();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(system("the runtime"))?.block_on(watch(ward))
+}
+
+/// Why a guardian cannot do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardianError {
+    /// The system refused.
+    #[error("{what}: {cause}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The driver refused.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// Another guardian holds the GPU, or the directory cannot be used.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// It came too late.
+    #[error("the controller (pid {0}) was gone before its guardian was ready")]
+    Orphan(u32),
+    /// The driver would not take the clocks back.
+    #[error("clocks of {0} could not be given back; the next start, or `agft release`, tries again")]
+    StillLocked(String),
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> GuardianError {
+    move |cause| GuardianError::System { what, cause }
+}
+
+async fn watch(ward: &Ward) -> Result<(), GuardianError> {
+    let socket = socket().map_err(system("the socket to the controller"))?;
+    let (reading, mut writing) = socket.into_split();
+    match Guardian::new(ward).await {
+        Ok((mut guardian, signals)) => {
+            guardian.writing = Some(writing);
+            guardian.say(&FromGuardian::Ready).await;
+            guardian.run(BufReader::new(reading).lines(), signals).await
+        }
+        Err(error) => {
+            let _ = send(&mut writing, &FromGuardian::CannotStart(error.to_string())).await;
+            Err(error)
+        }
+    }
+}
+
+/// Standard input, as the socket that it is.
+fn socket() -> io::Result<UnixStream> {
+    let fd: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+    let socket = std::os::unix::net::UnixStream::from(fd);
+    // The peer's address can be asked of a socket only.
+    socket.peer_addr()?;
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}
+
+/// A line as a message; `None` at the end.
+fn parse(line: io::Result<Option<String>>) -> Option<serde_json::Result<ToGuardian>> {
+    line.ok().flatten().map(|line| serde_json::from_str(&line))
+}
+
+async fn send(writing: &mut OwnedWriteHalf, message: &FromGuardian) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    writing.write_all(&line).await
+}
+
+/// One GPU in the guardian's care.
+struct Gpu {
+    uuid: String,
+    clocks: Box<dyn GpuClocks>,
+}
+
+struct Guardian {
+    gpus: Vec<Gpu>,
+    /// GPUs on which something is locked, or may be.
+    held: BTreeSet<String>,
+    controller: Controller,
+    /// The thread that started this process has ended, and with it, or soon, the controller.
+    dying: tokio::signal::unix::Signal,
+    writing: Option<OwnedWriteHalf>,
+    dir: HeldDir,
+    silence: Duration,
+    _claims: Vec<Claim>,
+}
+
+/// The process that is watched. It is the guardian's parent.
+struct Controller {
+    pid: Pid,
+    /// None where the kernel (before 5.3) or a sandbox has no such thing: then the socket, and a look at the parent now
+    /// and then, have to do.
+    pidfd: Option<Arc<OwnedFd>>,
+    gone: Arc<Notify>,
+}
+
+impl Controller {
+    /// `None` if it is gone already.
+    fn watch(pid: u32) -> io::Result<Option<Self>> {
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Some(Arc::new(pidfd)),
+            Err(Errno::SRCH) => return Ok(None),
+            Err(error) => {
+                tracing::info!(%error, "no pidfd here: the socket tells of the controller's end");
+                None
+            }
+        };
+        let controller = Self { pid, pidfd, gone: Arc::new(Notify::new()) };
+        // Only now: had it died before, its id could be another's by the time it was opened.
+        if !controller.is_parent() {
+            return Ok(None);
+        }
+        if let Some(pidfd) = controller.pidfd.clone() {
+            let gone = Arc::clone(&controller.gone);
+            // A thread waits on the descriptor: tokio has no safe way to do that for one of its own kind.
+            std::thread::Builder::new().name("agft-pidfd".into()).spawn(move || {
+                // Readable means dead. Nothing but a signal interrupts the wait; it is then taken up again.
+                while poll(&mut [PollFd::new(&*pidfd, PollFlags::IN)], None).is_err() {}
+                gone.notify_one();
+            })?;
+        }
+        Ok(Some(controller))
+    }
+
+    fn is_parent(&self) -> bool {
+        getppid() == Some(self.pid)
+    }
+
+    fn kill(&self) {
+        // While it is the parent its id is no other's. It may end this very moment: no matter.
+        let _ = match &self.pidfd {
+            Some(pidfd) => pidfd_send_signal(pidfd, Signal::KILL),
+            None if self.is_parent() => kill_process(self.pid, Signal::KILL),
+            None => Ok(()),
+        };
+    }
+}
+
+/// Why the guardian stops waiting.
+enum Why {
+    Goodbye,
+    Gone,
+    Signal(&'static str),
+}
+
+impl Guardian {
+    async fn new(ward: &Ward) -> Result<(Self, Signals), GuardianError> {
+        let signals = Signals::install().map_err(system("signal handlers"))?;
+        let dying = signal(SignalKind::user_defined1()).map_err(system("signal handlers"))?;
+        // Only the earliest sign of several: where it cannot be had, the others have to do.
+        if let Err(error) = set_parent_process_death_signal(Some(Signal::USR1)) {
+            tracing::info!(%error, "no signal at the death of the controller's thread");
+        }
+        let controller = Controller::watch(ward.controller)
+            .map_err(system("the thread that watches the controller"))?
+            .ok_or(GuardianError::Orphan(ward.controller))?;
+        let host = NvmlHost::open()?;
+        let mut gpus = Vec::new();
+        for uuid in &ward.gpus {
+            let clocks = host.clocks(&GpuSelector::Uuid(uuid.clone()))?;
+            gpus.push(Gpu { uuid: uuid.clone(), clocks: Box::new(clocks) });
+        }
+        let dir = HeldDir::open(&ward.runtime_dir).map_err(ClaimError::from)?;
+        let claims = claim(&dir, &ward.gpus, &ward.config).await?;
+        // The libraries are loaded and the files open: it need not keep anybody's directory busy.
+        let _ = chdir("/");
+        let guardian = Self {
+            gpus,
+            held: BTreeSet::new(),
+            controller,
+            dying,
+            writing: None,
+            dir,
+            silence: ward.silence,
+            _claims: claims,
+        };
+        Ok((guardian, signals))
+    }
+
+    /// Tells the controller, which may be gone.
+    async fn say(&mut self, message: &FromGuardian) {
+        if let Some(writing) = &mut self.writing
+            && let Ok(Err(_)) | Err(_) =
+                tokio::time::timeout(Duration::from_millis(200), send(writing, message)).await
+        {
+            self.writing = None;
+        }
+    }
+
+    async fn run(
+        mut self,
+        lines: Lines<BufReader<OwnedReadHalf>>,
+        mut signals: Signals,
+    ) -> Result<(), GuardianError> {
+        match self.wait(lines, &mut signals).await {
+            Why::Goodbye if self.held.is_empty() => Ok(()),
+            Why::Goodbye | Why::Gone => self.release_for_good().await,
+            Why::Signal(name) => {
+                let done = self.release_under_controller(&format!("{name} to the guardian")).await;
+                if done { Ok(()) } else { Err(GuardianError::StillLocked(self.held_names())) }
+            }
+        }
+    }
+
+    async fn wait(&mut self, mut lines: Lines<BufReader<OwnedReadHalf>>, signals: &mut Signals) -> Why {
+        let mut heard = Instant::now();
+        let mut looked = heard;
+        // Given back because of silence, and not locked since.
+        let mut silent = false;
+        let mut kill_at: Option<Instant> = None;
+        let mut look = tokio::time::interval(self.silence / 12);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                line = lines.next_line() => match parse(line) {
+                    Some(Ok(ToGuardian::Beat)) => {
+                        heard = Instant::now();
+                        silent = false;
+                        self.say(&FromGuardian::Alive).await;
+                    }
+                    Some(Ok(ToGuardian::Stuck(part))) => {
+                        self.release_under_controller(&format!("the controller is stuck: {part}")).await;
+                        kill_at.get_or_insert(Instant::now() + STUCK_END);
+                    }
+                    Some(Ok(ToGuardian::Goodbye)) => return Why::Goodbye,
+                    Some(Ok(books)) => {
+                        self.keep(books);
+                        silent = false;
+                    }
+                    // Of another version, which cannot be: they are one executable.
+                    Some(Err(error)) => tracing::warn!(%error, "message not understood"),
+                    None => return Why::Gone,
+                },
+                _ = self.dying.recv() => {
+                    self.release_under_controller("the controller is being killed").await;
+                }
+                end = signals.wait() => return Why::Signal(end.name()),
+                () = self.controller.gone.notified() => {
+                    // What it said before it died has to be known, and has arrived. Where a fork of it holds the socket
+                    // open there is no end to wait for.
+                    let said = async {
+                        while let Some(Ok(message)) = parse(lines.next_line().await) {
+                            self.keep(message);
+                        }
+                    };
+                    let _ = tokio::time::timeout(LAST_WORDS, said).await;
+                    return Why::Gone;
+                }
+                now = look.tick() => {
+                    if now.duration_since(looked) > self.silence / 2 {
+                        // Stopped itself: the controller may have been, too.
+                        heard = now;
+                    }
+                    looked = now;
+                    if !self.controller.is_parent() {
+                        self.controller.gone.notify_one();
+                        continue;
+                    }
+                    let quiet = now.duration_since(heard);
+                    if quiet >= self.silence && !silent {
+                        let why = format!("no word from the controller for {:.1} s", quiet.as_secs_f64());
+                        silent = self.release_under_controller(&why).await;
+                    }
+                    if kill_at.is_some_and(|at| now >= at) {
+                        tracing::error!("the stuck controller does not end: killed");
+                        self.controller.kill();
+                        kill_at = Some(now + STUCK_END);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is locked and what is not.
+    fn keep(&mut self, message: ToGuardian) {
+        match message {
+            ToGuardian::Hold(gpu) => drop(self.held.insert(gpu)),
+            ToGuardian::Free(gpu) => drop(self.held.remove(&gpu)),
+            ToGuardian::Beat | ToGuardian::Stuck(_) | ToGuardian::Goodbye => {}
+        }
+    }
+
+    fn held_names(&self) -> String {
+        self.held.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Gives back what is held while the controller lives, and says so. The controller keeps the books: what was held
+    /// stays in `held`, and its journal stays, until it says otherwise.
+    async fn release_under_controller(&mut self, why: &str) -> bool {
+        let mut failed = self.reset_held();
+        for _ in 1..TRIES_UNDER_CONTROLLER {
+            if failed.is_empty() {
+                break;
+            }
+            tokio::time::sleep(RETRY.0).await;
+            failed = self.reset_held();
+        }
+        match failed.first() {
+            None => {
+                tracing::warn!(%why, gpus = self.held_names(), "guardian gave the clocks back");
+                self.say(&FromGuardian::Released(why.to_owned())).await;
+            }
+            Some((_, error)) => tracing::error!(%why, %error, "clocks not given back yet"),
+        }
+        failed.is_empty()
+    }
+
+    /// The controller is gone: gives everything back, and tries until it is.
+    async fn release_for_good(mut self) -> Result<(), GuardianError> {
+        let start = Instant::now();
+        let mut pause = RETRY.0;
+        let mut said = false;
+        loop {
+            let failed = self.reset_held();
+            let done: Vec<String> = self
+                .held
+                .iter()
+                .filter(|gpu| !failed.iter().any(|(uuid, _)| uuid == *gpu))
+                .cloned()
+                .collect();
+            for gpu in done {
+                self.held.remove(&gpu);
+                let took_ms = start.elapsed().as_secs_f64() * 1e3;
+                tracing::warn!(gpu, took_ms, "the controller is gone: clocks given back");
+            }
+            let Some((gpu, error)) = failed.first() else { break };
+            if !said {
+                tracing::error!(gpu, %error, "clocks not given back yet");
+                said = true;
+            }
+            // A GPU that is lost, or a driver that is gone, has no clock to give back, and no later try changes that.
+            let may_pass = failed.iter().any(|(_, error)| error.recovery() == Recovery::ReleaseAndRetry);
+            if !may_pass || start.elapsed() > PATIENCE {
+                return Err(GuardianError::StillLocked(self.held_names()));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+        // The controller may have died between its entry in a journal and the lock: then that one names nothing.
+        for gpu in &self.gpus {
+            if let Err(error) = self.dir.clear(&gpu.uuid) {
+                tracing::warn!(%error, "journal stays; the next start finds nothing locked");
+            }
+        }
+        Ok(())
+    }
+
+    /// One try on every GPU held, side by side: one that hangs must not keep the others.
+    fn reset_held(&mut self) -> Vec<(String, GpuError)> {
+        let held = &self.held;
+        let mut gpus: Vec<&mut Gpu> = self.gpus.iter_mut().filter(|gpu| held.contains(&gpu.uuid)).collect();
+        let Some(last) = gpus.pop() else { return Vec::new() };
+        std::thread::scope(|scope| {
+            let mut failed = Vec::new();
+            let mut threads = Vec::new();
+            for gpu in gpus {
+                let builder = std::thread::Builder::new();
+                // Behind a lock, so that it is still here if there is no thread to be had.
+                let gpu = Arc::new(Mutex::new(gpu));
+                let theirs = Arc::clone(&gpu);
+                match builder.spawn_scoped(scope, move || theirs.lock().ok().and_then(|mut gpu| gpu.reset()))
+                {
+                    Ok(thread) => threads.push(thread),
+                    Err(_) => failed.extend(gpu.lock().ok().and_then(|mut gpu| gpu.reset())),
+                }
+            }
+            failed.extend(last.reset());
+            failed.extend(threads.into_iter().filter_map(|thread| thread.join().ok().flatten()));
+            failed
+        })
+    }
+}
+
+impl Gpu {
+    /// One try; what failed, and where.
+    fn reset(&mut self) -> Option<(String, GpuError)> {
+        give_back(self.clocks.as_mut()).err().map(|error| (self.uuid.clone(), error))
+    }
+}
+
+/// Waits for a predecessor's guardian, which may be giving clocks back at this moment: it must not undo our locks.
+async fn claim(
+    dir: &HeldDir,
+    gpus: &[String],
+    config: &std::path::Path,
+) -> Result<Vec<Claim>, GuardianError> {
+    let holder = Holder::current(config);
+    let until = Instant::now() + PREDECESSOR;
+    let mut claims = Vec::new();
+    for gpu in gpus {
+        loop {
+            match dir.claim(gpu, Role::Guardian, &holder) {
+                Ok(claim) => break claims.push(claim),
+                Err(ClaimError::Busy(_)) if Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(claims)
+}

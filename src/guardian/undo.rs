@@ -1,0 +1,114 @@
+//! Gives back what the journals of the dead name.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use crate::config::Config;
+use crate::gpu::lease::give_back;
+use crate::gpu::nvml::NvmlHost;
+use crate::gpu::{GpuError, GpuSelector};
+use crate::store::StoreError;
+use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Leftover, Role};
+
+/// Where the locks and journals of this configuration are.
+///
+/// Root's daemons share one directory, which a restart of the machine empties; another user may not write there, and
+/// has the model's directory.
+#[must_use]
+pub fn runtime_dir(config: &Config) -> PathBuf {
+    match &config.gpu.runtime_dir {
+        Some(dir) => dir.into(),
+        None if rustix::process::geteuid().is_root() => "/run/agft".into(),
+        None => (&config.model.save_dir).into(),
+    }
+}
+
+/// What became of one journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undone {
+    /// The clocks it named have been given back.
+    GivenBack {
+        /// UUID of the GPU.
+        gpu: String,
+        /// Who had locked them, if that is known.
+        holder: Option<Holder>,
+    },
+    /// It is of this caller's own GPU, which the caller resets.
+    Own {
+        /// UUID of the GPU.
+        gpu: String,
+        /// Who had locked them, if that is known.
+        holder: Option<Holder>,
+    },
+    /// Its writer lives: left alone.
+    Alive(Busy),
+    /// It was of another boot, whose locks are gone.
+    Dropped {
+        /// UUID of the GPU.
+        gpu: String,
+    },
+    /// It was damaged, and is kept for a human; the GPU of its name is treated like a journal's.
+    PutAside {
+        /// Where it is now.
+        kept_as: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The GPU is not there (any more), or its driver does not take the clocks back. The journal stays.
+    Failed {
+        /// UUID of the GPU.
+        gpu: String,
+        /// What the driver said.
+        error: GpuError,
+    },
+}
+
+/// Undoes every journal in `dir` whose writer is dead, but for those of the caller's `own` GPUs.
+///
+/// # Errors
+/// [`StoreError`] if the directory cannot be read or written.
+pub fn undo(
+    dir: &HeldDir,
+    host: NvmlHost,
+    own: &[String],
+    config: &Path,
+    now: Timestamp,
+) -> Result<Vec<Undone>, StoreError> {
+    let mut done = Vec::new();
+    for leftover in dir.leftovers(now)? {
+        let (gpu, holder) = match leftover {
+            Leftover::OtherBoot { gpu } => {
+                done.push(Undone::Dropped { gpu });
+                continue;
+            }
+            Leftover::Damaged { gpu, kept_as, why } => {
+                done.push(Undone::PutAside { kept_as, why });
+                (gpu, None)
+            }
+            Leftover::Locked(journal) => (journal.gpu, Some(journal.holder)),
+        };
+        if own.contains(&gpu) {
+            done.push(Undone::Own { gpu, holder });
+            continue;
+        }
+        let _claim = match dir.claim(&gpu, Role::Controller, &Holder::current(config)) {
+            Ok(claim) => claim,
+            Err(ClaimError::Busy(busy)) => {
+                done.push(Undone::Alive(busy));
+                continue;
+            }
+            Err(ClaimError::Store(error)) => return Err(error),
+        };
+        let reset =
+            host.clocks(&GpuSelector::Uuid(gpu.clone())).and_then(|mut clocks| give_back(&mut clocks));
+        done.push(match reset {
+            Ok(()) => {
+                dir.clear(&gpu)?;
+                Undone::GivenBack { gpu, holder }
+            }
+            Err(error) => Undone::Failed { gpu, error },
+        });
+    }
+    Ok(done)
+}
