@@ -29,8 +29,9 @@ pub mod gpu;
 pub mod store;
 
 pub mod daemon;
-pub mod lab;
 pub mod guardian;
+
+pub mod lab;
 pub mod sim;
 
 pub mod cli;

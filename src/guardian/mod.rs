@@ -14,7 +14,7 @@
 //! | SIGTERM, SIGINT, SIGHUP | gives the clocks back, says so, ends |
 //!
 //! Pidfd and socket tell of the end of the last thread of the controller. A killed process with a thread in a disk or
-//! driver call that cannot be interrupted (a slow `fsync` was seen to take 30 s) lives on until that returns, and its
+//! driver call that cannot be interrupted (an `fsync` on a busy disk, for one) lives on until that returns, and its
 //! clocks must not wait. So the guardian has a third sign: a signal at the death of the thread that started it. That one
 //! alone would be too early where threads come and go; here it is the main thread or the watch, which live as long as
 //! the run.
