@@ -66,10 +66,12 @@ mod tests {
     fn losses_lead_to_pauses_that_double_until_it_pays() {
         let mut doubt = Doubt::default();
         feed(&mut doubt, -0.1, 0.0, 100.0);
+        // Decayed time reaches 30 s after 60 s times the logarithm of 2.
+        let needed = MEMORY.0 * 2.0_f64.ln();
         let first = doubt.until.unwrap().0;
-        assert!((first - 90.0).abs() < 1.0, "30 s of losses and a pause of 60 s: {first}");
+        assert!((first - needed - 60.0).abs() < 1.0, "{first}");
         feed(&mut doubt, -0.1, first, 300.0);
-        assert!((doubt.until.unwrap().0 - first - 150.0).abs() < 1.0, "{doubt:?}");
+        assert!((doubt.until.unwrap().0 - first - needed - 120.0).abs() < 1.0, "{doubt:?}");
         let second = doubt.until.unwrap().0;
         feed(&mut doubt, 0.1, second, second + 60.0);
         assert_eq!((doubt.pause, doubt.until), (None, None));
