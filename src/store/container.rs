@@ -88,7 +88,7 @@ pub(super) fn encode<T: Serialize>(identity: &Identity, model: &T) -> Result<Vec
 }
 
 /// Puts the header before a payload given in parts.
-fn seal(version: u32, payload: &[&[u8]]) -> Vec<u8> {
+pub(super) fn seal(version: u32, payload: &[&[u8]]) -> Vec<u8> {
     let length: usize = payload.iter().map(|part| part.len()).sum();
     let mut bytes = Vec::with_capacity(HEADER_BYTES + length);
     bytes.extend_from_slice(MAGIC);

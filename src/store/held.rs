@@ -106,10 +106,10 @@ impl Journal {
     fn encode(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
         let line = serde_json::to_string(self)
             .map_err(|error| StoreError::Encode { path: path.to_owned(), detail: error.to_string() })?;
-        Ok(format!("{line}\n{}\n", checksum(&line)).into_bytes())
+        Ok(summed(&line))
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
         let mut lines = text.lines();
         let (Some(line), Some(sum), None) = (lines.next(), lines.next(), lines.next()) else {
@@ -124,6 +124,11 @@ impl Journal {
         }
         Ok(journal)
     }
+}
+
+/// The line and its checksum.
+pub(super) fn summed(line: &str) -> Vec<u8> {
+    format!("{line}\n{}\n", checksum(line)).into_bytes()
 }
 
 fn checksum(line: &str) -> String {

@@ -25,6 +25,8 @@ pub mod file;
 pub mod held;
 pub mod metadata;
 pub mod model;
+#[doc(hidden)]
+pub mod raw;
 pub mod rounds;
 pub mod run_dir;
 

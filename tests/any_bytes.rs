@@ -1,0 +1,109 @@
+//! No bytes from outside can do harm: the checks of the fuzz targets (`fuzz/`) on their corpus, on damaged copies of it,
+//! and on bytes made up.
+#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
+
+#[path = "../fuzz/checks/mod.rs"]
+mod checks;
+
+use std::fs;
+use std::path::PathBuf;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+/// Seeds and earlier findings of a target.
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(dir).expect("a corpus").map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "no corpus for {target}");
+    paths.iter().map(|path| fs::read(path).expect("a seed")).collect()
+}
+
+/// One thing that happens to bytes on their way.
+#[derive(Debug, Clone)]
+enum Damage {
+    Flip(Index, u8),
+    Set(Index, u8),
+    Cut(Index),
+    Remove(Index, usize),
+    Insert(Index, Vec<u8>),
+    Repeat(Index, usize),
+}
+
+/// Words at which readers of these formats may stumble.
+const WORDS: &[&str] = &[
+    "NaN", "+Inf", "-1", "1e400", "18446744073709551616", "null", "\"\"", "{", "[", "\0", "\n", "\u{feff}", "\\",
+    "&a", "*a", "!!x", "---", "_bucket{le=", "\"", ",", "\r", "Z", "é",
+];
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let at = any::<Index>;
+    prop_oneof![
+        (at(), 0..8_u8).prop_map(|(at, bit)| Damage::Flip(at, bit)),
+        (at(), any::<u8>()).prop_map(|(at, byte)| Damage::Set(at, byte)),
+        at().prop_map(Damage::Cut),
+        (at(), 1..64_usize).prop_map(|(at, n)| Damage::Remove(at, n)),
+        (at(), vec(any::<u8>(), 1..16)).prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
+        (at(), select(WORDS)).prop_map(|(at, word)| Damage::Insert(at, word.as_bytes().to_vec())),
+        (at(), 1..64_usize).prop_map(|(at, n)| Damage::Repeat(at, n)),
+    ]
+}
+
+fn apply(bytes: &mut Vec<u8>, damage: Damage) {
+    if bytes.is_empty() {
+        return;
+    }
+    let end = |at: usize, n: usize, bytes: &[u8]| (at + n).min(bytes.len());
+    match damage {
+        Damage::Flip(at, bit) => *at.get_mut(bytes) ^= 1 << bit,
+        Damage::Set(at, byte) => *at.get_mut(bytes) = byte,
+        Damage::Cut(at) => bytes.truncate(at.index(bytes.len())),
+        Damage::Remove(at, n) => {
+            let at = at.index(bytes.len());
+            bytes.drain(at..end(at, n, bytes));
+        }
+        Damage::Insert(at, new) => {
+            let at = at.index(bytes.len());
+            bytes.splice(at..at, new);
+        }
+        Damage::Repeat(at, n) => {
+            let at = at.index(bytes.len());
+            let again = bytes[at..end(at, n, bytes)].to_vec();
+            bytes.splice(at..at, again);
+        }
+    }
+}
+
+/// Bytes made up, or a seed with up to eight damages.
+fn bytes(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
+    let damaged = (select(corpus(target)), vec(damage(), 0..8)).prop_map(|(mut bytes, damages)| {
+        damages.into_iter().for_each(|damage| apply(&mut bytes, damage));
+        bytes
+    });
+    prop_oneof![8 => damaged, 1 => vec(any::<u8>(), 0..512)]
+}
+
+macro_rules! twins {
+    ($($target:ident)*) => {$(
+        mod $target {
+            use super::*;
+
+            #[test]
+            fn corpus_passes() {
+                corpus(stringify!($target)).iter().for_each(|seed| checks::$target(seed));
+            }
+
+            proptest! {
+                #[test]
+                fn any_bytes_pass(bytes in bytes(stringify!($target))) {
+                    checks::$target(&bytes);
+                }
+            }
+        }
+    )*};
+}
+
+twins!(metrics_page config model_file model_payload rounds_file journal guardian_link trace);
