@@ -8,6 +8,14 @@ mod checks;
 use std::fs;
 use std::path::PathBuf;
 
+use agft::config::{Config, PolicyKind};
+use agft::lab::policy::controller;
+use agft::sim::run::{Driver, RunSpec, run};
+use agft::sim::{Pattern, World, WorldSpec};
+use agft::store::held::{Holder, Journal, LockedRange};
+use agft::store::{RoundRecord, raw};
+use agft::units::{Mhz, Seconds};
+use jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -35,8 +43,29 @@ enum Damage {
 
 /// Words at which readers of these formats may stumble.
 const WORDS: &[&str] = &[
-    "NaN", "+Inf", "-1", "1e400", "18446744073709551616", "null", "\"\"", "{", "[", "\0", "\n", "\u{feff}", "\\",
-    "&a", "*a", "!!x", "---", "_bucket{le=", "\"", ",", "\r", "Z", "é",
+    "NaN",
+    "+Inf",
+    "-1",
+    "1e400",
+    "18446744073709551616",
+    "null",
+    "\"\"",
+    "{",
+    "[",
+    "\0",
+    "\n",
+    "\u{feff}",
+    "\\",
+    "&a",
+    "*a",
+    "!!x",
+    "---",
+    "_bucket{le=",
+    "\"",
+    ",",
+    "\r",
+    "Z",
+    "é",
 ];
 
 fn damage() -> impl Strategy<Value = Damage> {
@@ -107,3 +136,42 @@ macro_rules! twins {
 }
 
 twins!(metrics_page config model_file model_payload rounds_file journal guardian_link trace);
+
+/// Writes the seeds that are made by agft itself. Run once after a change of a format:
+/// `cargo test --release --test any_bytes -- --ignored`.
+#[test]
+#[ignore = "writes files into the repository"]
+fn corpus_of_models_and_journals_is_written() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let write = |name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes).expect("a seed");
+    for (name, policy) in [("structured", PolicyKind::Structured), ("linucb", PolicyKind::LinUcb)] {
+        let mut config = Config::default();
+        config.gpu.frequency_step = Mhz(300);
+        let spec = WorldSpec::named("a6000", "3b", Pattern::Steady, None).expect("a world");
+        let clocks = World::new(spec.clone(), 1).expect("a world").supported_clocks().expect("clocks");
+        let mut controller = controller(&config, &clocks, policy, 1);
+        for (length, seconds) in [("short", 3.0), ("long", 90.0)] {
+            let spec =
+                RunSpec { world: spec.clone(), seed: 1, seconds: Seconds(seconds), tick: Seconds(0.3) };
+            run(&spec, Driver::Controller(&mut controller), |_| {}).expect("a run");
+            let file = raw::model_file(&checks::some_identity(), controller.learned()).expect("a model");
+            write(&format!("model_file/{name}-{length}"), &file);
+            write(&format!("model_payload/{name}-{length}"), &file[raw::HEADER_BYTES..]);
+        }
+    }
+    let now = Timestamp::from_second(1_790_000_000).expect("a time");
+    let round = serde_json::to_string(&RoundRecord::new(7, now)).expect("a line");
+    write("rounds_file/two", format!("{round}\n{round}\n").as_bytes());
+    write("rounds_file/torn", &round.as_bytes()[..round.len() / 2]);
+    write(
+        "rounds_file/agft",
+        b"{\"round\": 1, \"timestamp\": 1.5, \"gpu_frequency_mhz\": 1410, \"edp_raw\": NaN}\n",
+    );
+    let holder = Holder { pid: 1, pid_start: 2, config: "c.yaml".into() };
+    let mut journal = Journal::new(holder.clone(), "GPU-1", now);
+    journal.core = Some(LockedRange { min_mhz: Mhz(210), max_mhz: Mhz(1410) });
+    let line = serde_json::to_string(&journal).expect("a line");
+    write("journal/line", line.as_bytes());
+    write("journal/file", &raw::summed_journal(&line));
+    write("journal/holder", serde_json::to_string(&holder).expect("a line").as_bytes());
+}

@@ -6,12 +6,12 @@ use agft::bandit::{ActionSpace, Policy};
 use agft::config::{Config, PolicyKind};
 use agft::control::{Controller, GpuTick, Learned, Observation, Scrape};
 use agft::daemon::setup;
-use agft::features::Features;
+use agft::features::Context;
 use agft::gpu::{MemoryLevel, SupportedClocks};
 use agft::guardian::{FromGuardian, ToGuardian};
 use agft::metrics::page::Page;
-use agft::metrics::{Histogram, Signals, Snapshot};
 use agft::metrics::window::Window;
+use agft::metrics::{Histogram, Signals, Snapshot};
 use agft::sim::parse_trace;
 use agft::store::held::Holder;
 use agft::store::{Identity, RoundReader, RoundRecord, raw};
@@ -19,7 +19,7 @@ use agft::units::{Joules, Mhz, Seconds, Time};
 
 /// Two pages, one after the other (a zero byte between them): every number that is let in is finite and not negative,
 /// and what the window between them says is finite too.
-pub fn metrics_page(data: &[u8]) {
+pub(crate) fn metrics_page(data: &[u8]) {
     let mut parts = data.splitn(2, |byte| *byte == 0);
     let mut pages = parts.by_ref().filter_map(|body| Page::parse(body, None).ok());
     let Some(first) = pages.next() else { return };
@@ -29,7 +29,7 @@ pub fn metrics_page(data: &[u8]) {
     usable(&second.signals);
     let later = second.into_snapshot(Time(1.3), Seconds(0.01));
     if let Ok(window) = Window::between(&earlier, &later) {
-        let features = Features::from_window(&window, 1.0).to_array();
+        let features = Context::from_window(&window, 1.0).to_array();
         assert!(features.iter().all(|feature| feature.is_finite()), "{features:?} of {window:?}");
     }
     let _ = Page::parse(data, Some("m"));
@@ -55,7 +55,7 @@ fn usable(signals: &Signals) {
 }
 
 /// A configuration that is accepted comes back equal from its own YAML; one that is not says why.
-pub fn config(data: &[u8]) {
+pub(crate) fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match Config::parse(text, "fuzz.yaml") {
         Ok(loaded) => {
@@ -67,14 +67,14 @@ pub fn config(data: &[u8]) {
 }
 
 /// A model file as it lies on the disk: without the right checksum nothing is a model.
-pub fn model_file(data: &[u8]) {
+pub(crate) fn model_file(data: &[u8]) {
     if let Ok((identity, model)) = raw::open_model::<Learned>(data) {
         assert_eq!(raw::model_file(&identity, &model).as_deref(), Ok(data), "two files for one model");
     }
 }
 
 /// What a right checksum covers. A model that calls itself sound can be run, and saved again.
-pub fn model_payload(data: &[u8]) {
+pub(crate) fn model_payload(data: &[u8]) {
     let Ok((identity, mut learned)) = raw::open_model::<Learned>(&raw::sealed(1, data)) else { return };
     let _ = identity.fits(&some_identity());
     if !learned.is_sound() {
@@ -127,7 +127,7 @@ fn busy(now: f64) -> Observation {
 }
 
 /// The identity under which the corpus is stored.
-pub fn some_identity() -> Identity {
+pub(crate) fn some_identity() -> Identity {
     Identity {
         gpu_name: "G".into(),
         gpu_uuids: Vec::new(),
@@ -139,7 +139,7 @@ pub fn some_identity() -> Identity {
 }
 
 /// Rounds: what is read can be written, on one line, and reads the same.
-pub fn rounds_file(data: &[u8]) {
+pub(crate) fn rounds_file(data: &[u8]) {
     for record in RoundReader::new(data).flatten() {
         let line = serde_json::to_string(&record).expect("a round has a form in JSON");
         assert!(!line.contains('\n'));
@@ -148,7 +148,7 @@ pub fn rounds_file(data: &[u8]) {
 }
 
 /// A journal of held clocks, as it is and with its checksum made right.
-pub fn journal(data: &[u8]) {
+pub(crate) fn journal(data: &[u8]) {
     let _ = raw::open_journal(data);
     let Ok(line) = std::str::from_utf8(data) else { return };
     if let Ok(journal) = raw::open_journal(&raw::summed_journal(line)) {
@@ -159,7 +159,7 @@ pub fn journal(data: &[u8]) {
 }
 
 /// Lines between a controller and its guardian, either way.
-pub fn guardian_link(data: &[u8]) {
+pub(crate) fn guardian_link(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
         if let Ok(message) = serde_json::from_slice::<ToGuardian>(line) {
             let again = serde_json::to_vec(&message).expect("a message has a form in JSON");
@@ -175,7 +175,7 @@ pub fn guardian_link(data: &[u8]) {
 }
 
 /// A trace that is read begins at zero, goes forward, and every request has something to do.
-pub fn trace(data: &[u8]) {
+pub(crate) fn trace(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(requests) = parse_trace(text, 2.0) else { return };
     assert!(requests.first().is_some_and(|first| first.arrival.0.abs() < f64::EPSILON));

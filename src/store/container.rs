@@ -26,7 +26,8 @@ pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
 
 const MAGIC: &[u8; 8] = b"AGFTMODL";
 const CHECKSUM_AT: usize = 20;
-const HEADER_BYTES: usize = 52;
+/// Bytes before the payload.
+pub const HEADER_BYTES: usize = 52;
 
 /// Why a file is not used as the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

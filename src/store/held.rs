@@ -232,9 +232,9 @@ impl HeldDir {
     /// Opens it, making it if need be.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]; for root also if others could remove a journal from it, or hold a lock file in it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { dir: Dir::open_or_create(path)? })
+        Ok(Self { dir: Dir::open_or_create(path)?.only_ours()? })
     }
 
     /// Its path.

@@ -6,6 +6,8 @@ use super::container::{self, RejectReason};
 use super::held::{self, Journal};
 use super::identity::Identity;
 
+pub use super::container::HEADER_BYTES;
+
 /// What loading a model file makes of its bytes.
 ///
 /// # Errors
