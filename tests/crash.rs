@@ -1,5 +1,5 @@
 //! A crash at any instant keeps a loadable model: the program killed at random moments, and writes that are cut short.
-#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up fails")]
 
 mod support;
 
