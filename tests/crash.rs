@@ -164,3 +164,47 @@ fn writes_that_are_cut_short_cost_a_save_and_never_the_model() {
     run_limited(&bench, 1 << 20);
     assert!(check_state(&bench.path("models"), &mut ever) > rounds);
 }
+
+/// A small file system in memory, unmounted when dropped.
+struct Disk<'p>(&'p Path);
+
+impl<'p> Disk<'p> {
+    /// `None`, with a word to the reader, where this user may not mount.
+    fn mount(at: &'p Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(at).expect("a mount point");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", size, "agft-test"]).arg(at).stderr(Stdio::null());
+        if mount.status().is_ok_and(|status| status.success()) {
+            return Some(Self(at));
+        }
+        eprintln!("skipped: only root can mount a file system of its own");
+        None
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "umount");
+    }
+}
+
+#[test]
+fn full_disk_costs_saves_while_it_is_full_and_never_the_model() {
+    let bench = saving_bench();
+    let models = bench.path("models");
+    let Some(_disk) = Disk::mount(&models, "size=256k") else { return };
+    let mut daemon = bench.serve(&[]);
+    daemon.wait_for_lessons(3);
+    // What is left of the disk.
+    fs::write(models.join("ballast"), vec![0; 256 << 10]).expect_err("a full disk");
+    daemon.wait_for_log("state not saved");
+    let mut ever = false;
+    let rounds = check_state(&models, &mut ever);
+    assert!(ever);
+    daemon.wait_for_lessons(3);
+    assert_eq!(check_state(&models, &mut ever), rounds, "nothing was saved, nothing lost");
+    fs::remove_file(models.join("ballast")).expect("room again");
+    daemon.stop();
+    assert!(check_state(&models, &mut ever) > rounds, "{}", daemon.tail());
+}
