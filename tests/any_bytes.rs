@@ -39,6 +39,10 @@ enum Damage {
     Remove(Index, usize),
     Insert(Index, Vec<u8>),
     Repeat(Index, usize),
+    /// Eight bytes become this number, as bincode writes floats.
+    Float(Index, f64),
+    /// One byte becomes this number, as bincode writes integers.
+    Integer(Index, u64),
 }
 
 /// Words at which readers of these formats may stumble.
@@ -68,6 +72,10 @@ const WORDS: &[&str] = &[
     "é",
 ];
 
+const FLOATS: &[f64] =
+    &[0.0, -0.0, 1e-320, 1e-12, -1.0, 1e12, 1e160, f64::MAX, f64::MIN, f64::INFINITY, f64::NAN];
+const INTEGERS: &[u64] = &[0, 250, u32::MAX as u64, u64::MAX / 2, u64::MAX];
+
 fn damage() -> impl Strategy<Value = Damage> {
     let at = any::<Index>;
     prop_oneof![
@@ -78,6 +86,8 @@ fn damage() -> impl Strategy<Value = Damage> {
         (at(), vec(any::<u8>(), 1..16)).prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
         (at(), select(WORDS)).prop_map(|(at, word)| Damage::Insert(at, word.as_bytes().to_vec())),
         (at(), 1..64_usize).prop_map(|(at, n)| Damage::Repeat(at, n)),
+        (at(), select(FLOATS)).prop_map(|(at, number)| Damage::Float(at, number)),
+        (at(), select(INTEGERS)).prop_map(|(at, number)| Damage::Integer(at, number)),
     ]
 }
 
@@ -97,6 +107,16 @@ fn apply(bytes: &mut Vec<u8>, damage: Damage) {
         Damage::Insert(at, new) => {
             let at = at.index(bytes.len());
             bytes.splice(at..at, new);
+        }
+        Damage::Float(at, number) => {
+            let at = at.index(bytes.len());
+            bytes.splice(at..end(at, 8, bytes), number.to_le_bytes());
+        }
+        Damage::Integer(at, number) => {
+            let at = at.index(bytes.len());
+            let mut new = vec![0xfd];
+            new.extend(number.to_le_bytes());
+            bytes.splice(at..=at, if number <= 250 { vec![number.to_le_bytes()[0]] } else { new });
         }
         Damage::Repeat(at, n) => {
             let at = at.index(bytes.len());
