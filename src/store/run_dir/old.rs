@@ -33,15 +33,29 @@ impl RunDir {
         let mut removed = Vec::new();
         for (_, name) in runs.into_iter().take(surplus) {
             // Held while it goes; it may have changed since it was counted.
-            let Some(_held) = hold(&self.base, &name) else { continue };
+            let Some(held) = hold(&self.base, &name) else { continue };
             let path = self.base.file(&name);
-            match self.base.attempt("remove", &name, || std::fs::remove_dir_all(&path)) {
+            match clear(&held)
+                .and_then(|()| self.base.attempt("remove", &name, || std::fs::remove_dir_all(&path)))
+            {
                 Ok(()) => removed.push(path),
                 Err(error) => tracing::warn!(%error, "an old run stays"),
             }
         }
         Ok(removed)
     }
+}
+
+/// Removes all but the metadata: they go last, so that a run half removed is still known for one.
+pub(super) fn clear(run: &Dir) -> Result<(), StoreError> {
+    for name in run.names()?.iter().filter(|name| *name != METADATA) {
+        let path = run.file(name);
+        run.attempt("remove", name, || {
+            let is_dir = path.symlink_metadata()?.is_dir();
+            if is_dir { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) }
+        })?;
+    }
+    Ok(())
 }
 
 /// The moment in a run's name, and its number among those of the same second. Sorts by time.

@@ -154,6 +154,19 @@ fn runs_killed_before_they_had_metadata_do_not_pile_up() {
 }
 
 #[test]
+fn metadata_of_a_run_go_last_so_that_one_half_removed_is_still_a_run() {
+    let base = tempfile::tempdir().unwrap();
+    let old = create(base.path(), START).path().to_owned();
+    fs::create_dir_all(old.join("plots/deep")).unwrap();
+    fs::write(old.join("plots/deep/a.svg"), "").unwrap();
+    let dir = Dir::open_or_create(&old).unwrap();
+    old::clear(&dir).unwrap();
+    assert_eq!(names_in(&old), [METADATA]);
+    drop(dir);
+    assert_eq!(create(base.path(), START + 1).remove_old(0).unwrap(), [old]);
+}
+
+#[test]
 fn nothing_is_removed_that_is_not_a_dead_run_of_ours() {
     let base = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
