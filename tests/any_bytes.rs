@@ -9,6 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use agft::config::{Config, PolicyKind};
+use agft::control::Learned;
 use agft::lab::policy::controller;
 use agft::sim::run::{Driver, RunSpec, run};
 use agft::sim::{Pattern, World, WorldSpec};
@@ -156,6 +157,14 @@ macro_rules! twins {
 }
 
 twins!(metrics_page config model_file model_payload rounds_file journal guardian_link trace);
+
+#[test]
+fn models_of_the_corpus_are_of_todays_form() {
+    for file in corpus("model_file") {
+        let (_, model) = raw::open_model::<Learned>(&file).expect("write the corpus anew, see below");
+        assert!(model.is_sound());
+    }
+}
 
 /// Writes the seeds that are made by agft itself. Run once after a change of a format:
 /// `cargo test --release --test any_bytes -- --ignored`.
