@@ -51,7 +51,7 @@ impl Lines {
 #[must_use]
 pub fn run(cli: &Cli) -> Exit {
     let mut lines = Lines { worst: Exit::Ok };
-    let config = match Config::load(&cli.config) {
+    let config = match Config::load_trusted(&cli.config) {
         Ok(loaded) => {
             lines.ok("configuration", &cli.config.display().to_string());
             for warning in &loaded.warnings {

@@ -26,7 +26,7 @@ use crate::daemon::watch::{Alarm, Pulse};
 use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
-use crate::metrics::scrape::Scraper;
+use crate::metrics::scrape::{self, Scraper};
 use crate::store::held::ClaimError;
 use crate::store::{Identity, Load, ModelStore};
 use crate::units::{Mhz, Seconds};
@@ -106,7 +106,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         gpu = %gpus.infos[0],
         gpus = gpus.infos.len(),
-        url = config.vllm.prometheus_url,
+        url = scrape::without_query(&config.vllm.prometheus_url),
         dry_run = cli.dry_run,
         data_collection = config.control.data_collection_mode,
         "agft starts"

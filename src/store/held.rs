@@ -33,6 +33,8 @@ const VERSION: u32 = 1;
 /// No file of this directory is larger, in bytes.
 const MAX_BYTES: u64 = 16 << 10;
 const JOURNAL: &str = ".journal";
+/// How many damaged journals of one GPU stay.
+const KEPT_ASIDE: usize = 5;
 
 /// A process, told apart from later ones of the same id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,10 +108,10 @@ impl Journal {
     fn encode(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
         let line = serde_json::to_string(self)
             .map_err(|error| StoreError::Encode { path: path.to_owned(), detail: error.to_string() })?;
-        Ok(format!("{line}\n{}\n", checksum(&line)).into_bytes())
+        Ok(summed(&line))
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
         let mut lines = text.lines();
         let (Some(line), Some(sum), None) = (lines.next(), lines.next(), lines.next()) else {
@@ -124,6 +126,11 @@ impl Journal {
         }
         Ok(journal)
     }
+}
+
+/// The line and its checksum.
+pub(super) fn summed(line: &str) -> Vec<u8> {
+    format!("{line}\n{}\n", checksum(line)).into_bytes()
 }
 
 fn checksum(line: &str) -> String {
@@ -227,9 +234,9 @@ impl HeldDir {
     /// Opens it, making it if need be.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]; for root also if others could remove a journal from it, or hold a lock file in it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { dir: Dir::open_or_create(path)? })
+        Ok(Self { dir: Dir::open_or_create(path)?.only_ours()? })
     }
 
     /// Its path.
@@ -340,6 +347,7 @@ impl HeldDir {
         for number in 0..100 {
             let aside = format!("{name}-damaged-{stamp}-{number}");
             if self.dir.rename_to_new(name, &aside)? {
+                self.remove_oldest_aside(name, &aside);
                 let kept_as = self.dir.file(&aside);
                 return Ok(Some(Leftover::Damaged { gpu: gpu.to_owned(), kept_as, why }));
             }
@@ -347,6 +355,22 @@ impl HeldDir {
         // A hundred in one second: nobody reads them all.
         self.dir.remove(name)?;
         Ok(Some(Leftover::Damaged { gpu: gpu.to_owned(), kept_as: self.dir.file(name), why }))
+    }
+}
+
+impl HeldDir {
+    /// Of one GPU's damaged journals the newest stay. Names of one length sort by time.
+    fn remove_oldest_aside(&self, name: &str, newest: &str) {
+        let prefix = format!("{name}-damaged-");
+        let mut older = self.dir.names().unwrap_or_default();
+        older.retain(|other| other.starts_with(&prefix) && other != newest);
+        older.sort_unstable_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+        let surplus = (older.len() + 1).saturating_sub(KEPT_ASIDE);
+        for oldest in older.iter().take(surplus) {
+            if let Err(error) = self.dir.remove(oldest) {
+                tracing::warn!(%error, "an old damaged journal stays");
+            }
+        }
     }
 }
 
@@ -421,6 +445,23 @@ mod tests {
             assert_eq!(std::fs::read(kept_as).unwrap(), &sound[..length]);
             assert_eq!(held.leftovers(now()).unwrap(), []);
         }
+    }
+
+    #[test]
+    fn five_damaged_journals_of_a_gpu_stay_and_the_oldest_go_first() {
+        let (tmp, held) = held();
+        for (number, second) in (0..8).flat_map(|second| [(0, second), (1, second)]) {
+            std::fs::write(tmp.path().join(format!("{GPU}{JOURNAL}")), format!("{second} {number}")).unwrap();
+            held.leftovers(Timestamp::from_second(1_790_000_000 + second).unwrap()).unwrap();
+        }
+        let mut kept: Vec<String> = tmp
+            .path()
+            .read_dir()
+            .unwrap()
+            .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+            .collect();
+        kept.sort();
+        assert_eq!(kept, ["5 1", "6 0", "6 1", "7 0", "7 1"]);
     }
 
     proptest! {

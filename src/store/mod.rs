@@ -25,6 +25,8 @@ pub mod file;
 pub mod held;
 pub mod metadata;
 pub mod model;
+#[doc(hidden)]
+pub mod raw;
 pub mod rounds;
 pub mod run_dir;
 
@@ -35,7 +37,7 @@ pub use model::{Generation, Load, ModelStore, RejectReason, Rejected, Restored};
 pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};
 pub use run_dir::{RunDir, RunInfo, RunSummary};
 pub use time::{rfc3339, unix_seconds};
-pub use trust::{Distrust, trusted};
+pub use trust::{Distrust, Untrusted, trusted, trusted_path};
 
 #[cfg(test)]
 mod testing;

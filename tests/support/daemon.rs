@@ -254,14 +254,15 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts `command`; the console is kept.
     pub(crate) fn start(mut command: Command) -> Self {
+        command.args(["--log-level", "debug"]);
+        Self::start_plain(command)
+    }
+
+    /// The same with the level that the command itself asks for.
+    pub(crate) fn start_plain(mut command: Command) -> Self {
         let console = tempfile::tempdir().expect("a temporary directory");
         let file = File::create(console.path().join("log")).expect("a file for the console");
-        let child = command
-            .args(["--log-level", "debug"])
-            .stdout(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .expect("agft starts");
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().expect("agft starts");
         Self { child, console }
     }
 
