@@ -71,8 +71,13 @@ impl Bench {
 
     /// Changes a key (`section.key`) of the configuration; the value is YAML.
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
-        self.settings.insert(key.to_owned(), value.to_owned());
+        self.change(key, value);
         self
+    }
+
+    /// The same in place.
+    pub(crate) fn change(&mut self, key: &str, value: &str) {
+        self.settings.insert(key.to_owned(), value.to_owned());
     }
 
     /// A path in this bench's directory.
@@ -297,6 +302,11 @@ impl Daemon {
         let until = self.lessons() + more;
         let lessons = eventually(|| self.lessons(), |lessons| *lessons >= until);
         assert!(lessons >= until, "{lessons} lessons, waited for {until}\n{}", self.tail());
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child's state")
     }
 
     /// Is it still running?
