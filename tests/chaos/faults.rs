@@ -10,7 +10,7 @@ use agft::units::Mhz;
 use nvidia_ml::Injection;
 use rustix::process::{Signal, kill_process};
 
-use crate::disk::Trouble;
+use crate::support::disk::{Disk, Trouble};
 use crate::support::engine::Behaviour;
 use crate::world::World;
 
@@ -238,6 +238,10 @@ fn stop(world: &mut World, pause: Duration) {
 
 fn reload(world: &mut World) {
     let path = world.bench.path("config.yaml");
+    if !world.ledger.is_up() {
+        // A start reads the file itself, and ends where it is broken: rightly.
+        return;
+    }
     match world.below(4) {
         0 => {
             world.tell("reload of an unchanged file", "");
@@ -284,6 +288,9 @@ fn kill_guardian(world: &mut World) {
         // Gone already: then somebody else was faster.
         if Path::new(&format!("/proc/{}", guardian.as_raw_nonzero())).exists() {
             let _ = kill_process(guardian, signal);
+            if signal == Signal::STOP {
+                world.guardian_stopped(guardian);
+            }
         }
     }
 }
@@ -292,7 +299,7 @@ fn kill_both(world: &mut World) -> Result<(), String> {
     world.tell("kill both", "");
     world.kill_both()?;
     world.bench.mock.clear_injections();
-    world.disks.iter().for_each(crate::disk::Disk::mend);
+    world.disks.iter().for_each(Disk::mend);
     for gpu in 0..world.bench.mock.gpu_count() {
         world.bench.mock.set_lost(gpu, false).expect("a GPU of this machine");
     }

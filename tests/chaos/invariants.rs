@@ -30,7 +30,8 @@ pub(crate) struct Ledger {
     reset: BTreeMap<u32, BTreeSet<u32>>,
     /// Since when (`CLOCK_MONOTONIC`, ns) no good page was to be had.
     out_since: Option<u64>,
-    damaged: bool,
+    /// Model files that were damaged and have not been put aside yet, as far as the logs say.
+    damaged: usize,
     rss_peak_kb: u64,
     /// Resident memory of a program that has been up for some seconds, in the order seen.
     rss_kb: Vec<u64>,
@@ -50,7 +51,7 @@ impl Ledger {
             seen: 0,
             reset: BTreeMap::new(),
             out_since: None,
-            damaged: false,
+            damaged: 0,
             rss_peak_kb: 0,
             rss_kb: Vec::new(),
             started: None,
@@ -67,6 +68,11 @@ impl Ledger {
         self.reset.remove(&pid);
     }
 
+    /// Has the program been up for a while?
+    pub(crate) fn is_up(&self) -> bool {
+        self.started.is_some_and(|(_, at)| at.elapsed() > Duration::from_secs(1))
+    }
+
     /// Good pages are to be had from now on, or none; commands may be up to `late` under way.
     pub(crate) fn serving(&mut self, serving: bool, late: Duration) {
         let from = monotonic_ns() + u64::try_from((LAST_PAGE + late).as_nanos()).unwrap_or(0);
@@ -81,20 +87,7 @@ impl Ledger {
     }
 
     pub(crate) fn damaged(&mut self) {
-        self.damaged = true;
-    }
-
-    pub(crate) fn writes(&self) -> u64 {
-        self.seen
-    }
-
-    /// Was a clock locked since that write?
-    pub(crate) fn locks_since(&self, bench: &Bench, first: u64) -> bool {
-        bench
-            .mock
-            .history_since(first)
-            .iter()
-            .any(|write| write.call == SET_CORE && write.code == 0 && write.args[1] > IDLE_MHZ && write.pid != self.us)
+        self.damaged += 1;
     }
 
     /// Does the driver itself keep the clocks from being given back?
@@ -160,21 +153,20 @@ impl Ledger {
         if let Some(line) = log.lines().find(|line| line.contains("damaged journal")) {
             return Err(line.to_owned());
         }
-        let refused = log.lines().find(|line| line.contains("was not loaded") || line.contains("cannot be right"));
-        match refused {
-            Some(line) if !self.damaged => Err(format!("a model that was not damaged: {line}")),
-            _ => {
-                // What was damaged has been put aside by this start.
-                self.damaged &= !log.contains("model loaded") && !log.contains("no usable model");
-                Ok(())
-            }
+        if let Some(line) = log.lines().find(|line| line.contains("cannot be right")) {
+            return Err(line.to_owned());
         }
+        for line in log.lines().filter(|line| line.contains("was not loaded")) {
+            self.damaged =
+                self.damaged.checked_sub(1).ok_or_else(|| format!("a model that was not damaged: {line}"))?;
+        }
+        Ok(())
     }
 
     /// The model on the disk is one, unless it was damaged since.
     pub(crate) fn model_loads(&self, bench: &Bench) -> Result<(), String> {
         let directory = bench.path("models");
-        if self.damaged || !directory.join("model.agft").exists() {
+        if self.damaged > 0 || !directory.join("model.agft").exists() {
             return Ok(());
         }
         let store = ModelStore::open(&directory).map_err(|error| error.to_string())?;

@@ -5,7 +5,6 @@
 //! prints the seed, the invariant that broke, and what was done last.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up fails")]
 
-mod disk;
 mod faults;
 mod invariants;
 #[path = "../support/mod.rs"]

@@ -10,9 +10,9 @@ use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::disk::Disk;
 use crate::invariants::{self, Ledger};
-use crate::support::daemon::{Bench, Daemon};
+use crate::support::daemon::{Bench, Daemon, IDLE_MHZ};
+use crate::support::disk::Disk;
 use crate::support::engine::Behaviour;
 
 /// After the controller's end its clocks are free within this, and what the machine itself lost meanwhile.
@@ -65,6 +65,17 @@ pub(crate) struct World {
     /// Kept: the end of the last daemon's log.
     last_tail: String,
     spells: u64,
+    /// Guardians that were stopped: they cannot do their work.
+    stopped: Vec<Pid>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // A stopped process would stay for ever.
+        for pid in &self.stopped {
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+    }
 }
 
 impl World {
@@ -96,6 +107,7 @@ impl World {
             signalled: false,
             last_tail: String::new(),
             spells: 0,
+            stopped: Vec::new(),
         }
     }
 
@@ -176,7 +188,7 @@ impl World {
     /// The program has ended: its clocks come back, unless the driver itself refuses.
     fn buried(&mut self) -> Result<(), String> {
         // Who refuses resets is the driver: as soon as it does not, the guardian's next try is due.
-        let refused = self.ledger.driver_refuses(&self.bench);
+        let refused = self.ledger.driver_refuses(&self.bench) || self.is_unguarded();
         self.bench.mock.clear_injections();
         for gpu in 0..self.bench.mock.gpu_count() {
             self.bench.mock.set_lost(gpu, false).map_err(|error| error.to_string())?;
@@ -253,7 +265,7 @@ impl World {
     /// SIGKILL to the controller; the guardian is left to do its work.
     pub(crate) fn kill(&mut self) -> Result<(), String> {
         self.bench.mock.clear_injections();
-        let refused = self.ledger.driver_refuses(&self.bench);
+        let refused = self.ledger.driver_refuses(&self.bench) || self.is_unguarded();
         if let Some(daemon) = &mut self.daemon
             && daemon.is_running()
         {
@@ -294,17 +306,38 @@ impl World {
         self.bench.guardian()
     }
 
+    /// It has been stopped.
+    pub(crate) fn guardian_stopped(&mut self, guardian: Pid) {
+        self.stopped.push(guardian);
+    }
+
+    /// Is nobody there who could give the clocks back after the program's end?
+    fn is_unguarded(&self) -> bool {
+        self.bench.guardian().is_none_or(|guardian| {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", guardian.as_raw_nonzero())).unwrap_or_default();
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            matches!(state, None | Some('T' | 'Z' | 'X'))
+        })
+    }
+
     /// Ends all trouble, and sees that the program is well again.
     pub(crate) fn heal(&mut self) -> Result<(), String> {
         self.mend();
         self.note("quiet");
         let start = Instant::now();
-        // A lock above the idle clock, made after now, under work: everything in between works again.
-        let from = self.ledger.writes();
+        // Locked above the idle clock, under work, for a while: everything in between works again.
+        let mut well: Option<(u32, Instant)> = None;
         loop {
             self.look()?;
-            if self.ledger.locks_since(&self.bench, from) && !self.bench.is_free() {
+            let pid = self.daemon.as_ref().map(Daemon::pid).filter(|_| self.is_locked());
+            well = pid.map(|pid| well.filter(|(old, _)| *old == pid).unwrap_or((pid, Instant::now())));
+            if well.is_some_and(|(_, since)| since.elapsed() > Duration::from_millis(150)) {
                 break;
+            }
+            let stands_back = |daemon: &Daemon| daemon.log().contains("hands_off_s=600");
+            if start.elapsed() > Duration::from_secs(6) && self.daemon.as_ref().is_some_and(stands_back) {
+                self.note("it stands back for ten minutes: started again");
+                self.terminate(Signal::TERM)?;
             }
             if start.elapsed() > WELL_WITHIN {
                 return Err(format!("no clock locked {WELL_WITHIN:?} after the last fault"));
@@ -313,6 +346,13 @@ impl World {
         }
         self.spells += 1;
         invariants::files(&self.bench, &mut self.ledger)
+    }
+
+    fn is_locked(&self) -> bool {
+        (0..self.bench.mock.gpu_count()).all(|gpu| {
+            let locks = self.bench.mock.locks(gpu).expect("a GPU of this machine");
+            locks.core.is_some_and(|range| range.max > IDLE_MHZ)
+        })
     }
 
     fn mend(&mut self) {

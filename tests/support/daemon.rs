@@ -106,7 +106,9 @@ impl Bench {
 
     /// `agft` on this machine with this configuration, and these arguments.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_agft"));
+        // `AGFT_BIN`: another build, for runs that are longer than a build's life.
+        let built = || env!("CARGO_BIN_EXE_agft").into();
+        let mut command = Command::new(std::env::var_os("AGFT_BIN").unwrap_or_else(built));
         command.current_dir(self.directory.path()).envs(self.mock.env()).stdin(Stdio::null());
         command.arg("--config").arg(self.config()).args(arguments);
         command

@@ -33,6 +33,11 @@ impl Disk {
         Self { path, mounted }
     }
 
+    /// Could it be mounted? Else it fails by being taken away, which whoever has it open does not see.
+    pub(crate) fn is_mounted(&self) -> bool {
+        self.mounted
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -45,6 +50,7 @@ impl Disk {
         self.path.with_extension("aside")
     }
 
+    /// From now on it fails.
     pub(crate) fn fail(&self, trouble: Trouble) {
         match trouble {
             _ if !self.mounted => {
@@ -65,6 +71,7 @@ impl Disk {
         }
     }
 
+    /// From now on it is well again.
     pub(crate) fn mend(&self) {
         if self.mounted {
             mount(&["-o", "remount,rw"], &self.path);
