@@ -9,10 +9,10 @@ use super::step::Controller;
 use super::verify::Check;
 use super::{ClockOutcome, Observation, Output, Refusal, Scrape};
 use crate::bandit::{Policy, Target};
+use crate::faults::{Fault, Reaction};
 use crate::gpu::{ClockReasons, GpuReading};
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
-use crate::faults::{Fault, Reaction};
 use crate::units::{Clocks, Mhz, Seconds, Time, Watts};
 
 /// After a refused command of the passing kind the clocks stay at default for this long.

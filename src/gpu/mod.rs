@@ -345,7 +345,9 @@ pub enum GpuError {
     )]
     DriverMismatch,
     /// The GPU does not work before somebody resets it.
-    #[error("{gpu}: {call}: the GPU needs a reset (`nvidia-smi --gpu-reset`, with nothing running on it) or a reboot")]
+    #[error(
+        "{gpu}: {call}: the GPU needs a reset (`nvidia-smi --gpu-reset`, with nothing running on it) or a reboot"
+    )]
     ResetRequired {
         /// The GPU, for humans.
         gpu: String,

@@ -465,7 +465,9 @@ async fn claim(
         loop {
             match dir.claim(gpu, Role::Guardian, &holder) {
                 Ok(claim) => break claims.push(claim),
-                Err(ClaimError::Busy(busy)) if Instant::now() < until + killed.map_or(Duration::ZERO, |()| KILLED) => {
+                Err(ClaimError::Busy(busy))
+                    if Instant::now() < until + killed.map_or(Duration::ZERO, |()| KILLED) =>
+                {
                     if Instant::now() >= until - KILLED && killed.is_none() {
                         killed = busy.holder.filter(kill_guardian).map(drop);
                     }

@@ -32,7 +32,8 @@ const CALLS: [&str; 12] = [
 
 /// Every code of NVML that is an error, and one that it does not have.
 const CODES: [u32; 29] = [
-    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 29, 999,
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 29,
+    999,
 ];
 
 /// Answers that are no good page.
@@ -143,7 +144,10 @@ fn driver(world: &mut World) {
         // One in ten of these is longer than the watch allows.
         let long = world.below(10) == 0;
         let delay = if long { Duration::from_secs(30) } else { world.millis(5, 400) };
-        world.tell(if long { "driver call hangs" } else { "driver call is slow" }, &format!("{call} {delay:?}"));
+        world.tell(
+            if long { "driver call hangs" } else { "driver call is slow" },
+            &format!("{call} {delay:?}"),
+        );
         world.ledger.late(delay);
         Injection::delay(call, delay).times(1)
     } else {
@@ -277,8 +281,8 @@ fn disk(world: &mut World) {
         return;
     }
     let trouble = world.pick(&[Trouble::Full, Trouble::ReadOnly]);
-    world.tell(&format!("disk {trouble:?}"), &name);
-    world.disks[which].fail(trouble);
+    let done = world.disks[which].fail(trouble);
+    world.tell(&format!("disk {trouble:?}{}", if done { "" } else { " (not possible)" }), &name);
 }
 
 fn kill_guardian(world: &mut World) {

@@ -76,7 +76,8 @@ impl Ledger {
     /// Good pages are to be had from now on, or none; commands may be up to `late` under way.
     pub(crate) fn serving(&mut self, serving: bool, late: Duration) {
         let from = monotonic_ns() + u64::try_from((LAST_PAGE + late).as_nanos()).unwrap_or(0);
-        self.out_since = if serving { None } else { Some(self.out_since.map_or(from, |since| since.max(from))) };
+        self.out_since =
+            if serving { None } else { Some(self.out_since.map_or(from, |since| since.max(from))) };
     }
 
     /// A command that was decided on before may be carried out now.
@@ -228,7 +229,9 @@ pub(crate) fn check(bench: &Bench, ledger: &mut Ledger) -> Result<(), String> {
 /// What the files say, at a quiet moment.
 pub(crate) fn files(bench: &Bench, ledger: &mut Ledger) -> Result<(), String> {
     let aside = fs::read_dir(bench.path("run")).map_err(|error| error.to_string())?.flatten();
-    if let Some(damaged) = aside.map(|entry| entry.file_name()).find(|name| name.to_string_lossy().contains("damaged")) {
+    if let Some(damaged) =
+        aside.map(|entry| entry.file_name()).find(|name| name.to_string_lossy().contains("damaged"))
+    {
         return Err(format!("a damaged journal: {}", damaged.display()));
     }
     // Panics on a line that is none.

@@ -208,7 +208,10 @@ impl World {
             std::thread::sleep(Duration::from_millis(1));
             machine += before.elapsed().saturating_sub(Duration::from_millis(3));
             if start.elapsed() > RELEASED_WITHIN + 2 * machine {
-                return Err(format!("locked {:?} after the end ({machine:?} lost by the machine)", start.elapsed()));
+                return Err(format!(
+                    "locked {:?} after the end ({machine:?} lost by the machine)",
+                    start.elapsed()
+                ));
             }
         }
         self.releases.push(start.elapsed());
@@ -314,7 +317,8 @@ impl World {
     /// Is nobody there who could give the clocks back after the program's end?
     fn is_unguarded(&self) -> bool {
         self.bench.guardian().is_none_or(|guardian| {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", guardian.as_raw_nonzero())).unwrap_or_default();
+            let stat =
+                fs::read_to_string(format!("/proc/{}/stat", guardian.as_raw_nonzero())).unwrap_or_default();
             let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
             matches!(state, None | Some('T' | 'Z' | 'X'))
         })
@@ -398,7 +402,8 @@ impl World {
             self.ledger.describe()
         );
         let mut table = |title: &str, entries: Vec<(String, u64)>| {
-            let entries: Vec<String> = entries.into_iter().map(|(name, times)| format!("{name}: {times}")).collect();
+            let entries: Vec<String> =
+                entries.into_iter().map(|(name, times)| format!("{name}: {times}")).collect();
             let _ = writeln!(text, "{title}: {}", entries.join(", "));
         };
         table("faults", self.faults.iter().map(|(name, times)| (name.clone(), *times)).collect());

@@ -50,23 +50,23 @@ impl Disk {
         self.path.with_extension("aside")
     }
 
-    /// From now on it fails.
-    pub(crate) fn fail(&self, trouble: Trouble) {
+    /// From now on it fails; `false` if the kernel would not have it (read-only, while a file is open for writing).
+    pub(crate) fn fail(&self, trouble: Trouble) -> bool {
         match trouble {
             _ if !self.mounted => {
                 if !self.aside().exists() {
                     fs::rename(&self.path, self.aside()).expect("a directory to take away");
                     fs::write(&self.path, "no directory").expect("a file in its place");
                 }
+                true
             }
-            Trouble::ReadOnly => {
-                mount(&["-o", "remount,ro"], &self.path);
-            }
+            Trouble::ReadOnly => mount(&["-o", "remount,ro"], &self.path),
             Trouble::Full => {
                 let zeros = [0; 4096];
                 if let Ok(mut file) = File::create(self.ballast()) {
                     while file.write_all(&zeros).is_ok() {}
                 }
+                true
             }
         }
     }
