@@ -1,5 +1,4 @@
 //! The real program for long, at a fast tick: resident memory stays flat, files stay bounded. `scripts/soak.sh`.
-#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
 
 mod support;
 

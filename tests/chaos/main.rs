@@ -41,6 +41,7 @@ fn nothing_breaks_an_invariant() {
 fn run(world: &mut World, length: Duration) -> Result<(), String> {
     world.start()?;
     while world.elapsed() < length {
+        faults::calm(world);
         for _ in 0..FAULTS_PER_SPELL {
             faults::inflict(world)?;
             world.look()?;

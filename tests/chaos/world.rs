@@ -59,6 +59,8 @@ pub(crate) struct World {
     faults: BTreeMap<String, u64>,
     reactions: BTreeMap<&'static str, u64>,
     ends: BTreeMap<String, u64>,
+    /// The last words of runs that ended by themselves.
+    reasons: BTreeMap<String, u64>,
     releases: Vec<Duration>,
     /// A signal was sent that a starting process may die of.
     signalled: bool,
@@ -103,6 +105,7 @@ impl World {
             faults: BTreeMap::new(),
             reactions: BTreeMap::new(),
             ends: BTreeMap::new(),
+            reasons: BTreeMap::new(),
             releases: Vec::new(),
             signalled: false,
             last_tail: String::new(),
@@ -228,6 +231,12 @@ impl World {
             if times > 0 {
                 *self.reactions.entry(reaction).or_default() += times as u64;
             }
+        }
+        if let Some(words) = log.lines().rev().find_map(|line| line.strip_prefix("agft: ")) {
+            // Paths and numbers differ from run to run.
+            let words: String = words.chars().filter(|c| !c.is_ascii_digit()).take(90).collect();
+            let words = words.split("/tmp").next().unwrap_or_default().to_owned();
+            *self.reasons.entry(words).or_default() += 1;
         }
         self.ledger.log(&log)
     }
@@ -408,6 +417,7 @@ impl World {
         };
         table("faults", self.faults.iter().map(|(name, times)| (name.clone(), *times)).collect());
         table("ends", self.ends.iter().map(|(name, times)| (name.clone(), *times)).collect());
+        table("last words", self.reasons.iter().map(|(words, times)| (words.clone(), *times)).collect());
         table("reactions", self.reactions.iter().map(|(name, times)| ((*name).to_owned(), *times)).collect());
         let mut releases = self.releases.clone();
         releases.sort_unstable();
