@@ -6,7 +6,7 @@ use super::event::Event;
 use super::idle::Activity;
 use super::load::LoadEstimate;
 use super::step::Controller;
-use super::verify::Check;
+use super::verify::{BUSY_PERCENT, Check};
 use super::{ClockOutcome, Observation, Output, Refusal, Scrape};
 use crate::bandit::{Policy, Target};
 use crate::faults::{Fault, Reaction};
@@ -230,6 +230,7 @@ impl Controller {
                 clock.abs_diff(idle) <= self.settings.clock_tolerance
                     && !reading.reasons.is_capped()
                     && !reading.reasons.intersects(ClockReasons::GPU_IDLE)
+                    && reading.utilization_percent.is_none_or(|percent| percent >= BUSY_PERCENT)
             })
         };
         let mut seen = false;

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::gpu::{ClockReasons, GpuReading};
 use crate::units::{Clocks, Mhz, Seconds, Time};
 
+/// A GPU that is less busy than this may have sunk between two requests: a lower clock is no evidence then.
+pub(super) const BUSY_PERCENT: f64 = 30.0;
 /// Readings in a row that must disagree before a clock is called failed.
 const MISMATCHES: u32 = 3;
 
@@ -63,6 +65,11 @@ impl ClockVerifier {
         if reading.reasons.is_capped() && running <= asked.core {
             return Check::Capped;
         }
+        // A lock is a range: without work the clock sinks under it.
+        let resting = reading.utilization_percent.is_some_and(|percent| percent < BUSY_PERCENT);
+        if resting && running < asked.core {
+            return Check::Unknown;
+        }
         let count = self.mismatches.entry(asked).or_default();
         *count += 1;
         if *count < MISMATCHES {
@@ -113,6 +120,18 @@ mod tests {
         assert_eq!(check(&mut verifier, &off, 1.0), Check::Off(Mhz(1410)));
         assert_eq!(check(&mut verifier, &off, 1.3), Check::Off(Mhz(1410)));
         assert_eq!(check(&mut verifier, &off, 1.6), Check::NotHeld(Mhz(1410)));
+    }
+
+    #[test]
+    fn clock_that_sinks_between_requests_is_not_judged_and_one_above_the_lock_is() {
+        let mut verifier = ClockVerifier::default();
+        for _ in 0..10 {
+            let sunk =
+                GpuReading { utilization_percent: Some(10.0), ..reading(300, ClockReasons::default()) };
+            assert_eq!(check(&mut verifier, &sunk, 1.0), Check::Unknown);
+        }
+        let above = GpuReading { utilization_percent: Some(10.0), ..reading(1410, ClockReasons::default()) };
+        assert_eq!(check(&mut verifier, &above, 1.3), Check::Off(Mhz(1410)));
     }
 
     #[test]
