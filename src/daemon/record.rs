@@ -91,6 +91,8 @@ fn method(round: &Round) -> Option<&'static str> {
             Reason::Sweep => "SWEEP",
             Reason::Retrial => "RETRIAL",
             Reason::Dwell => "DWELL",
+            Reason::Doubt => "DOUBT",
+            Reason::Overload => "OVERLOAD",
             Reason::NothingAllowed => "NONE",
             Reason::Ucb => "UCB",
         }),
@@ -105,6 +107,8 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Retrial => "retrial",
         Reason::Ucb => "ucb",
         Reason::Greedy => "greedy",
+        Reason::Doubt => "doubt",
+        Reason::Overload => "overload",
         Reason::NothingAllowed => "nothing_allowed",
     }
 }
