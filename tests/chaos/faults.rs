@@ -290,6 +290,7 @@ fn disk(world: &mut World) {
     }
     let trouble = world.pick(&[Trouble::Full, Trouble::ReadOnly]);
     let done = world.disks[which].fail(trouble);
+    world.disks_trouble |= done;
     world.tell(&format!("disk {trouble:?}{}", if done { "" } else { " (not possible)" }), &name);
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct World {
     pub(crate) bench: Bench,
     pub(crate) rng: Xoshiro256PlusPlus,
     pub(crate) disks: Vec<Disk>,
+    /// One of them fails, or did a moment ago.
+    pub(crate) disks_trouble: bool,
     pub(crate) ledger: Ledger,
     daemon: Option<Daemon>,
     start: Instant,
@@ -99,6 +101,7 @@ impl World {
             bench,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             disks: disks.into(),
+            disks_trouble: false,
             daemon: None,
             start: Instant::now(),
             story: Vec::new(),
@@ -181,6 +184,11 @@ impl World {
             (None, Some(1 | 2 | 15)) => self.signalled,
             _ => false,
         };
+        if self.disks_trouble && !self.ledger.is_up() {
+            // A start needs its directories. One refusal is enough.
+            self.disks.iter().for_each(Disk::mend);
+            self.disks_trouble = false;
+        }
         if !allowed {
             return Err(format!("unexpected end: {how}"));
         }
@@ -255,7 +263,14 @@ impl World {
     pub(crate) fn terminate(&mut self, signal: Signal) -> Result<(), String> {
         self.signal(signal);
         let start = Instant::now();
+        let mut again = Duration::from_secs(4);
         while self.daemon.as_mut().is_some_and(Daemon::is_running) {
+            if start.elapsed() > again {
+                // Started in the background by a shell, a process ignores SIGINT until its handlers are there.
+                self.note("once more");
+                self.signal(signal);
+                again += Duration::from_secs(4);
+            }
             if start.elapsed() > Duration::from_secs(20) {
                 return Err(format!("does not end on {signal:?}"));
             }
