@@ -210,6 +210,27 @@ fn clocks_changed_by_somebody_else_are_reported_and_then_left_alone() {
 }
 
 #[test]
+fn reset_of_the_gpu_under_the_run_is_seen_and_the_loop_goes_on() {
+    let bench = Bench::new().set("gpu.settle_time_s", "0.05");
+    let mut daemon = bench.serve(&[]);
+    daemon.wait_for_lessons(30);
+    // While clocks are still tried out, the next lock may come before the loss of the last one is seen.
+    let seen = || {
+        let seen = daemon.log().contains("or the driver was reset");
+        if !seen {
+            bench.mock.reload_driver(0).expect("GPU 0");
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        seen
+    };
+    assert!(eventually(seen, |seen| *seen), "{}", daemon.tail());
+    bench.wait_for_lock(&daemon);
+    daemon.wait_for_lessons(2);
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
 fn work_that_runs_at_the_idle_clock_raises_an_alarm_and_is_reset() {
     let bench = Bench::new().set("gpu.settle_time_s", "0.05");
     let mut daemon = bench.start(&[]);
