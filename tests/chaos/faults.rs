@@ -75,7 +75,7 @@ pub(crate) fn inflict(world: &mut World) -> Result<(), String> {
         96..98 => second(world)?,
         _ => damage(world)?,
     }
-    let pause = world.millis(10, 500);
+    let pause = world.millis(10, 500).max(std::mem::take(&mut world.linger));
     rest(world, pause)
 }
 
@@ -126,6 +126,10 @@ fn endpoint(world: &mut World) {
             world.tell(&format!("endpoint: {}", kind.split('(').next().unwrap_or_default()), &kind);
             world.bench.engine.behave(behaviour);
             world.ledger.serving(false, Duration::ZERO);
+            // Long enough to be an outage, as often as not.
+            if world.below(2) == 0 {
+                world.linger = world.millis(1000, 3500);
+            }
         }
     }
 }
@@ -157,6 +161,9 @@ fn driver(world: &mut World) {
             &format!("{call} {delay:?}"),
         );
         world.ledger.late(delay);
+        if call.contains("Reset") {
+            world.resets_hang_until = world.elapsed() + delay + Duration::from_secs(10);
+        }
         Injection::delay(call, delay).times(1)
     } else {
         let code = world.pick(&CODES);

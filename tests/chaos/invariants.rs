@@ -13,6 +13,8 @@ use crate::support::daemon::{Bench, IDLE_MHZ};
 
 const SET_CORE: &str = "nvmlDeviceSetGpuLockedClocks";
 const SET_MEMORY: &str = "nvmlDeviceSetMemoryLockedClocks";
+const RESET_MEMORY: &str = "nvmlDeviceResetMemoryLockedClocks";
+const NOT_SUPPORTED: u32 = 3;
 const RESET_CORE: &str = "nvmlDeviceResetGpuLockedClocks";
 /// Between the last good page and the last consequence of it: a page under way (0.3 s), `outage_after_s` (0.5 s), a tick,
 /// and a machine with other things to do.
@@ -91,12 +93,17 @@ impl Ledger {
         self.damaged += 1;
     }
 
-    /// Does the driver itself keep the clocks from being given back?
+    /// Does the driver itself keep the clocks from being given back? Of the memory clock's reset, "not supported" is the
+    /// answer of this board.
     pub(crate) fn driver_refuses(&self, bench: &Bench) -> bool {
         let lost = (0..bench.mock.gpu_count()).any(|gpu| bench.mock.snapshot(gpu).is_ok_and(|gpu| gpu.lost));
-        // An armed error stays armed for a while: the last resets of each GPU tell.
-        let writes = bench.mock.history_since(self.seen.saturating_sub(40));
-        lost || writes.iter().rev().take(20).any(|write| write.call.contains("Reset") && write.code != 0)
+        let since = monotonic_ns().saturating_sub(3_000_000_000);
+        let refused = |write: &ClockWrite| {
+            write.at_ns > since
+                && (write.call == RESET_CORE && write.code != 0
+                    || write.call == RESET_MEMORY && ![0, NOT_SUPPORTED].contains(&write.code))
+        };
+        lost || bench.mock.history_since(self.seen.saturating_sub(100)).iter().any(refused)
     }
 
     fn write(&mut self, write: &ClockWrite) -> Result<(), String> {

@@ -69,6 +69,10 @@ pub(crate) struct World {
     /// Kept: the end of the last daemon's log.
     last_tail: String,
     spells: u64,
+    /// Until then a reset may hang in the driver, be it the guardian's.
+    pub(crate) resets_hang_until: Duration,
+    /// The next fault waits for at least this long.
+    pub(crate) linger: Duration,
     /// Guardians that were stopped: they cannot do their work.
     stopped: Vec<Pid>,
 }
@@ -113,6 +117,8 @@ impl World {
             signalled: false,
             last_tail: String::new(),
             spells: 0,
+            resets_hang_until: Duration::ZERO,
+            linger: Duration::ZERO,
             stopped: Vec::new(),
         }
     }
@@ -291,8 +297,12 @@ impl World {
 
     /// SIGKILL to the controller; the guardian is left to do its work.
     pub(crate) fn kill(&mut self) -> Result<(), String> {
+        self.look()?;
         self.bench.mock.clear_injections();
-        let refused = self.ledger.driver_refuses(&self.bench) || self.is_unguarded();
+        for gpu in 0..self.bench.mock.gpu_count() {
+            self.bench.mock.set_lost(gpu, false).map_err(|error| error.to_string())?;
+        }
+        let refused = self.is_unguarded();
         if let Some(daemon) = &mut self.daemon
             && daemon.is_running()
         {
@@ -340,12 +350,13 @@ impl World {
 
     /// Is nobody there who could give the clocks back after the program's end?
     fn is_unguarded(&self) -> bool {
-        self.bench.guardian().is_none_or(|guardian| {
-            let stat =
-                fs::read_to_string(format!("/proc/{}/stat", guardian.as_raw_nonzero())).unwrap_or_default();
-            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-            matches!(state, None | Some('T' | 'Z' | 'X'))
-        })
+        self.elapsed() < self.resets_hang_until
+            || self.bench.guardian().is_none_or(|guardian| {
+                let stat = fs::read_to_string(format!("/proc/{}/stat", guardian.as_raw_nonzero()))
+                    .unwrap_or_default();
+                let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+                matches!(state, None | Some('T' | 'Z' | 'X'))
+            })
     }
 
     /// Ends all trouble, and sees that the program is well again.
