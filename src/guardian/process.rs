@@ -381,6 +381,10 @@ impl Guardian {
         let start = Instant::now();
         let mut pause = RETRY.0;
         let mut said = false;
+        // A journal may be a dead predecessor's, whose clocks the controller did not live to reset: cleared unread, it
+        // would leave them locked.
+        let journalled = self.gpus.iter().filter(|gpu| self.dir.has_journal(&gpu.uuid));
+        self.held.extend(journalled.map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>());
         loop {
             let failed = self.reset_held();
             let done: Vec<String> = self
@@ -407,7 +411,6 @@ impl Guardian {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         }
-        // The controller may have died between its entry in a journal and the lock: then that one names nothing.
         for gpu in &self.gpus {
             if let Err(error) = self.dir.clear(&gpu.uuid) {
                 tracing::warn!(%error, "journal stays; the next start finds nothing locked");

@@ -290,6 +290,12 @@ impl HeldDir {
         file::replace(&self.dir, &name, &bytes)
     }
 
+    /// Is there a journal of this GPU, whoever wrote it? If that cannot be told, there is.
+    #[must_use]
+    pub fn has_journal(&self, gpu: &str) -> bool {
+        self.dir.exists(&journal_name(gpu)).unwrap_or(true)
+    }
+
     /// Nothing of this GPU is locked any more.
     ///
     /// # Errors
