@@ -106,6 +106,15 @@ fn check_gpus(config: &Config, lines: &mut Lines) {
             ),
             Err(error) => lines.bad(&what, &error.to_string(), Exit::Failure),
         }
+        let (setup, info) = (sensors.setup(), sensors.info());
+        if setup.mig == Some(true) {
+            let error = GpuError::Mig { gpu: info.to_string(), index: info.index };
+            lines.bad(&what, &error.to_string(), Exit::Failure);
+        }
+        if setup.persistence == Some(false) {
+            let remedy = format!("run nvidia-persistenced, or `nvidia-smi -i {} -pm 1`", info.index);
+            lines.warn(&what, &format!("persistence mode is off; {remedy}"));
+        }
         match (sensors.energy(), sensors.power()) {
             (Ok(_), _) => lines.ok(&what, "energy from the driver's counter"),
             (Err(GpuError::NotSupported { .. }), Ok(_)) => {

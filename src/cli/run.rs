@@ -90,6 +90,25 @@ impl Gpus {
         Ok(Self { host, sensors, infos, clocks })
     }
 
+    /// Is anything about the set-up of the GPUs in the way?
+    fn check_setup(&self, locks: bool) -> Result<(), GpuError> {
+        for (sensors, info) in self.sensors.iter().zip(&self.infos) {
+            let setup = sensors.setup();
+            if setup.mig == Some(true) && locks {
+                return Err(GpuError::Mig { gpu: info.to_string(), index: info.index });
+            }
+            if setup.persistence == Some(false) {
+                tracing::warn!(
+                    gpu = %info,
+                    "persistence mode is off: between two users of the GPU the driver unloads, and clocks change slowly; \
+                     run nvidia-persistenced, or `nvidia-smi -i {} -pm 1`",
+                    info.index
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn take_clocks(&self, config: &Config, ledger: Box<dyn Ledger>) -> Result<ClockLease, GpuError> {
         let mut members: Vec<(Box<dyn GpuClocks>, Mhz)> = Vec::new();
         for selector in &config.gpu.device_id {
@@ -113,6 +132,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     );
     let scraper = Scraper::new(&setup::scrape_settings(config))?;
     let hands_off = cli.dry_run || config.control.data_collection_mode;
+    gpus.check_setup(!hands_off)?;
     // Until the end of the run.
     let guarded = match hands_off {
         true => None,

@@ -51,15 +51,27 @@ impl Holder {
     /// This process.
     #[must_use]
     pub fn current(config: &Path) -> Self {
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The second field is the program's name, in parentheses, and may have blanks; start time is the 22nd.
-        let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
         Self {
             pid: std::process::id(),
-            pid_start: start.unwrap_or(0),
+            pid_start: start_of(std::process::id()).unwrap_or(0),
             config: std::path::absolute(config).unwrap_or_else(|_| config.to_owned()),
         }
     }
+}
+
+impl Holder {
+    /// Is it this very process that has this id now? `false`, too, where the kernel does not say.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.pid_start != 0 && start_of(self.pid) == Some(self.pid_start)
+    }
+}
+
+/// When a process started, in the kernel's ticks since boot.
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name, in parentheses, and may have blanks; start time is the 22nd.
+    stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok())
 }
 
 /// A locked range of one clock.
@@ -283,6 +295,12 @@ impl HeldDir {
         let name = journal_name(&journal.gpu);
         let bytes = journal.encode(&self.dir.file(&name))?;
         file::replace(&self.dir, &name, &bytes)
+    }
+
+    /// Is there a journal of this GPU, whoever wrote it? If that cannot be told, there is.
+    #[must_use]
+    pub fn has_journal(&self, gpu: &str) -> bool {
+        self.dir.exists(&journal_name(gpu)).unwrap_or(true)
     }
 
     /// Nothing of this GPU is locked any more.
