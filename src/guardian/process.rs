@@ -409,7 +409,9 @@ impl Guardian {
                 return Err(GuardianError::StillLocked(self.held_names()));
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY.1);
+            // Often at first: a driver that refuses a few times must not cost more than the second that is promised.
+            let longest = if start.elapsed() < RETRY.1 * 4 { RETRY.0 * 4 } else { RETRY.1 };
+            pause = (pause * 2).min(longest);
         }
         for gpu in &self.gpus {
             if let Err(error) = self.dir.clear(&gpu.uuid) {
