@@ -28,6 +28,9 @@ pub mod gpu;
 
 pub mod store;
 
+pub mod export;
+pub mod view;
+
 pub mod daemon;
 pub mod guardian;
 

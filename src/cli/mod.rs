@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Listen};
 use crate::gpu::GpuError;
 
 /// How the program ends; documented in `--help` and the README.
@@ -76,6 +76,10 @@ pub struct Cli {
     /// Decide and log, but write no clock
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Where the metrics page is: ADDRESS:PORT or off (overrides observe.metrics_listen)
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    pub metrics_listen: Option<Listen>,
 
     /// Lowest level that is logged to the console (overrides logging.console_level)
     #[arg(long, value_name = "LEVEL", ignore_case = true, global = true)]

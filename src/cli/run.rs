@@ -21,8 +21,11 @@ use crate::daemon::reload::Reloader;
 use crate::daemon::sampler::{EnergySource, Sampler, SamplerSettings};
 use crate::daemon::setup;
 use crate::daemon::signals::Signals;
-use crate::daemon::tick::{End, Observer, Parts, RunError, drive};
+use crate::daemon::show::{self, Show};
+use crate::daemon::tick::{End, Observer, Parts, RunError, drive, unix_seconds};
 use crate::daemon::watch::{Alarm, Pulse};
+use crate::export::guard::Hosts;
+use crate::export::http::{Bound, Server};
 use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
@@ -39,6 +42,9 @@ pub fn run(cli: &Cli) -> Exit {
         Err(exit) => return exit,
     };
     config.control.data_collection_mode |= cli.data_collection_mode;
+    if let Some(listen) = cli.metrics_listen {
+        config.observe.metrics_listen = listen;
+    }
     match daemon(cli, &config) {
         Ok(()) => Exit::Ok,
         Err(error) => {
@@ -112,6 +118,8 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         "agft starts"
     );
     let scraper = Scraper::new(&setup::scrape_settings(config))?;
+    // What is wrong with the port shows before the first clock is touched.
+    let page = config.observe.metrics_listen.0.map(Bound::new).transpose()?;
     let hands_off = cli.dry_run || config.control.data_collection_mode;
     // Until the end of the run.
     let guarded = match hands_off {
@@ -130,7 +138,10 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         let hangup_ends = std::io::stdin().is_terminal();
         let (mut signals, hangup) = Signals::for_daemon(hangup_ends).context("signal handlers")?;
         let (clocks, count) = (gpus.clocks.clone(), gpus.infos.len());
+        let infos = gpus.infos.clone();
         let mut parts = assemble(cli, config, gpus, guarded.as_ref(), scraper, store, identity, learned)?;
+        // Until the end of the run.
+        let _page = show(config, page, &infos, &mut parts)?;
         let notifier = Notifier::from_env();
         parts.reload = hangup.map(|hangup| Reloader {
             hangup,
@@ -154,6 +165,27 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Publishes the run's state, and serves it where that is wanted.
+fn show(
+    config: &Config,
+    page: Option<Bound>,
+    gpus: &[GpuInfo],
+    parts: &mut Parts,
+) -> anyhow::Result<Option<Server>> {
+    let about = show::about(config, parts.controller.settings());
+    let (observer, latest) = Show::new(about, gpus, &parts.controller, unix_seconds());
+    parts.observers.push(Box::new(observer));
+    let Some(page) = page else { return Ok(None) };
+    let address = page.address();
+    let names = config.observe.allowed_hosts.iter().cloned();
+    let server = page.serve(latest, Hosts::new(names))?;
+    tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics page");
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "the metrics page can be read from other machines");
+    }
+    Ok(Some(server))
 }
 
 fn start_log(

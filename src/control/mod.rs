@@ -140,11 +140,27 @@ pub enum Mode {
     Outage,
     /// A clock command failed for a passing reason: driver-default clocks for a while.
     Fault,
+    /// An operator paused it: driver-default clocks, nothing is learned.
+    Paused,
     /// Records only.
     DataCollection,
 }
 
 impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 10] = [
+        Self::Starting,
+        Self::Baseline,
+        Self::Exploration,
+        Self::Exploitation,
+        Self::SloGuard,
+        Self::Idle,
+        Self::Outage,
+        Self::Fault,
+        Self::Paused,
+        Self::DataCollection,
+    ];
+
     /// The name that files and logs show.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -157,6 +173,7 @@ impl Mode {
             Self::Idle => "IDLE",
             Self::Outage => "OUTAGE",
             Self::Fault => "FAULT",
+            Self::Paused => "PAUSED",
             Self::DataCollection => "DATA_COLLECTION",
         }
     }

@@ -117,6 +117,12 @@ impl Controller {
         &self.learned
     }
 
+    /// The constants in force.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// What the controller is doing.
     #[must_use]
     pub fn mode(&self) -> Mode {

@@ -64,6 +64,8 @@ pub struct StepFacts<'a> {
     pub controller: &'a Controller,
     /// How long after its scheduled moment the tick ran; `None` for a look between ticks.
     pub lateness: Option<Seconds>,
+    /// Time that collecting, deciding and commanding took.
+    pub took: Seconds,
     /// Wall-clock time, seconds since the Unix epoch.
     pub unix_time: f64,
 }
@@ -232,6 +234,7 @@ fn tick(parts: &mut Parts, due: Option<Time>) -> bool {
         output: &output,
         controller: &parts.controller,
         lateness: due.map(|due| now.since(due)),
+        took: parts.clock.now().since(now),
         unix_time: unix_seconds(),
     };
     for observer in &mut parts.observers {
