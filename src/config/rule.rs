@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn host_names_have_no_ports_and_no_blanks() {
         assert_eq!(read(&host_names(2), "[gpu-node, a.example]").unwrap().len(), 2);
-        assert_eq!(remedy(&host_names(2), "['gpu-node:1']"), "the list has gpu-node:1");
+        assert_eq!(remedy(&host_names(2), "['gpu-node:1']"), "the list has the text \"gpu-node:1\"");
         assert_eq!(read(&host_names(1), "[a, b]"), Err(None));
     }
 

@@ -5,8 +5,8 @@
 use super::choices::{Listen, LogLevel, PolicyKind};
 use super::reader::Reader;
 use super::rule::{
-    flag, gpus, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url, path, real, seconds, text,
-    whole,
+    flag, gpus, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url, path,
+    real, seconds, text, whole,
 };
 use crate::gpu::GpuSelector;
 use crate::reward::slo::Statistic;

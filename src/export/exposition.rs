@@ -65,8 +65,7 @@ fn classic(open: &str) -> String {
         if line.starts_with("# HELP ") {
             // Held back: the name depends on the type, which comes next.
             help = line;
-        } else if let Some((name, kind)) =
-            line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
         {
             let (suffix, kind) = match kind {
                 "counter" => ("_total", "counter"),
@@ -159,7 +158,8 @@ impl Families<'_> {
 
     fn timing(&mut self, name: &str, help: &str, timing: &Timing) -> fmt::Result {
         let name = format!("agft_{name}");
-        let mut family = self.0.encode_descriptor(&name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        let mut family =
+            self.0.encode_descriptor(&name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
         family.encode_histogram::<NoLabelSet>(timing.sum_s, timing.count, &timing.buckets(), None)
     }
 
@@ -200,8 +200,7 @@ fn run(to: &mut Families<'_>, state: &State) -> fmt::Result {
     to.gauge(what, state.started_unix_s)?;
     let what = ("dry_run", None, "1 if clocks are chosen but not written.");
     to.gauge(what, flag(state.dry_run))?;
-    let modes =
-        Mode::ALL.iter().map(|mode| (vec![("mode", mode.name())], flag(*mode == state.mode)));
+    let modes = Mode::ALL.iter().map(|mode| (vec![("mode", mode.name())], flag(*mode == state.mode)));
     to.gauges(("mode", None, "What the loop is doing: 1 for the mode it is in."), modes)?;
     let what = ("mode", Some("seconds"), "Time spent in each mode.");
     to.counters(what, by("mode", &state.counts.mode_s, |seconds| seconds))?;

@@ -44,7 +44,9 @@ mod tests {
     #[test]
     fn numbers_localhost_and_given_names_are_served() {
         let hosts = Hosts::new(["GPU-Node".to_owned()]);
-        for good in ["127.0.0.1:9477", "localhost", "LOCALHOST:1", "[::1]:9477", "::1", "10.0.0.7", "gpu-node:9477"] {
+        for good in
+            ["127.0.0.1:9477", "localhost", "LOCALHOST:1", "[::1]:9477", "::1", "10.0.0.7", "gpu-node:9477"]
+        {
             assert!(hosts.allow(Some(good)), "{good}");
         }
     }
@@ -52,7 +54,9 @@ mod tests {
     #[test]
     fn names_of_others_are_not_served() {
         let hosts = Hosts::default();
-        for bad in ["evil.example", "localhost.evil.example:9477", "127.0.0.1.evil.example", "", ":80", "[evil]:1"] {
+        for bad in
+            ["evil.example", "localhost.evil.example:9477", "127.0.0.1.evil.example", "", ":80", "[evil]:1"]
+        {
             assert!(!hosts.allow(Some(bad)), "{bad}");
         }
         assert!(!hosts.allow(None));

@@ -48,7 +48,9 @@ pub enum HttpError {
         address: SocketAddr,
     },
     /// The address is not one of this machine, or the port is privileged.
-    #[error("observe.metrics_listen: cannot listen on {address}; choose an address of this machine, or `off`")]
+    #[error(
+        "observe.metrics_listen: cannot listen on {address}; choose an address of this machine, or `off`"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

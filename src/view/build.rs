@@ -170,7 +170,8 @@ impl View {
             gpu.memory_clock = reading.and_then(|reading| reading.memory_clock);
             gpu.power_w = reading.and_then(|reading| reading.power).map(|power| power.0);
             gpu.temperature_c = reading.and_then(|reading| reading.temperature_c);
-            gpu.utilization = reading.and_then(|reading| reading.utilization_percent).map(|share| share / 100.0);
+            gpu.utilization =
+                reading.and_then(|reading| reading.utilization_percent).map(|share| share / 100.0);
             gpu.capped = reading.is_some_and(|reading| reading.reasons.is_capped());
             for point in &tick.energy {
                 if let Some(before) = counter.replace(point.total) {
@@ -244,14 +245,8 @@ fn no_counts() -> Counts {
     let zeros = |names: &[&str]| -> BTreeMap<String, u64> {
         names.iter().map(|name| ((*name).to_owned(), 0)).collect()
     };
-    let reasons = [
-        Reason::Dwell,
-        Reason::Sweep,
-        Reason::Retrial,
-        Reason::Ucb,
-        Reason::Greedy,
-        Reason::NothingAllowed,
-    ];
+    let reasons =
+        [Reason::Dwell, Reason::Sweep, Reason::Retrial, Reason::Ucb, Reason::Greedy, Reason::NothingAllowed];
     Counts {
         mode_s: Mode::ALL.iter().map(|mode| (mode.name().to_owned(), 0.0)).collect(),
         decisions: zeros(&reasons.map(reason_name)),

@@ -77,14 +77,21 @@ mod tests {
         let mut estimate = Estimate::default();
         let locked = Some(Target::Lock(Clocks::core_only(Mhz(900))));
         let round = testing::round();
-        estimate.push(&Round { ran_at: locked, cost: cost(150.0, 0.021), baseline: cost(200.0, 0.02), ..round });
+        estimate.push(&Round {
+            ran_at: locked,
+            cost: cost(150.0, 0.021),
+            baseline: cost(200.0, 0.02),
+            ..round
+        });
         let (seconds, tokens) = (testing::round().window.elapsed.0, 120.0);
         approx::assert_relative_eq!(estimate.saved_j(), 50.0 * seconds, max_relative = 1e-12);
         approx::assert_relative_eq!(estimate.saved_share().unwrap(), 0.25, max_relative = 1e-12);
         approx::assert_relative_eq!(estimate.slowdown().unwrap(), 0.05, max_relative = 1e-9);
         approx::assert_relative_eq!(estimate.token_time_s, 0.021 * tokens, max_relative = 1e-12);
         let before = estimate;
-        for (ran_at, baseline) in [(Some(Target::Default), cost(1.0, 1.0)), (None, cost(1.0, 1.0)), (locked, None)] {
+        for (ran_at, baseline) in
+            [(Some(Target::Default), cost(1.0, 1.0)), (None, cost(1.0, 1.0)), (locked, None)]
+        {
             estimate.push(&Round { ran_at, cost: cost(1.0, 1.0), baseline, ..testing::round() });
         }
         assert_eq!(estimate, before);

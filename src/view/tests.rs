@@ -30,12 +30,8 @@ fn controller() -> Controller {
     };
     let core = vec![Mhz(1200), Mhz(900), Mhz(600)];
     let clocks = SupportedClocks::new(vec![MemoryLevel { memory: Mhz(1215), core }]).unwrap();
-    let space = SpaceSettings {
-        min_core: Mhz(600),
-        step: Mhz(100),
-        memory: Vec::new(),
-        retry_after: Seconds(60.0),
-    };
+    let space =
+        SpaceSettings { min_core: Mhz(600), step: Mhz(100), memory: Vec::new(), retry_after: Seconds(60.0) };
     let mut space = ActionSpace::new(&clocks, &space);
     space.fail(Clocks::core_only(Mhz(900)), "the card runs at 800 MHz instead".into(), Time(0.0));
     space.set_floor(Some(Mhz(700)));
@@ -44,24 +40,18 @@ fn controller() -> Controller {
 }
 
 fn gpu() -> GpuInfo {
-    GpuInfo {
-        index: 3,
-        uuid: "GPU-1".into(),
-        name: "A card".into(),
-        driver_version: None,
-        power_limit: None,
-    }
+    GpuInfo { index: 3, uuid: "GPU-1".into(), name: "A card".into(), driver_version: None, power_limit: None }
 }
 
 fn view(controller: &Controller) -> View {
-    let about =
-        About { policy: "linucb".into(), objective: "edp".into(), dry_run: false, limits: None };
+    let about = About { policy: "linucb".into(), objective: "edp".into(), dry_run: false, limits: None };
     View::new(about, &[gpu()], controller, 100.0)
 }
 
 fn observation(now: f64, joules: &[f64]) -> Observation {
     let energy = joules.iter().map(|total| EnergyPoint { at: Time(now), total: Joules(*total) }).collect();
-    let reading = GpuReading { power: Some(Watts(120.0)), core_clock: Some(Mhz(1200)), ..GpuReading::default() };
+    let reading =
+        GpuReading { power: Some(Watts(120.0)), core_clock: Some(Mhz(1200)), ..GpuReading::default() };
     let gpus = vec![GpuTick { reading: Some(reading), read_at: Some(Time(now)), energy }];
     Observation { now: Time(now), scrape: Scrape::Failed("no".into()), gpus, outcomes: Vec::new() }
 }
@@ -83,7 +73,10 @@ fn every_arm_says_whether_it_may_be_chosen_and_why_not() {
     let arms = view(&controller).state().learner.arms.clone();
     let of = |core: u32| arms.iter().find(|arm| arm.clocks.core == Mhz(core)).unwrap();
     assert_eq!(of(1200).status, ArmStatus::Available);
-    assert_eq!((of(900).status, of(900).why.as_deref()), (ArmStatus::Failed, Some("the card runs at 800 MHz instead")));
+    assert_eq!(
+        (of(900).status, of(900).why.as_deref()),
+        (ArmStatus::Failed, Some("the card runs at 800 MHz instead"))
+    );
     assert_eq!(of(600).status, ArmStatus::BelowFloor);
     assert!(of(600).why.as_ref().unwrap().contains("700 MHz"));
     assert_eq!(of(1200).mean_reward, None, "nothing learned is not a reward of 0");

@@ -33,7 +33,8 @@ fn families(page: &str) -> BTreeMap<String, (String, String, String)> {
         {
             let sample = if kind == "histogram" { format!("{name}_count") } else { name.to_owned() };
             let labels: Vec<&str> = labels[sample.as_str()].iter().copied().collect();
-            let old = families.insert(name.to_owned(), (kind.to_owned(), labels.join(", "), help[name].to_owned()));
+            let old =
+                families.insert(name.to_owned(), (kind.to_owned(), labels.join(", "), help[name].to_owned()));
             assert_eq!(old, None, "{name} twice");
         }
     }
@@ -44,7 +45,8 @@ fn families(page: &str) -> BTreeMap<String, (String, String, String)> {
 fn document_lists_every_metric_as_the_page_has_it() {
     let mut documented = BTreeMap::new();
     for row in DOCUMENT.lines().filter(|line| line.starts_with("| `agft_")) {
-        let cells: Vec<&str> = row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        let cells: Vec<&str> =
+            row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
         let [name, kind, labels, help] = cells[..] else { panic!("{row}") };
         let old = documented.insert(name.to_owned(), (kind.to_owned(), labels.to_owned(), help.to_owned()));
         assert_eq!(old, None, "{name} is documented twice");
