@@ -1,5 +1,5 @@
 //! agft's own metrics page, from the real program: to a plain client, to a real Prometheus, and where it cannot be.
-#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

@@ -6,9 +6,11 @@ pub mod gpus;
 mod guarded;
 mod guardian;
 pub mod logging;
+pub mod model;
 pub mod release;
 pub mod run;
 pub mod simulate;
+pub mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +19,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, Listen};
+use crate::export::protocol::Request;
 use crate::gpu::GpuError;
 
 /// How the program ends; documented in `--help` and the README.
@@ -142,6 +145,14 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// What the agft that runs here does, and what came of it
+    Status(status::StatusArgs),
+    /// Have the agft that runs here leave the clocks to the driver, and learn nothing, until `agft resume`
+    Pause(status::Which),
+    /// Have a paused agft go on
+    Resume(status::Which),
+    /// What was learned: show it, export it, put it aside
+    Model(model::ModelArgs),
     /// Give all clocks back to the driver now
     Release(ReleaseArgs),
     /// Watch over the clocks of a running agft, which starts this itself
@@ -175,6 +186,10 @@ pub fn main() -> ExitCode {
         Some(Command::CheckConfig { file }) => check::run_config(file),
         Some(Command::Release(args)) => release::run(args, &cli),
         Some(Command::Gpus(args)) => gpus::run(args),
+        Some(Command::Status(args)) => status::status(args, &cli),
+        Some(Command::Pause(which)) => status::order(Request::Pause {}, which, &cli),
+        Some(Command::Resume(which)) => status::order(Request::Resume {}, which, &cli),
+        Some(Command::Model(args)) => model::run(args, &cli),
         Some(Command::Guardian(args)) => guardian::run(args, &cli),
     };
     exit.into()

@@ -25,12 +25,14 @@ use crate::daemon::signals::Signals;
 use crate::daemon::tick::{End, Observer, Parts, RunError, drive, unix_seconds};
 use crate::daemon::watch::{Alarm, Pulse};
 use crate::export::guard::Hosts;
-use crate::export::http::{Bound, Server};
+use crate::export::http::{self, Bound};
+use crate::export::socket;
 use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
+use crate::guardian::undo::runtime_dir;
 use crate::metrics::scrape::Scraper;
-use crate::store::held::ClaimError;
+use crate::store::held::{ClaimError, HeldDir};
 use crate::store::{Identity, Load, ModelStore};
 use crate::units::{Mhz, Seconds};
 
@@ -141,7 +143,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         let infos = gpus.infos.clone();
         let mut parts = assemble(cli, config, gpus, guarded.as_ref(), scraper, store, identity, learned)?;
         // Until the end of the run.
-        let _page = show(config, page, &infos, &mut parts)?;
+        let _shown = show(config, page, &infos, &mut parts)?;
         let notifier = Notifier::from_env();
         parts.reload = hangup.map(|hangup| Reloader {
             hangup,
@@ -167,25 +169,50 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     })
 }
 
+/// Those who serve the run's state to the outside, until this is dropped.
+struct Shown {
+    _page: Option<http::Server>,
+    _socket: Option<socket::Server>,
+}
+
 /// Publishes the run's state, and serves it where that is wanted.
-fn show(
-    config: &Config,
-    page: Option<Bound>,
-    gpus: &[GpuInfo],
-    parts: &mut Parts,
-) -> anyhow::Result<Option<Server>> {
+fn show(config: &Config, page: Option<Bound>, gpus: &[GpuInfo], parts: &mut Parts) -> anyhow::Result<Shown> {
     let about = show::about(config, parts.controller.settings());
     let (observer, latest) = Show::new(about, gpus, &parts.controller, unix_seconds());
     parts.observers.push(Box::new(observer));
-    let Some(page) = page else { return Ok(None) };
-    let address = page.address();
-    let names = config.observe.allowed_hosts.iter().cloned();
-    let server = page.serve(latest, Hosts::new(names))?;
-    tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics page");
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "the metrics page can be read from other machines");
-    }
-    Ok(Some(server))
+    let page = match page {
+        None => None,
+        Some(page) => {
+            let address = page.address();
+            let names = config.observe.allowed_hosts.iter().cloned();
+            let server = page.serve(latest.clone(), Hosts::new(names))?;
+            tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics page");
+            if !address.ip().is_loopback() {
+                tracing::warn!(%address, "the metrics page can be read from other machines");
+            }
+            Some(server)
+        }
+    };
+    let dir = runtime_dir(config);
+    let socket = HeldDir::open(&dir)
+        .map_err(anyhow::Error::from)
+        .and_then(|_| Ok(socket::Server::start(&dir, latest)?));
+    let socket = match socket {
+        Ok((server, orders)) => {
+            tracing::info!(path = %server.path().display(), "control socket");
+            parts.orders = Some(orders);
+            Some(server)
+        }
+        // The loop does its work without it.
+        Err(error) => {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "no control socket: `agft status` will not find this run"
+            );
+            None
+        }
+    };
+    Ok(Shown { _page: page, _socket: socket })
 }
 
 fn start_log(
@@ -332,6 +359,7 @@ fn assemble(
         pulse,
         observers,
         reload: None,
+        orders: None,
         schedule,
         clock,
         panic_at_tick: cli.panic_at_tick,

@@ -41,6 +41,19 @@ pub struct Observation {
     pub gpus: Vec<GpuTick>,
     /// What became of clock commands since.
     pub outcomes: Vec<ClockOutcome>,
+    /// What operators asked for since, oldest first.
+    #[serde(default)]
+    pub orders: Vec<Order>,
+}
+
+/// What an operator asks of a running loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Driver-default clocks, and nothing learned, until [`Order::Resume`].
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// What the endpoint gave since the previous step.

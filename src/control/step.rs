@@ -45,6 +45,8 @@ pub struct Controller {
     pub(super) limit_broken: bool,
     pub(super) fault_until: Option<Time>,
     pub(super) mode: Mode,
+    /// An operator paused the loop.
+    pub(super) paused: bool,
 }
 
 /// What runs, as far as the driver has confirmed.
@@ -89,6 +91,7 @@ impl Controller {
             limit_broken: false,
             fault_until: None,
             mode: Mode::Starting,
+            paused: false,
         }
     }
 
@@ -98,9 +101,13 @@ impl Controller {
         let now = seen.now;
         self.take_gpus(seen);
         self.take_outcomes(seen, &mut out);
+        self.take_orders(&seen.orders, &mut out);
         let window = self.take_scrape(seen, &mut out);
         let command = if self.health.status() == health::Status::Outage {
             self.enter_outage()
+        } else if self.paused {
+            self.mode = Mode::Paused;
+            Some(Target::Default)
         } else if let Some(window) = window {
             self.verify_clocks(&window, now, &mut out);
             self.close_round(&window, now, &mut out)
@@ -146,6 +153,12 @@ impl Controller {
     #[must_use]
     pub fn is_parked(&self) -> bool {
         self.idle.is_parked()
+    }
+
+    /// Has an operator paused the loop?
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// What runs, as far as the driver has confirmed.

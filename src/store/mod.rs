@@ -25,6 +25,7 @@ pub mod file;
 pub mod held;
 pub mod metadata;
 pub mod model;
+pub mod peek;
 pub mod rounds;
 pub mod run_dir;
 

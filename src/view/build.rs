@@ -1,6 +1,6 @@
 //! From what a step saw and did to the picture of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::estimate::Estimate;
 use super::state::{
@@ -10,9 +10,10 @@ use super::state::{
 use super::timing::Timing;
 use crate::bandit::prune::Cause;
 use crate::bandit::structured::Trouble;
-use crate::bandit::{Policy, PrunedArm, Reason, Target};
+use crate::bandit::{ActionSpace, Policy, PrunedArm, Reason, Target};
 use crate::control::event::WakeSource;
-use crate::control::{ClockOutcome, Controller, Event, Mode, Observation, Output, Round, Scrape};
+use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
+use crate::features::DIMENSION;
 use crate::gpu::GpuInfo;
 use crate::metrics::{Histogram, health};
 use crate::reward::slo::{Limited, Limits};
@@ -280,37 +281,48 @@ fn count(event: &Event, counts: &mut Counts) {
         Event::Health(health::Event::Degraded { .. } | health::Event::Recovered { .. })
         | Event::BaselineDone { .. }
         | Event::LimitKept
+        | Event::Paused
+        | Event::Resumed
         | Event::ArmOut { .. }
         | Event::Converged { .. } => {}
     }
 }
 
 fn learner(controller: &Controller, now: Time) -> LearnerState {
-    let (learned, space) = (controller.learned(), controller.space());
+    learner_state(controller.learned(), Some(controller.space()), now)
+}
+
+/// What was learned, at `now` of the run's clock; without a space, of the clocks that were tried or given up.
+#[must_use]
+pub fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) -> LearnerState {
     let summary = learned.policy.summary();
     let pruned: BTreeMap<Clocks, &PrunedArm> = summary.pruned.iter().map(|arm| (arm.clocks, arm)).collect();
     let lessons: BTreeMap<Clocks, (u64, f64)> =
         summary.arms.iter().map(|arm| (arm.clocks, (arm.lessons, arm.mean_reward))).collect();
-    let arms = space.arms().iter().map(|clocks| {
-        let known = lessons.get(clocks).copied().filter(|(lessons, _)| *lessons > 0);
-        let failure = space.failed().get(clocks).filter(|failure| now < failure.retry_at);
-        let (status, why) = if let Some(failure) = failure {
-            (ArmStatus::Failed, Some(failure.why.clone()))
-        } else if let Some(floor) = space.floor().filter(|floor| clocks.core < *floor) {
-            (ArmStatus::BelowFloor, Some(format!("a latency limit broke: not below {floor}")))
-        } else if let Some(arm) = pruned.get(clocks) {
-            (pruned_status(arm.cause.as_ref()), arm.cause.map(|cause| cause.to_string()))
-        } else if !space.is_allowed(*clocks, now) {
-            (ArmStatus::PairLimit, Some("a latency limit broke at this pair of clocks".into()))
-        } else {
-            (ArmStatus::Available, None)
-        };
+    let all: Vec<Clocks> = match space {
+        Some(space) => space.arms().to_vec(),
+        None => {
+            let known: BTreeSet<Clocks> = lessons.keys().chain(pruned.keys()).copied().collect();
+            known.into_iter().rev().collect()
+        }
+    };
+    let linucb = learned.policy.as_linucb();
+    let arms = all.into_iter().map(|clocks| {
+        let known = lessons.get(&clocks).copied().filter(|(lessons, _)| *lessons > 0);
+        let (status, why) = space
+            .and_then(|space| shut_out(space, clocks, now))
+            .or_else(|| {
+                let arm = pruned.get(&clocks)?;
+                Some((pruned_status(arm.cause.as_ref()), arm.cause.map(|cause| cause.to_string())))
+            })
+            .unwrap_or((ArmStatus::Available, None));
         ArmState {
-            clocks: *clocks,
+            clocks,
             status,
             why,
             lessons: known.map_or(0, |(lessons, _)| lessons),
             mean_reward: known.map(|(_, mean)| mean),
+            uncertainty: known.and_then(|_| Some(0.5 * linucb?.confidence(clocks, &[0.0; DIMENSION]).width)),
         }
     });
     LearnerState {
@@ -322,6 +334,18 @@ fn learner(controller: &Controller, now: Time) -> LearnerState {
         best: summary.best(3).map(|arm| arm.clocks),
         arms: arms.collect(),
     }
+}
+
+/// Why clocks may not be chosen, whatever the policy thinks of them.
+fn shut_out(space: &ActionSpace, clocks: Clocks, now: Time) -> Option<(ArmStatus, Option<String>)> {
+    if let Some(failure) = space.failed().get(&clocks).filter(|failure| now < failure.retry_at) {
+        return Some((ArmStatus::Failed, Some(failure.why.clone())));
+    }
+    if let Some(floor) = space.floor().filter(|floor| clocks.core < *floor) {
+        return Some((ArmStatus::BelowFloor, Some(format!("a latency limit broke: not below {floor}"))));
+    }
+    let why = "a latency limit broke at this pair of clocks";
+    (!space.is_allowed(clocks, now)).then(|| (ArmStatus::PairLimit, Some(why.into())))
 }
 
 fn pruned_status(cause: Option<&Cause>) -> ArmStatus {

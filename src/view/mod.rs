@@ -11,7 +11,7 @@ mod timing;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use build::{About, Glance, View};
+pub use build::{About, Glance, View, learner_state};
 pub use estimate::Estimate;
 pub use state::{
     ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, RoundState, State, fault_kinds, reason_name,

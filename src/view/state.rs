@@ -155,6 +155,8 @@ pub struct ArmState {
     pub lessons: u64,
     /// Their mean reward; expected reward with `structured`. `None` without lessons.
     pub mean_reward: Option<f64>,
+    /// Half-width of the confidence bound at average load; `linucb` only, and only with lessons.
+    pub uncertainty: Option<f64>,
 }
 
 /// May a clock be chosen, and if not, what took it out?

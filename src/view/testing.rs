@@ -74,6 +74,7 @@ pub(crate) fn state() -> State {
         why: None,
         lessons: 3,
         mean_reward: Some(0.1),
+        uncertainty: Some(0.02),
     };
     let map = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 2)).collect();
     State {

@@ -1,10 +1,10 @@
 //! The view beside a real controller.
 
 use super::*;
+use crate::bandit::Learner;
 use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::space::SpaceSettings;
-use crate::bandit::{ActionSpace, Learner};
-use crate::control::{GpuTick, Learned, Settings};
+use crate::control::{GpuTick, Settings};
 use crate::gpu::{GpuReading, MemoryLevel, SupportedClocks};
 use crate::reward::energy::EnergyPoint;
 use crate::reward::slo::Violation;
@@ -53,7 +53,13 @@ fn observation(now: f64, joules: &[f64]) -> Observation {
     let reading =
         GpuReading { power: Some(Watts(120.0)), core_clock: Some(Mhz(1200)), ..GpuReading::default() };
     let gpus = vec![GpuTick { reading: Some(reading), read_at: Some(Time(now)), energy }];
-    Observation { now: Time(now), scrape: Scrape::Failed("no".into()), gpus, outcomes: Vec::new() }
+    Observation {
+        now: Time(now),
+        scrape: Scrape::Failed("no".into()),
+        gpus,
+        outcomes: Vec::new(),
+        orders: Vec::new(),
+    }
 }
 
 fn show(view: &mut View, controller: &Controller, seen: &Observation, output: &Output) {
