@@ -29,6 +29,7 @@ pub mod gpu;
 pub mod store;
 
 pub mod export;
+pub mod report;
 pub mod view;
 
 pub mod daemon;

@@ -8,6 +8,7 @@ mod guardian;
 pub mod logging;
 pub mod model;
 pub mod release;
+pub mod report;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -153,6 +154,10 @@ pub enum Command {
     Resume(status::Which),
     /// What was learned: show it, export it, put it aside
     Model(model::ModelArgs),
+    /// Report on a run, from its directory
+    Report(report::ReportArgs),
+    /// Two runs side by side
+    Compare(report::CompareArgs),
     /// Give all clocks back to the driver now
     Release(ReleaseArgs),
     /// Watch over the clocks of a running agft, which starts this itself
@@ -189,6 +194,8 @@ pub fn main() -> ExitCode {
         Some(Command::Status(args)) => status::status(args, &cli),
         Some(Command::Pause(which)) => status::order(Request::Pause {}, which, &cli),
         Some(Command::Resume(which)) => status::order(Request::Resume {}, which, &cli),
+        Some(Command::Report(args)) => report::report(args),
+        Some(Command::Compare(args)) => report::compare(args),
         Some(Command::Model(args)) => model::run(args, &cli),
         Some(Command::Guardian(args)) => guardian::run(args, &cli),
     };

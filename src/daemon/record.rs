@@ -79,6 +79,8 @@ pub(super) fn record(
         reward_used: Some(round.learned),
         scrape_latency_s: latency,
         tick_lateness_s: facts.lateness,
+        baseline_power_w: round.baseline.map(|baseline| baseline.power),
+        baseline_tpot_s: round.baseline.map(|baseline| baseline.delay),
         ..RoundRecord::new(round.number, at)
     }
 }
