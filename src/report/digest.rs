@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::sums::{Moments, Weighted};
+use super::sums::{ABSURD, Moments, Weighted};
 use super::timeline::Timeline;
 use crate::store::RoundRecord;
 
@@ -140,8 +140,8 @@ impl Digest {
     /// Takes a round in. A value that no window can have counts as unknown.
     pub fn push(&mut self, record: &RoundRecord) {
         let seconds = record.window_s.map_or(0.0, |seconds| seconds.0);
-        let seconds = if seconds.is_finite() && seconds > 0.0 { seconds } else { 0.0 };
-        let sound = |value: Option<f64>| value.filter(|value| value.is_finite() && *value >= 0.0);
+        let seconds = if (0.0..ABSURD).contains(&seconds) { seconds } else { 0.0 };
+        let sound = |value: Option<f64>| value.filter(|value| (0.0..ABSURD).contains(value));
         if self.rounds == 0 {
             self.first_round = record.round;
         }
@@ -208,7 +208,7 @@ impl Digest {
             return;
         };
         let all = [power.0, tpot, default_power.0, default_tpot.0];
-        if !locked || all.iter().any(|value| !value.is_finite()) {
+        if !locked || all.iter().any(|value| !(0.0..ABSURD).contains(value)) {
             return;
         }
         self.compared_s += seconds;

@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+/// No clock, power, rate or time in its base unit is this large; what draws plots cannot count that far.
+pub(crate) const ABSURD: f64 = 1e9;
+
 /// A mean weighted by time, or by whatever else.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Weighted {
@@ -10,9 +13,9 @@ pub(crate) struct Weighted {
 }
 
 impl Weighted {
-    /// Takes a value; what is not known or not a number is left out.
+    /// Takes a value; what is not known, not a number, or larger than anything measured can be, is left out.
     pub(crate) fn push(&mut self, value: Option<f64>, weight: f64) {
-        if let Some(value) = value.filter(|value| value.is_finite() && weight.is_finite() && weight > 0.0) {
+        if let Some(value) = value.filter(|value| value.abs() < ABSURD && weight > 0.0 && weight < ABSURD) {
             self.sum += value * weight;
             self.weight += weight;
         }
