@@ -31,7 +31,12 @@ fn run_of_the_daemon_becomes_page_tables_and_json_also_while_it_goes_on() {
     assert_eq!(digest["rounds"], bench.rounds().len());
     assert!(digest["compared_s"].as_f64() > Some(0.5), "locks are compared with default clocks: {digest}");
     let compared = bench.run(&["compare", run, run]);
-    assert!(compared.out.contains("power") && compared.out.contains("+0.0 %"), "{}{}", compared.out, compared.err);
+    assert!(
+        compared.out.contains("power") && compared.out.contains("+0.0 %"),
+        "{}{}",
+        compared.out,
+        compared.err
+    );
 }
 
 #[test]

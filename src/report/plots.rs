@@ -128,7 +128,6 @@ fn line(
     timeline: &Timeline,
     value: impl Fn(&Bin) -> Option<f64>,
     colour: RGBColor,
-    name: &str,
 ) -> Drawn {
     let mut piece: Vec<(f64, f64)> = Vec::new();
     let mut pieces = Vec::new();
@@ -140,29 +139,13 @@ fn line(
         }
     }
     pieces.push(piece);
-    let mut named = false;
     for piece in pieces.into_iter().filter(|piece| !piece.is_empty()) {
         if let [only] = piece[..] {
             chart.draw_series([Circle::new(only, 1, colour.filled())])?;
-            continue;
-        }
-        let series = chart.draw_series(LineSeries::new(piece, colour.stroke_width(1)))?;
-        if !std::mem::replace(&mut named, true) && !name.is_empty() {
-            series
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], colour.stroke_width(2)));
+        } else {
+            chart.draw_series(LineSeries::new(piece, colour.stroke_width(2)))?;
         }
     }
-    Ok(())
-}
-
-fn legend(chart: &mut Chart<'_>) -> Drawn {
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .label_font((FONT, 11))
-        .draw()?;
     Ok(())
 }
 
@@ -175,12 +158,8 @@ fn grounds(chart: &mut Chart<'_>, phases: &[Phase], height: f64) -> Drawn {
     Ok(())
 }
 
-fn level(chart: &mut Chart<'_>, at: f64, length: f64, name: &'static str) -> Drawn {
-    let style = ORANGE.stroke_width(1);
-    chart
-        .draw_series([PathElement::new([(0.0, at), (length, at)], style)])?
-        .label(name)
-        .legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], style));
+fn level(chart: &mut Chart<'_>, at: f64, length: f64) -> Drawn {
+    chart.draw_series([PathElement::new([(0.0, at), (length, at)], ORANGE.stroke_width(2))])?;
     Ok(())
 }
 
@@ -192,23 +171,30 @@ fn over_time(root: &Area<'_>, report: &Report) -> Drawn {
     let bins = || timeline.bins.iter();
 
     let high = top(bins().flat_map(|bin| [bin.clock_mhz.mean(), bin.asked_mhz.mean()]).flatten());
-    let mut plot = chart(clocks, "Core clock, MHz", 0.0..length, 0.0..high, &|at| clock(*at))?;
+    let mut plot =
+        chart(clocks, "Core clock, MHz: asked (blue), runs (grey)", 0.0..length, 0.0..high, &|at| {
+            clock(*at)
+        })?;
     grounds(&mut plot, &report.phases, high)?;
-    line(&mut plot, timeline, |bin| bin.clock_mhz.mean(), GREY, "runs")?;
-    line(&mut plot, timeline, |bin| bin.asked_mhz.mean(), BLUE, "asked")?;
-    legend(&mut plot)?;
+    line(&mut plot, timeline, |bin| bin.clock_mhz.mean(), GREY)?;
+    line(&mut plot, timeline, |bin| bin.asked_mhz.mean(), BLUE)?;
 
     let high = top(bins().filter_map(|bin| bin.power_w.mean()));
     let mut plot = chart(power, "Power, W", 0.0..length, 0.0..high, &|at| clock(*at))?;
     grounds(&mut plot, &report.phases, high)?;
-    line(&mut plot, timeline, |bin| bin.power_w.mean(), BLUE, "")?;
+    line(&mut plot, timeline, |bin| bin.power_w.mean(), BLUE)?;
 
     let high = top(bins().flat_map(|bin| [bin.prefill_tps.mean(), bin.decode_tps.mean()]).flatten());
-    let mut plot = chart(load, "Load, tokens per second", 0.0..length, 0.0..high, &|at| clock(*at))?;
+    let mut plot = chart(
+        load,
+        "Load, tokens per second: prompt (green), generated (blue)",
+        0.0..length,
+        0.0..high,
+        &|at| clock(*at),
+    )?;
     grounds(&mut plot, &report.phases, high)?;
-    line(&mut plot, timeline, |bin| bin.prefill_tps.mean(), GREEN, "prompt")?;
-    line(&mut plot, timeline, |bin| bin.decode_tps.mean(), BLUE, "generated")?;
-    legend(&mut plot)?;
+    line(&mut plot, timeline, |bin| bin.prefill_tps.mean(), GREEN)?;
+    line(&mut plot, timeline, |bin| bin.decode_tps.mean(), BLUE)?;
 
     for (area, title, limit, value) in [
         (
@@ -225,13 +211,16 @@ fn over_time(root: &Area<'_>, report: &Report) -> Drawn {
         let near = limit.map(|limit| 1e3 * limit).filter(|limit| *limit < 4.0 * high);
         let high = near.map_or(high, |limit| high.max(1.08 * limit));
         let far = limit.filter(|_| near.is_none());
-        let title = far.map_or(title.to_owned(), |far| format!("{title} (limit: {})", number(1e3 * far)));
+        let title = match (far, near) {
+            (Some(far), _) => format!("{title} (limit: {})", number(1e3 * far)),
+            (None, Some(_)) => format!("{title} (orange: limit)"),
+            (None, None) => title.to_owned(),
+        };
         let mut plot = chart(area, &title, 0.0..length, 0.0..high, &|at| clock(*at))?;
         grounds(&mut plot, &report.phases, high)?;
-        line(&mut plot, timeline, value, BLUE, "measured")?;
+        line(&mut plot, timeline, value, BLUE)?;
         if let Some(limit) = near {
-            level(&mut plot, limit, length, "limit")?;
-            legend(&mut plot)?;
+            level(&mut plot, limit, length)?;
         }
     }
     Ok(())
@@ -293,8 +282,14 @@ fn arms(root: &Area<'_>, timeline: &Timeline) -> Drawn {
     let bins = || timeline.bins.iter();
     let high = top(bins().flat_map(|bin| [bin.arms.mean(), bin.arms_out.mean()]).flatten());
     let length = timeline.length_s().max(1.0);
-    let mut plot = chart(root, "Clocks", 0.0..length, 0.0..high, &|at| clock(*at))?;
-    line(&mut plot, timeline, |bin| bin.arms.mean(), BLUE, "may be chosen")?;
-    line(&mut plot, timeline, |bin| bin.arms_out.mean(), ORANGE, "out")?;
-    legend(&mut plot)
+    let mut plot = chart(
+        root,
+        "Clocks that may be chosen (blue), and that are out (orange)",
+        0.0..length,
+        0.0..high,
+        &|at| clock(*at),
+    )?;
+    line(&mut plot, timeline, |bin| bin.arms.mean(), BLUE)?;
+    line(&mut plot, timeline, |bin| bin.arms_out.mean(), ORANGE)?;
+    Ok(())
 }
