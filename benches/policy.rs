@@ -1,4 +1,5 @@
-//! What a decision costs: LinUCB over 128 clocks, one choice among all of them and one lesson.
+//! What a decision costs: LinUCB over 128 clocks, one choice among all of them and one lesson; and the whole control step
+//! with `structured` in charge.
 //!
 //! agft does this once per decision interval (0.3 s). Run with `cargo bench --bench policy`.
 
@@ -9,7 +10,12 @@ use std::hint::black_box;
 use agft::bandit::linucb::LinUcbSettings;
 use agft::bandit::space::SpaceSettings;
 use agft::bandit::{ActionSpace, LinUcb, Policy, View};
+use agft::config::Config;
+use agft::control::{Controller, Learned};
+use agft::daemon::setup;
 use agft::gpu::{MemoryLevel, SupportedClocks};
+use agft::sim::run::{Driver, RunSpec, run};
+use agft::sim::{Pattern, World, WorldSpec};
 use agft::units::{Mhz, Seconds, Time};
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -56,5 +62,28 @@ fn select_and_update(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, select_and_update);
+/// The whole control step, `structured` in charge: a minute of a steady load in virtual time, with and without the loop.
+/// The difference is 200 steps (and the readings that the simulated sensors give for them).
+fn steps_of_the_loop(criterion: &mut Criterion) {
+    let world = WorldSpec::named("a100", "8b", Pattern::Steady, None).expect("known names");
+    let supported = World::new(world.clone(), 1).ok().and_then(|w| w.supported_clocks()).expect("clocks");
+    let spec = RunSpec { world, seed: 1, seconds: Seconds(60.0), tick: Seconds(0.3) };
+    let config = Config::default();
+    let mut group = criterion.benchmark_group("60 s of a steady load");
+    group.bench_function("default clocks, no loop", |bencher| {
+        bencher.iter(|| run(&spec, Driver::Default, |_| {}).is_ok());
+    });
+    group.bench_function("structured: 200 control steps", |bencher| {
+        bencher.iter(|| {
+            let space = ActionSpace::new(&supported, &setup::space_settings(&config, Vec::new()));
+            let settings = setup::control_settings(&config, &supported, false);
+            let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
+            let mut controller = Controller::new(settings, learned, space, 1, Time(0.0));
+            run(&spec, Driver::Controller(&mut controller), |_| {}).is_ok()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, select_and_update, steps_of_the_loop);
 criterion_main!(benches);

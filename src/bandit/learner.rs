@@ -1,14 +1,22 @@
-//! The policy in charge: `structured` hands over to `linucb` where its model does not describe the engine.
+//! The policy in charge: `structured` hands over to `linucb` where its model does not describe the engine, and neither
+//! decides while a queue grows under lowered clocks.
 
 use serde::{Deserialize, Serialize};
 
+use super::doubt::Doubt;
 use super::linucb::{LinUcb, LinUcbSettings};
+use super::overload::Overload;
 use super::structured::{Structured, StructuredSettings, Trouble};
-use super::{BanditError, Choice, Evidence, Policy, Summary, View};
-use crate::units::Clocks;
+use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, Target, View};
+use crate::units::{Clocks, Seconds, Time};
 
 /// A handed-over `structured` gets the clocks back after this many seconds of work without trouble.
 const RECOVERY: f64 = 300.0;
+
+/// A clock under which a queue grew, times this, is the lowest that `linucb` may choose ...
+const FLOOR_RISE: f64 = 1.1;
+/// ... for so long.
+const FLOOR_FOR: Seconds = Seconds(180.0);
 
 /// Either policy, or both with the second one in reserve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,13 +25,27 @@ pub struct Learner {
     linucb: LinUcb,
     /// Since the model failed: seconds of work without trouble.
     handed_over: Option<f64>,
+    #[serde(skip)]
+    overload: Overload,
+    /// Under this core clock (MHz) a queue grew; `linucb` stays above it until then.
+    #[serde(skip)]
+    floor: Option<(f64, Time)>,
+    #[serde(skip)]
+    doubt: Doubt,
 }
 
 impl Learner {
     /// `linucb` alone.
     #[must_use]
     pub fn linucb(settings: LinUcbSettings) -> Self {
-        Self { structured: None, linucb: LinUcb::new(settings), handed_over: None }
+        Self {
+            structured: None,
+            linucb: LinUcb::new(settings),
+            handed_over: None,
+            overload: Overload::default(),
+            floor: None,
+            doubt: Doubt::default(),
+        }
     }
 
     /// `structured`, with `linucb` in reserve.
@@ -33,6 +55,9 @@ impl Learner {
             structured: Some(Box::new(Structured::new(settings))),
             linucb: LinUcb::new(reserve),
             handed_over: None,
+            overload: Overload::default(),
+            floor: None,
+            doubt: Doubt::default(),
         }
     }
 
@@ -74,6 +99,24 @@ impl Learner {
             && self.handed_over.is_none_or(f64::is_finite)
     }
 
+    /// `linucb` judges a clock by what follows at once, and a queue grows later: a clock under which one grew is not chosen
+    /// for a while. `structured` predicts the queue, and is left alone.
+    fn above_floor(&self, choice: Choice, view: View<'_>) -> Choice {
+        let in_force = |until: &Time| self.linucb_decides() && view.now < *until;
+        let Some((floor, _)) = self.floor.filter(|(_, until)| in_force(until)) else {
+            return choice;
+        };
+        if choice.target.clocks().is_none_or(|clocks| clocks.core.as_f64() >= floor) {
+            return choice;
+        }
+        let lowest = view.space.allowed(view.now).filter(|arm| arm.core.as_f64() >= floor).last();
+        Choice { target: lowest.map_or(Target::Default, Target::Lock), reason: Reason::Overload, ..choice }
+    }
+
+    fn linucb_decides(&self) -> bool {
+        self.structured.is_none() || self.handed_over.is_some()
+    }
+
     fn active(&self) -> &dyn Policy {
         match &self.structured {
             Some(structured) if self.handed_over.is_none() => structured.as_ref(),
@@ -89,12 +132,36 @@ impl Learner {
     }
 }
 
+fn default_for(reason: Reason) -> Choice {
+    Choice { target: Target::Default, reason, score: None, width: None }
+}
+
 impl Policy for Learner {
     fn choose(&mut self, view: View<'_>) -> Choice {
-        self.active_mut().choose(view)
+        if self.overload.wants_default() {
+            return default_for(Reason::Overload);
+        }
+        if self.linucb_decides() && self.doubt.wants_default(view.now) {
+            return default_for(Reason::Doubt);
+        }
+        let choice = self.active_mut().choose(view);
+        self.above_floor(choice, view)
     }
 
     fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {
+        let lowered = matches!(evidence.ran_at, Some(Target::Lock(_)));
+        let preempted = evidence.window.preemptions.is_some_and(|count| count > 0.0);
+        let was_overloaded = self.overload.wants_default();
+        self.overload.on_tick(evidence.now, &evidence.window.at_end, preempted, lowered);
+        if self.overload.wants_default()
+            && !was_overloaded
+            && let Some(clocks) = evidence.ran_at.and_then(Target::clocks)
+        {
+            self.floor = Some((FLOOR_RISE * clocks.core.as_f64(), evidence.now + FLOOR_FOR));
+        }
+        if let Some(reward) = evidence.reward.filter(|_| lowered && self.linucb_decides()) {
+            self.doubt.push(reward, evidence.window.elapsed, evidence.now);
+        }
         let Some(structured) = &mut self.structured else { return self.linucb.observe(evidence) };
         // It goes on learning while it is not in charge: the trouble may pass.
         let learned = structured.observe(evidence);
@@ -116,6 +183,7 @@ impl Policy for Learner {
     }
 
     fn interrupt(&mut self) {
+        self.overload.interrupt();
         if let Some(structured) = &mut self.structured {
             structured.interrupt();
         }

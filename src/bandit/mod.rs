@@ -5,11 +5,13 @@
 //! `control`'s, which narrows the space before asking.
 
 pub mod arm;
+pub mod doubt;
 #[cfg(test)]
 mod gold;
 pub mod learner;
 pub mod linucb;
 pub mod memory;
+pub mod overload;
 pub mod prune;
 pub mod refine;
 pub mod settle;
@@ -69,6 +71,10 @@ pub enum Reason {
     Ucb,
     /// Highest expected reward.
     Greedy,
+    /// Lowered clocks have cost more than they brought lately.
+    Doubt,
+    /// More requests wait than lowered clocks may be forgiven for.
+    Overload,
     /// Nothing may be chosen: every clock failed, or the limits leave none.
     NothingAllowed,
 }

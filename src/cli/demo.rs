@@ -41,7 +41,7 @@ pub struct DemoArgs {
     pub seconds: u32,
 
     /// The simulated GPU
-    #[arg(long, default_value = "a100")]
+    #[arg(long, default_value = "rtx4090")]
     pub gpu: String,
 
     /// The simulated model

@@ -94,6 +94,8 @@ fn method(round: &Round) -> Option<&'static str> {
             Reason::Sweep => "SWEEP",
             Reason::Retrial => "RETRIAL",
             Reason::Dwell => "DWELL",
+            Reason::Doubt => "DOUBT",
+            Reason::Overload => "OVERLOAD",
             Reason::NothingAllowed => "NONE",
             Reason::Ucb => "UCB",
         }),

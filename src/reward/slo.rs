@@ -67,6 +67,16 @@ pub enum Limited {
     Tpot,
 }
 
+impl Limited {
+    /// Samples that the short window needs to count.
+    fn least_samples(self) -> f64 {
+        match self {
+            Self::Ttft => 2.0,
+            Self::Tpot => 16.0,
+        }
+    }
+}
+
 impl std::fmt::Display for Limited {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -106,7 +116,10 @@ impl LatencyWatch {
             .into_iter()
             .flat_map(|(limit, allowed)| spans.map(|span| (limit, allowed, span)))
             .filter_map(|(limit, allowed, span)| {
-                let (lower, _) = limits.statistic.of(&self.pooled(limit, now - span)?)?;
+                let pooled = self.pooled(limit, now - span)?;
+                // One slow step is no statistic: it shows in the long window, if there are no others.
+                let few = span < limits.window && pooled.count < limit.least_samples();
+                let (lower, _) = limits.statistic.of(&pooled).filter(|_| !few)?;
                 (lower > allowed.0).then_some(Violation { limit, measured: Seconds(lower), allowed })
             })
             .max_by(|a, b| (a.measured.0 / a.allowed.0).total_cmp(&(b.measured.0 / b.allowed.0)))
@@ -237,6 +250,18 @@ mod tests {
         let violation = broken.violation(&LIMITS, now).unwrap();
         assert_eq!(violation.limit, Limited::Tpot);
         assert!(violation.measured.0 > 0.05);
+    }
+
+    #[test]
+    fn single_slow_step_of_a_few_requests_is_no_violation_yet() {
+        let mut watch = LatencyWatch::default();
+        for k in 1..=90 {
+            watch.push(&window(0.3 * f64::from(k), 0.01, 100.0), &LIMITS);
+        }
+        watch.push(&window(30.0, 0.9, 8.0), &LIMITS);
+        assert_eq!(watch.violation(&LIMITS, Time(30.0)), None);
+        watch.push(&window(30.3, 0.9, 8.0), &LIMITS);
+        assert!(watch.violation(&LIMITS, Time(30.3)).is_some());
     }
 
     #[test]

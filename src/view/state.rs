@@ -272,6 +272,8 @@ pub fn reason_name(reason: Reason) -> &'static str {
         Reason::Retrial => "retrial",
         Reason::Ucb => "ucb",
         Reason::Greedy => "greedy",
+        Reason::Doubt => "doubt",
+        Reason::Overload => "overload",
         Reason::NothingAllowed => "nothing_allowed",
     }
 }

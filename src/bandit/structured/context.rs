@@ -194,7 +194,10 @@ mod tests {
 
     #[test]
     fn surge_multiplies_the_rates_at_once() {
-        let mut context = settled();
+        let mut context = Context::default();
+        for _ in 0..100 {
+            context.push(&Lesson { busy: 0.3, ..lesson() });
+        }
         let before = context.load().unwrap();
         context.change(Change { factor: 4.0, seconds: 1.0 });
         let after = context.load().unwrap();

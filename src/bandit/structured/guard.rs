@@ -1,48 +1,24 @@
-//! Rules that do not trust the model: what sends the clocks back to default, and when the model is to be given up.
-
-use std::collections::VecDeque;
+//! Is the model any good? What sends the clocks back to default because of it, and when it is to be given up.
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::window::Gauges;
-use crate::units::{Seconds, Time};
+use crate::units::Seconds;
 
-/// The waiting queue is looked at over this long.
-const QUEUE_SPAN: Seconds = Seconds(10.0);
-/// A queue that grew by fewer requests than this is noise.
-const QUEUE_GROWTH: f64 = 3.0;
-/// A grown queue keeps the clocks at default for at least this long ...
-const QUEUE_HOLD: Seconds = Seconds(10.0);
-/// ... until it has shrunk to this share of its height, ...
-const QUEUE_RELIEF: f64 = 0.5;
-/// ... but no longer than this: at default clocks nothing more can be done.
-const QUEUE_LONGEST: Seconds = Seconds(60.0);
-/// A KV cache fuller than this preempts requests soon: a queue in front of it feeds itself.
-const FULL_CACHE: f64 = 0.8;
-/// So long a queue in front of a full cache is a crowd; ...
-const FULL_CACHE_QUEUE: f64 = 1.0;
-/// ... elsewhere it takes this share of the running requests, ...
-const CROWD_SHARE: f64 = 0.5;
-/// ... and at least so many.
-const CROWD: f64 = 3.0;
-/// What waits at default clocks, times this, is nobody's fault.
-const UNAVOIDABLE: f64 = 1.5;
-/// Weight of a tick in the mean of what waits at default clocks.
-const UNAVOIDABLE_GAIN: f64 = 0.03;
-/// A crowd over so many ticks more than without one asks for default clocks.
-const CROWDED_TICKS: u32 = 8;
 /// Windows this many times slower than expected ...
 const SURPRISE: f64 = 2.0;
 /// ... and so many of them in a row ...
 const SURPRISES: u32 = 3;
 /// ... keep the clocks at default for so many windows.
 const SURPRISE_HOLD: u32 = 4;
+/// Windows are compared with their predictions by sums over this long: a long prompt is counted in one lump when it is done,
+/// so single windows are off either way where prompts take several of them.
+const MISFIT_SPAN: Seconds = Seconds(20.0);
 /// Mean relative error of predicted step times above which the model does not describe the engine.
 const TIME_MISFIT: f64 = 0.45;
 /// The same for power.
 const POWER_MISFIT: f64 = 0.15;
 /// Averaged over this long.
-const MISFIT_SPAN: Seconds = Seconds(120.0);
+const MISFIT_MEMORY: Seconds = Seconds(120.0);
 /// Windows in a row without a delay or without a power after which nothing can be learned.
 const BLIND_WINDOWS: u32 = 12;
 
@@ -58,86 +34,45 @@ pub enum Trouble {
     NothingMeasured,
 }
 
+/// How far sums over spans of time are from what was expected of them, as a share.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Misfit {
+    seconds: f64,
+    measured: f64,
+    expected: f64,
+    mean: f64,
+}
+
+impl Misfit {
+    fn push(&mut self, pair: Option<(f64, f64)>, seconds: f64) {
+        let Some((measured, expected)) = pair.filter(|(m, e)| m.is_finite() && e.is_finite() && *e > 0.0)
+        else {
+            return;
+        };
+        self.seconds += seconds;
+        self.measured += seconds * measured;
+        self.expected += seconds * expected;
+        if self.seconds >= MISFIT_SPAN.0 {
+            let off = (self.measured / self.expected - 1.0).abs().min(1.0);
+            self.mean += (self.seconds / MISFIT_MEMORY.0).min(1.0) * (off - self.mean);
+            (self.seconds, self.measured, self.expected) = (0.0, 0.0, 0.0);
+        }
+    }
+}
+
 /// The rules' memory.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Guard {
-    queue: VecDeque<(Time, f64)>,
-    /// A queue that grew: since when, and how long it was.
-    overload: Option<(Time, f64)>,
-    /// Mean queue at default clocks.
-    unavoidable: f64,
-    /// Ticks with a crowd less ticks without.
-    crowded: u32,
     surprises: u32,
     hold: u32,
     misfit_seconds: f64,
-    time_misfit: f64,
-    power_misfit: f64,
+    time_misfit: Misfit,
+    power_misfit: Misfit,
     blind: u32,
     trouble: Option<Trouble>,
 }
 
 impl Guard {
-    /// Takes a tick: the page at its end, whether requests were preempted in it, and whether the GPUs run below default
-    /// clocks.
-    pub fn on_tick(&mut self, now: Time, page: &Gauges, preempted: bool, lowered: bool) {
-        let waiting = page.waiting.unwrap_or(0.0);
-        if lowered {
-            let crowd = self.is_crowd(page, waiting, preempted);
-            self.crowded = if crowd { self.crowded + 1 } else { self.crowded.saturating_sub(1) };
-        } else {
-            self.queue.clear();
-            self.crowded = 0;
-            self.unavoidable += UNAVOIDABLE_GAIN * (waiting - self.unavoidable);
-        }
-        self.queue.push_back((now, waiting));
-        while self.queue.front().is_some_and(|(at, _)| now.since(*at) > QUEUE_SPAN) {
-            self.queue.pop_front();
-        }
-        match self.overload {
-            Some((since, height)) => {
-                let held = now.since(since);
-                let relieved = held >= QUEUE_HOLD && waiting <= QUEUE_RELIEF * height;
-                self.overload = (!relieved && held < QUEUE_LONGEST).then_some((since, height.max(waiting)));
-            }
-            None if lowered && (self.crowded >= CROWDED_TICKS || self.queue_grows(now)) => {
-                self.crowded = 0;
-                self.overload = Some((now, waiting));
-                self.queue.clear();
-            }
-            None => {}
-        }
-    }
-
-    /// Do more requests wait than the lowered clocks may be forgiven for?
-    fn is_crowd(&self, page: &Gauges, waiting: f64, preempted: bool) -> bool {
-        let excess = waiting - UNAVOIDABLE * self.unavoidable;
-        if preempted || page.kv_usage.is_some_and(|usage| usage > FULL_CACHE) {
-            excess >= FULL_CACHE_QUEUE
-        } else {
-            excess >= CROWD.max(CROWD_SHARE * page.running.unwrap_or(0.0))
-        }
-    }
-
-    /// Did the queue grow from third to third of the span, by half its length at least?
-    fn queue_grows(&self, now: Time) -> bool {
-        let covered = self.queue.front().is_some_and(|(at, _)| now.since(*at).0 > 0.9 * QUEUE_SPAN.0);
-        if !covered {
-            return false;
-        }
-        let third = QUEUE_SPAN.0 / 3.0;
-        let mean = |from: f64, to: f64| {
-            let (sum, count) = self
-                .queue
-                .iter()
-                .filter(|(at, _)| (from..to).contains(&now.since(*at).0))
-                .fold((0.0, 0.0), |(sum, count), (_, waiting)| (sum + waiting, count + 1.0));
-            if count > 0.0 { sum / count } else { 0.0 }
-        };
-        let (old, middle, new) = (mean(2.0 * third, 1e9), mean(third, 2.0 * third), mean(0.0, third));
-        old < middle && middle < new && new - old >= QUEUE_GROWTH.max(0.5 * old)
-    }
-
     /// Takes a window: how long its steps took and were expected to take, if both are known.
     pub fn on_window(&mut self, measured: Option<f64>, expected: Option<f64>) {
         self.hold = self.hold.saturating_sub(1);
@@ -149,24 +84,20 @@ impl Guard {
         }
     }
 
-    /// Takes how far a window of this many seconds was from its prediction, as shares of it: step time and power.
+    /// Takes what a window's steps took and its power was, each with what was expected, and its length in seconds.
     ///
     /// Only windows of enough steps may be shown here: one of few steps is noisy by nature, and says nothing about the
     /// model.
-    pub fn on_misfit(&mut self, time: Option<f64>, power: Option<f64>, seconds: f64) {
+    pub fn on_misfit(&mut self, time: Option<(f64, f64)>, power: Option<(f64, f64)>, seconds: f64) {
         self.blind = 0;
         self.misfit_seconds += seconds;
-        let gain = seconds / MISFIT_SPAN.0.min(self.misfit_seconds);
-        for (mean, value) in [(&mut self.time_misfit, time), (&mut self.power_misfit, power)] {
-            if let Some(value) = value.filter(|value| value.is_finite()) {
-                *mean += gain * (value.abs().min(1.0) - *mean);
-            }
-        }
-        self.trouble = if self.misfit_seconds < MISFIT_SPAN.0 {
+        self.time_misfit.push(time, seconds);
+        self.power_misfit.push(power, seconds);
+        self.trouble = if self.misfit_seconds < MISFIT_MEMORY.0 {
             None
-        } else if self.time_misfit > TIME_MISFIT {
+        } else if self.time_misfit.mean > TIME_MISFIT {
             Some(Trouble::StepTimeMisfit)
-        } else if self.power_misfit > POWER_MISFIT {
+        } else if self.power_misfit.mean > POWER_MISFIT {
             Some(Trouble::PowerMisfit)
         } else {
             None
@@ -184,7 +115,7 @@ impl Guard {
     /// Do the rules ask for driver-default clocks?
     #[must_use]
     pub fn wants_default(&self) -> bool {
-        self.overload.is_some() || self.hold > 0
+        self.hold > 0
     }
 
     /// Is the model of no use?
@@ -195,8 +126,6 @@ impl Guard {
 
     /// Something else had the clocks: what is recent is recent no more.
     pub fn interrupt(&mut self) {
-        self.queue.clear();
-        self.overload = None;
         self.surprises = 0;
     }
 }
@@ -204,64 +133,6 @@ impl Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn feed(guard: &mut Guard, waiting: impl Fn(f64) -> f64, lowered: bool, from: f64, to: f64) {
-        let mut at = from;
-        while at < to {
-            let page = Gauges { running: Some(100.0), waiting: Some(waiting(at)), kv_usage: Some(0.2) };
-            guard.on_tick(Time(at), &page, false, lowered);
-            at += 0.3;
-        }
-    }
-
-    #[test]
-    fn queue_that_grows_for_ten_seconds_at_a_lowered_clock_asks_for_default() {
-        let mut guard = Guard::default();
-        feed(&mut guard, |t| t, true, 0.0, 9.0);
-        assert!(!guard.wants_default());
-        feed(&mut guard, |t| t, true, 9.0, 11.0);
-        assert!(guard.wants_default());
-        // It drains from 11 to 0 in the next 20 s: half is reached after 10 s.
-        feed(&mut guard, |t| 11.0 - (t - 11.0) / 2.0, false, 11.0, 20.0);
-        assert!(guard.wants_default());
-        feed(&mut guard, |t| 11.0 - (t - 11.0) / 2.0, false, 20.0, 25.0);
-        assert!(!guard.wants_default());
-    }
-
-    #[test]
-    fn queue_that_grows_at_default_clocks_is_not_the_clocks_fault() {
-        let mut guard = Guard::default();
-        feed(&mut guard, |t| t, false, 0.0, 30.0);
-        assert!(!guard.wants_default());
-    }
-
-    #[test]
-    fn steady_or_wavering_queue_is_left_alone() {
-        let mut guard = Guard::default();
-        feed(&mut guard, |_| 20.0, true, 0.0, 30.0);
-        feed(&mut guard, |t| 10.0 + 5.0 * t.sin(), true, 30.0, 90.0);
-        assert!(!guard.wants_default());
-    }
-
-    #[test]
-    fn queue_before_a_full_cache_asks_for_default_after_eight_ticks_unless_default_has_it_too() {
-        let page = |waiting| Gauges { running: Some(12.0), waiting: Some(waiting), kv_usage: Some(0.95) };
-        let mut guard = Guard::default();
-        for tick in 0..CROWDED_TICKS {
-            assert!(!guard.wants_default(), "tick {tick}");
-            guard.on_tick(Time(0.3 * f64::from(tick)), &page(2.0), false, true);
-        }
-        assert!(guard.wants_default());
-        let mut used_to_it = Guard::default();
-        for tick in 0..400 {
-            used_to_it.on_tick(Time(0.3 * f64::from(tick)), &page(2.0), false, tick < 200);
-            let _ = used_to_it.wants_default();
-        }
-        for tick in 400..440 {
-            used_to_it.on_tick(Time(0.3 * f64::from(tick)), &page(2.0), false, true);
-        }
-        assert!(!used_to_it.wants_default());
-    }
 
     #[test]
     fn third_window_at_twice_the_expected_time_asks_for_default_for_four_windows() {
@@ -279,18 +150,27 @@ mod tests {
     }
 
     #[test]
-    fn misfit_over_two_minutes_is_trouble_and_a_good_minute_ends_it() {
+    fn misfit_over_minutes_is_trouble_and_good_minutes_end_it() {
         let mut guard = Guard::default();
-        for _ in 0..59 {
-            guard.on_misfit(Some(-0.6), Some(0.01), 2.0);
-            assert_eq!(guard.trouble(), None);
+        let power = Some((300.0, 300.0));
+        for _ in 0..180 {
+            guard.on_misfit(Some((0.05, 0.02)), power, 2.0);
         }
-        guard.on_misfit(Some(0.6), Some(0.01), 2.0);
         assert_eq!(guard.trouble(), Some(Trouble::StepTimeMisfit));
-        for _ in 0..30 {
-            guard.on_misfit(Some(0.05), Some(0.01), 2.0);
+        for _ in 0..120 {
+            guard.on_misfit(Some((0.021, 0.02)), power, 2.0);
         }
         assert_eq!(guard.trouble(), None);
+    }
+
+    #[test]
+    fn lumps_that_average_out_are_no_trouble() {
+        let mut guard = Guard::default();
+        for k in 0..600 {
+            let measured = if k % 5 == 0 { 0.1 } else { 0.01 };
+            guard.on_misfit(Some((measured, 0.028)), Some((300.0, 310.0)), 2.0);
+            assert_eq!(guard.trouble(), None);
+        }
     }
 
     #[test]

@@ -181,11 +181,12 @@ impl Structured {
         self.guard.on_window(lesson.delay, Some(expected));
         if lesson.steps >= self.settings.window.steps {
             let per_step = lesson.busy * lesson.seconds / lesson.steps;
-            let errors = [lesson.delay, lesson.busy_measured.then_some(per_step)];
-            let time =
-                errors.into_iter().flatten().map(|time| (time / expected - 1.0).abs()).min_by(f64::total_cmp);
-            let power = lesson.power.map(|power| power / model.expected_power(&lesson) - 1.0);
-            self.guard.on_misfit(time, power, lesson.seconds);
+            // The one of the two kinds of time that the model describes better.
+            let off = |time: &f64| (time / expected - 1.0).abs();
+            let times = [lesson.delay, lesson.busy_measured.then_some(per_step)];
+            let time = times.into_iter().flatten().min_by(|a, b| off(a).total_cmp(&off(b)));
+            let power = lesson.power.map(|power| (power, model.expected_power(&lesson)));
+            self.guard.on_misfit(time.map(|time| (time, expected)), power, lesson.seconds);
         }
         model.learn(lesson, self.settings.memory.0)?;
         Ok(true)
@@ -356,9 +357,6 @@ impl Policy for Structured {
     }
 
     fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {
-        let lowered = matches!(evidence.ran_at, Some(Target::Lock(_)));
-        let preempted = evidence.window.preemptions.is_some_and(|count| count > 0.0);
-        self.guard.on_tick(evidence.now, &evidence.window.at_end, preempted, lowered);
         let page = &evidence.window.at_end;
         self.context.on_tick(in_flight(page), evidence.window.elapsed.0);
         self.watch_arrivals(evidence);
