@@ -29,6 +29,10 @@ pub mod gpu;
 
 pub mod store;
 
+pub mod export;
+pub mod report;
+pub mod view;
+
 pub mod daemon;
 pub mod guardian;
 

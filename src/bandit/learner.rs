@@ -85,6 +85,12 @@ impl Learner {
         self.structured.as_deref()
     }
 
+    /// The policy with a regression per clock, where it is in charge.
+    #[must_use]
+    pub fn as_linucb(&self) -> Option<&LinUcb> {
+        (self.structured.is_none() || self.handed_over.is_some()).then_some(&self.linucb)
+    }
+
     /// Is every stored number usable? A model file could say otherwise.
     #[must_use]
     pub fn is_sound(&self) -> bool {

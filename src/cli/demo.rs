@@ -229,6 +229,7 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
         pulse: Pulse::new(),
         observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display)],
         reload: None,
+        orders: None,
         schedule,
         clock,
         panic_at_tick: None,

@@ -6,9 +6,12 @@ pub mod gpus;
 mod guarded;
 mod guardian;
 pub mod logging;
+pub mod model;
 pub mod release;
+pub mod report;
 pub mod run;
 pub mod simulate;
+pub mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +19,8 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, ConfigError, Loaded};
+use crate::config::{Config, ConfigError, Listen, Loaded};
+use crate::export::protocol::Request;
 use crate::gpu::GpuError;
 
 /// How the program ends; documented in `--help` and the README.
@@ -76,6 +80,10 @@ pub struct Cli {
     /// Decide and log, but write no clock
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Where the metrics page is: ADDRESS:PORT or off (overrides observe.metrics_listen)
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    pub metrics_listen: Option<Listen>,
 
     /// Lowest level that is logged to the console (overrides logging.console_level)
     #[arg(long, value_name = "LEVEL", ignore_case = true, global = true)]
@@ -138,6 +146,18 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// What the agft that runs here does, and what came of it
+    Status(status::StatusArgs),
+    /// Have the agft that runs here leave the clocks to the driver, and learn nothing, until `agft resume`
+    Pause(status::Which),
+    /// Have a paused agft go on
+    Resume(status::Which),
+    /// What was learned: show it, export it, put it aside
+    Model(model::ModelArgs),
+    /// Report on a run, from its directory
+    Report(report::ReportArgs),
+    /// Two runs side by side
+    Compare(report::CompareArgs),
     /// Give all clocks back to the driver now
     Release(ReleaseArgs),
     /// Watch over the clocks of a running agft, which starts this itself
@@ -171,6 +191,12 @@ pub fn main() -> ExitCode {
         Some(Command::CheckConfig { file }) => check::run_config(file),
         Some(Command::Release(args)) => release::run(args, &cli),
         Some(Command::Gpus(args)) => gpus::run(args),
+        Some(Command::Status(args)) => status::status(args, &cli),
+        Some(Command::Pause(which)) => status::order(Request::Pause {}, which, &cli),
+        Some(Command::Resume(which)) => status::order(Request::Resume {}, which, &cli),
+        Some(Command::Report(args)) => report::report(args),
+        Some(Command::Compare(args)) => report::compare(args),
+        Some(Command::Model(args)) => model::run(args, &cli),
         Some(Command::Guardian(args)) => guardian::run(args, &cli),
     };
     exit.into()

@@ -102,7 +102,10 @@ fn holder(dir: Option<&HeldDir>, gpu: &GpuInfo, cli: &Cli) -> String {
             String::new()
         }
         Err(ClaimError::Busy(Busy { holder: Some(holder), .. })) => {
-            format!("; agft runs on it (pid {}) and may lock it again", holder.pid)
+            format!(
+                "; agft runs on it (pid {}) and may lock it again: `agft pause` keeps it from that",
+                holder.pid
+            )
         }
         Err(ClaimError::Busy(_)) => "; an agft runs on it and may lock it again".into(),
         Err(ClaimError::Store(_)) => String::new(),

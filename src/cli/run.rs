@@ -20,14 +20,19 @@ use crate::daemon::recorder::{Recorder, RecorderSettings};
 use crate::daemon::reload::Reloader;
 use crate::daemon::sampler::{EnergySource, Sampler, SamplerSettings};
 use crate::daemon::setup;
+use crate::daemon::show::{self, Show};
 use crate::daemon::signals::Signals;
-use crate::daemon::tick::{End, Observer, Parts, RunError, drive};
+use crate::daemon::tick::{End, Observer, Parts, RunError, drive, unix_seconds};
 use crate::daemon::watch::{Alarm, Pulse};
+use crate::export::guard::Hosts;
+use crate::export::http::{self, Bound};
+use crate::export::socket;
 use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
+use crate::guardian::undo::runtime_dir;
 use crate::metrics::scrape::{self, Scraper};
-use crate::store::held::ClaimError;
+use crate::store::held::{ClaimError, HeldDir};
 use crate::store::{Identity, Load, ModelStore};
 use crate::units::{Mhz, Seconds};
 
@@ -39,6 +44,9 @@ pub fn run(cli: &Cli) -> Exit {
         Err(exit) => return exit,
     };
     config.control.data_collection_mode |= cli.data_collection_mode;
+    if let Some(listen) = cli.metrics_listen {
+        config.observe.metrics_listen = listen;
+    }
     match daemon(cli, &config) {
         Ok(()) => Exit::Ok,
         Err(error) => {
@@ -131,6 +139,8 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         "agft starts"
     );
     let scraper = Scraper::new(&setup::scrape_settings(config))?;
+    // What is wrong with the port shows before the first clock is touched.
+    let page = config.observe.metrics_listen.0.map(Bound::new).transpose()?;
     let hands_off = cli.dry_run || config.control.data_collection_mode;
     gpus.check_setup(!hands_off)?;
     // Until the end of the run.
@@ -150,7 +160,10 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         let hangup_ends = std::io::stdin().is_terminal();
         let (mut signals, hangup) = Signals::for_daemon(hangup_ends).context("signal handlers")?;
         let (clocks, count) = (gpus.clocks.clone(), gpus.infos.len());
+        let infos = gpus.infos.clone();
         let mut parts = assemble(cli, config, gpus, guarded.as_ref(), scraper, store, identity, learned)?;
+        // Until the end of the run.
+        let _shown = show(config, page, &infos, &mut parts)?;
         let notifier = Notifier::from_env();
         parts.reload = hangup.map(|hangup| Reloader {
             hangup,
@@ -174,6 +187,52 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Those who serve the run's state to the outside, until this is dropped.
+struct Shown {
+    _page: Option<http::Server>,
+    _socket: Option<socket::Server>,
+}
+
+/// Publishes the run's state, and serves it where that is wanted.
+fn show(config: &Config, page: Option<Bound>, gpus: &[GpuInfo], parts: &mut Parts) -> anyhow::Result<Shown> {
+    let about = show::about(config, parts.controller.settings());
+    let (observer, latest) = Show::new(about, gpus, &parts.controller, unix_seconds());
+    parts.observers.push(Box::new(observer));
+    let page = match page {
+        None => None,
+        Some(page) => {
+            let address = page.address();
+            let names = config.observe.allowed_hosts.iter().cloned();
+            let server = page.serve(latest.clone(), Hosts::new(names))?;
+            tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics page");
+            if !address.ip().is_loopback() {
+                tracing::warn!(%address, "the metrics page can be read from other machines");
+            }
+            Some(server)
+        }
+    };
+    let dir = runtime_dir(config);
+    let socket = HeldDir::open(&dir)
+        .map_err(anyhow::Error::from)
+        .and_then(|_| Ok(socket::Server::start(&dir, latest)?));
+    let socket = match socket {
+        Ok((server, orders)) => {
+            tracing::info!(path = %server.path().display(), "control socket");
+            parts.orders = Some(orders);
+            Some(server)
+        }
+        // The loop does its work without it.
+        Err(error) => {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "no control socket: `agft status` will not find this run"
+            );
+            None
+        }
+    };
+    Ok(Shown { _page: page, _socket: socket })
 }
 
 fn start_log(
@@ -320,6 +379,7 @@ fn assemble(
         pulse,
         observers,
         reload: None,
+        orders: None,
         schedule,
         clock,
         panic_at_tick: cli.panic_at_tick,

@@ -1,6 +1,8 @@
 //! Values that are one of a few words, and the names of GPUs, as the file writes them.
 
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +72,44 @@ pub enum LogLevel {
     Warning,
     /// What could not be handled.
     Error,
+}
+
+/// Where a page is served (`observe.metrics_listen`): an address with a port, or nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen(pub Option<SocketAddr>);
+
+impl Listen {
+    /// This machine only, on agft's port.
+    pub const LOCAL: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9477))));
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(None));
+        }
+        match text.parse() {
+            Ok(address) => Ok(Self(Some(address))),
+            Err(_) => Err("must be off or ADDRESS:PORT with a numeric address, like 127.0.0.1:9477".into()),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("off"),
+            Some(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Listen {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
 }
 
 /// Reads a UUID as `nvidia-smi -L` prints it; `None` if it cannot be one. Whether there is such a GPU is the driver's to

@@ -18,9 +18,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use choices::{LogLevel, PolicyKind};
+pub use choices::{Listen, LogLevel, PolicyKind};
 pub use error::{ConfigError, Problem, Warning};
-pub use sections::{Control, Experiment, Gpu, Idle, Linucb, Logging, Metrics, Model, Vllm};
+pub use sections::{Control, Experiment, Gpu, Idle, Linucb, Logging, Metrics, Model, Observe, Vllm};
 
 use crate::store::{Distrust, Untrusted, trusted_path};
 use reader::Reader;
@@ -51,6 +51,8 @@ pub struct Config {
     pub model: Model,
     /// How the engine's metrics become measurements.
     pub metrics: Metrics,
+    /// What operators see.
+    pub observe: Observe,
     /// The record of each run.
     pub experiment: Experiment,
 }
@@ -160,6 +162,7 @@ impl Config {
             logging: Logging::read(reader),
             model: Model::read(reader),
             metrics: Metrics::read(reader),
+            observe: Observe::read(reader),
             experiment: Experiment::read(reader),
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::choices::{Choice, gpu_uuid};
+use super::choices::{Choice, Listen, gpu_uuid};
 use super::yaml::{Node, shown};
 use crate::gpu::GpuSelector;
 use crate::units::{Mhz, Seconds};
@@ -233,6 +233,42 @@ pub(super) fn page_url() -> Rule<String> {
     })
 }
 
+/// Where a page is served: a numeric address with a port, or `off`.
+pub(super) fn listen() -> Rule<Listen> {
+    Rule::new("an address with a port (\"127.0.0.1:9477\") or off", |node| match node {
+        Node::Text(text) => text.parse().map_err(|_| {
+            let port = text.rsplit_once(':').map_or(text.as_str(), |(_, port)| port);
+            let local = text.starts_with("localhost:") || !text.contains(':');
+            let port: Option<u16> = port.parse().ok().filter(|_| local);
+            port.map(|port| format!("write \"127.0.0.1:{port}\""))
+        }),
+        Node::Null | Node::Bool(false) => Err(Some("write off".into())),
+        Node::Int(port) => {
+            let port = u16::try_from(*port).ok();
+            Err(port.map(|port| format!("write \"127.0.0.1:{port}\"")))
+        }
+        _ => Err(None),
+    })
+}
+
+/// A list of at most `longest` host names, without ports.
+pub(super) fn host_names(longest: usize) -> Rule<Vec<String>> {
+    Rule::new(format!("a list of at most {longest} host names, without ports"), move |node| {
+        let Node::List(nodes) = node else { return Err(None) };
+        let name = |node: &Node| match node {
+            Node::Text(text)
+                if !text.is_empty()
+                    && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) =>
+            {
+                Ok(text.clone())
+            }
+            node => Err(Some(wrong_item(node))),
+        };
+        let names = nodes.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+        if names.len() > longest { Err(None) } else { Ok(names) }
+    })
+}
+
 /// The name most like `wanted`, if one is at all like it.
 pub(super) fn nearest<'n>(wanted: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let wanted = wanted.to_ascii_lowercase();
@@ -346,6 +382,26 @@ mod tests {
         assert_eq!(remedy(&gpus(), "'2'"), "write 2");
         assert!(remedy(&gpus(), "MIG-1").contains("name the GPU"));
         assert!(remedy(&gpus(), "\"GPU- 1\"").contains("nvidia-smi -L"));
+    }
+
+    #[test]
+    fn place_to_listen_is_a_numeric_address_with_a_port_or_off() {
+        assert_eq!(read(&listen(), "127.0.0.1:9477"), Ok(Listen::LOCAL));
+        assert_eq!(read(&listen(), "off"), Ok(Listen(None)));
+        assert_eq!(read(&listen(), "\"[::1]:0\"").unwrap().to_string(), "[::1]:0");
+        assert_eq!(remedy(&listen(), "localhost:9477"), "write \"127.0.0.1:9477\"");
+        assert_eq!(remedy(&listen(), "9477"), "write \"127.0.0.1:9477\"");
+        assert_eq!(remedy(&listen(), "false"), "write off");
+        for wrong in ["\"\"", "gpu-node:9477", "70000", "127.0.0.1"] {
+            assert_eq!(read(&listen(), wrong), Err(None), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn host_names_have_no_ports_and_no_blanks() {
+        assert_eq!(read(&host_names(2), "[gpu-node, a.example]").unwrap().len(), 2);
+        assert_eq!(remedy(&host_names(2), "['gpu-node:1']"), "the list has the text \"gpu-node:1\"");
+        assert_eq!(read(&host_names(1), "[a, b]"), Err(None));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //!
 //! A key's unit is in its type ([`Mhz`], [`Seconds`]) or in its name (`_ms`, `_mb`, `_percent`).
 
-use super::choices::{LogLevel, PolicyKind};
+use super::choices::{Listen, LogLevel, PolicyKind};
 use super::reader::Reader;
 use super::rule::{
-    flag, gpus, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url, path, real, seconds, text,
-    whole,
+    flag, gpus, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url, path,
+    real, seconds, text, whole,
 };
 use crate::gpu::GpuSelector;
 use crate::reward::slo::Statistic;
@@ -224,6 +224,14 @@ sections! {
         /// Windows measured at default clocks before the first choice.
         baseline_measurements: u32 = 10, whole(1..=1000);
         unused "sampling_interval": "there is one scrape per decision: control.decision_interval_s sets how often";
+    }
+
+    /// What operators see.
+    Observe in "observe" {
+        /// Address and port of agft's own metrics page.
+        metrics_listen: Listen = Listen::LOCAL, listen();
+        /// Names under which the page is served beside localhost and numeric addresses.
+        allowed_hosts: Vec<String> = vec![], host_names(64);
     }
 
     /// The record of each run.

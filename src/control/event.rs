@@ -30,6 +30,10 @@ pub enum Event {
     },
     /// The limit is kept again.
     LimitKept,
+    /// An operator paused the loop.
+    Paused,
+    /// An operator had it go on.
+    Resumed,
     /// No work: the idle clock is asked for.
     Parked {
         /// The idle clock.

@@ -41,6 +41,19 @@ pub struct Observation {
     pub gpus: Vec<GpuTick>,
     /// What became of clock commands since.
     pub outcomes: Vec<ClockOutcome>,
+    /// What operators asked for since, oldest first.
+    #[serde(default)]
+    pub orders: Vec<Order>,
+}
+
+/// What an operator asks of a running loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Driver-default clocks, and nothing learned, until [`Order::Resume`].
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 /// What the endpoint gave since the previous step.
@@ -142,11 +155,27 @@ pub enum Mode {
     Outage,
     /// A clock command failed for a passing reason: driver-default clocks for a while.
     Fault,
+    /// An operator paused it: driver-default clocks, nothing is learned.
+    Paused,
     /// Records only.
     DataCollection,
 }
 
 impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 10] = [
+        Self::Starting,
+        Self::Baseline,
+        Self::Exploration,
+        Self::Exploitation,
+        Self::SloGuard,
+        Self::Idle,
+        Self::Outage,
+        Self::Fault,
+        Self::Paused,
+        Self::DataCollection,
+    ];
+
     /// The name that files and logs show.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -159,6 +188,7 @@ impl Mode {
             Self::Idle => "IDLE",
             Self::Outage => "OUTAGE",
             Self::Fault => "FAULT",
+            Self::Paused => "PAUSED",
             Self::DataCollection => "DATA_COLLECTION",
         }
     }

@@ -7,7 +7,7 @@ use super::idle::Activity;
 use super::load::LoadEstimate;
 use super::step::Controller;
 use super::verify::{BUSY_PERCENT, Check};
-use super::{ClockOutcome, Observation, Output, Refusal, Scrape};
+use super::{ClockOutcome, Mode, Observation, Order, Output, Refusal, Scrape};
 use crate::bandit::{Policy, Target};
 use crate::faults::{Fault, Reaction};
 use crate::gpu::{ClockReasons, GpuReading};
@@ -72,6 +72,23 @@ impl Controller {
                     }
                 }
             }
+        }
+    }
+
+    pub(super) fn take_orders(&mut self, orders: &[Order], out: &mut Output) {
+        for order in orders {
+            let pause = *order == Order::Pause;
+            if std::mem::replace(&mut self.paused, pause) == pause {
+                continue;
+            }
+            // What was held is no longer held, what was measured no longer now.
+            self.learned.policy.interrupt();
+            self.idle.interrupt();
+            self.latency.clear();
+            self.load = LoadEstimate::default();
+            self.limit_broken = false;
+            self.mode = if pause { Mode::Paused } else { Mode::Starting };
+            out.events.push(if pause { Event::Paused } else { Event::Resumed });
         }
     }
 

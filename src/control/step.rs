@@ -48,6 +48,8 @@ pub struct Controller {
     pub(super) fault_until: Option<Time>,
     pub(super) upkeep: ClockUpkeep,
     pub(super) mode: Mode,
+    /// An operator paused the loop.
+    pub(super) paused: bool,
 }
 
 /// What runs, as far as the driver has confirmed.
@@ -93,6 +95,7 @@ impl Controller {
             fault_until: None,
             upkeep: ClockUpkeep::default(),
             mode: Mode::Starting,
+            paused: false,
         }
     }
 
@@ -102,9 +105,13 @@ impl Controller {
         let now = seen.now;
         self.take_gpus(seen);
         self.take_outcomes(seen, &mut out);
+        self.take_orders(&seen.orders, &mut out);
         let window = self.take_scrape(seen, &mut out);
         let command = if self.health.status() == health::Status::Outage {
             self.enter_outage()
+        } else if self.paused {
+            self.mode = Mode::Paused;
+            Some(Target::Default)
         } else if let Some(window) = window {
             self.verify_clocks(&window, now, &mut out);
             self.close_round(&window, now, &mut out)
@@ -119,6 +126,12 @@ impl Controller {
     #[must_use]
     pub fn learned(&self) -> &Learned {
         &self.learned
+    }
+
+    /// The constants in force.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// What the controller is doing.
@@ -144,6 +157,12 @@ impl Controller {
     #[must_use]
     pub fn is_parked(&self) -> bool {
         self.idle.is_parked()
+    }
+
+    /// Has an operator paused the loop?
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// What runs, as far as the driver has confirmed.

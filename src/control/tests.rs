@@ -2,7 +2,8 @@
 
 use super::idle::IdleSettings;
 use super::{
-    ClockOutcome, Controller, Event, GpuTick, Learned, Mode, Observation, Output, Refusal, Scrape, Settings,
+    ClockOutcome, Controller, Event, GpuTick, Learned, Mode, Observation, Order, Output, Refusal, Scrape,
+    Settings,
 };
 use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::space::SpaceSettings;
@@ -64,6 +65,7 @@ struct Scene {
     /// Time between tokens on the page.
     itl: f64,
     commands: Vec<Target>,
+    orders: Vec<Order>,
 }
 
 /// What the server does during a tick.
@@ -112,6 +114,7 @@ impl Scene {
             reasons: ClockReasons::default(),
             itl: 0.02,
             commands: Vec::new(),
+            orders: Vec::new(),
         }
     }
 
@@ -150,7 +153,13 @@ impl Scene {
 
     fn step(&mut self, gpu: GpuTick, scrape: Scrape) -> Output {
         let outcomes = std::mem::take(&mut self.outcomes);
-        let seen = Observation { now: Time(self.now), scrape, gpus: vec![gpu], outcomes };
+        let seen = Observation {
+            now: Time(self.now),
+            scrape,
+            gpus: vec![gpu],
+            outcomes,
+            orders: std::mem::take(&mut self.orders),
+        };
         let output = self.controller.step(&seen);
         if let Some(target) = output.command {
             self.commands.push(target);
@@ -471,4 +480,41 @@ fn same_observations_give_the_same_decisions() {
         scene.commands
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn pause_gives_the_clocks_back_at_once_and_nothing_is_learned_until_resume() {
+    let mut scene = Scene::new(settings());
+    (0..40).for_each(|_| drop(scene.tick(Server::Busy)));
+    assert_ne!(scene.asked, Target::Default);
+    let learned = scene.controller.learned().clone();
+    scene.orders = vec![Order::Pause];
+    let output = scene.tick(Server::Busy);
+    assert_eq!((output.command, scene.controller.mode()), (Some(Target::Default), Mode::Paused));
+    assert!(output.events.contains(&Event::Paused));
+    let mut quiet = learned;
+    quiet.policy = scene.controller.learned().policy.clone();
+    for server in [Server::Busy, Server::Idle, Server::Busy, Server::Idle, Server::Idle, Server::Idle] {
+        let output = scene.tick(server);
+        assert_eq!((output.command, output.round.is_none()), (None, true));
+        assert_eq!(scene.controller.mode(), Mode::Paused);
+    }
+    assert_eq!(*scene.controller.learned(), quiet);
+    // Asked for twice is once.
+    scene.orders = vec![Order::Pause, Order::Resume, Order::Resume];
+    let output = scene.tick(Server::Busy);
+    assert_eq!(output.events.iter().filter(|event| **event == Event::Resumed).count(), 1);
+    (0..20).for_each(|_| drop(scene.tick(Server::Busy)));
+    assert!(matches!(scene.asked, Target::Lock(_)) && !scene.controller.is_paused());
+}
+
+#[test]
+fn outage_during_a_pause_ends_in_the_pause() {
+    let mut scene = Scene::new(settings());
+    (0..10).for_each(|_| drop(scene.tick(Server::Busy)));
+    scene.orders = vec![Order::Pause];
+    (0..8).for_each(|_| drop(scene.tick(Server::Down)));
+    assert_eq!(scene.controller.mode(), Mode::Outage);
+    (0..3).for_each(|_| drop(scene.tick(Server::Busy)));
+    assert_eq!((scene.controller.mode(), scene.asked), (Mode::Paused, Target::Default));
 }

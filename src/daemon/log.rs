@@ -99,6 +99,8 @@ fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
             "latency limit broken: clocks up"
         ),
         Event::LimitKept => info!("latency limits kept again"),
+        Event::Paused => info!("paused by an operator: driver-default clocks"),
+        Event::Resumed => info!("resumed by an operator"),
         Event::Parked { clocks } => info!(core_mhz = clocks.core.0, "idle: parked"),
         Event::Woken { by, parked } => log_woken(by, parked.0),
         Event::ClockNotHeld { asked, running, member } => warn!(

@@ -14,6 +14,7 @@ pub mod recorder;
 pub mod reload;
 pub mod sampler;
 pub mod setup;
+pub mod show;
 pub mod signals;
 pub mod tick;
 pub mod watch;

@@ -8,6 +8,7 @@ use crate::control::{Mode, Round, Scrape};
 use crate::metrics::Histogram;
 use crate::reward::slo::Limits;
 use crate::store::RoundRecord;
+use crate::view::reason_name;
 
 /// The line for a round; `limits` are the latency limits in force, if any.
 #[must_use]
@@ -74,10 +75,12 @@ pub(super) fn record(
         waiting_requests: window.at_end.waiting,
         state: Some(facts.controller.mode().name().into()),
         command: Some(round.command.to_string()),
-        decision_reason: round.choice.map(|choice| reason(choice.reason).into()),
+        decision_reason: round.choice.map(|choice| reason_name(choice.reason).into()),
         reward_used: Some(round.learned),
         scrape_latency_s: latency,
         tick_lateness_s: facts.lateness,
+        baseline_power_w: round.baseline.map(|baseline| baseline.power),
+        baseline_tpot_s: round.baseline.map(|baseline| baseline.delay),
         ..RoundRecord::new(round.number, at)
     }
 }
@@ -97,18 +100,5 @@ fn method(round: &Round) -> Option<&'static str> {
             Reason::Ucb => "UCB",
         }),
         (_, None) => None,
-    }
-}
-
-fn reason(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Dwell => "dwell",
-        Reason::Sweep => "sweep",
-        Reason::Retrial => "retrial",
-        Reason::Ucb => "ucb",
-        Reason::Greedy => "greedy",
-        Reason::Doubt => "doubt",
-        Reason::Overload => "overload",
-        Reason::NothingAllowed => "nothing_allowed",
     }
 }

@@ -163,6 +163,7 @@ fn merge(old: &Config, new: &Config) -> Config {
     to.metrics.baseline_measurements = from.metrics.baseline_measurements;
     to.model.save_dir = from.model.save_dir;
     to.experiment = from.experiment;
+    to.observe = from.observe;
     let detailed = to.logging.detailed_round_logging;
     to.logging = from.logging;
     to.logging.detailed_round_logging = detailed;

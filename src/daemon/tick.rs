@@ -10,7 +10,7 @@ use super::sampler::Sampler;
 use super::watch::{Alarm, Pulse, Watch};
 use crate::bandit::Target;
 use crate::config::Config;
-use crate::control::{Controller, Observation, Output, Scrape, Settings};
+use crate::control::{Controller, Observation, Order, Output, Scrape, Settings};
 use crate::gpu::GpuError;
 use crate::units::{Seconds, Time};
 
@@ -33,6 +33,8 @@ pub struct Parts {
     pub observers: Vec<Box<dyn Observer>>,
     /// Who reads the configuration again on SIGHUP.
     pub reload: Option<Reloader>,
+    /// Where operators' orders come from.
+    pub orders: Option<tokio::sync::mpsc::Receiver<Order>>,
     /// When the ticks are.
     pub schedule: Schedule,
     /// The clock of the run.
@@ -64,6 +66,8 @@ pub struct StepFacts<'a> {
     pub controller: &'a Controller,
     /// How long after its scheduled moment the tick ran; `None` for a look between ticks.
     pub lateness: Option<Seconds>,
+    /// Time that collecting, deciding and commanding took.
+    pub took: Seconds,
     /// Wall-clock time, seconds since the Unix epoch.
     pub unix_time: f64,
 }
@@ -149,7 +153,7 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
                 if parts.stall_at_tick == Some(number) {
                     std::thread::sleep(std::time::Duration::from_secs(3600));
                 }
-                owed = (!tick(parts, Some(due))).then_some(due);
+                owed = (!tick(parts, Some(due), Vec::new())).then_some(due);
                 parts.pulse.mark();
                 // Ticks that were missed are skipped: a window is as long as it is.
                 due = parts.schedule.next(Time(parts.clock.now().0.max(due.0 + 0.5 * parts.schedule.period.0)));
@@ -166,11 +170,14 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
                 // The notice may be of an answer that was taken already: then the page is still owed.
                 let now = parts.clock.now();
                 owed = owed.filter(|due| {
-                    now.since(*due).0 < 0.5 * parts.schedule.period.0 && !tick(parts, Some(*due))
+                    now.since(*due).0 < 0.5 * parts.schedule.period.0 && !tick(parts, Some(*due), Vec::new())
                 });
             }
             () = parts.sampler.looked() => {
-                tick(parts, None);
+                tick(parts, None, Vec::new());
+            }
+            order = next_order(parts.orders.as_mut()) => {
+                tick(parts, None, vec![order]);
             }
         }
     }
@@ -190,9 +197,34 @@ async fn reload_requested(reload: Option<&mut Reloader>) {
     }
 }
 
-/// Goes on with another configuration, as after a start: at driver-default clocks.
+async fn next_order(orders: Option<&mut tokio::sync::mpsc::Receiver<Order>>) -> Order {
+    let order = match orders {
+        Some(orders) => orders.recv().await,
+        None => None,
+    };
+    match order {
+        Some(order) => order,
+        // Nobody is left who could order anything.
+        None => std::future::pending().await,
+    }
+}
+
+/// Goes on with another configuration, as after a start: at driver-default clocks. A pause stays one.
 fn take_up(parts: &mut Parts, change: Change) {
+    let paused = parts.controller.is_paused();
     parts.controller = change.controller;
+    if paused {
+        let now = parts.clock.now();
+        let nothing = Observation {
+            now,
+            scrape: Scrape::Pending,
+            gpus: Vec::new(),
+            outcomes: Vec::new(),
+            orders: vec![Order::Pause],
+        };
+        // What it commands is the driver's default, which is commanded below.
+        parts.controller.step(&nothing);
+    }
     if let Some(actuator) = &parts.actuator {
         // Outcomes of the old loop's commands mean nothing to the new one.
         drop(actuator.outcomes());
@@ -214,13 +246,14 @@ async fn alarm(watch: Option<&Watch>) -> Alarm {
 }
 
 /// One step: at a tick (`due`) with the page, or between ticks with the sensors alone. Says whether there was an answer.
-fn tick(parts: &mut Parts, due: Option<Time>) -> bool {
+fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
     let now = parts.clock.now();
     let seen = Observation {
         now,
         scrape: if due.is_some() { parts.feed.take() } else { Scrape::Pending },
         gpus: parts.sampler.collect(),
         outcomes: parts.actuator.as_ref().map_or_else(Vec::new, Actuator::outcomes),
+        orders,
     };
     let output = parts.controller.step(&seen);
     if let (Some(target), Some(actuator)) = (output.command, &parts.actuator) {
@@ -235,6 +268,7 @@ fn tick(parts: &mut Parts, due: Option<Time>) -> bool {
         output: &output,
         controller: &parts.controller,
         lateness: due.map(|due| now.since(due)),
+        took: parts.clock.now().since(now),
         unix_time: unix_seconds(),
     };
     for observer in &mut parts.observers {

@@ -237,7 +237,7 @@ impl Bench {
         let reading = Some(self.sensors.reading()?);
         let outcomes = std::mem::take(&mut self.outcomes);
         let gpus = vec![GpuTick { reading, read_at: Some(Time(now)), energy }];
-        Ok(controller.step(&Observation { now: Time(now), scrape, gpus, outcomes }))
+        Ok(controller.step(&Observation { now: Time(now), scrape, gpus, outcomes, orders: Vec::new() }))
     }
 
     fn carry_out(&mut self, output: &Output) -> Result<(), GpuError> {

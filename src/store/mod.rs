@@ -25,6 +25,7 @@ pub mod file;
 pub mod held;
 pub mod metadata;
 pub mod model;
+pub mod peek;
 #[doc(hidden)]
 pub mod raw;
 pub mod rounds;

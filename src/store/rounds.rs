@@ -132,6 +132,10 @@ pub struct RoundRecord {
     pub scrape_latency_s: Option<Seconds>,
     /// How late the round began.
     pub tick_lateness_s: Option<Seconds>,
+    /// Power expected at default clocks for this load.
+    pub baseline_power_w: Option<Watts>,
+    /// Time per output token expected at default clocks for this load.
+    pub baseline_tpot_s: Option<Seconds>,
 }
 
 impl RoundRecord {
@@ -188,6 +192,8 @@ impl RoundRecord {
             reward_used: None,
             scrape_latency_s: None,
             tick_lateness_s: None,
+            baseline_power_w: None,
+            baseline_tpot_s: None,
         }
     }
 }

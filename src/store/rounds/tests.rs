@@ -16,7 +16,8 @@ const AGFT: &str = "round timestamp datetime gpu_frequency_mhz energy_j ttft_avg
 
 /// Fields that are ours.
 const NEW: &str = "schema_version gpu_memory_frequency_mhz asked_core_mhz read_core_mhz power_w window_s \
-    waiting_requests state command decision_reason reward_used scrape_latency_s tick_lateness_s";
+    waiting_requests state command decision_reason reward_used scrape_latency_s tick_lateness_s \
+    baseline_power_w baseline_tpot_s";
 
 fn names(list: &str) -> BTreeSet<&str> {
     list.split_whitespace().collect()

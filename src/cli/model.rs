@@ -1,0 +1,181 @@
+//! `agft model`: what was learned, of an agft that runs or of one that is stopped.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::status::{Which, arm_table, socket_dir, talk};
+use super::{Cli, Exit, load_config};
+use crate::bandit::Phase;
+use crate::config::Config;
+use crate::control::Learned;
+use crate::export::protocol::Request;
+use crate::store::{ModelStore, file, peek};
+use crate::view::{LearnerState, learner_state};
+
+/// Options of `model`.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    #[command(subcommand)]
+    command: ModelCommand,
+}
+
+/// What to do with it.
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Show every clock with lessons, reward and status
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Which agft
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Write the same as JSON to a file
+    Export {
+        /// The file; `-` is standard output
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Which agft
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Put the stored model of a stopped agft aside: the next start learns afresh
+    Reset,
+}
+
+/// What is shown and exported.
+#[derive(Debug, Serialize)]
+struct Shown {
+    /// Where it comes from: a running agft, or a directory.
+    source: String,
+    /// The policy that learns.
+    policy: String,
+    /// The GPU it was learned on.
+    gpu: String,
+    learner: LearnerState,
+}
+
+/// Runs `model`.
+#[must_use]
+pub fn run(args: &ModelArgs, cli: &Cli) -> Exit {
+    let done = match &args.command {
+        ModelCommand::Show { json, which } => shown(which, cli).and_then(|shown| show(&shown, *json)),
+        ModelCommand::Export { file, which } => shown(which, cli).and_then(|shown| export(&shown, file)),
+        ModelCommand::Reset => reset(cli),
+    };
+    match done {
+        Ok(()) => Exit::Ok,
+        Err(Failed::Said(exit)) => exit,
+        Err(Failed::Because(why)) => {
+            eprintln!("agft: {why}");
+            Exit::Failure
+        }
+    }
+}
+
+enum Failed {
+    /// The reason was printed already.
+    Said(Exit),
+    Because(String),
+}
+
+impl<E: std::error::Error> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Because(error.to_string())
+    }
+}
+
+fn config(cli: &Cli) -> Result<Config, Failed> {
+    if cli.config.exists() { load_config(cli).map_err(Failed::Said) } else { Ok(Config::default()) }
+}
+
+/// Of the agft that runs, else of the model directory.
+fn shown(which: &Which, cli: &Cli) -> Result<Shown, Failed> {
+    let dir = socket_dir(cli).map_err(Failed::Said)?;
+    match talk(&dir, which) {
+        Ok(mut talk) => {
+            let state = talk.ask(Request::Status {})?;
+            return Ok(Shown {
+                source: format!("agft (pid {})", state.pid),
+                policy: state.policy,
+                gpu: state.gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default(),
+                learner: state.learner,
+            });
+        }
+        Err(super::status::TalkError::Nobody { .. }) if which.pid.is_none() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let dir = config(cli)?.model.save_dir;
+    let Some((identity, learned)) = peek::peek::<Learned>(Path::new(&dir))? else {
+        return Err(Failed::Because(format!("no agft runs here, and there is no model in {dir}")));
+    };
+    if !learned.is_sound() {
+        return Err(Failed::Because(format!("the model in {dir} holds numbers that cannot be right")));
+    }
+    Ok(Shown {
+        source: dir,
+        policy: identity.policy,
+        gpu: identity.gpu_name,
+        learner: learner_state(&learned, None, crate::units::Time(0.0)),
+    })
+}
+
+fn show(shown: &Shown, json: bool) -> Result<(), Failed> {
+    let text = if json { serde_json::to_string_pretty(shown)? + "\n" } else { table(shown)? };
+    // A reader that is gone (`| head`) is no failure.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn table(shown: &Shown) -> Result<String, std::fmt::Error> {
+    use std::fmt::Write as _;
+    let learner = &shown.learner;
+    let mut out = String::new();
+    writeln!(out, "{}: {} on {}", shown.source, shown.policy, shown.gpu)?;
+    let phase = match learner.phase {
+        Phase::Exploration => "exploration",
+        Phase::Exploitation => "exploitation",
+    };
+    let converged = if learner.converged { "converged" } else { "not converged" };
+    writeln!(
+        out,
+        "  {phase}, {converged}, {} lessons, rate {:.3}",
+        learner.lessons, learner.exploration_rate
+    )?;
+    if let Some(best) = learner.best {
+        writeln!(out, "  best so far: {best}")?;
+    }
+    arm_table(&mut out, learner)?;
+    Ok(out)
+}
+
+fn export(shown: &Shown, path: &Path) -> Result<(), Failed> {
+    if path == Path::new("-") {
+        return show(shown, true);
+    }
+    let text = serde_json::to_string_pretty(shown)? + "\n";
+    file::write(path, text.as_bytes())?;
+    let _ = writeln!(io::stdout(), "{}: {} clocks", path.display(), shown.learner.arms.len());
+    Ok(())
+}
+
+fn reset(cli: &Cli) -> Result<(), Failed> {
+    let dir = config(cli)?.model.save_dir;
+    if !Path::new(&dir).is_dir() {
+        return Err(Failed::Because(format!("there is no model directory {dir}")));
+    }
+    // Refuses while an agft holds the directory: that one would write its model again.
+    let kept = ModelStore::open(Path::new(&dir))?.reset(Timestamp::now())?;
+    if kept.is_empty() {
+        let _ = writeln!(io::stdout(), "no model in {dir}: nothing to put aside");
+    }
+    for path in kept {
+        let _ = writeln!(io::stdout(), "model put aside: {}", path.display());
+    }
+    Ok(())
+}

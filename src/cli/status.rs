@@ -1,0 +1,356 @@
+//! `agft status`, `agft pause`, `agft resume`: a talk with the agfts that run on this machine.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Cli, Exit, load_config};
+use crate::config::Config;
+use crate::export::protocol::{Answer, Request};
+use crate::export::socket::sockets;
+use crate::guardian::undo::runtime_dir;
+use crate::units::{Clocks, Mhz, Seconds};
+use crate::view::{ArmStatus, State};
+
+/// Longest answer: a state with every clock of a card is some ten kilobytes.
+const MAX_ANSWER: u64 = 8 << 20;
+/// An answer comes within this.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// Which of several agfts is meant.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Process id of the agft that is meant, if several run
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print the state as JSON, one line each
+    #[arg(long)]
+    pub json: bool,
+
+    /// Go on every second until interrupted
+    #[arg(long)]
+    pub watch: bool,
+
+    /// Which agft
+    #[command(flatten)]
+    pub which: Which,
+}
+
+/// Why an agft could not be talked to.
+#[derive(Debug, thiserror::Error)]
+pub enum TalkError {
+    /// None listens.
+    #[error("no agft runs here (no socket answers in {})", .dir.display())]
+    Nobody {
+        /// Where they would listen.
+        dir: PathBuf,
+    },
+    /// More than one does.
+    #[error("several agfts run here: say which with --pid ({})", .pids.join(", "))]
+    Several {
+        /// Their process ids.
+        pids: Vec<String>,
+    },
+    /// The socket is there but does not let us in.
+    #[error("{}: not permitted; run this as root, as agft's user, or as a member of the socket's group", .0.display())]
+    NotPermitted(PathBuf),
+    /// The talk broke off.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What came is not what an agft says.
+    #[error("{}: what answers there is no agft of this version ({why})", .path.display())]
+    Nonsense {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The agft refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// An open talk with one agft.
+pub(super) struct Talk {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Talk {
+    fn open(path: &Path) -> Result<Option<Self>, TalkError> {
+        let stream = match UnixStream::connect(path) {
+            Ok(stream) => stream,
+            // Of the dead, or gone since the directory was read.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) =>
+            {
+                return Ok(None);
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(TalkError::NotPermitted(path.to_owned()));
+            }
+            Err(source) => return Err(TalkError::Io { path: path.to_owned(), source }),
+        };
+        let times =
+            stream.set_read_timeout(Some(ANSWER_TIME)).and(stream.set_write_timeout(Some(ANSWER_TIME)));
+        times.map_err(|source| TalkError::Io { path: path.to_owned(), source })?;
+        Ok(Some(Self { path: path.to_owned(), stream: BufReader::new(stream) }))
+    }
+
+    fn io(&self, source: io::Error) -> TalkError {
+        TalkError::Io { path: self.path.clone(), source }
+    }
+
+    fn say(&mut self, request: Request) -> Result<(), TalkError> {
+        let line = serde_json::to_string(&request).map_err(|error| self.io(error.into()))?;
+        self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).map_err(|error| self.io(error))
+    }
+
+    fn hear(&mut self) -> Result<Option<State>, TalkError> {
+        let mut line = String::new();
+        let read = (&mut self.stream).take(MAX_ANSWER).read_line(&mut line);
+        if read.map_err(|error| self.io(error))? == 0 {
+            return Ok(None);
+        }
+        match serde_json::from_str(&line) {
+            Ok(Answer::State { state, .. }) => Ok(Some(*state)),
+            Ok(Answer::Error { error, .. }) => Err(TalkError::Refused(error)),
+            Err(error) => Err(TalkError::Nonsense { path: self.path.clone(), why: error.to_string() }),
+        }
+    }
+
+    /// One request, one state.
+    pub(super) fn ask(&mut self, request: Request) -> Result<State, TalkError> {
+        self.say(request)?;
+        let end = || TalkError::Refused("agft ended before it answered".into());
+        self.hear()?.ok_or_else(end)
+    }
+}
+
+/// The agfts that run, or the one that is meant.
+pub(super) fn talks(dir: &Path, which: &Which) -> Result<Vec<Talk>, TalkError> {
+    let meant = |path: &PathBuf| {
+        which.pid.is_none_or(|pid| {
+            path.file_name().is_some_and(|name| name == format!("agft-{pid}.sock").as_str())
+        })
+    };
+    let mut open = Vec::new();
+    for path in sockets(dir).iter().filter(|path| meant(path)) {
+        open.extend(Talk::open(path)?);
+    }
+    if open.is_empty() { Err(TalkError::Nobody { dir: dir.to_owned() }) } else { Ok(open) }
+}
+
+/// The one agft that runs, or that is meant.
+pub(super) fn talk(dir: &Path, which: &Which) -> Result<Talk, TalkError> {
+    let mut open = talks(dir, which)?;
+    match (open.pop(), open.is_empty()) {
+        (Some(talk), true) => Ok(talk),
+        (last, _) => {
+            let pid = |talk: &Talk| talk.path.file_stem()?.to_str()?.strip_prefix("agft-").map(str::to_owned);
+            Err(TalkError::Several { pids: open.iter().chain(last.iter()).filter_map(pid).collect() })
+        }
+    }
+}
+
+/// Where the agfts of this configuration listen; without a configuration, where they do by default.
+pub(super) fn socket_dir(cli: &Cli) -> Result<PathBuf, Exit> {
+    let config = if cli.config.exists() { load_config(cli)? } else { Config::default() };
+    Ok(runtime_dir(&config))
+}
+
+fn fail(error: &TalkError) -> Exit {
+    eprintln!("agft: {error}");
+    match error {
+        TalkError::NotPermitted(_) => Exit::NotPermitted,
+        _ => Exit::Failure,
+    }
+}
+
+/// `agft status`.
+#[must_use]
+pub fn status(args: &StatusArgs, cli: &Cli) -> Exit {
+    let dir = match socket_dir(cli) {
+        Ok(dir) => dir,
+        Err(exit) => return exit,
+    };
+    match if args.watch { watch(&dir, args) } else { once(&dir, args) } {
+        Ok(()) => Exit::Ok,
+        Err(error) => fail(&error),
+    }
+}
+
+fn once(dir: &Path, args: &StatusArgs) -> Result<(), TalkError> {
+    let states = talks(dir, &args.which)?
+        .iter_mut()
+        .map(|talk| talk.ask(Request::Status {}))
+        .collect::<Result<Vec<_>, _>>()?;
+    let shown: Vec<String> = states.iter().map(|state| shown(state, args.json)).collect();
+    let _ = write!(io::stdout(), "{}", shown.join(if args.json { "" } else { "\n" }));
+    Ok(())
+}
+
+fn watch(dir: &Path, args: &StatusArgs) -> Result<(), TalkError> {
+    let mut talk = talk(dir, &args.which)?;
+    talk.say(Request::Watch { every_s: Seconds(1.0) })?;
+    while let Some(state) = talk.hear()? {
+        let clear = if args.json { "" } else { "\x1b[H\x1b[2J" };
+        let mut out = io::stdout();
+        // A reader that is gone (`| head`) is the end, not an error.
+        if write!(out, "{clear}{}", shown(&state, args.json)).and_then(|()| out.flush()).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// `agft pause` and `agft resume`.
+#[must_use]
+pub fn order(request: Request, which: &Which, cli: &Cli) -> Exit {
+    let dir = match socket_dir(cli) {
+        Ok(dir) => dir,
+        Err(exit) => return exit,
+    };
+    match talk(&dir, which).and_then(|mut talk| talk.ask(request)) {
+        Ok(state) => {
+            let clocks = state.in_force.map_or("driver default".into(), |clocks| clocks.to_string());
+            let _ =
+                writeln!(io::stdout(), "agft (pid {}): {}, clocks: {clocks}", state.pid, state.mode.name());
+            Exit::Ok
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+fn shown(state: &State, json: bool) -> String {
+    if json {
+        return serde_json::to_string(state).unwrap_or_default() + "\n";
+    }
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = describe(&mut text, state);
+    text
+}
+
+fn describe(out: &mut String, state: &State) -> std::fmt::Result {
+    let clocks =
+        |clocks: Option<Clocks>| clocks.map_or("driver default".to_owned(), |clocks| clocks.to_string());
+    let number = |value: Option<f64>, digits: usize, unit: &str| {
+        value.map_or("unknown".to_owned(), |value| format!("{value:.digits$}{unit}"))
+    };
+    let (load, learner, counts) = (&state.load, &state.learner, &state.counts);
+    let minutes = (state.at_unix_s - state.started_unix_s) / 60.0;
+    writeln!(out, "agft {} (pid {}), {minutes:.1} min", state.version, state.pid)?;
+    writeln!(out, "  mode        {}{}", state.mode.name(), if state.dry_run { ", dry run" } else { "" })?;
+    writeln!(out, "  clocks      {} (asked: {})", clocks(state.in_force), clocks(state.asked))?;
+    if let Some(floor) = state.floor {
+        writeln!(out, "  floor       {floor}, from a broken latency limit")?;
+    }
+    for gpu in &state.gpus {
+        let core = gpu.core_clock.map_or("unknown".to_owned(), |clock| clock.to_string());
+        let capped = if gpu.capped { ", held low by power or temperature" } else { "" };
+        writeln!(
+            out,
+            "  GPU {}       {core}, {}, {:.1} kJ so far{capped}",
+            gpu.index,
+            number(gpu.power_w, 0, " W"),
+            gpu.energy_j / 1e3,
+        )?;
+    }
+    let requests = [load.running, load.waiting].map(|value| number(value, 0, ""));
+    let rates = [load.prefill_tps, load.decode_tps].map(|value| number(value, 0, ""));
+    writeln!(
+        out,
+        "  load        {} running, {} waiting; tokens/s: {} in, {} out",
+        requests[0], requests[1], rates[0], rates[1]
+    )?;
+    let milli = |value: Option<f64>| number(value.map(|value| 1e3 * value), 1, " ms");
+    let limits = state.limits.map_or("no limits".to_owned(), |limits| {
+        format!("limits: {:.0} ms, {:.0} ms", 1e3 * limits.ttft.0, 1e3 * limits.tpot.0)
+    });
+    writeln!(out, "  latency     TTFT {}, TPOT {} ({limits})", milli(load.ttft_s), milli(load.tpot_s))?;
+    let converged = if learner.converged { ", converged" } else { "" };
+    let best = learner.best.map_or(String::new(), |best| format!(", best so far {best}"));
+    writeln!(out, "  learner     {}, {} lessons{converged}{best}", state.policy, learner.lessons)?;
+    if let Some(why) = &learner.handed_over {
+        writeln!(out, "              linucb stands in: {why}")?;
+    }
+    let open = learner.arms.iter().filter(|arm| arm.status == ArmStatus::Available).count();
+    writeln!(out, "  arms        {open} of {} may be chosen", learner.arms.len())?;
+    let share =
+        |value: Option<f64>| value.map_or("unknown".to_owned(), |value| format!("{:+.1} %", 100.0 * value));
+    writeln!(
+        out,
+        "  estimate    energy {} against default clocks, time per token {} ({:.0} s compared)",
+        share(state.estimate.saved_share().map(|saved| -saved)),
+        share(state.estimate.slowdown()),
+        state.estimate.compared_s,
+    )?;
+    let total = |map: &std::collections::BTreeMap<String, u64>| map.values().sum::<u64>();
+    writeln!(
+        out,
+        "  so far      {} rounds, {} clock changes, {} limits broken, {} outages, {} faults",
+        counts.rounds,
+        counts.clock_changes,
+        total(&counts.limit_violations),
+        counts.outages,
+        total(&counts.faults)
+    )
+}
+
+/// Arms as a table, for `agft model show`.
+pub(super) fn arm_table(out: &mut String, learner: &crate::view::LearnerState) -> std::fmt::Result {
+    writeln!(out, "  core MHz  memory MHz  lessons      mean reward  status")?;
+    for arm in &learner.arms {
+        let memory = arm.clocks.memory.map_or("-".to_owned(), |Mhz(memory)| memory.to_string());
+        let about = arm.uncertainty.map_or(String::new(), |half| format!(" ±{half:.3}"));
+        let reward = arm.mean_reward.map_or("-".to_owned(), |reward| format!("{reward:+.4}{about}"));
+        let why = arm.why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+        writeln!(
+            out,
+            "  {:>8}  {memory:>10}  {:>7}  {reward:>15}  {}{why}",
+            arm.clocks.core.0,
+            arm.lessons,
+            arm.status.name()
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_says_unknown_where_nothing_is_known_and_never_fails() {
+        let mut state = crate::view::testing::state();
+        let text = shown(&state, false);
+        for part in
+            ["EXPLOITATION", "900 MHz core", "floor", "energy -25.0 %", "time per token +5.0 %", "200 rounds"]
+        {
+            assert!(text.contains(part), "no {part} in\n{text}");
+        }
+        state.in_force = None;
+        state.load = crate::view::Load::default();
+        state.estimate = crate::view::Estimate::default();
+        state.gpus[0].power_w = None;
+        let text = shown(&state, false);
+        assert!(text.contains("driver default") && text.contains("TTFT unknown"), "{text}");
+        assert!(text.contains("energy unknown"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
+    }
+}

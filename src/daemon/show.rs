@@ -1,0 +1,59 @@
+//! Publishes the picture of the run after each step, for everyone who looks at it.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::tick::{Observer, StepFacts};
+use crate::config::Config;
+use crate::control::{Controller, Settings};
+use crate::export::http::Latest;
+use crate::gpu::GpuInfo;
+use crate::view::{About, Glance, View};
+
+/// Keeps a [`View`] and publishes its state. Whoever reads it never holds up the loop: the latest state is swapped in.
+pub struct Show {
+    view: View,
+    publish: watch::Sender<Arc<crate::view::State>>,
+}
+
+impl Show {
+    /// The view of a run that begins now (Unix seconds), and where to read it.
+    #[must_use]
+    pub fn new(about: About, gpus: &[GpuInfo], controller: &Controller, unix_s: f64) -> (Self, Latest) {
+        let view = View::new(about, gpus, controller, unix_s);
+        let (publish, latest) = watch::channel(Arc::new(view.state().clone()));
+        (Self { view, publish }, latest)
+    }
+}
+
+/// What a configuration says about the run.
+#[must_use]
+pub fn about(config: &Config, settings: &Settings) -> About {
+    About {
+        policy: config.control.policy.to_string(),
+        objective: config.control.objective.to_string(),
+        dry_run: settings.dry_run,
+        limits: settings.limits,
+    }
+}
+
+impl Observer for Show {
+    fn step(&mut self, facts: &StepFacts<'_>) {
+        self.view.step(&Glance {
+            seen: facts.seen,
+            output: facts.output,
+            controller: facts.controller,
+            lateness: facts.lateness,
+            took: facts.took,
+            unix_s: facts.unix_time,
+        });
+        self.publish.send_replace(Arc::new(self.view.state().clone()));
+    }
+
+    fn reconfigured(&mut self, config: &Config, settings: &Settings) {
+        self.view.reconfigured(about(config, settings));
+    }
+
+    fn end(&mut self, _controller: &Controller, _unix_time: f64) {}
+}

@@ -1,0 +1,208 @@
+//! The HTTP server: `GET /metrics`, read-only.
+//!
+//! It has its own thread and answers from the latest published state. Clients get little: so many connections at once,
+//! so many bytes of headers, so many seconds to send them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::extract::{Request, State as Shared};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Router, body::Body};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use super::exposition::{self, Format};
+use super::guard::Hosts;
+use crate::view::State;
+
+/// The latest state, for any number of readers.
+pub type Latest = watch::Receiver<Arc<State>>;
+
+/// Connections at once; more are closed at once.
+const CONNECTIONS: usize = 64;
+/// Time that a client may take to send its headers, also between two requests of one connection.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// Bytes of headers.
+const HEADER_BYTES: usize = 16 << 10;
+/// A connection ends after this at the latest; a client that only reads slowly does not keep its place for ever.
+const CONNECTION_TIME: Duration = Duration::from_secs(300);
+
+/// Why the page cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Another program, or another agft, listens there.
+    #[error(
+        "observe.metrics_listen: {address} is in use by another program; choose another port, \
+         or `off` (also on the command line: --metrics-listen)"
+    )]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address is not one of this machine, or the port is privileged.
+    #[error(
+        "observe.metrics_listen: cannot listen on {address}; choose an address of this machine, or `off`"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The thread could not be started.
+    #[error("the thread for the metrics page could not be started")]
+    Thread(#[source] io::Error),
+}
+
+/// A bound port, before anything is served on it: what is wrong shows before the first clock is touched.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Bound {
+    /// Binds.
+    ///
+    /// # Errors
+    /// [`HttpError::InUse`], [`HttpError::Listen`]
+    pub fn new(address: SocketAddr) -> Result<Self, HttpError> {
+        let listen = |error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => HttpError::InUse { address },
+            _ => HttpError::Listen { address, source: error },
+        };
+        let listener = TcpListener::bind(address).map_err(listen)?;
+        listener.set_nonblocking(true).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it listens; the real port where 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts serving.
+    ///
+    /// # Errors
+    /// [`HttpError::Thread`]
+    pub fn serve(self, latest: Latest, hosts: Hosts) -> Result<Server, HttpError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(HttpError::Thread)?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("agft-http".into())
+            .spawn(move || {
+                // Connections that are still open end with the runtime.
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = stopped => {}
+                        error = accept(self.listener, router(latest, hosts)) => {
+                            tracing::error!(%error, "the metrics page is gone");
+                        }
+                    }
+                });
+            })
+            .map_err(HttpError::Thread)?;
+        Ok(Server { stop: Some(stop), thread: Some(thread), address: self.address })
+    }
+}
+
+/// A running server; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of the metrics page ended in a panic");
+        }
+    }
+}
+
+/// Takes connections; returns only if that is no longer possible.
+async fn accept(listener: TcpListener, router: Router) -> io::Error {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return error,
+    };
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, or a client that was gone already: neither is the end.
+                tracing::debug!(%error, "no connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIME)
+                .max_buf_size(HEADER_BYTES)
+                .serve_connection(TokioIo::new(stream), service);
+            // How a client's connection ends is its own affair.
+            let _ = tokio::time::timeout(CONNECTION_TIME, connection).await;
+            drop(place);
+        });
+    }
+}
+
+fn router(latest: Latest, hosts: Hosts) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/", get(|| async { "agft: metrics are at /metrics\n" }))
+        .layer(from_fn_with_state(Arc::new(hosts), check_host))
+        .with_state(latest)
+}
+
+async fn check_host(Shared(hosts): Shared<Arc<Hosts>>, request: Request<Body>, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    if hosts.allow(host) {
+        return next.run(request).await;
+    }
+    let text = "agft: this Host is not served; add its name to observe.allowed_hosts\n";
+    (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+}
+
+async fn metrics(Shared(latest): Shared<Latest>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::wanted(accept);
+    let state = Arc::clone(&latest.borrow());
+    match exposition::page(state, format) {
+        Ok(page) => ([(header::CONTENT_TYPE, format.content_type())], page).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,306 @@
+//! The control socket: `<gpu.runtime_dir>/agft-<pid>.sock`, for root, the daemon's own user, and the socket's group.
+//!
+//! The file's mode (0660) keeps others out; who connects is asked of the kernel all the same. Orders go to the loop over a
+//! short queue, as part of what the next step sees; nothing here touches a clock.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::http::Latest;
+use super::protocol::{Answer, MAX_REQUEST, Request};
+use crate::control::{Mode, Order};
+
+/// Connections at once; more are closed at once.
+const CONNECTIONS: usize = 32;
+/// A client that says nothing for this long is cut off.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A client that does not take its answer within this is cut off.
+const WRITE_TIME: Duration = Duration::from_secs(5);
+/// An order is carried out within this, or the answer says that it is not yet.
+const ORDER_TIME: Duration = Duration::from_secs(5);
+/// Orders that may wait for the loop.
+const QUEUE: usize = 8;
+/// Owner and group.
+const MODE: u32 = 0o660;
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+#[error("the control socket {path} cannot be made")]
+pub struct SocketError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Is this the name of a control socket?
+fn is_socket(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let pid = name.strip_prefix("agft-").and_then(|rest| rest.strip_suffix(".sock"));
+    pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
+        && path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+/// The control sockets in a directory, those of the dead among them.
+#[must_use]
+pub fn sockets(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut found: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| is_socket(path)).collect();
+    found.sort();
+    found
+}
+
+/// Removes the sockets of the dead: those that nobody listens on, which a refused connection proves.
+fn sweep(dir: &Path) {
+    for path in sockets(dir) {
+        let dead = std::os::unix::net::UnixStream::connect(&path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if dead && fs::remove_file(&path).is_ok() {
+            tracing::debug!(socket = %path.display(), "socket of a dead agft removed");
+        }
+    }
+}
+
+/// A running server; it ends, and its file goes, when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Starts serving in `dir`; the receiver has the operators' orders.
+    ///
+    /// # Errors
+    /// [`SocketError`]
+    pub fn start(dir: &Path, latest: Latest) -> Result<(Self, mpsc::Receiver<Order>), SocketError> {
+        sweep(dir);
+        let path = dir.join(format!("agft-{}.sock", std::process::id()));
+        let failed = |source| SocketError { path: path.clone(), source };
+        // One that is there has this process's own id: it is of the dead, whatever it answers.
+        if is_socket(&path) {
+            fs::remove_file(&path).map_err(failed)?;
+        }
+        let listener = StdListener::bind(&path).map_err(failed)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(MODE)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let metadata = path.metadata().map_err(failed)?;
+        let allowed = Allowed { uid: metadata.uid(), gid: metadata.gid() };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(failed)?;
+        let (orders, received) = mpsc::channel(QUEUE);
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("agft-socket".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = stopped => {}
+                        error = accept(listener, allowed, latest, orders) => {
+                            tracing::error!(%error, "the control socket is gone");
+                        }
+                    }
+                });
+            })
+            .map_err(failed)?;
+        Ok((Self { stop: Some(stop), thread: Some(thread), path }, received))
+    }
+
+    /// The socket's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of the control socket ended in a panic");
+        }
+    }
+}
+
+/// Who may ask.
+#[derive(Debug, Clone, Copy)]
+struct Allowed {
+    uid: u32,
+    gid: u32,
+}
+
+impl Allowed {
+    fn allow(self, uid: u32, gid: u32, groups: &[u32]) -> bool {
+        uid == 0 || uid == self.uid || gid == self.gid || groups.contains(&self.gid)
+    }
+
+    fn allows(self, stream: &UnixStream) -> bool {
+        let Ok(peer) = stream.peer_cred() else { return false };
+        let groups = peer.pid().map(groups_of).unwrap_or_default();
+        self.allow(peer.uid(), peer.gid(), &groups)
+    }
+}
+
+/// The supplementary groups of a process.
+fn groups_of(pid: i32) -> Vec<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    groups.split_whitespace().filter_map(|group| group.parse().ok()).collect()
+}
+
+/// Takes connections; returns only if that is no longer possible.
+async fn accept(
+    listener: StdListener,
+    allowed: Allowed,
+    latest: Latest,
+    orders: mpsc::Sender<Order>,
+) -> io::Error {
+    let listener = match UnixListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return error,
+    };
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "no connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let (latest, orders) = (latest.clone(), orders.clone());
+        tokio::spawn(async move {
+            let mut client = Client { stream, latest, orders };
+            if allowed.allows(&client.stream) {
+                client.serve().await;
+            } else {
+                client.say(&Answer::error("not permitted: root, agft's own user and its group may")).await;
+            }
+            drop(place);
+        });
+    }
+}
+
+struct Client {
+    stream: UnixStream,
+    latest: Latest,
+    orders: mpsc::Sender<Order>,
+}
+
+impl Client {
+    /// Answers requests until the client hangs up, is silent, or says something that is no request.
+    async fn serve(&mut self) {
+        let mut heard: Vec<u8> = Vec::new();
+        loop {
+            let Some(line) = self.line(&mut heard).await else { return };
+            let request: Request = match serde_json::from_slice(&line) {
+                Ok(request) => request,
+                Err(error) => {
+                    self.say(&Answer::error(format!("not a request: {error}"))).await;
+                    return;
+                }
+            };
+            let go_on = match request {
+                Request::Watch { every_s } => {
+                    self.watch(every_s.0).await;
+                    false
+                }
+                request => match request.order() {
+                    None => self.say_state().await,
+                    Some(order) => self.carry_out(order).await,
+                },
+            };
+            if !go_on {
+                return;
+            }
+        }
+    }
+
+    /// The next line, without its end; `None` at the end of the talk.
+    async fn line(&mut self, heard: &mut Vec<u8>) -> Option<Vec<u8>> {
+        loop {
+            if let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<u8> = heard.drain(..=end).collect();
+                line.pop();
+                return Some(line);
+            }
+            if heard.len() >= MAX_REQUEST {
+                self.say(&Answer::error(format!("a request is a line of at most {MAX_REQUEST} bytes"))).await;
+                return None;
+            }
+            let mut some = [0; 1024];
+            let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut some)).await;
+            match read {
+                Ok(Ok(count)) if count > 0 => heard.extend_from_slice(some.get(..count)?),
+                _ => return None,
+            }
+        }
+    }
+
+    /// Says whether the client took it.
+    async fn say(&mut self, answer: &Answer) -> bool {
+        let Ok(mut line) = serde_json::to_vec(answer) else { return false };
+        line.push(b'\n');
+        matches!(tokio::time::timeout(WRITE_TIME, self.stream.write_all(&line)).await, Ok(Ok(())))
+    }
+
+    async fn say_state(&mut self) -> bool {
+        let state = Arc::clone(&self.latest.borrow());
+        self.say(&Answer::state(&state)).await
+    }
+
+    async fn watch(&mut self, every_s: f64) {
+        // What is not a number asks for nothing in particular.
+        let every = if every_s.is_finite() { every_s.clamp(0.1, 3600.0) } else { 1.0 };
+        let mut ticks = tokio::time::interval(Duration::from_secs_f64(every));
+        let mut rest = [0; 64];
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    if !self.say_state().await {
+                        return;
+                    }
+                }
+                // Whatever the client says now ends it.
+                _ = self.stream.read(&mut rest) => return,
+            }
+        }
+    }
+
+    /// Hands an order to the loop and waits until the state shows it.
+    async fn carry_out(&mut self, order: Order) -> bool {
+        if self.orders.try_send(order).is_err() {
+            return self.say(&Answer::error("too many orders at once, or agft is ending; try again")).await;
+        }
+        let done = |state: &Arc<crate::view::State>| match order {
+            Order::Pause => matches!(state.mode, Mode::Paused | Mode::Outage) && state.in_force.is_none(),
+            Order::Resume => state.mode != Mode::Paused,
+        };
+        let waited = tokio::time::timeout(ORDER_TIME, self.latest.wait_for(done)).await;
+        let carried_out = matches!(waited, Ok(Ok(_)));
+        drop(waited);
+        if carried_out {
+            return self.say_state().await;
+        }
+        self.say(&Answer::error("the loop has the order but has not carried it out yet")).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

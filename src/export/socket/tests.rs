@@ -1,0 +1,137 @@
+//! The socket beside clients that behave and clients that do not.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream as Stream;
+
+use tokio::sync::watch;
+
+use super::*;
+use crate::view::{State, testing};
+
+struct Talk(BufReader<Stream>);
+
+impl Talk {
+    fn with(server: &Server) -> Self {
+        let stream = Stream::connect(server.path()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn say(&mut self, text: &str) {
+        let _ = self.0.get_mut().write_all(text.as_bytes());
+    }
+
+    fn hear(&mut self) -> String {
+        let mut line = String::new();
+        let _ = self.0.read_line(&mut line);
+        line
+    }
+
+    fn ask(&mut self, request: &str) -> Answer {
+        self.say(&format!("{request}\n"));
+        serde_json::from_str(&self.hear()).unwrap()
+    }
+}
+
+type Started = (tempfile::TempDir, Server, mpsc::Receiver<Order>, watch::Sender<Arc<State>>);
+
+fn start() -> Started {
+    let dir = tempfile::tempdir().unwrap();
+    let (publish, latest) = watch::channel(Arc::new(testing::state()));
+    let (server, orders) = Server::start(dir.path(), latest).unwrap();
+    (dir, server, orders, publish)
+}
+
+#[test]
+fn status_is_the_published_state_and_the_talk_goes_on() {
+    let (_dir, server, _orders, publish) = start();
+    let mut talk = Talk::with(&server);
+    assert_eq!(talk.ask(r#"{"cmd":"status"}"#), Answer::state(&testing::state()));
+    let state = State { pid: 1, ..testing::state() };
+    publish.send_replace(Arc::new(state.clone()));
+    assert_eq!(talk.ask(r#"{"cmd":"status"}"#), Answer::state(&state));
+}
+
+#[test]
+fn watch_goes_on_until_the_client_hangs_up() {
+    let (_dir, server, _orders, _publish) = start();
+    let mut talk = Talk::with(&server);
+    talk.say("{\"cmd\":\"watch\",\"every_s\":0.1}\n");
+    for _ in 0..3 {
+        assert!(talk.hear().starts_with(r#"{"ok":true,"state":{"#));
+    }
+}
+
+#[test]
+fn pause_is_answered_when_the_state_shows_it() {
+    let (_dir, server, mut orders, publish) = start();
+    let mut talk = Talk::with(&server);
+    talk.say("{\"cmd\":\"pause\"}\n");
+    assert_eq!(orders.blocking_recv(), Some(Order::Pause));
+    // Asked for, not yet confirmed by the driver.
+    publish.send_replace(Arc::new(State { mode: Mode::Paused, ..testing::state() }));
+    std::thread::sleep(Duration::from_millis(100));
+    let paused = State { mode: Mode::Paused, in_force: None, ..testing::state() };
+    publish.send_replace(Arc::new(paused.clone()));
+    assert_eq!(serde_json::from_str::<Answer>(&talk.hear()).unwrap(), Answer::state(&paused));
+}
+
+#[test]
+fn nonsense_and_endless_lines_end_the_talk_with_a_reason() {
+    let (_dir, server, _orders, _publish) = start();
+    for (said, why) in [("nonsense\n".to_owned(), "not a request"), ("x".repeat(1 << 20), "4096 bytes")] {
+        let mut talk = Talk::with(&server);
+        talk.say(&said);
+        let answer = talk.hear();
+        // One that still talks may be cut off before it hears why.
+        assert!(answer.contains(why) || (answer.is_empty() && said.len() > MAX_REQUEST), "{answer}");
+        assert_eq!(talk.hear(), "");
+    }
+    assert!(matches!(Talk::with(&server).ask(r#"{"cmd":"status"}"#), Answer::State { .. }));
+}
+
+#[test]
+fn crowd_does_not_keep_others_out_for_good() {
+    let (_dir, server, _orders, _publish) = start();
+    let crowd: Vec<Talk> = (0..CONNECTIONS).map(|_| Talk::with(&server)).collect();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut late = Talk::with(&server);
+    late.say("{\"cmd\":\"status\"}\n");
+    assert_eq!(late.hear(), "", "no place is left");
+    drop(crowd);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(matches!(Talk::with(&server).ask(r#"{"cmd":"status"}"#), Answer::State { .. }));
+}
+
+#[test]
+fn file_is_for_owner_and_group_and_goes_with_the_server() {
+    let (dir, server, _orders, _publish) = start();
+    assert_eq!(server.path().metadata().unwrap().mode() & 0o777, 0o660);
+    assert_eq!(sockets(dir.path()), [server.path()]);
+    drop(server);
+    assert!(sockets(dir.path()).is_empty());
+}
+
+#[test]
+fn sockets_of_the_dead_are_swept_and_other_files_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(StdListener::bind(dir.path().join("agft-1.sock")).unwrap());
+    drop(StdListener::bind(dir.path().join("other.sock")).unwrap());
+    fs::write(dir.path().join("agft-2.sock"), "a file").unwrap();
+    let alive = StdListener::bind(dir.path().join("agft-3.sock")).unwrap();
+    sweep(dir.path());
+    let mut left: Vec<_> =
+        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["agft-2.sock", "agft-3.sock", "other.sock"]);
+    drop(alive);
+}
+
+#[test]
+fn strangers_are_told_so() {
+    let allowed = Allowed { uid: 1000, gid: 990 };
+    assert!(allowed.allow(0, 0, &[]) && allowed.allow(1000, 5, &[]));
+    assert!(allowed.allow(7, 990, &[]) && allowed.allow(7, 7, &[4, 990]));
+    assert!(!allowed.allow(7, 7, &[4]));
+    assert!(groups_of(-1).is_empty());
+}

@@ -1,0 +1,278 @@
+//! A run in one pass over its rounds.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::sums::{ABSURD, Moments, Weighted};
+use super::timeline::Timeline;
+use crate::store::RoundRecord;
+
+/// A pause between two rounds longer than this, in seconds and in windows, is a gap.
+const GAP: (f64, f64) = (2.0, 5.0);
+/// The command that leaves the clocks to the driver, as records have it.
+const DEFAULT: &str = "driver default";
+/// Gaps that are listed.
+const GAPS_LISTED: usize = 50;
+/// Clocks that are told apart: no card has more; a broken file may.
+const MOST_CLOCKS: usize = 2000;
+
+/// What was seen at one clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct AtClock {
+    /// Seconds at it.
+    pub seconds: f64,
+    /// `ln(EDP / EDP of default clocks under that load)` of its windows.
+    #[serde(serialize_with = "ratio")]
+    pub log_edp_ratio: Moments,
+    /// Power, W.
+    pub(crate) power_w: Weighted,
+    /// Time per output token, s.
+    pub(crate) tpot_s: Weighted,
+}
+
+/// EDP against default clocks with its 95 % interval: `0.9` is 10 % less.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Ratio {
+    /// Geometric mean.
+    pub mean: f64,
+    /// Lower end, as if the windows were independent.
+    pub low: Option<f64>,
+    /// Upper end.
+    pub high: Option<f64>,
+    /// Windows.
+    pub windows: u64,
+}
+
+impl AtClock {
+    /// EDP against default clocks, if any window says.
+    #[must_use]
+    pub fn edp_ratio(&self) -> Option<Ratio> {
+        let (mean, error) = (self.log_edp_ratio.mean()?, self.log_edp_ratio.standard_error());
+        Some(Ratio {
+            mean: mean.exp(),
+            low: error.map(|error| (mean - 1.96 * error).exp()),
+            high: error.map(|error| (mean + 1.96 * error).exp()),
+            windows: self.log_edp_ratio.count,
+        })
+    }
+}
+
+fn ratio<S: serde::Serializer>(moments: &Moments, to: S) -> Result<S::Ok, S::Error> {
+    AtClock { log_edp_ratio: *moments, ..AtClock::default() }.edp_ratio().serialize(to)
+}
+
+/// A time without rounds: an outage, a pause, a machine that slept.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Gap {
+    /// Begin, Unix seconds.
+    pub start_unix_s: f64,
+    /// Its length.
+    pub seconds: f64,
+}
+
+/// The run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Digest {
+    /// Rounds read.
+    pub rounds: u64,
+    /// Number of the first of them.
+    pub first_round: u64,
+    /// Lines that are no rounds.
+    pub bad_lines: u64,
+    /// Of these, cut off at the end of a file: what a crash or a writer at work leaves behind.
+    pub torn_lines: u64,
+    /// Seconds of windows.
+    pub seconds: f64,
+    /// Energy measured, joules.
+    pub energy_j: f64,
+    /// Prompt tokens.
+    pub prompt_tokens: f64,
+    /// Generated tokens.
+    pub generated_tokens: f64,
+    /// Requests finished.
+    pub finished: f64,
+    /// Time to first token, mean over windows.
+    pub(crate) ttft_s: Weighted,
+    /// Time per output token, mean over tokens.
+    pub(crate) tpot_s: Weighted,
+    /// The latest limit on the time to first token, s.
+    pub ttft_limit_s: Option<f64>,
+    /// The latest limit on the time per output token, s.
+    pub tpot_limit_s: Option<f64>,
+    /// Seconds in which limits were watched.
+    pub watched_s: f64,
+    /// Seconds in which one was broken.
+    pub violated_s: f64,
+    /// Seconds by state of the loop.
+    pub state_s: BTreeMap<String, f64>,
+    /// Decisions by reason.
+    pub decisions: BTreeMap<String, u64>,
+    /// Changes of the command from one round to the next.
+    pub command_changes: u64,
+    /// What was seen at each lock; key in MHz of the core clock.
+    pub locks: BTreeMap<u32, AtClock>,
+    /// The same at driver-default clocks.
+    pub default_clocks: AtClock,
+    /// Seconds in which the clocks changed, or it is not known what ran.
+    pub mixed_s: f64,
+    /// Seconds at locks that can be compared with default clocks.
+    pub compared_s: f64,
+    /// Energy measured in them, joules.
+    pub compared_energy_j: f64,
+    /// Estimate: the same at default clocks.
+    pub default_energy_j: f64,
+    /// Time per output token over the tokens of that time, s.
+    pub compared_token_time_s: f64,
+    /// Estimate: the same at default clocks.
+    pub default_token_time_s: f64,
+    /// Times without rounds, the first fifty of them.
+    pub gaps: Vec<Gap>,
+    /// How many there were.
+    pub gap_count: u64,
+    /// The run over time.
+    pub timeline: Timeline,
+    #[serde(skip)]
+    last: Option<(f64, Option<String>)>,
+}
+
+impl Digest {
+    /// Takes a round in. A value that no window can have counts as unknown.
+    pub fn push(&mut self, record: &RoundRecord) {
+        let seconds = record.window_s.map_or(0.0, |seconds| seconds.0);
+        let seconds = if (0.0..ABSURD).contains(&seconds) { seconds } else { 0.0 };
+        let sound = |value: Option<f64>| value.filter(|value| (0.0..ABSURD).contains(value));
+        if self.rounds == 0 {
+            self.first_round = record.round;
+        }
+        self.rounds += 1;
+        self.seconds += seconds;
+        self.energy_j += sound(record.energy_j).unwrap_or(0.0);
+        let generated = sound(record.decode_throughput_tps).unwrap_or(0.0) * seconds;
+        self.prompt_tokens += sound(record.prefill_throughput_tps).unwrap_or(0.0) * seconds;
+        self.generated_tokens += generated;
+        self.finished += sound(record.completed_requests_delta).unwrap_or(0.0);
+        self.ttft_s.push(sound(record.ttft_avg), 1.0);
+        self.tpot_s.push(sound(record.tpot_avg), generated);
+        self.ttft_limit_s = sound(record.ttft_limit).or(self.ttft_limit_s);
+        self.tpot_limit_s = sound(record.tpot_limit).or(self.tpot_limit_s);
+        if let Some(violated) = record.slo_violation {
+            self.watched_s += seconds;
+            self.violated_s += if violated { seconds } else { 0.0 };
+        }
+        let state = record.state.as_deref().or(record.learning_phase.as_deref()).unwrap_or("unknown");
+        count(&mut self.state_s, state, seconds);
+        if let Some(reason) = &record.decision_reason {
+            count(&mut self.decisions, reason, 1);
+        }
+        self.at_clock(record, seconds);
+        self.compare(record, seconds, generated);
+        self.gap(record, seconds);
+        self.timeline.push(record, seconds);
+    }
+
+    /// A line was no round.
+    pub fn bad_line(&mut self, torn: bool) {
+        self.bad_lines += 1;
+        self.torn_lines += u64::from(torn);
+    }
+
+    fn at_clock(&mut self, record: &RoundRecord, seconds: f64) {
+        // Only a window that ran at one lock says how often that was tried before.
+        let unlocked = self.last.as_ref().is_none_or(|(_, command)| command.as_deref() == Some(DEFAULT));
+        let locked = record.frequency_exploration_count.and(record.gpu_frequency_mhz);
+        let known = self.locks.len() < MOST_CLOCKS;
+        let at = match locked {
+            Some(clock) if known || self.locks.contains_key(&clock.0) => {
+                self.locks.entry(clock.0).or_default()
+            }
+            None if unlocked => &mut self.default_clocks,
+            _ => {
+                self.mixed_s += seconds;
+                return;
+            }
+        };
+        at.seconds += seconds;
+        at.power_w.push(record.power_w.map(|power| power.0), seconds);
+        at.tpot_s.push(record.tpot_avg, seconds);
+        if let (Some(edp), Some(baseline)) = (record.edp_raw, record.edp_baseline) {
+            at.log_edp_ratio.push((edp / baseline).ln());
+        }
+    }
+
+    fn compare(&mut self, record: &RoundRecord, seconds: f64, generated: f64) {
+        let locked = record.frequency_exploration_count.is_some();
+        let (Some(power), Some(tpot), Some(default_power), Some(default_tpot)) =
+            (record.power_w, record.tpot_avg, record.baseline_power_w, record.baseline_tpot_s)
+        else {
+            return;
+        };
+        let all = [power.0, tpot, default_power.0, default_tpot.0];
+        if !locked || all.iter().any(|value| !(0.0..ABSURD).contains(value)) {
+            return;
+        }
+        self.compared_s += seconds;
+        self.compared_energy_j += power.0 * seconds;
+        self.default_energy_j += default_power.0 * seconds;
+        self.compared_token_time_s += tpot * generated;
+        self.default_token_time_s += default_tpot.0 * generated;
+    }
+
+    fn gap(&mut self, record: &RoundRecord, seconds: f64) {
+        if let Some((end, command)) = &self.last {
+            let away = record.timestamp - seconds - end;
+            if away > GAP.0.max(GAP.1 * seconds) && away.is_finite() {
+                self.gap_count += 1;
+                if self.gaps.len() < GAPS_LISTED {
+                    self.gaps.push(Gap { start_unix_s: *end, seconds: away });
+                }
+            }
+            self.command_changes += u64::from(*command != record.command);
+        }
+        self.last = Some((record.timestamp, record.command.clone()));
+    }
+
+    /// Mean power, W.
+    #[must_use]
+    pub fn power_w(&self) -> Option<f64> {
+        let mut power = Weighted::default();
+        self.timeline.bins.iter().for_each(|bin| power.add(bin.power_w));
+        power.mean()
+    }
+
+    /// Joules per generated token.
+    #[must_use]
+    pub fn joules_per_token(&self) -> Option<f64> {
+        (self.generated_tokens > 0.0 && self.energy_j > 0.0).then(|| self.energy_j / self.generated_tokens)
+    }
+
+    /// Estimate: share of the energy saved against default clocks.
+    #[must_use]
+    pub fn saved_share(&self) -> Option<f64> {
+        (self.default_energy_j > 0.0).then(|| 1.0 - self.compared_energy_j / self.default_energy_j)
+    }
+
+    /// Estimate: relative rise of the time per output token.
+    #[must_use]
+    pub fn slowdown(&self) -> Option<f64> {
+        (self.default_token_time_s > 0.0)
+            .then(|| self.compared_token_time_s / self.default_token_time_s - 1.0)
+    }
+
+    /// Share of the watched time in which no limit was broken.
+    #[must_use]
+    pub fn limits_kept(&self) -> Option<f64> {
+        (self.watched_s > 0.0).then(|| 1.0 - self.violated_s / self.watched_s)
+    }
+}
+
+/// Counts under a word of the record; a broken file may have any number of words.
+fn count<V: std::ops::AddAssign + Default>(map: &mut BTreeMap<String, V>, word: &str, value: V) {
+    const MOST_WORDS: usize = 64;
+    if let Some(known) = map.get_mut(word) {
+        *known += value;
+    } else {
+        let word = if map.len() < MOST_WORDS { word.chars().take(64).collect() } else { "other".to_owned() };
+        *map.entry(word).or_default() += value;
+    }
+}

@@ -1,0 +1,382 @@
+//! From what a step saw and did to the picture of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::estimate::Estimate;
+use super::state::{
+    ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, RoundState, State, fault_kinds, reason_name,
+    wake_sources,
+};
+use super::timing::Timing;
+use crate::bandit::prune::Cause;
+use crate::bandit::structured::Trouble;
+use crate::bandit::{ActionSpace, Policy, PrunedArm, Reason, Target};
+use crate::control::event::WakeSource;
+use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
+use crate::features::DIMENSION;
+use crate::gpu::GpuInfo;
+use crate::metrics::{Histogram, health};
+use crate::reward::slo::{Limited, Limits};
+use crate::units::{Clocks, Joules, Seconds, Time};
+
+/// The learner is looked at this often: a hundred clocks need not be listed for every tick.
+const LEARNER_EVERY: Seconds = Seconds(1.0);
+
+/// What does not change during a run, but with a reload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct About {
+    /// The learner that is configured.
+    pub policy: String,
+    /// What is to be small.
+    pub objective: String,
+    /// Decides without writing clocks.
+    pub dry_run: bool,
+    /// The latency limits in force.
+    pub limits: Option<Limits>,
+}
+
+/// One step, as the view is told of it.
+pub struct Glance<'a> {
+    /// What the step was shown.
+    pub seen: &'a Observation,
+    /// What it wants.
+    pub output: &'a Output,
+    /// The controller after the step.
+    pub controller: &'a Controller,
+    /// How long after its scheduled moment the tick ran; `None` between ticks.
+    pub lateness: Option<Seconds>,
+    /// Time that the step took.
+    pub took: Seconds,
+    /// Wall-clock time, seconds since the Unix epoch.
+    pub unix_s: f64,
+}
+
+/// Keeps a [`State`] up to date.
+#[derive(Debug, Clone)]
+pub struct View {
+    state: State,
+    /// When the previous step was.
+    last: Option<Time>,
+    /// When the learner was looked at last.
+    learner_at: Option<Time>,
+    /// The energy counter of each GPU, as last seen.
+    counters: Vec<Option<Joules>>,
+    /// What was in force before.
+    ran: Target,
+}
+
+impl View {
+    /// The view of a run that begins now (Unix seconds) with this controller.
+    #[must_use]
+    pub fn new(about: About, gpus: &[GpuInfo], controller: &Controller, unix_s: f64) -> Self {
+        let gpus: Vec<GpuState> = gpus
+            .iter()
+            .map(|gpu| GpuState {
+                index: gpu.index,
+                uuid: gpu.uuid.clone(),
+                name: gpu.name.clone(),
+                ..GpuState::default()
+            })
+            .collect();
+        Self {
+            last: None,
+            learner_at: None,
+            counters: vec![None; gpus.len()],
+            ran: Target::Default,
+            state: State {
+                version: env!("CARGO_PKG_VERSION").into(),
+                pid: std::process::id(),
+                started_unix_s: unix_s,
+                at_unix_s: unix_s,
+                policy: about.policy,
+                objective: about.objective,
+                dry_run: about.dry_run,
+                mode: controller.mode(),
+                asked: None,
+                in_force: None,
+                floor: None,
+                limits: about.limits,
+                gpus,
+                load: Load::default(),
+                round: None,
+                learner: learner(controller, Time(0.0)),
+                counts: no_counts(),
+                estimate: Estimate::default(),
+                scrape: Timing::default(),
+                lateness: Timing::default(),
+                step: Timing::default(),
+            },
+        }
+    }
+
+    /// The picture as of the latest step.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Another configuration is in force.
+    pub fn reconfigured(&mut self, about: About) {
+        self.state.policy = about.policy;
+        self.state.objective = about.objective;
+        self.state.dry_run = about.dry_run;
+        self.state.limits = about.limits;
+        self.learner_at = None;
+    }
+
+    /// Takes a step in.
+    pub fn step(&mut self, glance: &Glance<'_>) {
+        let now = glance.seen.now;
+        let passed = self.last.map_or(0.0, |last| now.since(last).0.max(0.0));
+        self.last = Some(now);
+        let state = &mut self.state;
+        state.at_unix_s = glance.unix_s;
+        state.counts.steps += 1;
+        // The time since the step before belongs to the mode that it left.
+        *state.counts.mode_s.entry(state.mode.name().to_owned()).or_default() += passed;
+        if state.round.as_ref().is_some_and(|round| round.violated.is_some()) {
+            state.counts.violated_s += passed;
+        }
+        state.mode = glance.controller.mode();
+        state.floor = glance.controller.space().floor();
+        state.in_force = glance.controller.running().clocks();
+        if let Some(target) = glance.output.command {
+            state.asked = target.clocks();
+        }
+        state.step.observe(glance.took.0);
+        if let Some(lateness) = glance.lateness {
+            state.lateness.observe(lateness.0);
+        }
+        match &glance.seen.scrape {
+            Scrape::Page(snapshot) => state.scrape.observe(snapshot.latency.0),
+            Scrape::Failed(_) => state.counts.scrape_failures += 1,
+            Scrape::Pending => {}
+        }
+        self.gpus(glance.seen);
+        self.outcomes(&glance.seen.outcomes);
+        glance.output.events.iter().for_each(|event| count(event, &mut self.state.counts));
+        if let Some(round) = &glance.output.round {
+            self.round(round);
+        }
+        if self.learner_at.is_none_or(|at| now.since(at) >= LEARNER_EVERY) {
+            self.learner_at = Some(now);
+            self.state.learner = learner(glance.controller, now);
+        }
+    }
+
+    fn gpus(&mut self, seen: &Observation) {
+        for ((gpu, counter), tick) in self.state.gpus.iter_mut().zip(&mut self.counters).zip(&seen.gpus) {
+            let reading = tick.reading;
+            gpu.core_clock = reading.and_then(|reading| reading.core_clock);
+            gpu.memory_clock = reading.and_then(|reading| reading.memory_clock);
+            gpu.power_w = reading.and_then(|reading| reading.power).map(|power| power.0);
+            gpu.temperature_c = reading.and_then(|reading| reading.temperature_c);
+            gpu.utilization =
+                reading.and_then(|reading| reading.utilization_percent).map(|share| share / 100.0);
+            gpu.capped = reading.is_some_and(|reading| reading.reasons.is_capped());
+            for point in &tick.energy {
+                if let Some(before) = counter.replace(point.total) {
+                    gpu.energy_j += (point.total.0 - before.0).max(0.0);
+                }
+            }
+        }
+    }
+
+    fn outcomes(&mut self, outcomes: &[ClockOutcome]) {
+        for outcome in outcomes {
+            let target = match outcome {
+                ClockOutcome::InForce { target, .. } => *target,
+                ClockOutcome::Refused { .. } => {
+                    self.state.asked = None;
+                    Target::Default
+                }
+            };
+            if std::mem::replace(&mut self.ran, target) != target {
+                self.state.counts.clock_changes += 1;
+            }
+        }
+    }
+
+    fn round(&mut self, round: &Round) {
+        let state = &mut self.state;
+        let (window, counts) = (&round.window, &mut state.counts);
+        counts.rounds += 1;
+        counts.lessons += u64::from(round.learned);
+        counts.prompt_tokens += window.prompt_tokens.unwrap_or(0.0);
+        counts.generated_tokens += window.generation_tokens.unwrap_or(0.0);
+        counts.finished += window.finished.unwrap_or(0.0);
+        if let Some(choice) = round.choice {
+            *counts.decisions.entry(reason_name(choice.reason).to_owned()).or_default() += 1;
+        }
+        let per_second = |tokens: Option<f64>| tokens.map(|tokens| tokens / window.elapsed.0);
+        let mean = |histogram: &Option<Histogram>| histogram.as_ref().and_then(Histogram::mean);
+        let tpot = round.cost.map(|cost| cost.delay.0).or_else(|| mean(&window.itl));
+        state.load = Load {
+            running: window.at_end.running,
+            waiting: window.at_end.waiting,
+            kv_usage: window.at_end.kv_usage,
+            prefill_tps: per_second(window.prompt_tokens),
+            decode_tps: per_second(window.generation_tokens),
+            ttft_s: mean(&window.ttft),
+            tpot_s: tpot,
+        };
+        state.estimate.push(round);
+        state.round = Some(RoundState {
+            number: round.number,
+            window_s: window.elapsed.0,
+            power_w: round.power.map(|power| power.0),
+            edp_js: round.energy.zip(tpot).map(|(energy, tpot)| energy.0 * tpot),
+            default_edp_js: round.baseline.map(|cost| cost.power.0 * window.elapsed.0 * cost.delay.0),
+            reward: round.reward,
+            reason: round.choice.map(|choice| reason_name(choice.reason).to_owned()),
+            violated: round.violation.map(|violation| limited(violation.limit).to_owned()),
+        });
+    }
+}
+
+fn limited(limit: Limited) -> &'static str {
+    match limit {
+        Limited::Ttft => "ttft",
+        Limited::Tpot => "tpot",
+    }
+}
+
+/// Every word that a map of the counts may have, at zero: a series that begins with its first event hides that event.
+fn no_counts() -> Counts {
+    let zeros = |names: &[&str]| -> BTreeMap<String, u64> {
+        names.iter().map(|name| ((*name).to_owned(), 0)).collect()
+    };
+    let reasons = [
+        Reason::Dwell,
+        Reason::Sweep,
+        Reason::Retrial,
+        Reason::Ucb,
+        Reason::Greedy,
+        Reason::Doubt,
+        Reason::Overload,
+        Reason::NothingAllowed,
+    ];
+    Counts {
+        mode_s: Mode::ALL.iter().map(|mode| (mode.name().to_owned(), 0.0)).collect(),
+        decisions: zeros(&reasons.map(reason_name)),
+        faults: zeros(&fault_kinds()),
+        limit_violations: zeros(&["ttft", "tpot"]),
+        wakes: zeros(&wake_sources()),
+        ..Counts::default()
+    }
+}
+
+fn count(event: &Event, counts: &mut Counts) {
+    let mut fault = |kind: &str| *counts.faults.entry(kind.to_owned()).or_default() += 1;
+    match event {
+        Event::ClockRefused { .. } => fault("clock_refused"),
+        Event::ClockNotHeld { .. } => fault("clock_not_held"),
+        Event::ClocksChanged { .. } => fault("clocks_changed"),
+        Event::StuckAtIdleClock { .. } => fault("stuck_at_idle_clock"),
+        Event::Discontinuity(_) => fault("engine_restart"),
+        Event::Refused(_) => fault("values_refused"),
+        Event::Health(health::Event::Outage { .. }) => counts.outages += 1,
+        Event::LimitBroken { violation, .. } => {
+            *counts.limit_violations.entry(limited(violation.limit).to_owned()).or_default() += 1;
+        }
+        Event::Parked { .. } => counts.parkings += 1,
+        Event::Woken { by, .. } => {
+            let source = match by {
+                WakeSource::Page => "page",
+                WakeSource::Power { .. } => "power",
+                WakeSource::Utilization { .. } => "utilization",
+                WakeSource::Unseen => "unseen",
+            };
+            *counts.wakes.entry(source.to_owned()).or_default() += 1;
+        }
+        Event::Health(health::Event::Degraded { .. } | health::Event::Recovered { .. })
+        | Event::BaselineDone { .. }
+        | Event::LimitKept
+        | Event::Paused
+        | Event::Resumed
+        | Event::ArmOut { .. }
+        | Event::Converged { .. } => {}
+    }
+}
+
+fn learner(controller: &Controller, now: Time) -> LearnerState {
+    learner_state(controller.learned(), Some(controller.space()), now)
+}
+
+/// What was learned, at `now` of the run's clock; without a space, of the clocks that were tried or given up.
+#[must_use]
+pub fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) -> LearnerState {
+    let summary = learned.policy.summary();
+    let pruned: BTreeMap<Clocks, &PrunedArm> = summary.pruned.iter().map(|arm| (arm.clocks, arm)).collect();
+    let lessons: BTreeMap<Clocks, (u64, f64)> =
+        summary.arms.iter().map(|arm| (arm.clocks, (arm.lessons, arm.mean_reward))).collect();
+    let all: Vec<Clocks> = match space {
+        Some(space) => space.arms().to_vec(),
+        None => {
+            let known: BTreeSet<Clocks> = lessons.keys().chain(pruned.keys()).copied().collect();
+            known.into_iter().rev().collect()
+        }
+    };
+    let linucb = learned.policy.as_linucb();
+    let arms = all.into_iter().map(|clocks| {
+        let known = lessons.get(&clocks).copied().filter(|(lessons, _)| *lessons > 0);
+        let (status, why) = space
+            .and_then(|space| shut_out(space, clocks, now))
+            .or_else(|| {
+                let arm = pruned.get(&clocks)?;
+                Some((pruned_status(arm.cause.as_ref()), arm.cause.map(|cause| cause.to_string())))
+            })
+            .unwrap_or((ArmStatus::Available, None));
+        ArmState {
+            clocks,
+            status,
+            why,
+            lessons: known.map_or(0, |(lessons, _)| lessons),
+            mean_reward: known.map(|(_, mean)| mean),
+            uncertainty: known.and_then(|_| Some(0.5 * linucb?.confidence(clocks, &[0.0; DIMENSION]).width)),
+        }
+    });
+    LearnerState {
+        phase: summary.phase,
+        converged: summary.converged,
+        lessons: summary.rounds,
+        exploration_rate: summary.alpha,
+        handed_over: learned.policy.trouble().map(|trouble| trouble_name(trouble).to_owned()),
+        best: summary.best(3).map(|arm| arm.clocks),
+        arms: arms.collect(),
+    }
+}
+
+/// Why clocks may not be chosen, whatever the policy thinks of them.
+fn shut_out(space: &ActionSpace, clocks: Clocks, now: Time) -> Option<(ArmStatus, Option<String>)> {
+    if let Some(failure) = space.failed().get(&clocks).filter(|failure| now < failure.retry_at) {
+        return Some((ArmStatus::Failed, Some(failure.why.clone())));
+    }
+    if let Some(floor) = space.floor().filter(|floor| clocks.core < *floor) {
+        return Some((ArmStatus::BelowFloor, Some(format!("a latency limit broke: not below {floor}"))));
+    }
+    let why = "a latency limit broke at this pair of clocks";
+    (!space.is_allowed(clocks, now)).then(|| (ArmStatus::PairLimit, Some(why.into())))
+}
+
+fn pruned_status(cause: Option<&Cause>) -> ArmStatus {
+    match cause {
+        Some(Cause::Extreme { .. }) => ArmStatus::PrunedExtreme,
+        Some(Cause::Cost { .. }) => ArmStatus::PrunedCost,
+        Some(Cause::Cascade { .. }) => ArmStatus::PrunedCascade,
+        Some(Cause::Descent { .. }) => ArmStatus::PrunedDescent,
+        None => ArmStatus::PrunedUnknown,
+    }
+}
+
+fn trouble_name(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::StepTimeMisfit => "step times do not follow clock and load",
+        Trouble::PowerMisfit => "power does not follow clock and load",
+        Trouble::NothingMeasured => "windows have no latency or no energy",
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

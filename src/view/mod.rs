@@ -1,0 +1,20 @@
+//! One picture of the running daemon, for everyone who looks at it.
+//!
+//! [`View`] is brought up to date by each step and publishes a [`State`]. Metrics, status and whatever else is shown to
+//! operators read this one structure, so that they cannot disagree. It is pure: it is told what happened and when.
+
+mod build;
+mod estimate;
+mod state;
+mod timing;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use build::{About, Glance, View, learner_state};
+pub use estimate::Estimate;
+pub use state::{
+    ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, RoundState, State, fault_kinds, reason_name,
+    wake_sources,
+};
+pub use timing::Timing;

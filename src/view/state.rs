@@ -1,0 +1,286 @@
+//! What there is to see. Everything here is a plain value with its unit in its name or type; unknown is `None`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::estimate::Estimate;
+use super::timing::Timing;
+use crate::bandit::{Phase, Reason};
+use crate::control::Mode;
+use crate::reward::slo::Limits;
+use crate::units::{Clocks, Mhz};
+
+/// The daemon at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// agft's version.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Start of the run, Unix seconds.
+    pub started_unix_s: f64,
+    /// Moment of this picture, Unix seconds.
+    pub at_unix_s: f64,
+    /// The learner that is configured, for example `structured`.
+    pub policy: String,
+    /// What is to be small: `edp`, `ed2p` or `energy`.
+    pub objective: String,
+    /// Decides without writing clocks.
+    pub dry_run: bool,
+    /// What the loop is doing.
+    pub mode: Mode,
+    /// The lock asked for; `None` is driver-default clocks.
+    pub asked: Option<Clocks>,
+    /// The lock that the driver has confirmed.
+    pub in_force: Option<Clocks>,
+    /// The lowest core clock that broken limits allow.
+    pub floor: Option<Mhz>,
+    /// The latency limits in force.
+    pub limits: Option<Limits>,
+    /// The GPUs of the engine.
+    pub gpus: Vec<GpuState>,
+    /// What the engine has to do.
+    pub load: Load,
+    /// The latest round, once there is one.
+    pub round: Option<RoundState>,
+    /// What was learned.
+    pub learner: LearnerState,
+    /// What happened so far in this run.
+    pub counts: Counts,
+    /// Savings against default clocks, as far as they can be estimated.
+    pub estimate: Estimate,
+    /// Time that fetching the metrics page took.
+    pub scrape: Timing,
+    /// How late ticks began.
+    pub lateness: Timing,
+    /// Time that a step of the loop took.
+    pub step: Timing,
+}
+
+/// One GPU. Sensors that do not answer are `None`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct GpuState {
+    /// Index in NVML's order.
+    pub index: u32,
+    /// Identity.
+    pub uuid: String,
+    /// Product name.
+    pub name: String,
+    /// Running core clock.
+    pub core_clock: Option<Mhz>,
+    /// Running memory clock.
+    pub memory_clock: Option<Mhz>,
+    /// Board power.
+    pub power_w: Option<f64>,
+    /// Degrees Celsius.
+    pub temperature_c: Option<f64>,
+    /// Share of the time in which a kernel ran, 0 to 1.
+    pub utilization: Option<f64>,
+    /// Is the clock held low by power or temperature?
+    pub capped: bool,
+    /// Energy since the start of the run.
+    pub energy_j: f64,
+}
+
+/// What the engine has to do, at the end of the latest window.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Load {
+    /// Requests in the running batch.
+    pub running: Option<f64>,
+    /// Requests waiting for it.
+    pub waiting: Option<f64>,
+    /// Share of the KV cache in use, 0 to 1.
+    pub kv_usage: Option<f64>,
+    /// Prompt tokens per second.
+    pub prefill_tps: Option<f64>,
+    /// Generated tokens per second.
+    pub decode_tps: Option<f64>,
+    /// Mean time to first token in the window.
+    pub ttft_s: Option<f64>,
+    /// Mean time per output token in the window.
+    pub tpot_s: Option<f64>,
+}
+
+/// The latest round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundState {
+    /// Serial number within the model's life.
+    pub number: u64,
+    /// Length of its window.
+    pub window_s: f64,
+    /// Mean power, all GPUs together.
+    pub power_w: Option<f64>,
+    /// Energy times time per output token, joule seconds.
+    pub edp_js: Option<f64>,
+    /// What default clocks would have cost under this load, joule seconds.
+    pub default_edp_js: Option<f64>,
+    /// Reward.
+    pub reward: Option<f64>,
+    /// Why this clock was chosen.
+    pub reason: Option<String>,
+    /// The latency limit broken now, if any: `ttft` or `tpot`.
+    pub violated: Option<String>,
+}
+
+/// What was learned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LearnerState {
+    /// Exploring or exploiting.
+    pub phase: Phase,
+    /// Has the choice settled?
+    pub converged: bool,
+    /// Lessons learned.
+    pub lessons: u64,
+    /// Exploration rate in force.
+    pub exploration_rate: f64,
+    /// Why `structured` has handed over to `linucb`, if it has.
+    pub handed_over: Option<String>,
+    /// The clock with the highest mean reward.
+    pub best: Option<Clocks>,
+    /// Every clock, highest first.
+    pub arms: Vec<ArmState>,
+}
+
+/// One clock that may be chosen, or could be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArmState {
+    /// The clocks.
+    pub clocks: Clocks,
+    /// May it be chosen?
+    pub status: ArmStatus,
+    /// Why not, in words.
+    pub why: Option<String>,
+    /// Lessons learned at it.
+    pub lessons: u64,
+    /// Their mean reward; expected reward with `structured`. `None` without lessons.
+    pub mean_reward: Option<f64>,
+    /// Half-width of the confidence bound at average load; `linucb` only, and only with lessons.
+    pub uncertainty: Option<f64>,
+}
+
+/// May a clock be chosen, and if not, what took it out?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArmStatus {
+    /// It may.
+    Available,
+    /// The card did not follow it, or the driver refused it.
+    Failed,
+    /// Below the floor that broken limits have set.
+    BelowFloor,
+    /// A limit on pairs of core and memory clock.
+    PairLimit,
+    /// Far too bad.
+    PrunedExtreme,
+    /// Measured worse than the best.
+    PrunedCost,
+    /// Below one that was given up.
+    PrunedCascade,
+    /// Below where it had become clear that lower is worse.
+    PrunedDescent,
+    /// Given up too long ago for the reason to be on record.
+    PrunedUnknown,
+}
+
+impl ArmStatus {
+    /// Every status.
+    pub const ALL: [Self; 9] = [
+        Self::Available,
+        Self::Failed,
+        Self::BelowFloor,
+        Self::PairLimit,
+        Self::PrunedExtreme,
+        Self::PrunedCost,
+        Self::PrunedCascade,
+        Self::PrunedDescent,
+        Self::PrunedUnknown,
+    ];
+
+    /// The name that metrics and status show.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Failed => "failed",
+            Self::BelowFloor => "below_floor",
+            Self::PairLimit => "pair_limit",
+            Self::PrunedExtreme => "pruned_extreme",
+            Self::PrunedCost => "pruned_cost",
+            Self::PrunedCascade => "pruned_cascade",
+            Self::PrunedDescent => "pruned_descent",
+            Self::PrunedUnknown => "pruned_unknown",
+        }
+    }
+}
+
+/// What happened in this run. The keys of the maps are fixed words, each there from the start.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Steps of the loop.
+    pub steps: u64,
+    /// Rounds closed.
+    pub rounds: u64,
+    /// Rounds that taught something.
+    pub lessons: u64,
+    /// Prompt tokens that the engine processed.
+    pub prompt_tokens: f64,
+    /// Tokens that it generated.
+    pub generated_tokens: f64,
+    /// Requests that it finished.
+    pub finished: f64,
+    /// Seconds in each mode.
+    pub mode_s: BTreeMap<String, f64>,
+    /// Decisions of the policy, by reason.
+    pub decisions: BTreeMap<String, u64>,
+    /// Changes of the clocks that the driver has confirmed.
+    pub clock_changes: u64,
+    /// Pages that could not be had.
+    pub scrape_failures: u64,
+    /// Outages of the endpoint.
+    pub outages: u64,
+    /// Things that went wrong, by kind.
+    pub faults: BTreeMap<String, u64>,
+    /// Times a latency limit broke, by limit.
+    pub limit_violations: BTreeMap<String, u64>,
+    /// Seconds with a broken limit.
+    pub violated_s: f64,
+    /// Times the clocks were parked.
+    pub parkings: u64,
+    /// Ends of parking, by what showed the work.
+    pub wakes: BTreeMap<String, u64>,
+}
+
+/// The kinds of `Counts::faults`.
+#[must_use]
+pub fn fault_kinds() -> [&'static str; 6] {
+    [
+        "clock_refused",
+        "clock_not_held",
+        "clocks_changed",
+        "stuck_at_idle_clock",
+        "engine_restart",
+        "values_refused",
+    ]
+}
+
+/// The keys of `Counts::wakes`.
+#[must_use]
+pub fn wake_sources() -> [&'static str; 4] {
+    ["page", "power", "utilization", "unseen"]
+}
+
+/// The name of a reason, as metrics, status and files have it.
+#[must_use]
+pub fn reason_name(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Dwell => "dwell",
+        Reason::Sweep => "sweep",
+        Reason::Retrial => "retrial",
+        Reason::Ucb => "ucb",
+        Reason::Greedy => "greedy",
+        Reason::Doubt => "doubt",
+        Reason::Overload => "overload",
+        Reason::NothingAllowed => "nothing_allowed",
+    }
+}

@@ -1,0 +1,167 @@
+//! A round and a state of which everything is known, for tests.
+
+use crate::bandit::{Choice, Phase, Reason, Target};
+use crate::control::{Mode, Round};
+use crate::features::Context;
+use crate::metrics::Histogram;
+use crate::metrics::window::{Gauges, Window};
+use crate::reward::slo::{Limits, Statistic};
+use crate::reward::{Cost, DelaySource};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
+use crate::view::{
+    ArmState, ArmStatus, Counts, Estimate, GpuState, LearnerState, Load, RoundState, State, Timing,
+};
+
+/// A round of 0.3 s at 900 MHz in which 120 tokens were generated.
+pub(crate) fn round() -> Round {
+    let gauges = Gauges { running: Some(8.0), waiting: Some(1.0), kv_usage: Some(0.25) };
+    let seconds = |sum, count| Some(Histogram { sum, count, buckets: Vec::new() });
+    let window = Window {
+        start: Time(1.0),
+        end: Time(1.3),
+        elapsed: Seconds(0.3),
+        at_start: gauges,
+        at_end: gauges,
+        mean: gauges,
+        prompt_tokens: Some(300.0),
+        generation_tokens: Some(120.0),
+        prefix_queries: None,
+        prefix_hits: None,
+        preemptions: None,
+        finished: Some(2.0),
+        step_tokens: None,
+        ttft: seconds(0.4, 2.0),
+        itl: seconds(2.4, 120.0),
+        request_tpot: None,
+        e2e: None,
+    };
+    let lock = Target::Lock(Clocks::core_only(Mhz(900)));
+    Round {
+        number: 7,
+        at: Time(1.3),
+        mode: Mode::Exploration,
+        context: Context::from_window(&window, 8.0),
+        window,
+        scaled: [0.0; crate::features::DIMENSION],
+        ran_at: Some(lock),
+        read_core: Some(Mhz(900)),
+        read_memory: None,
+        power: Some(Watts(150.0)),
+        energy: Some(Joules(45.0)),
+        cost: Some(Cost { power: Watts(150.0), delay: Seconds(0.02) }),
+        delay_source: Some(DelaySource::InterToken),
+        baseline: Some(Cost { power: Watts(200.0), delay: Seconds(0.018) }),
+        reward: Some(0.18),
+        learned: true,
+        violation: None,
+        choice: Some(Choice { target: lock, reason: Reason::Ucb, score: Some(0.2), width: Some(0.1) }),
+        command: lock,
+        alpha: 1.5,
+        lessons_at_clock: 3,
+        arms_allowed: 10,
+        arms_out: 2,
+    }
+}
+
+/// A picture in which everything is known.
+pub(crate) fn state() -> State {
+    let mut timing = Timing::default();
+    [0.0004, 0.003, 2.0].into_iter().for_each(|seconds| timing.observe(seconds));
+    let clocks = Clocks { core: Mhz(900), memory: Some(Mhz(1215)) };
+    let arm = |status: ArmStatus, core| ArmState {
+        clocks: Clocks::core_only(Mhz(core)),
+        status,
+        why: None,
+        lessons: 3,
+        mean_reward: Some(0.1),
+        uncertainty: Some(0.02),
+    };
+    let map = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 2)).collect();
+    State {
+        version: "1.2.3".into(),
+        pid: 4711,
+        started_unix_s: 1.7e9,
+        at_unix_s: 1.7e9 + 60.0,
+        policy: "structured".into(),
+        objective: "edp".into(),
+        dry_run: false,
+        mode: Mode::Exploitation,
+        asked: Some(clocks),
+        in_force: Some(clocks),
+        floor: Some(Mhz(600)),
+        limits: Some(Limits {
+            ttft: Seconds(1.0),
+            tpot: Seconds(0.05),
+            statistic: Statistic::Mean,
+            window: Seconds(30.0),
+        }),
+        gpus: vec![GpuState {
+            index: 0,
+            uuid: "GPU-0f1e2d3c".into(),
+            name: "NVIDIA \"A100\"".into(),
+            core_clock: Some(Mhz(900)),
+            memory_clock: Some(Mhz(1215)),
+            power_w: Some(151.5),
+            temperature_c: Some(50.0),
+            utilization: Some(0.9),
+            capped: false,
+            energy_j: 9000.0,
+        }],
+        load: Load {
+            running: Some(8.0),
+            waiting: Some(1.0),
+            kv_usage: Some(0.25),
+            prefill_tps: Some(1000.0),
+            decode_tps: Some(400.0),
+            ttft_s: Some(0.2),
+            tpot_s: Some(0.02),
+        },
+        round: Some(RoundState {
+            number: 200,
+            window_s: 0.3,
+            power_w: Some(150.0),
+            edp_js: Some(0.9),
+            default_edp_js: Some(1.1),
+            reward: Some(-0.1),
+            reason: Some("ucb".into()),
+            violated: None,
+        }),
+        learner: LearnerState {
+            phase: Phase::Exploitation,
+            converged: true,
+            lessons: 150,
+            exploration_rate: 0.5,
+            handed_over: None,
+            best: Some(clocks),
+            arms: vec![arm(ArmStatus::Available, 1400), arm(ArmStatus::PrunedCost, 500)],
+        },
+        counts: Counts {
+            steps: 210,
+            rounds: 200,
+            lessons: 150,
+            prompt_tokens: 60_000.0,
+            generated_tokens: 24_000.0,
+            finished: 80.0,
+            mode_s: Mode::ALL.iter().map(|mode| (mode.name().to_owned(), 6.0)).collect(),
+            decisions: map(&["ucb", "greedy"]),
+            clock_changes: 33,
+            scrape_failures: 1,
+            outages: 1,
+            faults: map(&super::fault_kinds()),
+            limit_violations: map(&["ttft", "tpot"]),
+            violated_s: 0.6,
+            parkings: 2,
+            wakes: map(&super::wake_sources()),
+        },
+        estimate: Estimate {
+            compared_s: 50.0,
+            energy_j: 7500.0,
+            default_energy_j: 10_000.0,
+            token_time_s: 420.0,
+            default_token_time_s: 400.0,
+        },
+        scrape: timing.clone(),
+        lateness: timing.clone(),
+        step: timing,
+    }
+}

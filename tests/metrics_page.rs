@@ -1,0 +1,171 @@
+//! agft's own metrics page, from the real program: to a plain client, to a real Prometheus, and where it cannot be.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use support::daemon::{Bench, Daemon};
+use support::eventually;
+
+fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+}
+
+/// Where the daemon says its page is.
+fn address_of_page(daemon: &Daemon) -> SocketAddr {
+    daemon.wait_for_log("metrics page");
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains("metrics page")).unwrap();
+    let url = line.split("http://").nth(1).unwrap();
+    url.split('/').next().unwrap().parse().unwrap()
+}
+
+fn value(page: &str, name: &str) -> Option<f64> {
+    let line = page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
+    line.rsplit_once(' ')?.1.parse().ok()
+}
+
+#[test]
+fn page_follows_the_loop_and_ends_with_it() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
+    let address = address_of_page(&daemon);
+    let locked = |page: &Option<String>| {
+        page.as_ref().is_some_and(|page| {
+            value(page, "agft_clocks_locked") == Some(1.0) && value(page, "agft_lessons_total") > Some(3.0)
+        })
+    };
+    let page = eventually(|| get(address, "/metrics"), locked).unwrap();
+    assert!(locked(&Some(page.clone())), "{page}");
+    assert!(value(&page, r#"agft_gpu_energy_joules_total{gpu="0"}"#) > Some(0.0), "{page}");
+    assert!(value(&page, r#"agft_tokens_total{kind="generated"}"#) > Some(0.0), "{page}");
+    let asked = value(&page, "agft_asked_core_clock_hertz").unwrap();
+    assert!((500e6..=1410e6).contains(&asked), "{asked}");
+    let modes = page.lines().filter(|line| line.starts_with("agft_mode{") && line.ends_with(" 1.0")).count();
+    assert_eq!(modes, 1, "{page}");
+    daemon.stop();
+    assert!(get(address, "/metrics").is_none());
+}
+
+#[test]
+fn port_that_is_taken_is_an_error_before_any_clock_is_touched() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let bench = Bench::new().set("observe.metrics_listen", &format!("\"{address}\""));
+    let end = bench.run(&[]);
+    assert_eq!(end.code, Some(1), "{}", end.err);
+    let said = end.err.lines().last().unwrap();
+    assert!(said.contains(&address.to_string()) && said.contains("in use") && said.contains("off"), "{said}");
+    assert!(bench.mock.history().is_empty());
+}
+
+#[test]
+fn crowd_of_bad_clients_does_not_delay_the_loop() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
+    let address = address_of_page(&daemon);
+    let before = value(&get(address, "/metrics").unwrap(), "agft_rounds_total").unwrap();
+    let mut crowd = Vec::new();
+    for k in 0..1000 {
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(5)) else { break };
+        let _ = stream.write_all(if k % 2 == 0 { b"GET /metr" } else { b"\0\0\0\0" });
+        crowd.push(stream);
+    }
+    let lessons = daemon.lessons();
+    daemon.wait_for_lessons(3);
+    assert!(daemon.lessons() > lessons);
+    drop(crowd);
+    let page = eventually(|| get(address, "/metrics"), Option::is_some).unwrap();
+    let (steps, late) = (
+        value(&page, "agft_tick_lateness_seconds_count").unwrap(),
+        value(&page, r#"agft_tick_lateness_seconds_bucket{le="0.1"}"#).unwrap(),
+    );
+    assert!(value(&page, "agft_rounds_total").unwrap() > before);
+    // On a machine with other work some ticks are late whatever happens here.
+    assert!(late > 0.8 * steps, "{late} of {steps} ticks in time");
+    daemon.stop();
+}
+
+#[test]
+fn prometheus_scrapes_it_and_answers_questions_about_it() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
+    let target = address_of_page(&daemon);
+    let config = bench.path("prometheus.yml");
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus/agft.rules.yml");
+    let text = format!(
+        "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{rules:?}]\n\
+         scrape_configs: [{{job_name: agft, static_configs: [{{targets: [\"{target}\"]}}]}}]\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let server = Command::new("prometheus")
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--storage.tsdb.path={}", bench.path("tsdb").display()))
+        .arg(format!("--web.listen-address={free}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut server) = server else {
+        eprintln!("skipped: no prometheus here (Debian: prometheus)");
+        return;
+    };
+    let ask = |query: &str| -> Option<f64> {
+        let answer = get(free, &format!("/api/v1/query?query={query}"))?;
+        // The answer may come in chunks: the JSON is between the outermost braces.
+        let json = &answer[answer.find('{')?..=answer.rfind('}')?];
+        let json: serde_json::Value = serde_json::from_str(json).ok()?;
+        json["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    };
+    let rounds = eventually(|| ask("agft_rounds_total"), |rounds| *rounds > Some(20.0));
+    let up = ask("up");
+    let rate = eventually(|| ask("rate(agft_steps_total%5B10s%5D)"), |rate| *rate > Some(1.0));
+    let watts = ask("sum(agft_gpu_power_watts)");
+    let typed = get(free, "/api/v1/metadata?metric=agft_gpu_energy_joules_total").unwrap_or_default()
+        + &get(free, "/api/v1/metadata?metric=agft_gpu_energy_joules").unwrap_or_default();
+    let _ = server.kill();
+    let _ = server.wait();
+    assert!(rounds > Some(20.0), "{rounds:?}\n{}", daemon.tail());
+    assert_eq!(up, Some(1.0));
+    assert!(rate > Some(1.0) && watts > Some(10.0), "{rate:?} {watts:?}");
+    assert!(typed.contains("\"counter\""), "{typed}");
+    daemon.stop();
+}
+
+#[test]
+fn rules_and_dashboard_name_only_metrics_that_there_are() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let read =
+        |path: &str| std::fs::read_to_string(format!("{root}/{path}")).expect("a file of the repository");
+    let documented = read("docs/metrics.md");
+    let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+    for path in ["deploy/prometheus/agft.rules.yml", "deploy/grafana/agft.json"] {
+        for name in read(path).split(word).filter(|name| name.starts_with("agft_")) {
+            let family = name.strip_suffix("_bucket").unwrap_or(name);
+            assert!(documented.contains(&format!("`{family}`")), "{path}: {name}");
+        }
+    }
+    let _: serde_json::Value = serde_json::from_str(&read("deploy/grafana/agft.json")).unwrap();
+    for arguments in [["check", "rules", "agft.rules.yml"], ["test", "rules", "agft.rules.test.yml"]] {
+        let promtool = Command::new("promtool")
+            .args(arguments)
+            .current_dir(format!("{root}/deploy/prometheus"))
+            .output();
+        let Ok(promtool) = promtool else {
+            eprintln!("skipped: no promtool here (Debian: prometheus)");
+            return;
+        };
+        assert!(promtool.status.success(), "{}", String::from_utf8_lossy(&promtool.stderr));
+    }
+}

@@ -1,0 +1,89 @@
+//! What agft itself takes, with a scraper at its page and a status watch, over a minute. Not run by default:
+//! `cargo test --release --test overhead -- --ignored --nocapture`. With `AGFT_KEEP_RUN=DIR` the run's record stays there.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use support::daemon::Bench;
+
+/// User and system time of a process so far, in seconds.
+fn cpu(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process");
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<f64> =
+        fields.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0.0)).collect();
+    (fields[10] + fields[11]) / 100.0
+}
+
+/// Most memory that a process ever had, in MiB.
+fn peak_mib(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap() / 1024.0
+}
+
+#[test]
+#[ignore = "takes a minute, and means something only for a release build on a quiet machine"]
+fn overhead_with_a_scraper_and_a_status_watch_stays_small() {
+    let seconds =
+        std::env::var("AGFT_OVERHEAD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60_u64);
+    // The defaults in all that costs time.
+    let bench = Bench::new()
+        .set("control.policy", "structured")
+        .set("control.decision_interval_s", "0.3")
+        .set("gpu.sensor_poll_interval_ms", "100")
+        .set("idle.power_poll_interval_ms", "100")
+        .set("metrics.sampling_duration", "0.8")
+        .set("logging.console_level", "INFO");
+    for watched in [false, true] {
+        let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0", "--log-format", "text"]);
+        daemon.wait_for_log("metrics page");
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains("metrics page")).unwrap();
+        let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+        let mut watch = watched.then(|| {
+            let mut command = bench.command(&["status", "--watch", "--json"]);
+            command.stdout(Stdio::null()).spawn().unwrap()
+        });
+        let (begun, before) = (Instant::now(), cpu(daemon.pid()));
+        let mut second = 0_u32;
+        while begun.elapsed() < Duration::from_secs(seconds) {
+            bench.engine.set_load([0.2, 0.6, 0.9][second as usize / 20 % 3]);
+            second += 1;
+            if watched {
+                let mut stream = TcpStream::connect(&address).unwrap();
+                let request =
+                    format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).unwrap();
+                let mut page = String::new();
+                stream.read_to_string(&mut page).unwrap();
+                assert!(page.contains("agft_rounds_total"));
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        let took = cpu(daemon.pid()) - before;
+        let share = 100.0 * took / begun.elapsed().as_secs_f64();
+        let peak = peak_mib(daemon.pid());
+        println!("scraper and watch: {watched}; CPU {share:.2} % of a core, peak RSS {peak:.1} MiB");
+        if let Some(watch) = &mut watch {
+            let _ = watch.kill();
+            let _ = watch.wait();
+        }
+        daemon.stop();
+        assert!(peak < 40.0, "{peak} MiB");
+    }
+    if let Ok(keep) = std::env::var("AGFT_KEEP_RUN") {
+        let mut runs = bench.runs();
+        runs.sort();
+        std::fs::create_dir_all(&keep).unwrap();
+        for file in std::fs::read_dir(runs.last().unwrap()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), std::path::Path::new(&keep).join(file.file_name())).unwrap();
+        }
+    }
+}
