@@ -9,6 +9,12 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 if command -v cargo-deny >/dev/null; then
     cargo deny --workspace check bans licenses sources
+    # Advisories come over the network, and count where that is.
+    if cargo deny fetch db 2>/dev/null; then
+        cargo deny --workspace check advisories
+    else
+        echo "lint: the advisory database cannot be fetched: advisories not checked" >&2
+    fi
 else
     echo "lint: cargo-deny is not installed: licences, bans and sources not checked (cargo install cargo-deny)" >&2
 fi

@@ -24,6 +24,7 @@ pub mod control;
 pub mod features;
 pub mod reward;
 
+pub mod faults;
 pub mod gpu;
 
 pub mod store;

@@ -101,7 +101,7 @@ fn key_given_twice_is_refused_with_both_lines() {
 fn value_of_the_wrong_type_is_refused_with_the_rule() {
     refused_text(
         b"control:\n  decision_interval_s: fast\n",
-        &["control.decision_interval_s is", "fast", "must be a number from 0.05 to 10"],
+        &["control.decision_interval_s is", "fast", "must be a number from 0.02 to 10"],
     );
 }
 

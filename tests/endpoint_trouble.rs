@@ -130,6 +130,35 @@ fn page_of_nothing_but_negative_numbers_is_an_outage() {
 }
 
 #[test]
+fn page_with_every_series_twice_is_an_outage() {
+    outage(Behaviour::Duplicates);
+}
+
+#[test]
+fn engine_upgraded_to_unknown_names_is_an_outage() {
+    outage(Behaviour::OtherNames);
+}
+
+#[test]
+fn connection_that_is_reset_is_an_outage() {
+    outage(Behaviour::Reset);
+}
+
+#[test]
+fn counters_that_run_backwards_cost_a_window_and_no_more() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    for _ in 0..3 {
+        bench.engine.go_back();
+        daemon.wait_for_lessons(2);
+    }
+    daemon.stop();
+    assert!(daemon.log().contains("ran backwards"), "{}", daemon.tail());
+    assert_sound(&bench);
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
 fn engine_that_restarts_costs_a_window_and_no_more() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use agft::store::RoundRecord;
+use agft::store::{RoundRecord, raw};
 use agft::units::Mhz;
 use nvidia_ml::{GpuConfig, MockConfig};
 use serde_json::Value;
@@ -171,17 +171,19 @@ fn model_that_cannot_be_used_is_kept_aside_and_learning_starts_afresh() {
     let trained = Bench::new();
     learn(&trained);
     let h100 = MockConfig::new(vec![GpuConfig::h100()]);
-    let cases: [(&str, Bench, &str); 4] = [
+    let cases: [(&str, Bench, &str); 5] = [
         ("truncated", Bench::new(), "bytes long instead of"),
         ("bit-flipped", Bench::new(), "checksum"),
         ("of another GPU", Bench::with(&h100), "NVIDIA A100-SXM4-80GB"),
         ("no model at all", Bench::new(), "not a model file"),
+        ("of a newer agft", Bench::new(), "format version 2; this agft reads 1 to 1 (a newer agft wrote it)"),
     ];
     for (what, bench, message) in cases {
         copy_models(&trained, &bench);
         match what {
             "truncated" => damage(&bench, |bytes| bytes.truncate(bytes.len() / 2)),
             "bit-flipped" => damage(&bench, |bytes| flip_a_bit(bytes)),
+            "of a newer agft" => damage(&bench, |bytes| *bytes = raw::sealed(2, &bytes[raw::HEADER_BYTES..])),
             "no model at all" => damage(&bench, |bytes| *bytes = b"hello".to_vec()),
             _ => {}
         }

@@ -51,7 +51,7 @@ impl Lines {
 #[must_use]
 pub fn run(cli: &Cli) -> Exit {
     let mut lines = Lines { worst: Exit::Ok };
-    let config = match Config::load(&cli.config) {
+    let config = match Config::load_trusted(&cli.config) {
         Ok(loaded) => {
             lines.ok("configuration", &cli.config.display().to_string());
             for warning in &loaded.warnings {
@@ -105,6 +105,15 @@ fn check_gpus(config: &Config, lines: &mut Lines) {
                 ),
             ),
             Err(error) => lines.bad(&what, &error.to_string(), Exit::Failure),
+        }
+        let (setup, info) = (sensors.setup(), sensors.info());
+        if setup.mig == Some(true) {
+            let error = GpuError::Mig { gpu: info.to_string(), index: info.index };
+            lines.bad(&what, &error.to_string(), Exit::Failure);
+        }
+        if setup.persistence == Some(false) {
+            let remedy = format!("run nvidia-persistenced, or `nvidia-smi -i {} -pm 1`", info.index);
+            lines.warn(&what, &format!("persistence mode is off; {remedy}"));
         }
         match (sensors.energy(), sensors.power()) {
             (Ok(_), _) => lines.ok(&what, "energy from the driver's counter"),

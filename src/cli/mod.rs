@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, ConfigError, Listen};
+use crate::config::{Config, ConfigError, Listen, Loaded};
 use crate::export::protocol::Request;
 use crate::gpu::GpuError;
 
@@ -214,9 +214,13 @@ fn parse() -> Cli {
     cli
 }
 
-/// Loads the configuration; warnings and problems go to standard error.
+/// Loads the configuration that is to be obeyed; warnings and problems go to standard error.
 fn load_config(cli: &Cli) -> Result<Config, Exit> {
-    match Config::load(&cli.config) {
+    take_config(cli, Config::load_trusted(&cli.config))
+}
+
+fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Config, Exit> {
+    match loaded {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 eprintln!("agft: {}: warning: {warning}", cli.config.display());

@@ -31,7 +31,7 @@ use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
 use crate::guardian::undo::runtime_dir;
-use crate::metrics::scrape::Scraper;
+use crate::metrics::scrape::{self, Scraper};
 use crate::store::held::{ClaimError, HeldDir};
 use crate::store::{Identity, Load, ModelStore};
 use crate::units::{Mhz, Seconds};
@@ -98,6 +98,25 @@ impl Gpus {
         Ok(Self { host, sensors, infos, clocks })
     }
 
+    /// Is anything about the set-up of the GPUs in the way?
+    fn check_setup(&self, locks: bool) -> Result<(), GpuError> {
+        for (sensors, info) in self.sensors.iter().zip(&self.infos) {
+            let setup = sensors.setup();
+            if setup.mig == Some(true) && locks {
+                return Err(GpuError::Mig { gpu: info.to_string(), index: info.index });
+            }
+            if setup.persistence == Some(false) {
+                tracing::warn!(
+                    gpu = %info,
+                    "persistence mode is off: between two users of the GPU the driver unloads, and clocks change slowly; \
+                     run nvidia-persistenced, or `nvidia-smi -i {} -pm 1`",
+                    info.index
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn take_clocks(&self, config: &Config, ledger: Box<dyn Ledger>) -> Result<ClockLease, GpuError> {
         let mut members: Vec<(Box<dyn GpuClocks>, Mhz)> = Vec::new();
         for selector in &config.gpu.device_id {
@@ -114,7 +133,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         gpu = %gpus.infos[0],
         gpus = gpus.infos.len(),
-        url = config.vllm.prometheus_url,
+        url = scrape::without_query(&config.vllm.prometheus_url),
         dry_run = cli.dry_run,
         data_collection = config.control.data_collection_mode,
         "agft starts"
@@ -123,6 +142,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     // What is wrong with the port shows before the first clock is touched.
     let page = config.observe.metrics_listen.0.map(Bound::new).transpose()?;
     let hands_off = cli.dry_run || config.control.data_collection_mode;
+    gpus.check_setup(!hands_off)?;
     // Until the end of the run.
     let guarded = match hands_off {
         true => None,

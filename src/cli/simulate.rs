@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Cli, Exit, load_config};
+use super::{Cli, Exit, take_config};
 use crate::config::Config;
 use crate::lab::experiment::{CellResult, Experiment};
 use crate::lab::grid::{GivenTrace, Load, Source, Suite};
@@ -146,7 +146,7 @@ pub fn run(args: &SimulateArgs, cli: &Cli) -> Exit {
             Err(error) => fail(&error.to_string()),
         };
     }
-    let config = match cli.config_given.then(|| load_config(cli)) {
+    let config = match cli.config_given.then(|| take_config(cli, Config::load(&cli.config))) {
         None => Config::default(),
         Some(Ok(config)) => config,
         Some(Err(exit)) => return exit,

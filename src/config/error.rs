@@ -5,6 +5,7 @@ use std::io;
 
 use super::MAX_BYTES;
 use super::yaml::{MAX_VALUES, YamlError};
+use crate::store::Untrusted;
 
 /// Why there is no [`Config`](super::Config). The text names the file, the fact and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,14 @@ pub enum ConfigError {
         file: String,
         /// What the system said; part of the text, so not a `source`.
         cause: io::Error,
+    },
+    /// A stranger could have written the file, and root is asked to do what it says.
+    #[error("{file}: is not obeyed by root, since others could have written it: {why}")]
+    Distrusted {
+        /// The path asked for.
+        file: String,
+        /// What gives them the chance.
+        why: Untrusted,
     },
     /// The file is larger than any configuration.
     #[error("{file}: is larger than {} KiB, must be a configuration file", MAX_BYTES / 1024)]

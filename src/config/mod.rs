@@ -22,6 +22,7 @@ pub use choices::{Listen, LogLevel, PolicyKind};
 pub use error::{ConfigError, Problem, Warning};
 pub use sections::{Control, Experiment, Gpu, Idle, Linucb, Logging, Metrics, Model, Observe, Vllm};
 
+use crate::store::{Distrust, Untrusted, trusted_path};
 use reader::Reader;
 use yaml::Node;
 
@@ -89,6 +90,26 @@ impl Config {
                 let before = bytes.iter().take(error.valid_up_to());
                 Err(ConfigError::NotUtf8 { file, line: 1 + before.filter(|byte| **byte == b'\n').count() })
             }
+        }
+    }
+
+    /// Reads the file at `path` for a process that will do what it says: root refuses what others could have written.
+    ///
+    /// # Errors
+    /// [`ConfigError::Distrusted`], or as [`Config::load`]
+    pub fn load_trusted(path: &Path) -> Result<Loaded, ConfigError> {
+        let distrusted = |why| ConfigError::Distrusted { file: path.display().to_string(), why };
+        if !rustix::process::geteuid().is_root() {
+            return Self::load(path);
+        }
+        // Before its first word is read: an error message repeats words of a file.
+        match trusted_path(path) {
+            Ok(()) => Self::load(path),
+            // Most likely it is not there, which loading says better.
+            Err(why @ Untrusted { why: Distrust::Unknown { .. } | Distrust::NotAFile, .. }) => {
+                Self::load(path).and(Err(distrusted(why)))
+            }
+            Err(why) => Err(distrusted(why)),
         }
     }
 

@@ -99,7 +99,7 @@ sections! {
     /// When and how clocks are chosen.
     Control in "control" {
         /// Time from one decision to the next.
-        decision_interval_s: Seconds = Seconds(0.3), seconds(0.05..=10.0);
+        decision_interval_s: Seconds = Seconds(0.3), seconds(0.02..=10.0);
         /// Who chooses.
         policy: PolicyKind = PolicyKind::Structured, one_of();
         /// What is minimised.

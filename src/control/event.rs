@@ -55,6 +55,27 @@ pub enum Event {
         /// GPU, as its place in the group.
         member: usize,
     },
+    /// A clock that held does not hold any more: somebody else changed it, or the driver was reset. The clocks are given
+    /// back for a while.
+    ClocksChanged {
+        /// What was asked.
+        asked: Clocks,
+        /// What runs.
+        running: Mhz,
+        /// GPU, as its place in the group.
+        member: usize,
+        /// How often this was seen of late.
+        times: usize,
+        /// For how long no clock is touched.
+        hands_off: Seconds,
+    },
+    /// Awake and at work, a GPU still runs at the idle clock: it is reset once more.
+    StuckAtIdleClock {
+        /// What runs.
+        running: Mhz,
+        /// GPU, as its place in the group.
+        member: usize,
+    },
     /// The driver refused a clock.
     ClockRefused {
         /// What was asked.
@@ -90,6 +111,8 @@ pub enum WakeSource {
         /// Parked level.
         parked: Watts,
     },
+    /// Nothing: the GPUs cannot be seen, and may work.
+    Unseen,
     /// GPU utilisation.
     Utilization {
         /// Percent.

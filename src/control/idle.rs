@@ -69,6 +69,14 @@ pub enum Verdict {
     Wake(WakeSource, Seconds),
 }
 
+impl Activity {
+    /// Does no sensor tell whether the GPUs work?
+    #[must_use]
+    pub fn is_unseen(self) -> bool {
+        self.power.is_none() && self.utilization_percent.is_none()
+    }
+}
+
 impl IdleWatch {
     /// A window has closed with or without work on the page.
     pub fn on_window(
@@ -87,6 +95,11 @@ impl IdleWatch {
                 Some(parked) => Verdict::Wake(WakeSource::Page, now.since(parked.since)),
                 None => Verdict::Serve,
             };
+        }
+        if let Some(parked) = self.parked.filter(|_| activity.is_unseen()) {
+            // An empty page alone is no proof, and a parked GPU that works unseen would crawl.
+            self.interrupt();
+            return Verdict::Wake(WakeSource::Unseen, now.since(parked.since));
         }
         if self.parked.is_some() {
             return match self.on_activity(activity, settings, now) {
@@ -140,7 +153,7 @@ impl IdleWatch {
             (Some(power), Some(quiet)) => power.0 <= QUIET_POWER_RATIO * quiet.0,
             _ => true,
         };
-        by_utilization && by_power
+        by_utilization && by_power && !activity.is_unseen()
     }
 
     /// Parked now?
@@ -230,6 +243,18 @@ mod tests {
         assert_eq!(watch.on_activity(activity(300.0, 0.0), &SETTINGS, Time(0.7)), None);
         let woken = watch.on_activity(activity(300.0, 60.0), &SETTINGS, Time(0.8));
         assert!(matches!(woken, Some((WakeSource::Utilization { percent: 60.0 }, _))), "{woken:?}");
+    }
+
+    #[test]
+    fn gpu_that_cannot_be_seen_is_never_parked_and_wakes_if_it_is() {
+        let mut watch = parked();
+        let blind = Activity::default();
+        let verdict = watch.on_window(false, blind, Some(&SETTINGS), Time(1.6));
+        assert_eq!(verdict, Verdict::Wake(WakeSource::Unseen, Seconds(1.0)));
+        for k in 0..20 {
+            let verdict = watch.on_window(false, blind, Some(&SETTINGS), Time(2.0 + f64::from(k)));
+            assert_eq!(verdict, Verdict::Empty);
+        }
     }
 
     #[test]

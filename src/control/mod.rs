@@ -127,6 +127,8 @@ impl Refusal {
 pub struct Output {
     /// Run at this from now on; `None` leaves things as they are.
     pub command: Option<Target>,
+    /// Give the clocks back although they are said to be, and why: they do not run as if they were.
+    pub reset: Option<String>,
     /// What happened, for the log.
     pub events: Vec<Event>,
     /// The round that this step closed, if it closed one.

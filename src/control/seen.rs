@@ -1,18 +1,43 @@
 //! The step's first half: takes in what was seen, before anything is decided.
 
+use std::collections::VecDeque;
+
 use super::event::Event;
 use super::idle::Activity;
 use super::load::LoadEstimate;
 use super::step::Controller;
-use super::verify::Check;
+use super::verify::{BUSY_PERCENT, Check};
 use super::{ClockOutcome, Mode, Observation, Order, Output, Refusal, Scrape};
 use crate::bandit::{Policy, Target};
+use crate::faults::{Fault, Reaction};
+use crate::gpu::{ClockReasons, GpuReading};
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
-use crate::units::{Clocks, Seconds, Time, Watts};
+use crate::units::{Clocks, Mhz, Seconds, Time, Watts};
 
 /// After a refused command of the passing kind the clocks stay at default for this long.
 const FAULT_PAUSE: Seconds = Seconds(5.0);
+/// So many changes by somebody else within [`CONTEST_MEMORY`] are a contest, and agft does not take part in one.
+const CONTEST: usize = 3;
+const CONTEST_MEMORY: Seconds = Seconds(600.0);
+/// After a contest the clocks stay with whoever sets them for this long.
+const STAND_BACK: Seconds = Seconds(600.0);
+/// Readings at the idle clock after a wake-up before it counts as stuck.
+const STUCK_READINGS: u32 = 3;
+
+/// What is known of clocks that do not run as asked.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct ClockUpkeep {
+    /// A reading of this window disagreed with the clock asked for.
+    pub(super) off: bool,
+    /// When somebody else's changes were seen.
+    changes: VecDeque<Time>,
+    /// Woken, and the running clock not seen above the idle clock since.
+    pub(super) woken: bool,
+    stuck: u32,
+    /// The reset after the last alarm gets its time.
+    alarmed: Option<Time>,
+}
 
 impl Controller {
     pub(super) fn take_gpus(&mut self, seen: &Observation) {
@@ -43,7 +68,7 @@ impl Controller {
                             }
                             self.drop_arm(*clocks, why.clone(), seen.now, out);
                         }
-                        _ => self.fault_until = Some(seen.now + FAULT_PAUSE),
+                        _ => self.leave_clocks(FAULT_PAUSE, seen.now),
                     }
                 }
             }
@@ -140,12 +165,21 @@ impl Controller {
         }
     }
 
+    /// The clocks stay with the driver for at least this long.
+    fn leave_clocks(&mut self, span: Seconds, now: Time) {
+        let until = now + span;
+        if self.fault_until.is_none_or(|known| known < until) {
+            self.fault_until = Some(until);
+        }
+    }
+
     pub(super) fn verify_clocks(&mut self, window: &Window, now: Time, out: &mut Output) {
-        let Target::Lock(asked) = self.in_force.target else { return };
+        self.upkeep.off = false;
         let worked = window.generation_tokens.is_some_and(|tokens| tokens > 0.0);
-        if self.settings.dry_run || self.idle.is_parked() || !worked {
+        if self.settings.dry_run || self.settings.data_collection || self.idle.is_parked() || !worked {
             return;
         }
+        let Target::Lock(asked) = self.in_force.target else { return self.verify_woken(now, out) };
         for member in 0..self.readings.len() {
             let (Some(reading), Some(read_at)) = (self.readings[member], self.read_at[member]) else {
                 continue;
@@ -158,18 +192,88 @@ impl Controller {
                 self.settings.clock_tolerance,
                 read_at,
             );
-            let Check::Off(running, failed) = check else { continue };
-            if !failed {
-                continue;
+            match check {
+                Check::Holds => {
+                    self.upkeep.woken = false;
+                    continue;
+                }
+                Check::Unknown | Check::Capped => continue,
+                Check::Off(_) => self.upkeep.off = true,
+                Check::NotHeld(running) => self.not_held(asked, running, member, now, out),
+                Check::Changed(running) => self.changed(asked, running, member, now, out),
             }
-            out.events.push(Event::ClockNotHeld { asked, running, member });
-            self.drop_arm(asked, format!("the card runs at {running} instead"), now, out);
-            let few = self.settings.recover_arms_below;
-            if few.is_some_and(|few| self.space.allowed(now).count() <= few) {
-                self.space.add(Clocks { core: running, memory: asked.memory });
-            }
-            self.learned.policy.interrupt();
             return;
+        }
+    }
+
+    /// The card does not have this clock.
+    fn not_held(&mut self, asked: Clocks, running: Mhz, member: usize, now: Time, out: &mut Output) {
+        self.upkeep.off = true;
+        out.events.push(Event::ClockNotHeld { asked, running, member });
+        self.drop_arm(asked, format!("the card runs at {running} instead"), now, out);
+        let few = self.settings.recover_arms_below;
+        if few.is_some_and(|few| self.space.allowed(now).count() <= few) {
+            self.space.add(Clocks { core: running, memory: asked.memory });
+        }
+        self.learned.policy.interrupt();
+    }
+
+    /// Somebody else has been at the clocks. Giving them back makes a known state of it; after several times in a row
+    /// they are left to whoever that is.
+    fn changed(&mut self, asked: Clocks, running: Mhz, member: usize, now: Time, out: &mut Output) {
+        self.upkeep.off = true;
+        self.upkeep.changes.push_back(now);
+        while self.upkeep.changes.front().is_some_and(|at| now.since(*at) > CONTEST_MEMORY) {
+            self.upkeep.changes.pop_front();
+        }
+        let times = self.upkeep.changes.len();
+        let fault = if times < CONTEST { Fault::ClocksChanged } else { Fault::ClocksContested };
+        let hands_off = if fault.reaction() == Reaction::StandBack { STAND_BACK } else { FAULT_PAUSE };
+        self.leave_clocks(hands_off, now);
+        out.events.push(Event::ClocksChanged { asked, running, member, times, hands_off });
+        self.learned.policy.interrupt();
+    }
+
+    /// Parking is the one state in which work would crawl: that it is over is not taken on trust.
+    fn verify_woken(&mut self, now: Time, out: &mut Output) {
+        let idle = self.settings.idle.map(|idle| idle.clocks.core).filter(|_| self.upkeep.woken);
+        let Some(idle) = idle.filter(|_| self.in_force.target == self.asked) else { return };
+        if self.upkeep.alarmed.is_some_and(|at| now.since(at) < FAULT_PAUSE) {
+            return;
+        }
+        let settled = self.in_force.since + self.settings.verify_after;
+        let at_idle = |reading: &GpuReading| {
+            reading.core_clock.filter(|clock| {
+                clock.abs_diff(idle) <= self.settings.clock_tolerance
+                    && !reading.reasons.is_capped()
+                    && !reading.reasons.intersects(ClockReasons::GPU_IDLE)
+                    && reading.utilization_percent.is_none_or(|percent| percent >= BUSY_PERCENT)
+            })
+        };
+        let mut seen = false;
+        let mut stuck = None;
+        for (member, (reading, at)) in self.readings.iter().zip(&self.read_at).enumerate() {
+            if let (Some(reading), Some(at)) = (reading, at)
+                && *at >= settled
+                && reading.core_clock.is_some()
+            {
+                seen = true;
+                stuck = stuck.or(at_idle(reading).map(|running| (member, running)));
+            }
+        }
+        let Some((member, running)) = stuck else {
+            self.upkeep.woken &= !seen;
+            self.upkeep.stuck = 0;
+            return;
+        };
+        self.upkeep.stuck += 1;
+        if self.upkeep.stuck >= STUCK_READINGS {
+            self.upkeep.stuck = 0;
+            self.upkeep.alarmed = Some(now);
+            if Fault::StuckAtIdleClock.reaction() == Reaction::ResetAndAlarm {
+                out.reset = Some(format!("GPU {member} of the group still runs at the idle clock"));
+            }
+            out.events.push(Event::StuckAtIdleClock { running, member });
         }
     }
 

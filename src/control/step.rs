@@ -5,12 +5,13 @@ use super::idle::{IdleWatch, Verdict};
 use super::learned::Learned;
 use super::load::{LoadEstimate, has_progress, has_work};
 use super::round::Round;
+use super::seen::ClockUpkeep;
 use super::verify::ClockVerifier;
 use super::{Mode, Observation, Output, Settings};
 use crate::bandit::{ActionSpace, Choice, Evidence, Phase, Policy, Target, View};
 use crate::features::DIMENSION;
 use crate::features::{Context, Ema};
-use crate::gpu::{ClockReasons, GpuReading};
+use crate::gpu::GpuReading;
 use crate::metrics::Snapshot;
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
@@ -43,7 +44,9 @@ pub struct Controller {
     pub(super) concurrency: Ema,
     pub(super) load: LoadEstimate,
     pub(super) limit_broken: bool,
+    /// Until then the clocks are the driver's.
     pub(super) fault_until: Option<Time>,
+    pub(super) upkeep: ClockUpkeep,
     pub(super) mode: Mode,
     /// An operator paused the loop.
     pub(super) paused: bool,
@@ -90,6 +93,7 @@ impl Controller {
             load: LoadEstimate::default(),
             limit_broken: false,
             fault_until: None,
+            upkeep: ClockUpkeep::default(),
             mode: Mode::Starting,
             paused: false,
         }
@@ -114,7 +118,7 @@ impl Controller {
         } else {
             self.between_windows(now, &mut out)
         };
-        self.issue(command, &mut out);
+        self.issue(command, now, &mut out);
         out
     }
 
@@ -167,6 +171,11 @@ impl Controller {
         self.in_force.target
     }
 
+    /// Are the clocks the driver's for a while, because of a fault?
+    pub(super) fn hands_off(&self, now: Time) -> bool {
+        self.fault_until.is_some_and(|until| now < until)
+    }
+
     fn enter_outage(&mut self) -> Option<Target> {
         if self.mode != Mode::Outage {
             self.forget_the_present();
@@ -189,6 +198,7 @@ impl Controller {
 
     fn wake(&mut self, by: WakeSource, parked: Seconds, now: Time, out: &mut Output) -> Target {
         out.events.push(Event::Woken { by, parked });
+        self.upkeep.woken = true;
         let serving = self.in_force.serving;
         let allowed = serving.clocks().is_none_or(|clocks| self.space.is_allowed(clocks, now));
         // While exploring, what ran last may be a clock that was only being tried.
@@ -247,7 +257,7 @@ impl Controller {
         let support = baseline.map(|b| b.support);
         let (mode, command, choice) = if self.settings.data_collection {
             (Mode::DataCollection, None, None)
-        } else if self.fault_until.is_some_and(|until| now < until) {
+        } else if self.hands_off(now) {
             (Mode::Fault, Some(Target::Default), None)
         } else if self.idle.is_parked() {
             let idle = self.settings.idle.map_or(Target::Default, |idle| Target::Lock(idle.clocks));
@@ -292,22 +302,15 @@ impl Controller {
         let since = self.in_force.since;
         let early = since.since(window.start).0 <= CHANGE_SLACK * window.elapsed.0;
         let confirmed = self.settings.dry_run || self.asked == self.in_force.target;
-        let ran_at =
-            (early && confirmed && !was_parked && !self.idle.is_parked()).then_some(self.in_force.target);
+        // A card that is too hot, or that runs at another clock than asked, says nothing about the one asked for.
+        let throttled = self.readings.iter().flatten().any(|reading| reading.reasons.is_throttled());
+        let ours = confirmed && !throttled && !self.upkeep.off;
+        let ran_at = (early && ours && !was_parked && !self.idle.is_parked()).then_some(self.in_force.target);
         let settled = since + self.settings.settle;
         let from = if settled.0 > window.start.0 { settled } else { window.start };
         let power = group_power(&self.meters, from, window.end).map(|(power, _)| power);
-        let throttled = self.readings.iter().flatten().any(|reading| {
-            reading.reasons.intersects(ClockReasons(
-                ClockReasons::HW_SLOWDOWN.0
-                    | ClockReasons::HW_THERMAL.0
-                    | ClockReasons::SW_THERMAL.0
-                    | ClockReasons::HW_POWER_BRAKE.0,
-            ))
-        });
         let delay = delay(window).filter(|_| has_progress(window));
         let cost = match (power, delay) {
-            // A card that is too hot says nothing about the clock it was asked for.
             (Some(power), Some((delay, _))) if !throttled => Some(Cost { power, delay }),
             _ => None,
         };
@@ -401,11 +404,14 @@ impl Controller {
         violation
     }
 
-    fn issue(&mut self, command: Option<Target>, out: &mut Output) {
+    fn issue(&mut self, command: Option<Target>, now: Time, out: &mut Output) {
         if self.settings.data_collection {
             return;
         }
-        let Some(target) = command else { return };
+        let Some(mut target) = command else { return };
+        if self.hands_off(now) {
+            target = Target::Default;
+        }
         // Until the driver confirms, nothing is attributed to either clock (see `weigh`).
         if self.asked != target {
             self.asked = target;

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::space::SpaceSettings;
+use crate::bandit::structured::StructuredSettings;
 use crate::bandit::{ActionSpace, Learner, Policy, Target};
 use crate::gpu::{ClockReasons, GpuReading, MemoryLevel, SupportedClocks};
 use crate::metrics::{Histogram, Signals, Snapshot};
@@ -59,6 +60,8 @@ struct Scene {
     refuse: Option<(Target, Refusal)>,
     /// Clock that the card runs at whatever is asked.
     stuck_at: Option<Mhz>,
+    /// Event reasons of the GPU.
+    reasons: ClockReasons,
     /// Time between tokens on the page.
     itl: f64,
     commands: Vec<Target>,
@@ -84,6 +87,10 @@ impl Scene {
     }
 
     fn with_dwell(settings: Settings, dwell: f64) -> Self {
+        Self::with_learner(settings, Learner::linucb(policy(dwell)))
+    }
+
+    fn with_learner(settings: Settings, learner: Learner) -> Self {
         let level = MemoryLevel { memory: Mhz(1593), core: (2..=14).map(|k| Mhz(100 * k)).collect() };
         let clocks = SupportedClocks::new(vec![level]).unwrap();
         let space = SpaceSettings {
@@ -93,7 +100,7 @@ impl Scene {
             memory: Vec::new(),
             retry_after: Seconds(600.0),
         };
-        let learned = Learned::fresh(Learner::linucb(policy(dwell)), 5);
+        let learned = Learned::fresh(learner, 5);
         Self {
             controller: Controller::new(settings, learned, ActionSpace::new(&clocks, &space), 1, Time(0.0)),
             now: 0.0,
@@ -104,6 +111,7 @@ impl Scene {
             outcomes: Vec::new(),
             refuse: None,
             stuck_at: None,
+            reasons: ClockReasons::default(),
             itl: 0.02,
             commands: Vec::new(),
             orders: Vec::new(),
@@ -137,7 +145,7 @@ impl Scene {
             core_clock: Some(self.running()),
             power: Some(Watts(power)),
             utilization_percent: Some(if server == Server::Idle { 0.0 } else { 95.0 }),
-            reasons: ClockReasons::default(),
+            reasons: self.reasons,
             ..GpuReading::default()
         };
         GpuTick { reading: Some(reading), read_at: Some(Time(self.now + seconds)), energy }
@@ -316,6 +324,62 @@ fn clock_that_the_card_does_not_follow_is_dropped_with_the_reason() {
     let outputs = scene.ticks(Server::Busy, 400);
     assert!(events(&outputs).any(|event| matches!(event, Event::ClockNotHeld { running: Mhz(1410), .. })));
     assert!(!scene.controller.space().failed().is_empty());
+}
+
+fn lessons(outputs: &[Output]) -> usize {
+    outputs.iter().filter_map(|output| output.round.as_ref()).filter(|round| round.learned).count()
+}
+
+#[test]
+fn neither_policy_learns_from_windows_of_a_throttled_gpu() {
+    let structured = || Learner::structured(StructuredSettings::default(), policy(0.0));
+    for learner in [structured(), Learner::linucb(policy(0.0))] {
+        let mut scene = Scene::with_learner(settings(), learner);
+        assert!(lessons(&scene.ticks(Server::Busy, 80)) > 0);
+        for reason in [
+            ClockReasons::HW_SLOWDOWN,
+            ClockReasons::SW_THERMAL,
+            ClockReasons::HW_THERMAL,
+            ClockReasons::HW_POWER_BRAKE,
+        ] {
+            scene.reasons = reason;
+            let samples = scene.controller.learned().baseline.samples();
+            assert_eq!(lessons(&scene.ticks(Server::Busy, 80)), 0, "{reason:?}");
+            assert_eq!(scene.controller.learned().baseline.samples(), samples);
+        }
+        scene.reasons = ClockReasons::default();
+        assert!(lessons(&scene.ticks(Server::Busy, 80)) > 0);
+    }
+}
+
+#[test]
+fn power_cap_is_learned_from() {
+    let mut scene = Scene::new(settings());
+    scene.reasons = ClockReasons::SW_POWER_CAP;
+    assert!(lessons(&scene.ticks(Server::Busy, 80)) > 0);
+}
+
+#[test]
+fn changes_by_somebody_else_pause_the_loop_and_in_the_end_keep_it_away() {
+    let mut scene = Scene::with_dwell(settings(), 2.0);
+    let mut hands_off = Vec::new();
+    for _ in 0..4000 {
+        // Half a minute of peace, then somebody holds the card at 700 MHz for a while.
+        scene.stuck_at = (scene.now % 40.0 > 30.0).then_some(Mhz(700));
+        let output = scene.tick(Server::Busy);
+        hands_off.extend(output.events.iter().find_map(|event| match event {
+            Event::ClocksChanged { hands_off, .. } => Some((scene.now, *hands_off)),
+            _ => None,
+        }));
+        if let Some((at, span)) = hands_off.last()
+            && scene.now < at + span.0
+        {
+            assert_eq!(scene.asked, Target::Default, "touched at {}", scene.now);
+        }
+    }
+    let spans: Vec<f64> = hands_off.iter().map(|(_, span)| span.0).collect();
+    assert_eq!(spans[..3], [5.0, 5.0, 600.0]);
+    assert!(scene.controller.space().failed().is_empty(), "no clock is blamed");
 }
 
 #[test]

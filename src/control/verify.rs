@@ -1,10 +1,12 @@
 //! Does the card run at the clock that was asked for?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gpu::{ClockReasons, GpuReading};
 use crate::units::{Clocks, Mhz, Seconds, Time};
 
+/// A GPU that is less busy than this may have sunk between two requests: a lower clock is no evidence then.
+pub(super) const BUSY_PERCENT: f64 = 30.0;
 /// Readings in a row that must disagree before a clock is called failed.
 const MISMATCHES: u32 = 3;
 
@@ -15,6 +17,8 @@ const MISMATCHES: u32 = 3;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClockVerifier {
     mismatches: BTreeMap<Clocks, u32>,
+    /// Clocks that this card has run at: where one of these does not hold, it is not the clock's fault.
+    held: BTreeSet<Clocks>,
 }
 
 /// What one reading says.
@@ -26,8 +30,12 @@ pub enum Check {
     Holds,
     /// It is held lower by power or temperature: not the clock's fault.
     Capped,
-    /// It does not follow, and nothing explains it; `true` if that has now been seen often enough.
-    Off(Mhz, bool),
+    /// It does not follow, and nothing explains it; not seen often enough to say why.
+    Off(Mhz),
+    /// It never followed: the card does not have this clock.
+    NotHeld(Mhz),
+    /// It did, and runs at this now: somebody else changed the clocks, or the driver was reset.
+    Changed(Mhz),
 }
 
 impl ClockVerifier {
@@ -51,18 +59,24 @@ impl ClockVerifier {
         };
         if running.abs_diff(asked.core) <= tolerance && !memory_off {
             self.mismatches.remove(&asked);
+            self.held.insert(asked);
             return Check::Holds;
         }
         if reading.reasons.is_capped() && running <= asked.core {
             return Check::Capped;
         }
+        // A lock is a range: without work the clock sinks under it.
+        let resting = reading.utilization_percent.is_some_and(|percent| percent < BUSY_PERCENT);
+        if resting && running < asked.core {
+            return Check::Unknown;
+        }
         let count = self.mismatches.entry(asked).or_default();
         *count += 1;
-        let failed = *count >= MISMATCHES;
-        if failed {
-            self.mismatches.remove(&asked);
+        if *count < MISMATCHES {
+            return Check::Off(running);
         }
-        Check::Off(running, failed)
+        self.mismatches.remove(&asked);
+        if self.held.contains(&asked) { Check::Changed(running) } else { Check::NotHeld(running) }
     }
 }
 
@@ -103,9 +117,21 @@ mod tests {
     fn clock_that_never_follows_fails_at_the_third_reading() {
         let mut verifier = ClockVerifier::default();
         let off = reading(1410, ClockReasons::CLOCKS_SETTING);
-        assert_eq!(check(&mut verifier, &off, 1.0), Check::Off(Mhz(1410), false));
-        assert_eq!(check(&mut verifier, &off, 1.3), Check::Off(Mhz(1410), false));
-        assert_eq!(check(&mut verifier, &off, 1.6), Check::Off(Mhz(1410), true));
+        assert_eq!(check(&mut verifier, &off, 1.0), Check::Off(Mhz(1410)));
+        assert_eq!(check(&mut verifier, &off, 1.3), Check::Off(Mhz(1410)));
+        assert_eq!(check(&mut verifier, &off, 1.6), Check::NotHeld(Mhz(1410)));
+    }
+
+    #[test]
+    fn clock_that_sinks_between_requests_is_not_judged_and_one_above_the_lock_is() {
+        let mut verifier = ClockVerifier::default();
+        for _ in 0..10 {
+            let sunk =
+                GpuReading { utilization_percent: Some(10.0), ..reading(300, ClockReasons::default()) };
+            assert_eq!(check(&mut verifier, &sunk, 1.0), Check::Unknown);
+        }
+        let above = GpuReading { utilization_percent: Some(10.0), ..reading(1410, ClockReasons::default()) };
+        assert_eq!(check(&mut verifier, &above, 1.3), Check::Off(Mhz(1410)));
     }
 
     #[test]
@@ -115,6 +141,16 @@ mod tests {
         check(&mut verifier, &off, 1.0);
         check(&mut verifier, &off, 1.3);
         assert_eq!(check(&mut verifier, &reading(885, ClockReasons::default()), 1.6), Check::Holds);
-        assert_eq!(check(&mut verifier, &off, 1.9), Check::Off(Mhz(1410), false));
+        assert_eq!(check(&mut verifier, &off, 1.9), Check::Off(Mhz(1410)));
+    }
+
+    #[test]
+    fn clock_that_held_and_does_not_any_more_was_changed_by_somebody_else() {
+        let mut verifier = ClockVerifier::default();
+        assert_eq!(check(&mut verifier, &reading(900, ClockReasons::default()), 1.0), Check::Holds);
+        let off = reading(600, ClockReasons::CLOCKS_SETTING);
+        assert_eq!(check(&mut verifier, &off, 1.3), Check::Off(Mhz(600)));
+        assert_eq!(check(&mut verifier, &off, 1.6), Check::Off(Mhz(600)));
+        assert_eq!(check(&mut verifier, &off, 1.9), Check::Changed(Mhz(600)));
     }
 }

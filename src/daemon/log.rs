@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::tick::{Observer, StepFacts};
 use crate::config::Config;
@@ -109,6 +109,19 @@ fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
             running_mhz = running.0,
             "the card does not follow this clock"
         ),
+        Event::ClocksChanged { asked, running, member, times, hands_off } => warn!(
+            gpu = member,
+            asked_mhz = asked.core.0,
+            running_mhz = running.0,
+            times,
+            hands_off_s = hands_off.0,
+            "somebody else changed the clocks, or the driver was reset: given back, and left alone for a while"
+        ),
+        Event::StuckAtIdleClock { running, member } => error!(
+            gpu = member,
+            running_mhz = running.0,
+            "work runs at the idle clock though the clocks were given back: reset again"
+        ),
         Event::ClockRefused { target, why } => warn!(%target, %why, "clock refused"),
         Event::ArmOut { clocks, retry_in } => {
             info!(core_mhz = clocks.core.0, retry_in_s = retry_in.0, "clock out of the action space");
@@ -144,6 +157,7 @@ fn log_health(event: &health::Event, refused: &mut BTreeSet<String>) {
 
 fn log_woken(by: &WakeSource, parked_s: f64) {
     match by {
+        WakeSource::Unseen => warn!(parked_s, "no sensor of the parked GPUs answers: woken"),
         WakeSource::Page => info!(parked_s, "work on the page: woken"),
         WakeSource::Power { power, parked } => {
             info!(parked_s, power_w = power.0, parked_power_w = parked.0, "power rose: woken");

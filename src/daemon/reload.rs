@@ -17,7 +17,7 @@ use crate::bandit::{ActionSpace, Policy};
 use crate::config::{self, Config, ConfigError};
 use crate::control::{Controller, Learned, Settings};
 use crate::gpu::SupportedClocks;
-use crate::metrics::scrape::Scraper;
+use crate::metrics::scrape::{Scraper, without_query};
 
 /// What a run has to know to take up a new configuration.
 pub struct Reloader {
@@ -77,7 +77,7 @@ impl Reloader {
 
     fn change(&mut self, learned: &Learned) -> Option<Change> {
         let file = self.path.display();
-        let mut loaded = match Config::load(&self.path) {
+        let mut loaded = match Config::load_trusted(&self.path) {
             Ok(loaded) => loaded,
             Err(error) => {
                 self.refuse(&error);
@@ -175,9 +175,17 @@ fn differences(old: &Config, new: &Config) -> Vec<(String, String)> {
     let (old, new) = (keys(old), keys(new));
     let changed = old.iter().filter_map(|(key, was)| {
         let is = new.get(key)?;
-        (was != is).then(|| (key.clone(), format!("{was} -> {is}")))
+        (was != is).then(|| (key.clone(), format!("{} -> {}", shown(was), shown(is))))
     });
     changed.collect()
+}
+
+/// A value as it may be logged.
+fn shown(value: &Value) -> String {
+    match value.as_str() {
+        Some(text) if text.contains("://") => format!("{:?}", without_query(text)),
+        _ => value.to_string(),
+    }
 }
 
 fn keys(config: &Config) -> BTreeMap<String, Value> {

@@ -259,6 +259,9 @@ fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
     if let (Some(target), Some(actuator)) = (output.command, &parts.actuator) {
         actuator.command(target);
     }
+    if let (Some(why), Some(actuator)) = (&output.reset, &parts.actuator) {
+        actuator.disturber()(why.clone());
+    }
     parts.sampler.set_watch(parts.controller.is_parked());
     let facts = StepFacts {
         seen: &seen,

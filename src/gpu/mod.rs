@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::faults::{Fault, Reaction};
 use crate::units::{Mhz, Millijoules, Watts};
 
 pub mod nvml;
@@ -160,6 +161,15 @@ impl ClockReasons {
         self.0 & other.0 != 0
     }
 
+    /// Is the GPU slowed down by a protection: temperature, power brake, hardware? What it does then says nothing about
+    /// the clock that was asked for.
+    #[must_use]
+    pub fn is_throttled(self) -> bool {
+        self.intersects(Self(
+            Self::HW_SLOWDOWN.0 | Self::SW_THERMAL.0 | Self::HW_THERMAL.0 | Self::HW_POWER_BRAKE.0,
+        ))
+    }
+
     /// Is the clock held below what was asked for a reason that is not ours: power or temperature?
     #[must_use]
     pub fn is_capped(self) -> bool {
@@ -191,10 +201,24 @@ pub struct GpuReading {
     pub reasons: ClockReasons,
 }
 
+/// How a GPU is set up; `None` where the board or driver does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GpuSetup {
+    /// Cut into instances (MIG).
+    pub mig: Option<bool>,
+    /// The driver stays loaded while nobody uses the GPU.
+    pub persistence: Option<bool>,
+}
+
 /// What can be read of a GPU. Needs no privilege and changes nothing.
 pub trait GpuSensors: Send {
     /// Who this is.
     fn info(&self) -> &GpuInfo;
+
+    /// How the GPU is set up.
+    fn setup(&self) -> GpuSetup {
+        GpuSetup::default()
+    }
 
     /// The clocks that can be asked for.
     ///
@@ -314,6 +338,41 @@ pub enum GpuError {
         /// The NVML call.
         call: &'static str,
     },
+    /// The kernel module is of another version than the library: an upgrade without a reboot.
+    #[error(
+        "the NVIDIA driver's kernel module and its library are of different versions; reboot, or reload the module \
+         (in a container: restart it with the host's driver)"
+    )]
+    DriverMismatch,
+    /// The GPU does not work before somebody resets it.
+    #[error(
+        "{gpu}: {call}: the GPU needs a reset (`nvidia-smi --gpu-reset`, with nothing running on it) or a reboot"
+    )]
+    ResetRequired {
+        /// The GPU, for humans.
+        gpu: String,
+        /// The NVML call.
+        call: &'static str,
+    },
+    /// Suspended, or not ready for the request.
+    #[error("{gpu}: {call}: the GPU is suspended or not ready")]
+    NotReady {
+        /// The GPU, for humans.
+        gpu: String,
+        /// The NVML call.
+        call: &'static str,
+    },
+    /// The GPU is cut into instances, which share one clock.
+    #[error(
+        "{gpu} has MIG enabled: its instances share one clock and one energy counter. Disable MIG \
+         (`nvidia-smi -i {index} -mig 0`, with nothing running on it), or run agft with --data-collection-mode"
+    )]
+    Mig {
+        /// The GPU, for humans.
+        gpu: String,
+        /// Its index.
+        index: u32,
+    },
     /// Anything else, often passing: timeout, in use, unknown.
     #[error("{gpu}: {call} failed: {detail}")]
     Failed {
@@ -338,18 +397,55 @@ pub enum Recovery {
 }
 
 impl GpuError {
-    /// What the loop does next. Exhaustive: a new variant has to decide.
+    /// Which fault this is. Exhaustive: a new variant has to decide.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::InvalidArgument { .. } => Fault::ClockRefused,
+            Self::Failed { .. } => Fault::CallFailed,
+            Self::NotReady { .. } => Fault::GpuSuspended,
+            Self::NoLibrary { .. } => Fault::LibraryMissing,
+            Self::NoDriver { .. } => Fault::DriverGone,
+            Self::DriverMismatch => Fault::DriverMismatch,
+            Self::NotFound { .. } => Fault::GpuNotFound,
+            Self::NoPermission { .. } => Fault::NotPermitted,
+            Self::NotSupported { .. } => Fault::LocksNotSupported,
+            Self::Lost { .. } => Fault::GpuLost,
+            Self::ResetRequired { .. } => Fault::GpuResetRequired,
+            Self::Mig { .. } => Fault::MigEnabled,
+        }
+    }
+
+    /// What the loop does after a clock call that failed so: what [`Fault::reaction`] says.
     #[must_use]
     pub fn recovery(&self) -> Recovery {
-        match self {
-            Self::InvalidArgument { .. } => Recovery::DropArm,
-            Self::Failed { .. } => Recovery::ReleaseAndRetry,
-            Self::NoLibrary { .. }
-            | Self::NoDriver { .. }
-            | Self::NotFound { .. }
-            | Self::NoPermission { .. }
-            | Self::NotSupported { .. }
-            | Self::Lost { .. } => Recovery::Exit,
+        match self.fault().reaction() {
+            Reaction::DropClock => Recovery::DropArm,
+            Reaction::Pause => Recovery::ReleaseAndRetry,
+            Reaction::Nothing
+            | Reaction::Warn
+            | Reaction::NotLearned
+            | Reaction::TryLater
+            | Reaction::NeverIdle
+            | Reaction::StandBack
+            | Reaction::ResetAndAlarm
+            | Reaction::GiveBack
+            | Reaction::PutAside
+            | Reaction::GuardianReleases
+            | Reaction::JournalReleases
+            | Reaction::End => Recovery::Exit,
         }
+    }
+
+    /// Is it the sensor that a board lacks, and not the GPU that is in trouble?
+    #[must_use]
+    pub fn is_missing_sensor(&self) -> bool {
+        matches!(self, Self::NotSupported { .. } | Self::InvalidArgument { .. } | Self::NoPermission { .. })
+    }
+
+    /// A sensor failed so: does that end the run? A missing one does not, nor does one that fails for the moment.
+    #[must_use]
+    pub fn ends_sampling(&self) -> bool {
+        self.recovery() == Recovery::Exit && !self.is_missing_sensor()
     }
 }

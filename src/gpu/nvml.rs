@@ -18,7 +18,7 @@ use nvml_wrapper::{Device, Nvml};
 
 use self::error::{call_failed, init_failed};
 use super::{
-    ClockReasons, GpuClocks, GpuError, GpuInfo, GpuReading, GpuSelector, GpuSensors, MemoryLevel,
+    ClockReasons, GpuClocks, GpuError, GpuInfo, GpuReading, GpuSelector, GpuSensors, GpuSetup, MemoryLevel,
     SupportedClocks,
 };
 use crate::units::{Mhz, Millijoules, Watts};
@@ -142,7 +142,7 @@ fn info(device: &Device<'_>, index: u32, driver_version: Option<String>) -> Resu
 /// A text that a driver may not have: then one of ours.
 fn text_or(text: Result<String, GpuError>, ours: impl FnOnce() -> String) -> Result<String, GpuError> {
     match text {
-        Err(error) if is_missing(&error) => Ok(ours()),
+        Err(error) if error.is_missing_sensor() => Ok(ours()),
         text => text,
     }
 }
@@ -233,24 +233,16 @@ impl NvmlSensors {
     /// that may pass decides nothing.
     fn find_power(&self) -> Result<Watts, GpuError> {
         let (source, answer) = match self.power_instant() {
-            Err(error) if is_missing(&error) => (PowerSource::Usage, self.power_usage()),
+            Err(error) if error.is_missing_sensor() => (PowerSource::Usage, self.power_usage()),
             answer => (PowerSource::Instant, answer),
         };
         match &answer {
             Ok(_) => drop(self.power_source.set(source)),
-            Err(error) if is_missing(error) => drop(self.power_source.set(PowerSource::Missing)),
+            Err(error) if error.is_missing_sensor() => drop(self.power_source.set(PowerSource::Missing)),
             Err(_) => {}
         }
         answer
     }
-}
-
-/// Is it the sensor that is missing, and not the GPU that is in trouble?
-fn is_missing(error: &GpuError) -> bool {
-    matches!(
-        error,
-        GpuError::NotSupported { .. } | GpuError::InvalidArgument { .. } | GpuError::NoPermission { .. }
-    )
 }
 
 /// Sensors of one reading, some of which may fail.
@@ -268,8 +260,8 @@ impl Gathered {
                 self.answers += 1;
                 Ok(Some(value))
             }
-            Err(error) if is_missing(&error) => Ok(None),
-            Err(error @ GpuError::Failed { .. }) => {
+            Err(error) if error.is_missing_sensor() => Ok(None),
+            Err(error) if !error.ends_sampling() => {
                 self.passing = Some(error);
                 Ok(None)
             }
@@ -283,6 +275,13 @@ impl GpuSensors for NvmlSensors {
         &self.info
     }
 
+    fn setup(&self) -> GpuSetup {
+        GpuSetup {
+            mig: self.device.mig_mode().ok().map(|mode| mode.current != 0),
+            persistence: self.device.is_in_persistent_mode().ok(),
+        }
+    }
+
     fn supported_clocks(&self) -> Result<SupportedClocks, GpuError> {
         const CALL: &str = "nvmlDeviceGetSupportedMemoryClocks";
         let mut levels = Vec::new();
@@ -293,7 +292,7 @@ impl GpuSensors for NvmlSensors {
                     core: core.into_iter().filter(|clock| *clock > 0).map(Mhz).collect(),
                 }),
                 Err(error) => match self.failed("nvmlDeviceGetSupportedGraphicsClocks")(error) {
-                    error @ (GpuError::Lost { .. } | GpuError::NoDriver { .. }) => return Err(error),
+                    error if error.ends_sampling() => return Err(error),
                     error => tracing::warn!(memory_mhz = memory, %error, "memory clock left out"),
                 },
             }

@@ -93,9 +93,7 @@ impl Watch {
         let cost_us = asked.elapsed().as_secs_f64() * 1e6;
         match answer {
             Ok(value) => self.saw(value, start.elapsed().as_secs_f64() * 1e3, cost_us),
-            Err(error @ (GpuError::Lost { .. } | GpuError::NoDriver { .. } | GpuError::NoLibrary { .. })) => {
-                return Err(error);
-            }
+            Err(error) if error.ends_sampling() => return Err(error),
             Err(_) => {}
         }
         Ok(())

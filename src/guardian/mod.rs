@@ -33,6 +33,9 @@
 //! lock of each clock; the next start, `agft release` and a service's `ExecStopPost=agft release --journal` undo it
 //! ([`undo`]). A lock that cannot be written down, or that no guardian watches, is not made ([`ledger`]).
 //!
+//! A guardian that hangs or is stopped when its controller dies would keep the GPU's lock file: the next agft's guardian
+//! waits for it some seconds, and then kills it.
+//!
 //! The controller ([`link`]) in turn sees within a tick that its guardian is gone or does not answer. It then gives the
 //! clocks back, and locks none until a new guardian is ready; if guardians keep dying, the run ends. Nothing is locked in
 //! the demo, a dry run and data collection: there they have no guardian.

@@ -29,6 +29,8 @@ use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
 
 /// How long a dead predecessor's guardian may take to finish.
 const PREDECESSOR: Duration = Duration::from_secs(5);
+/// Of these, the time that is left to it before it is killed, and after.
+const KILLED: Duration = Duration::from_secs(2);
 /// How long the last words of a dead controller may take to be read.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 /// How long clocks that the driver will not take back are tried after the controller's end.
@@ -379,6 +381,10 @@ impl Guardian {
         let start = Instant::now();
         let mut pause = RETRY.0;
         let mut said = false;
+        // A journal may be a dead predecessor's, whose clocks the controller did not live to reset: cleared unread, it
+        // would leave them locked.
+        let journalled = self.gpus.iter().filter(|gpu| self.dir.has_journal(&gpu.uuid));
+        self.held.extend(journalled.map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>());
         loop {
             let failed = self.reset_held();
             let done: Vec<String> = self
@@ -405,7 +411,6 @@ impl Guardian {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         }
-        // The controller may have died between its entry in a journal and the lock: then that one names nothing.
         for gpu in &self.gpus {
             if let Err(error) = self.dir.clear(&gpu.uuid) {
                 tracing::warn!(%error, "journal stays; the next start finds nothing locked");
@@ -447,7 +452,9 @@ impl Gpu {
     }
 }
 
-/// Waits for a predecessor's guardian, which may be giving clocks back at this moment: it must not undo our locks.
+/// Waits for a predecessor's guardian, which may be giving clocks back at this moment: it must not undo our locks. One
+/// that does not end (stopped, or hung in a driver call) is killed: its controller is dead, and what it did not give back
+/// has been reset, or will be before the first lock.
 async fn claim(
     dir: &HeldDir,
     gpus: &[String],
@@ -456,11 +463,17 @@ async fn claim(
     let holder = Holder::current(config);
     let until = Instant::now() + PREDECESSOR;
     let mut claims = Vec::new();
+    let mut killed = None;
     for gpu in gpus {
         loop {
             match dir.claim(gpu, Role::Guardian, &holder) {
                 Ok(claim) => break claims.push(claim),
-                Err(ClaimError::Busy(_)) if Instant::now() < until => {
+                Err(ClaimError::Busy(busy))
+                    if Instant::now() < until + killed.map_or(Duration::ZERO, |()| KILLED) =>
+                {
+                    if Instant::now() >= until - KILLED && killed.is_none() {
+                        killed = busy.holder.filter(kill_guardian).map(drop);
+                    }
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -468,4 +481,18 @@ async fn claim(
         }
     }
     Ok(claims)
+}
+
+/// Kills a guardian that a lock file names, if it is still that process and a guardian.
+fn kill_guardian(holder: &Holder) -> bool {
+    let Some(pid) = i32::try_from(holder.pid).ok().and_then(Pid::from_raw) else { return false };
+    // Opened first: what is asked of the process id below then is about the process that is killed.
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    let arguments = std::fs::read(format!("/proc/{}/cmdline", holder.pid)).unwrap_or_default();
+    let is_guardian = arguments.split(|byte| *byte == 0).nth(1) == Some(b"guardian".as_slice());
+    let killed = is_guardian && holder.is_alive() && pidfd_send_signal(pidfd, Signal::KILL).is_ok();
+    if killed {
+        tracing::warn!(pid = holder.pid, "the guardian of a dead agft did not end: killed");
+    }
+    killed
 }

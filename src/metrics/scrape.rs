@@ -189,6 +189,12 @@ impl Scraper {
     }
 }
 
+/// The text of a URL as it may be shown: its query may hold a key.
+#[must_use]
+pub fn without_query(url: &str) -> &str {
+    url.find(['?', '#']).map_or(url, |end| &url[..end])
+}
+
 /// Follows a redirect only to the same scheme, host and port: the token and the trust are the server's alone.
 fn within_the_server(attempt: redirect::Attempt<'_>) -> redirect::Action {
     let first = attempt.previous().first();

@@ -26,7 +26,8 @@ pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
 
 const MAGIC: &[u8; 8] = b"AGFTMODL";
 const CHECKSUM_AT: usize = 20;
-const HEADER_BYTES: usize = 52;
+/// Bytes before the payload.
+pub const HEADER_BYTES: usize = 52;
 
 /// Why a file is not used as the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +89,7 @@ pub(super) fn encode<T: Serialize>(identity: &Identity, model: &T) -> Result<Vec
 }
 
 /// Puts the header before a payload given in parts.
-fn seal(version: u32, payload: &[&[u8]]) -> Vec<u8> {
+pub(super) fn seal(version: u32, payload: &[&[u8]]) -> Vec<u8> {
     let length: usize = payload.iter().map(|part| part.len()).sum();
     let mut bytes = Vec::with_capacity(HEADER_BYTES + length);
     bytes.extend_from_slice(MAGIC);

@@ -88,6 +88,20 @@ impl Dir {
         })
     }
 
+    /// Refuses, for root, a directory in which others can make and remove files.
+    pub(super) fn only_ours(self) -> Result<Self, StoreError> {
+        match self.open_to_others()?.filter(|_| rustix::process::geteuid().is_root()) {
+            Some(why) => Err(StoreError::Refused { path: self.path.clone(), why }),
+            None => Ok(self),
+        }
+    }
+
+    /// Why others can make and remove files in it, if they can.
+    pub(super) fn open_to_others(&self) -> Result<Option<Distrust>, StoreError> {
+        let metadata = self.attempt("examine", "", || File::from(self.fd.try_clone()?).metadata())?;
+        Ok(trust::judge_dir(&metadata).err())
+    }
+
     /// The path it was opened by.
     pub(super) fn path(&self) -> &Path {
         &self.path

@@ -123,7 +123,7 @@ pub(super) fn remove_leftovers(dir: &Dir) -> Result<usize, StoreError> {
 }
 
 /// Is this a name that [`stage`] gives?
-fn is_temporary(name: &str) -> bool {
+pub(super) fn is_temporary(name: &str) -> bool {
     let random = name
         .strip_prefix(TEMPORARY_PREFIX)
         .and_then(|rest| rest.strip_suffix(TEMPORARY_SUFFIX))

@@ -33,6 +33,8 @@ const VERSION: u32 = 1;
 /// No file of this directory is larger, in bytes.
 const MAX_BYTES: u64 = 16 << 10;
 const JOURNAL: &str = ".journal";
+/// How many damaged journals of one GPU stay.
+const KEPT_ASIDE: usize = 5;
 
 /// A process, told apart from later ones of the same id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,15 +51,27 @@ impl Holder {
     /// This process.
     #[must_use]
     pub fn current(config: &Path) -> Self {
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The second field is the program's name, in parentheses, and may have blanks; start time is the 22nd.
-        let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
         Self {
             pid: std::process::id(),
-            pid_start: start.unwrap_or(0),
+            pid_start: start_of(std::process::id()).unwrap_or(0),
             config: std::path::absolute(config).unwrap_or_else(|_| config.to_owned()),
         }
     }
+}
+
+impl Holder {
+    /// Is it this very process that has this id now? `false`, too, where the kernel does not say.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.pid_start != 0 && start_of(self.pid) == Some(self.pid_start)
+    }
+}
+
+/// When a process started, in the kernel's ticks since boot.
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name, in parentheses, and may have blanks; start time is the 22nd.
+    stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok())
 }
 
 /// A locked range of one clock.
@@ -106,10 +120,10 @@ impl Journal {
     fn encode(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
         let line = serde_json::to_string(self)
             .map_err(|error| StoreError::Encode { path: path.to_owned(), detail: error.to_string() })?;
-        Ok(format!("{line}\n{}\n", checksum(&line)).into_bytes())
+        Ok(summed(&line))
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
         let mut lines = text.lines();
         let (Some(line), Some(sum), None) = (lines.next(), lines.next(), lines.next()) else {
@@ -124,6 +138,11 @@ impl Journal {
         }
         Ok(journal)
     }
+}
+
+/// The line and its checksum.
+pub(super) fn summed(line: &str) -> Vec<u8> {
+    format!("{line}\n{}\n", checksum(line)).into_bytes()
 }
 
 fn checksum(line: &str) -> String {
@@ -227,9 +246,9 @@ impl HeldDir {
     /// Opens it, making it if need be.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]; for root also if others could remove a journal from it, or hold a lock file in it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { dir: Dir::open_or_create(path)? })
+        Ok(Self { dir: Dir::open_or_create(path)?.only_ours()? })
     }
 
     /// Its path.
@@ -276,6 +295,12 @@ impl HeldDir {
         let name = journal_name(&journal.gpu);
         let bytes = journal.encode(&self.dir.file(&name))?;
         file::replace(&self.dir, &name, &bytes)
+    }
+
+    /// Is there a journal of this GPU, whoever wrote it? If that cannot be told, there is.
+    #[must_use]
+    pub fn has_journal(&self, gpu: &str) -> bool {
+        self.dir.exists(&journal_name(gpu)).unwrap_or(true)
     }
 
     /// Nothing of this GPU is locked any more.
@@ -340,6 +365,7 @@ impl HeldDir {
         for number in 0..100 {
             let aside = format!("{name}-damaged-{stamp}-{number}");
             if self.dir.rename_to_new(name, &aside)? {
+                self.remove_oldest_aside(name, &aside);
                 let kept_as = self.dir.file(&aside);
                 return Ok(Some(Leftover::Damaged { gpu: gpu.to_owned(), kept_as, why }));
             }
@@ -347,6 +373,22 @@ impl HeldDir {
         // A hundred in one second: nobody reads them all.
         self.dir.remove(name)?;
         Ok(Some(Leftover::Damaged { gpu: gpu.to_owned(), kept_as: self.dir.file(name), why }))
+    }
+}
+
+impl HeldDir {
+    /// Of one GPU's damaged journals the newest stay. Names of one length sort by time.
+    fn remove_oldest_aside(&self, name: &str, newest: &str) {
+        let prefix = format!("{name}-damaged-");
+        let mut older = self.dir.names().unwrap_or_default();
+        older.retain(|other| other.starts_with(&prefix) && other != newest);
+        older.sort_unstable_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+        let surplus = (older.len() + 1).saturating_sub(KEPT_ASIDE);
+        for oldest in older.iter().take(surplus) {
+            if let Err(error) = self.dir.remove(oldest) {
+                tracing::warn!(%error, "an old damaged journal stays");
+            }
+        }
     }
 }
 
@@ -421,6 +463,23 @@ mod tests {
             assert_eq!(std::fs::read(kept_as).unwrap(), &sound[..length]);
             assert_eq!(held.leftovers(now()).unwrap(), []);
         }
+    }
+
+    #[test]
+    fn five_damaged_journals_of_a_gpu_stay_and_the_oldest_go_first() {
+        let (tmp, held) = held();
+        for (number, second) in (0..8).flat_map(|second| [(0, second), (1, second)]) {
+            std::fs::write(tmp.path().join(format!("{GPU}{JOURNAL}")), format!("{second} {number}")).unwrap();
+            held.leftovers(Timestamp::from_second(1_790_000_000 + second).unwrap()).unwrap();
+        }
+        let mut kept: Vec<String> = tmp
+            .path()
+            .read_dir()
+            .unwrap()
+            .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+            .collect();
+        kept.sort();
+        assert_eq!(kept, ["5 1", "6 0", "6 1", "7 0", "7 1"]);
     }
 
     proptest! {

@@ -26,6 +26,8 @@ pub mod held;
 pub mod metadata;
 pub mod model;
 pub mod peek;
+#[doc(hidden)]
+pub mod raw;
 pub mod rounds;
 pub mod run_dir;
 
@@ -36,7 +38,7 @@ pub use model::{Generation, Load, ModelStore, RejectReason, Rejected, Restored};
 pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};
 pub use run_dir::{RunDir, RunInfo, RunSummary};
 pub use time::{rfc3339, unix_seconds};
-pub use trust::{Distrust, trusted};
+pub use trust::{Distrust, Untrusted, trusted, trusted_path};
 
 #[cfg(test)]
 mod testing;

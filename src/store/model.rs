@@ -113,6 +113,10 @@ impl ModelStore {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let dir = Dir::open_or_create(dir)?;
         dir.lock()?;
+        // Each file in it is judged for itself: what others can do here is to take models away, not to forge one.
+        if let Some(why) = dir.open_to_others()? {
+            tracing::warn!(path = %dir.path().display(), %why, "others can remove the model");
+        }
         file::remove_leftovers(&dir)?;
         Ok(Self { dir, turn: Mutex::new(()) })
     }

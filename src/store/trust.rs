@@ -2,11 +2,15 @@
 //!
 //! agft runs as root and acts on what a model file says, so it asks of it what sshd asks of a key file: owned by root
 //! or by the user agft runs as, writable by nobody else.
+//!
+//! The store opens its files relative to a directory, follows no link, and judges what it has opened. A configuration
+//! file is named by a path, and links on the way are common (`/etc/alternatives`, the ConfigMaps of Kubernetes). So there
+//! the whole way is judged: nobody else may be able to put another file, or another link, in any place of it.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Why a file is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,20 +65,101 @@ pub(super) fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
 }
 
 fn judge(metadata: &Metadata) -> Result<(), Distrust> {
-    let me = rustix::process::geteuid().as_raw();
-    let owner = metadata.uid();
-    let mode = metadata.mode() & 0o7777;
     if metadata.is_symlink() {
-        Err(Distrust::Symlink)
-    } else if !metadata.is_file() {
-        Err(Distrust::NotAFile)
-    } else if owner != 0 && owner != me {
-        Err(Distrust::Owner { owner, me })
-    } else if mode & 0o022 != 0 {
-        Err(Distrust::Writable { mode })
-    } else {
-        Ok(())
+        return Err(Distrust::Symlink);
     }
+    if !metadata.is_file() {
+        return Err(Distrust::NotAFile);
+    }
+    judge_owner_and_mode(metadata, Believed { uid: None })
+}
+
+/// Who is believed beside root and the user that agft runs as.
+#[derive(Debug, Clone, Copy)]
+struct Believed {
+    /// The user who called sudo: what agft does as root for such a user, that user could do as well. Its group counts
+    /// as the user only if it has the same number, as the private groups of Debian and Red Hat have.
+    uid: Option<u32>,
+}
+
+impl Believed {
+    fn sudo() -> Self {
+        let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+        let root = rustix::process::geteuid().is_root();
+        Self { uid: number("SUDO_UID").filter(|_| root) }
+    }
+
+    fn owner(self, owner: u32) -> Result<(), Distrust> {
+        let me = rustix::process::geteuid().as_raw();
+        if owner == 0 || owner == me || self.uid == Some(owner) {
+            Ok(())
+        } else {
+            Err(Distrust::Owner { owner, me })
+        }
+    }
+}
+
+fn judge_owner_and_mode(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> {
+    let (mode, group) = (metadata.mode() & 0o7777, metadata.gid());
+    believed.owner(metadata.uid())?;
+    let private = believed.uid == Some(group) && metadata.uid() == group;
+    let others = if private { 0o002 } else { 0o022 };
+    if mode & others == 0 { Ok(()) } else { Err(Distrust::Writable { mode }) }
+}
+
+/// A place on the way to a file at which a stranger could bring in another one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {why}", .at.display())]
+pub struct Untrusted {
+    /// The file, a link or a directory on the way to it.
+    pub at: PathBuf,
+    /// What is wrong with that.
+    pub why: Distrust,
+}
+
+/// Could only root, this process's own user, or the user behind sudo have decided what is read at `path`?
+///
+/// Asked of the file, of each directory above it, and of each link on the way: owner and mode. A directory in which
+/// everybody may make files, but not touch those of others (`/tmp`), will do.
+///
+/// # Errors
+/// [`Untrusted`] with the first place that will not do.
+pub fn trusted_path(path: &Path) -> Result<(), Untrusted> {
+    let fail = |at: &Path| {
+        let at = at.to_owned();
+        move |error: io::Error| Untrusted { at, why: Distrust::Unknown { detail: error.to_string() } }
+    };
+    let believed = Believed::sudo();
+    // The way as it is written, whose links lead to the way as it really is.
+    for way in [std::path::absolute(path).map_err(fail(path))?, path.canonicalize().map_err(fail(path))?] {
+        for place in way.ancestors() {
+            let metadata = place.symlink_metadata().map_err(fail(place))?;
+            judge_place(&metadata, believed).map_err(|why| Untrusted { at: place.to_owned(), why })?;
+        }
+    }
+    let metadata = path.metadata().map_err(fail(path))?;
+    if !metadata.is_file() {
+        return Err(Untrusted { at: path.to_owned(), why: Distrust::NotAFile });
+    }
+    Ok(())
+}
+
+/// One place on the way to a file, or the file.
+fn judge_place(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> {
+    const STICKY: u32 = 0o1000;
+    if metadata.is_symlink() {
+        // A link has no mode; who may exchange it is its directory's matter.
+        return believed.owner(metadata.uid()).map_err(|_| Distrust::Symlink);
+    }
+    if metadata.is_dir() && metadata.mode() & STICKY != 0 {
+        return believed.owner(metadata.uid());
+    }
+    judge_owner_and_mode(metadata, believed)
+}
+
+/// Is this open directory one in which only root and this process's own user can make and remove files?
+pub(super) fn judge_dir(metadata: &Metadata) -> Result<(), Distrust> {
+    judge_owner_and_mode(metadata, Believed::sudo())
 }
 
 #[cfg(test)]
@@ -124,5 +209,66 @@ mod tests {
         fs::write(&path, b"x").unwrap();
         chown(&path, Some(65534), None).unwrap();
         assert_eq!(trusted(&path), Err(Distrust::Owner { owner: 65534, me: 0 }));
+    }
+
+    /// A directory that only root can write, and in it a file.
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/config.yaml");
+        fs::create_dir(dir.path().join("deep")).unwrap();
+        fs::write(&path, b"{}").unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn a_path_is_trusted_until_others_may_write_any_directory_of_it() {
+        let (dir, path) = place();
+        assert_eq!(trusted_path(&path), Ok(()));
+        for (at, mode, trusted) in [
+            (path.as_path(), 0o666, false),
+            (path.as_path(), 0o640, true),
+            (path.parent().unwrap(), 0o777, false),
+            (path.parent().unwrap(), 0o1777, true),
+            (dir.path(), 0o770, false),
+            (dir.path(), 0o755, true),
+        ] {
+            fs::set_permissions(at, fs::Permissions::from_mode(mode)).unwrap();
+            let why = Distrust::Writable { mode };
+            let want = if trusted { Ok(()) } else { Err(Untrusted { at: at.to_owned(), why }) };
+            assert_eq!(trusted_path(&path), want, "{} {mode:o}", at.display());
+        }
+    }
+
+    #[test]
+    fn links_on_the_way_are_followed_if_they_are_ours_and_lead_to_what_is_trusted() {
+        let (dir, path) = place();
+        let link = dir.path().join("link.yaml");
+        symlink(&path, &link).unwrap();
+        assert_eq!(trusted_path(&link), Ok(()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o602)).unwrap();
+        let found = Untrusted { at: path.canonicalize().unwrap(), why: Distrust::Writable { mode: 0o602 } };
+        assert_eq!(trusted_path(&link), Err(found));
+        assert_eq!(trusted_path(dir.path()).unwrap_err().why, Distrust::NotAFile);
+        assert!(matches!(trusted_path(&dir.path().join("no")).unwrap_err().why, Distrust::Unknown { .. }));
+    }
+
+    #[test]
+    fn files_directories_and_links_of_another_user_are_not_trusted() {
+        if !is_root() {
+            eprintln!("skipped: only root can give files away");
+            return;
+        }
+        let owner = Distrust::Owner { owner: 65534, me: 0 };
+        let (dir, path) = place();
+        chown(&path, Some(65534), None).unwrap();
+        assert_eq!(trusted_path(&path).unwrap_err().why, owner);
+        let (dir2, path) = place();
+        chown(dir2.path(), Some(65534), None).unwrap();
+        assert_eq!(trusted_path(&path).unwrap_err(), Untrusted { at: dir2.path().to_owned(), why: owner });
+        let (_keep, path) = place();
+        let link = dir.path().join("link.yaml");
+        symlink(&path, &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+        assert_eq!(trusted_path(&link).unwrap_err(), Untrusted { at: link, why: Distrust::Symlink });
     }
 }

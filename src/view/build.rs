@@ -263,6 +263,8 @@ fn count(event: &Event, counts: &mut Counts) {
     match event {
         Event::ClockRefused { .. } => fault("clock_refused"),
         Event::ClockNotHeld { .. } => fault("clock_not_held"),
+        Event::ClocksChanged { .. } => fault("clocks_changed"),
+        Event::StuckAtIdleClock { .. } => fault("stuck_at_idle_clock"),
         Event::Discontinuity(_) => fault("engine_restart"),
         Event::Refused(_) => fault("values_refused"),
         Event::Health(health::Event::Outage { .. }) => counts.outages += 1,
@@ -273,6 +275,7 @@ fn count(event: &Event, counts: &mut Counts) {
         Event::Woken { by, .. } => {
             let source = match by {
                 WakeSource::Page => "page",
+                WakeSource::Unseen => "unseen",
                 WakeSource::Power { .. } => "power",
                 WakeSource::Utilization { .. } => "utilization",
             };

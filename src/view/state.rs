@@ -253,14 +253,21 @@ pub struct Counts {
 
 /// The kinds of `Counts::faults`.
 #[must_use]
-pub fn fault_kinds() -> [&'static str; 4] {
-    ["clock_refused", "clock_not_held", "engine_restart", "values_refused"]
+pub fn fault_kinds() -> [&'static str; 6] {
+    [
+        "clock_refused",
+        "clock_not_held",
+        "clocks_changed",
+        "stuck_at_idle_clock",
+        "engine_restart",
+        "values_refused",
+    ]
 }
 
 /// The keys of `Counts::wakes`.
 #[must_use]
-pub fn wake_sources() -> [&'static str; 3] {
-    ["page", "power", "utilization"]
+pub fn wake_sources() -> [&'static str; 4] {
+    ["page", "power", "utilization", "unseen"]
 }
 
 /// The name of a reason, as metrics, status and files have it.

@@ -72,8 +72,13 @@ impl Bench {
 
     /// Changes a key (`section.key`) of the configuration; the value is YAML.
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
-        self.settings.insert(key.to_owned(), value.to_owned());
+        self.change(key, value);
         self
+    }
+
+    /// The same in place.
+    pub(crate) fn change(&mut self, key: &str, value: &str) {
+        self.settings.insert(key.to_owned(), value.to_owned());
     }
 
     /// A path in this bench's directory.
@@ -102,7 +107,9 @@ impl Bench {
 
     /// `agft` on this machine with this configuration, and these arguments.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_agft"));
+        // `AGFT_BIN`: another build, for runs that are longer than a build's life.
+        let built = || env!("CARGO_BIN_EXE_agft").into();
+        let mut command = Command::new(std::env::var_os("AGFT_BIN").unwrap_or_else(built));
         command.current_dir(self.directory.path()).envs(self.mock.env()).stdin(Stdio::null());
         command.arg("--config").arg(self.config()).args(arguments);
         command
@@ -255,14 +262,15 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts `command`; the console is kept.
     pub(crate) fn start(mut command: Command) -> Self {
+        command.args(["--log-level", "debug"]);
+        Self::start_plain(command)
+    }
+
+    /// The same with the level that the command itself asks for.
+    pub(crate) fn start_plain(mut command: Command) -> Self {
         let console = tempfile::tempdir().expect("a temporary directory");
         let file = File::create(console.path().join("log")).expect("a file for the console");
-        let child = command
-            .args(["--log-level", "debug"])
-            .stdout(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .expect("agft starts");
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().expect("agft starts");
         Self { child, console }
     }
 
@@ -298,6 +306,11 @@ impl Daemon {
         let until = self.lessons() + more;
         let lessons = eventually(|| self.lessons(), |lessons| *lessons >= until);
         assert!(lessons >= until, "{lessons} lessons, waited for {until}\n{}", self.tail());
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child's state")
     }
 
     /// Is it still running?

@@ -39,6 +39,14 @@ pub(crate) enum Behaviour {
     Truncated,
     /// Bytes that are not UTF-8.
     NotUtf8,
+    /// Serves the page after this long.
+    Slow(Duration),
+    /// Takes the request and resets the connection.
+    Reset,
+    /// The page of an engine whose metrics have other names.
+    OtherNames,
+    /// The page, every series on it twice.
+    Duplicates,
 }
 
 /// What a test has asked for, and the engine's state.
@@ -122,6 +130,11 @@ impl Engine {
         self.shared.lock().counters.restart();
     }
 
+    /// Counters run backwards in the same process: another server behind the same address, say.
+    pub(crate) fn go_back(&self) {
+        self.shared.lock().counters.go_back();
+    }
+
     /// Good pages served so far.
     pub(crate) fn served(&self) -> u64 {
         self.shared.lock().served
@@ -185,7 +198,7 @@ fn converse(shared: &Shared, mut stream: TcpStream) {
     let _ = stream.set_nonblocking(false);
     let _ = stream.set_nodelay(true);
     while request(&mut stream) {
-        match answer(shared) {
+        match answer(shared, &stream) {
             Some((bytes, keep)) if stream.write_all(&bytes).is_ok() && keep => {}
             _ => return,
         }
@@ -210,7 +223,7 @@ fn request(stream: &mut TcpStream) -> bool {
 }
 
 /// The bytes to send, and whether the connection goes on; `None` closes it at once.
-fn answer(shared: &Shared) -> Option<(Vec<u8>, bool)> {
+fn answer(shared: &Shared, stream: &TcpStream) -> Option<(Vec<u8>, bool)> {
     let core = shared.core_mhz();
     let mut script = shared.lock();
     if script.behaviour == Behaviour::Hang {
@@ -218,14 +231,33 @@ fn answer(shared: &Shared) -> Option<(Vec<u8>, bool)> {
         drop(shared.changed.wait_while(script, hangs).unwrap_or_else(PoisonError::into_inner));
         return None;
     }
+    if let Behaviour::Slow(pause) = script.behaviour {
+        drop(script);
+        std::thread::sleep(pause);
+        script = shared.lock();
+    }
     script.counters.advance(core);
     let page = script.counters.page(None);
     Some(match script.behaviour {
-        Behaviour::Serve => {
+        Behaviour::Serve | Behaviour::Slow(_) => {
             script.served += 1;
             (response("200 OK", page.as_bytes(), page.len()), true)
         }
         Behaviour::Refuse | Behaviour::Hang => return None,
+        Behaviour::Reset => {
+            drop(script);
+            // Closing without a linger sends a reset in place of an end.
+            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            return None;
+        }
+        Behaviour::OtherNames => {
+            let page = page.replace("vllm:", "newengine:");
+            (response("200 OK", page.as_bytes(), page.len()), true)
+        }
+        Behaviour::Duplicates => {
+            let page = page.repeat(2);
+            (response("200 OK", page.as_bytes(), page.len()), true)
+        }
         Behaviour::Status500 => (response("500 Internal Server Error", b"oops\n", 5), true),
         Behaviour::Empty => (response("200 OK", b"", 0), true),
         Behaviour::Html => {

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
 
 pub(crate) mod daemon;
+pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod page;
 

@@ -54,6 +54,11 @@ impl Counters {
         self.at = Instant::now();
     }
 
+    /// Half of what was counted is forgotten, in the same process.
+    pub(crate) fn go_back(&mut self) {
+        (self.steps, self.tokens, self.waits) = (0.5 * self.steps, 0.5 * self.tokens, 0.5 * self.waits);
+    }
+
     fn running(&self) -> f64 {
         (FULL_BATCH * self.load).ceil()
     }

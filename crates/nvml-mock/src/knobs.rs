@@ -104,6 +104,14 @@ impl MockState {
         self.change(gpu, |state| state.lost = lost)
     }
 
+    /// From now on the driver takes locks and resets, and the clocks stay where they are. Or follow again.
+    ///
+    /// # Errors
+    /// [`MockError::NoSuchGpu`].
+    pub fn set_stuck(&self, gpu: usize, stuck: bool) -> Result<(), MockError> {
+        self.change(gpu, |state| state.stuck = stuck)
+    }
+
     /// A process with a context on the GPU, and the memory it holds; `None`: no such process.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ pub const HISTORY_LEN: usize = 65_536;
 /// Injections that can be armed at once.
 pub const MAX_INJECTIONS: usize = 64;
 /// "nvmlmock" with the layout's version in the last byte.
-pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"nvmlmk\0\x01");
+pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"nvmlmk\0\x02");
 
 /// Words per [`WriteSlot`].
 pub(crate) const WRITE_WORDS: usize = 8;

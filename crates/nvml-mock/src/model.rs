@@ -122,6 +122,8 @@ state! {
     reasons: u64,
     /// The GPU fell off the bus.
     lost: bool,
+    /// Locks and resets are taken, and the running clocks stay where they are.
+    stuck: bool,
     core_lock: Option<Range>,
     memory_lock: Option<Range>,
     /// Running clocks at `at`.
@@ -233,6 +235,7 @@ impl GpuState {
             temperature_c: 40,
             reasons: 0,
             lost: false,
+            stuck: false,
             core_lock: None,
             memory_lock: None,
             core: 0,
@@ -321,6 +324,9 @@ impl GpuState {
 
     /// After a change of load or lock at `at`: where the clocks go, and when they are there.
     pub(crate) fn retarget(&mut self, config: &GpuConfig) {
+        if self.stuck {
+            return;
+        }
         let busy = self.load > 0.0;
         let memory = config.target(config.memory_clocks(), self.memory_lock, busy);
         let clamp = config.core_clamp_mhz.unwrap_or(u32::MAX);

@@ -345,6 +345,22 @@ mod tests {
     }
 
     #[test]
+    fn stuck_clocks_stay_whatever_is_locked_and_follow_again_afterwards() {
+        let state = MockState::private(&MockConfig::default()).expect("a private machine");
+        let running = || state.snapshot(0).expect("GPU 0").core_mhz;
+        let before = running();
+        state.set_load(0, 1.0).expect("GPU 0");
+        state.set_stuck(0, true).expect("GPU 0");
+        let lock = Some(Range { min: 210, max: 705 });
+        state.change(0, |gpu| gpu.core_lock = lock).expect("GPU 0");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!((running(), state.locks(0).expect("GPU 0").core), (before, lock));
+        state.set_stuck(0, false).expect("GPU 0");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!(running(), 705);
+    }
+
+    #[test]
     fn driver_reload_drops_locks_and_starts_the_counter_again() {
         let state = MockState::private(&MockConfig::default()).expect("a private machine");
         let lock = Some(Range { min: 210, max: 705 });

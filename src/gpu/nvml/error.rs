@@ -13,28 +13,57 @@ const DEPRECATED: u32 = 26;
 /// `NVML_ERROR_GPU_NOT_FOUND`.
 const GPU_NOT_FOUND: u32 = 28;
 
-/// A failed call on one GPU. `argument` is what was asked, empty for a plain query.
+/// `NVML_ERROR_NOT_READY`: the system is not ready for the request, as while a GPU is suspended.
+const NOT_READY: u32 = 27;
+/// `NVML_ERROR_INVALID_STATE`.
+const INVALID_STATE: u32 = 29;
+
+/// A failed call on one GPU. `argument` is what was asked, empty for a plain query. Exhaustive: a new error of
+/// nvml-wrapper has to be sorted.
 pub(super) fn call_failed(gpu: &str, call: &'static str, argument: &str, error: NvmlError) -> GpuError {
     let gpu = gpu.to_owned();
+    #[expect(deprecated, reason = "an exhaustive match names the deprecated one too")]
     match error {
         NvmlError::NoPermission => GpuError::NoPermission { gpu, call },
         // A function that the library lacks is one that the driver does not support.
         NvmlError::NotSupported
         | NvmlError::FailedToLoadSymbol(_)
         | NvmlError::FunctionNotFound
+        | NvmlError::VgpuEccNotSupported
         | NvmlError::UnexpectedVariant(ARGUMENT_VERSION_MISMATCH | DEPRECATED) => {
             GpuError::NotSupported { gpu, call }
         }
         NvmlError::InvalidArg | NvmlError::UnexpectedVariant(FREQUENCY_NOT_SUPPORTED) => {
             GpuError::InvalidArgument { gpu, call, argument: argument.to_owned() }
         }
-        NvmlError::GpuLost | NvmlError::ResetRequired | NvmlError::UnexpectedVariant(GPU_NOT_FOUND) => {
-            GpuError::Lost { gpu, call }
-        }
-        NvmlError::DriverNotLoaded | NvmlError::Uninitialized | NvmlError::LibRmVersionMismatch => {
+        NvmlError::GpuLost | NvmlError::UnexpectedVariant(GPU_NOT_FOUND) => GpuError::Lost { gpu, call },
+        NvmlError::ResetRequired => GpuError::ResetRequired { gpu, call },
+        NvmlError::DriverNotLoaded | NvmlError::Uninitialized | NvmlError::LibraryNotFound => {
             GpuError::NoDriver { detail: error.to_string() }
         }
-        other => GpuError::Failed { gpu, call, detail: other.to_string() },
+        NvmlError::LibRmVersionMismatch => GpuError::DriverMismatch,
+        NvmlError::UnexpectedVariant(NOT_READY | INVALID_STATE) => GpuError::NotReady { gpu, call },
+        NvmlError::Timeout
+        | NvmlError::InUse
+        | NvmlError::Unknown
+        | NvmlError::NotFound
+        | NvmlError::AlreadyInitialized
+        | NvmlError::InsufficientSize(_)
+        | NvmlError::InsufficientPower
+        | NvmlError::InsufficientMemory
+        | NvmlError::IrqIssue
+        | NvmlError::CorruptedInfoROM
+        | NvmlError::OperatingSystem
+        | NvmlError::NoData
+        | NvmlError::Utf8Error(_)
+        | NvmlError::NulError(_)
+        | NvmlError::LibloadingError(_)
+        | NvmlError::StringTooLong { .. }
+        | NvmlError::IncorrectBits(_)
+        | NvmlError::UnexpectedVariant(_)
+        | NvmlError::SetReleaseFailed
+        | NvmlError::GetPciInfoFailed
+        | NvmlError::PciInfoToCFailed => GpuError::Failed { gpu, call, detail: error.to_string() },
     }
 }
 
@@ -45,6 +74,7 @@ pub(super) fn init_failed(error: NvmlError) -> GpuError {
             GpuError::NoLibrary { detail: error.to_string() }
         }
         NvmlError::NoPermission => GpuError::NoPermission { gpu: "every GPU".to_owned(), call: "nvmlInit" },
+        NvmlError::LibRmVersionMismatch => GpuError::DriverMismatch,
         other => GpuError::NoDriver { detail: other.to_string() },
     }
 }
@@ -60,7 +90,10 @@ mod tests {
             GpuError::NotSupported { .. } => "not supported",
             GpuError::InvalidArgument { .. } => "invalid argument",
             GpuError::Lost { .. } => "lost",
+            GpuError::ResetRequired { .. } => "reset required",
             GpuError::NoDriver { .. } => "no driver",
+            GpuError::DriverMismatch => "mismatch",
+            GpuError::NotReady { .. } => "not ready",
             GpuError::Failed { .. } => "failed",
             other => panic!("{other}"),
         }
@@ -73,20 +106,31 @@ mod tests {
             (2, "invalid argument"),
             (3, "not supported"),
             (4, "no permission"),
+            (5, "failed"),
             (6, "failed"),
             (7, "failed"),
+            (8, "failed"),
             (9, "no driver"),
             (10, "failed"),
+            (11, "failed"),
+            (12, "no driver"),
             (13, "not supported"),
+            (14, "failed"),
             (15, "lost"),
-            (16, "lost"),
+            (16, "reset required"),
             (17, "failed"),
-            (18, "no driver"),
+            (18, "mismatch"),
             (19, "failed"),
+            (20, "failed"),
+            (21, "failed"),
+            (22, "not supported"),
+            (23, "failed"),
             (24, "invalid argument"),
             (25, "not supported"),
             (26, "not supported"),
+            (27, "not ready"),
             (28, "lost"),
+            (29, "not ready"),
             (999, "failed"),
         ];
         for (code, wanted) in table {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{METADATA, RunDir};
+use super::{METADATA, RunDir, file};
 use crate::store::dir::{Dir, Found};
 use crate::store::error::StoreError;
 
@@ -14,7 +14,7 @@ impl RunDir {
     /// which. This run is not counted.
     ///
     /// A directory goes only if its name is one that [`RunDir::create`] gives, if it holds metadata that say the same
-    /// name, and if no living agft holds it. Links are neither followed nor removed. One that cannot be removed is
+    /// name (or is empty: its agft was killed before they were written), and if no living agft holds it. Links are neither followed nor removed. One that cannot be removed is
     /// logged and stays.
     ///
     /// # Errors
@@ -33,15 +33,29 @@ impl RunDir {
         let mut removed = Vec::new();
         for (_, name) in runs.into_iter().take(surplus) {
             // Held while it goes; it may have changed since it was counted.
-            let Some(_held) = hold(&self.base, &name) else { continue };
+            let Some(held) = hold(&self.base, &name) else { continue };
             let path = self.base.file(&name);
-            match self.base.attempt("remove", &name, || std::fs::remove_dir_all(&path)) {
+            match clear(&held)
+                .and_then(|()| self.base.attempt("remove", &name, || std::fs::remove_dir_all(&path)))
+            {
                 Ok(()) => removed.push(path),
                 Err(error) => tracing::warn!(%error, "an old run stays"),
             }
         }
         Ok(removed)
     }
+}
+
+/// Removes all but the metadata: they go last, so that a run half removed is still known for one.
+pub(super) fn clear(run: &Dir) -> Result<(), StoreError> {
+    for name in run.names()?.iter().filter(|name| *name != METADATA) {
+        let path = run.file(name);
+        run.attempt("remove", name, || {
+            let is_dir = path.symlink_metadata()?.is_dir();
+            if is_dir { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) }
+        })?;
+    }
+    Ok(())
 }
 
 /// The moment in a run's name, and its number among those of the same second. Sorts by time.
@@ -69,9 +83,20 @@ impl RunName {
 fn hold(base: &Dir, name: &str) -> Option<Dir> {
     let dir = base.open_dir(name).ok()?;
     dir.lock().ok()?;
-    let Ok(Found::Here(text)) = dir.read_trusted(METADATA, MAX_METADATA_BYTES) else { return None };
-    let metadata: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    (metadata.get("experiment_name")?.as_str()? == name).then_some(dir)
+    let ours = match dir.read_trusted(METADATA, MAX_METADATA_BYTES).ok()? {
+        Found::Here(text) => {
+            let metadata: serde_json::Value = serde_json::from_slice(&text).ok()?;
+            metadata.get("experiment_name")?.as_str()? == name
+        }
+        Found::Absent => died_at_birth(&dir),
+        Found::Refused(_) => false,
+    };
+    ours.then_some(dir)
+}
+
+/// Killed before its metadata, which come first, were written: it is empty, or has no more than the beginning of them.
+fn died_at_birth(dir: &Dir) -> bool {
+    dir.names().is_ok_and(|names| names.iter().all(|name| file::is_temporary(name)))
 }
 
 #[cfg(test)]

@@ -139,6 +139,34 @@ fn the_oldest_runs_go_and_this_one_and_as_many_as_are_kept_stay() {
 }
 
 #[test]
+fn runs_killed_before_they_had_metadata_do_not_pile_up() {
+    let base = tempfile::tempdir().unwrap();
+    for n in 0..5 {
+        let dir = base.path().join(format!("agft_20260821_09300{n}"));
+        fs::create_dir(&dir).unwrap();
+        if n % 2 == 0 {
+            fs::write(dir.join(format!(".agft-{METADATA}-0123456789abcdef.tmp")), "{").unwrap();
+        }
+    }
+    let this = create(base.path(), START + 9);
+    assert_eq!(this.remove_old(1).unwrap().len(), 4);
+    assert_eq!(names_in(base.path()), ["agft_20260821_093004", "agft_20260821_093009"]);
+}
+
+#[test]
+fn metadata_of_a_run_go_last_so_that_one_half_removed_is_still_a_run() {
+    let base = tempfile::tempdir().unwrap();
+    let old = create(base.path(), START).path().to_owned();
+    fs::create_dir_all(old.join("plots/deep")).unwrap();
+    fs::write(old.join("plots/deep/a.svg"), "").unwrap();
+    let dir = Dir::open_or_create(&old).unwrap();
+    old::clear(&dir).unwrap();
+    assert_eq!(names_in(&old), [METADATA]);
+    drop(dir);
+    assert_eq!(create(base.path(), START + 1).remove_old(0).unwrap(), [old]);
+}
+
+#[test]
 fn nothing_is_removed_that_is_not_a_dead_run_of_ours() {
     let base = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
@@ -148,6 +176,7 @@ fn nothing_is_removed_that_is_not_a_dead_run_of_ours() {
     fs::rename(create(base.path(), START).path(), stays("agft_keep_this")).unwrap();
     fs::rename(create(base.path(), START).path(), stays("agft_20200101_000000")).unwrap();
     fs::create_dir(stays("agft_20200101_000001")).unwrap();
+    fs::write(stays("agft_20200101_000001/notes.txt"), "mine").unwrap();
     let linked = create(elsewhere.path(), START).path().to_owned();
     symlink(&linked, stays("agft_20260821_093000")).unwrap();
     fs::write(stays("agft_20200101_000002"), "").unwrap();

@@ -68,6 +68,16 @@ enum Command {
         #[arg(action = clap::ArgAction::Set)]
         lost: bool,
     },
+    /// Let a GPU's clocks stay where they are whatever the driver is asked, or follow again
+    Stuck {
+        /// State file
+        file: PathBuf,
+        /// GPU index
+        gpu: usize,
+        /// true or false
+        #[arg(action = clap::ArgAction::Set)]
+        stuck: bool,
+    },
     /// Let a function fail, or take longer
     Inject {
         /// State file
@@ -155,6 +165,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<()> {
         }
         Command::Reasons { file, gpu, bits } => MockState::open(&file)?.set_event_reasons(gpu, bits)?,
         Command::Lost { file, gpu, lost } => MockState::open(&file)?.set_lost(gpu, lost)?,
+        Command::Stuck { file, gpu, stuck } => MockState::open(&file)?.set_stuck(gpu, stuck)?,
         Command::Inject { file, call, code, delay_ms, times, after, gpu } => {
             let delay = Duration::from_millis(delay_ms);
             MockState::open(&file)?.inject(&Injection { call, gpu, code, delay, after, times })?;

@@ -1,0 +1,333 @@
+//! As root beside others: what they could have written is not obeyed, what agft writes is not theirs to read or change,
+//! tokens stay secret, and no shell is ever called.
+#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use support::daemon::{Bench, Daemon, finish};
+use support::engine::Behaviour;
+
+const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
+const NOBODY: u32 = 65534;
+
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: this is about root");
+    }
+    root
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+}
+
+/// `agft --config FILE` with these arguments; without what a sudo around the tests would say.
+fn agft(bench: &Bench, file: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agft"));
+    command.envs(bench.mock.env()).env_remove("SUDO_UID").stdin(Stdio::null());
+    command.arg("--config").arg(file).args(arguments);
+    command
+}
+
+#[test]
+fn configuration_that_a_stranger_could_have_written_is_refused_by_root_and_touches_no_clock() {
+    if !is_root() {
+        return;
+    }
+    type Change = fn(&Path);
+    let cases: [(&str, Change, &str); 5] = [
+        ("mode", |file| set_mode(file, 0o666), "its mode 0666 lets others write it"),
+        ("group", |file| set_mode(file, 0o664), "its mode 0664 lets others write it"),
+        ("owner", |file| chown(file, Some(NOBODY), None).expect("chown"), "it belongs to user 65534"),
+        (
+            "directory",
+            |file| set_mode(file.parent().expect("a directory"), 0o777),
+            "its mode 0777 lets others",
+        ),
+        (
+            "link",
+            |file| {
+                let real = file.with_extension("real");
+                fs::rename(file, &real).expect("a rename");
+                symlink(real, file).expect("a link");
+                lchown(file, Some(NOBODY), None).expect("lchown");
+            },
+            "it is a symbolic link",
+        ),
+    ];
+    for (what, change, says) in cases {
+        let bench = Bench::new();
+        let file = bench.path("etc/config.yaml");
+        fs::create_dir(bench.path("etc")).expect("a directory");
+        fs::copy(bench.config(), &file).expect("a copy");
+        change(&file);
+        for arguments in [&[][..], &["--dry-run"], &["release"]] {
+            let finished = finish(agft(&bench, &file, arguments));
+            assert_eq!(finished.code, Some(64), "{what}: {finished:?}");
+            assert!(
+                finished.err.contains("is not obeyed by root") && finished.err.contains(says),
+                "{finished:?}"
+            );
+        }
+        let check = finish(agft(&bench, &file, &["check"]));
+        assert!(check.out.contains("FAIL  configuration") && check.out.contains(says), "{what}: {check:?}");
+        assert_eq!(bench.mock.history(), [], "{what}");
+        // What looks only at the file, or needs no rights, does not mind.
+        let mut alone = Command::new(env!("CARGO_BIN_EXE_agft"));
+        alone.arg("check-config").arg(&file);
+        assert_eq!(finish(alone).code, Some(0), "{what}");
+        // The way out when everything else is broken stays open.
+        assert_eq!(finish(agft(&bench, &file, &["release", "--all"])).code, Some(0), "{what}");
+    }
+}
+
+#[test]
+fn configuration_of_the_user_who_called_sudo_is_obeyed() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let file = bench.config();
+    chown(&file, Some(NOBODY), Some(NOBODY)).expect("chown");
+    set_mode(&file, 0o664);
+    let mut release = agft(&bench, &file, &["release"]);
+    release.env("SUDO_UID", NOBODY.to_string());
+    let finished = finish(release);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let mut other = agft(&bench, &file, &["release"]);
+    other.env("SUDO_UID", "1000");
+    assert_eq!(finish(other).code, Some(64));
+}
+
+#[test]
+fn configuration_that_becomes_a_strangers_is_not_reloaded_and_the_old_one_stays() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    let bench = bench.set("gpu.clock_tolerance_mhz", "60");
+    set_mode(&bench.config(), 0o666);
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("is not obeyed by root");
+    assert!(!daemon.log().contains("takes effect now"), "{}", daemon.tail());
+    daemon.stop();
+}
+
+#[test]
+fn runtime_directory_in_which_others_can_remove_journals_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    fs::create_dir(bench.path("run")).expect("a directory");
+    set_mode(&bench.path("run"), 0o777);
+    let finished = bench.run(&[]);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    for part in ["gpu.runtime_dir", "its mode 0777 lets others write it"] {
+        assert!(finished.err.contains(part), "{finished:?}");
+    }
+    assert!(bench.is_free());
+}
+
+#[test]
+fn log_that_is_a_pipe_is_not_waited_for() {
+    let bench = Bench::new();
+    let dir = bench.path("logs/A100_SXM4_80GB");
+    fs::create_dir_all(&dir).expect("a directory");
+    let pipe = dir.join("agft.log");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let mut daemon = bench.serve(&[]);
+    daemon.wait_for_log("no log file in");
+    daemon.stop();
+}
+
+/// Everything under a directory.
+fn tree(dir: &Path) -> Vec<PathBuf> {
+    let mut found = vec![dir.to_owned()];
+    let mut next = 0;
+    while let Some(path) = found.get(next).cloned() {
+        next += 1;
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(
+                fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").path()),
+            );
+        }
+    }
+    found
+}
+
+#[test]
+fn every_file_is_0640_and_every_directory_0750_whatever_the_umask() {
+    let bench = Bench::new();
+    let inner = bench.command(&[]);
+    // The umask is the process's own; a shell around agft is the plainest way to set it.
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 0; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    command.current_dir(bench.path(""));
+    bench.engine.set_load(0.6);
+    let mut daemon = Daemon::start(command);
+    bench.wait_for_lock(&daemon);
+    daemon.wait_for_lessons(2);
+    let mut seen = Vec::new();
+    let mut look = |when: &str| {
+        for path in ["models", "runs", "logs", "run"].iter().flat_map(|dir| tree(&bench.path(dir))) {
+            let Ok(metadata) = path.symlink_metadata() else { continue };
+            let allowed = if metadata.is_dir() { 0o750 } else { 0o640 };
+            let mode = metadata.mode() & 0o7777;
+            assert_eq!(mode, allowed, "{when}: {} is {mode:04o}", path.display());
+            seen.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        }
+    };
+    look("while running");
+    daemon.stop();
+    look("afterwards");
+    for name in ["model.agft", "model_metadata.json", "rounds_data.jsonl", "config_snapshot.yaml", "agft.log"]
+    {
+        assert!(seen.iter().any(|seen| seen == name), "no {name} in {seen:?}");
+    }
+    for suffix in [".journal", ".lock", ".guard"] {
+        assert!(seen.iter().any(|seen| seen.ends_with(suffix)), "no {suffix} in {seen:?}");
+    }
+}
+
+#[test]
+fn token_and_query_of_the_url_are_in_no_log_and_no_file_at_any_level() {
+    const TOKEN: &str = "s3cr3t-bearer-t0ken";
+    const QUERY: &str = "s3cr3t-query";
+    let bench = Bench::new();
+    let token = bench.path("token");
+    fs::write(&token, format!("{TOKEN}\n")).expect("a token");
+    let url = format!("{}?key={QUERY}", bench.engine.url());
+    let bench = bench
+        .set("vllm.bearer_token_file", &format!("{token:?}"))
+        .set("vllm.prometheus_url", &format!("{url:?}"))
+        .set("logging.file_level", "TRACE")
+        .set("logging.console_level", "TRACE");
+    let mut command = bench.command(&["--log-level", "trace"]);
+    command.env("RUST_LOG", "trace");
+    let mut daemon = Daemon::start_plain(command);
+    // A page that comes, then none: errors have texts of their own.
+    daemon.wait_for_log("run directory");
+    let before = bench.engine.served();
+    let served = support::eventually(|| bench.engine.served(), |served| *served > before + 3);
+    assert!(served > before + 3, "{}", daemon.tail());
+    let bench = bench.set("vllm.prometheus_url", &format!("\"{url}-2\""));
+    let config = bench.config();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("takes effect now");
+    bench.engine.behave(Behaviour::Status500);
+    daemon.wait_for_log("metrics endpoint out");
+    daemon.stop();
+    assert!(fs::read_to_string(config).expect("the configuration").contains(QUERY));
+    let mut texts = vec![("console".to_owned(), daemon.log())];
+    for path in ["models", "runs", "logs", "run"].iter().flat_map(|dir| tree(&bench.path(dir))) {
+        if path.is_file() {
+            let bytes = fs::read(&path).expect("a file");
+            texts.push((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned()));
+        }
+    }
+    for (name, text) in &texts {
+        assert!(!text.contains(TOKEN), "the token is in {name}");
+        // The snapshot of the configuration has what the configuration has.
+        let configured = name.ends_with("config_snapshot.yaml") || name.ends_with("experiment_metadata.json");
+        let line = text.lines().find(|line| line.contains(QUERY));
+        assert!(configured || line.is_none(), "the query is in {name}: {line:?}");
+    }
+}
+
+/// Lines of the program proper, tests left out.
+fn program_text() -> Vec<(PathBuf, String)> {
+    let is_test = |path: &Path| {
+        path.file_stem()
+            .is_some_and(|stem| ["tests", "testing", "laws", "gold"].iter().any(|name| stem == *name))
+    };
+    tree(&Path::new(REPOSITORY).join("src"))
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs") && !is_test(path))
+        .map(|path| {
+            let text = fs::read_to_string(&path).expect("a source file");
+            let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+            (path, text[..end].to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn only_program_that_is_ever_started_is_agft_itself() {
+    let starts: Vec<(PathBuf, String)> = program_text()
+        .into_iter()
+        .flat_map(|(path, text)| {
+            let lines: Vec<String> = text
+                .lines()
+                .filter(|line| {
+                    ["Command::new(", "libc::system", "libc::exec", "posix_spawn"]
+                        .iter()
+                        .any(|call| line.contains(call))
+                })
+                .map(|line| line.trim().to_owned())
+                .collect();
+            lines.into_iter().map(move |line| (path.clone(), line))
+        })
+        .collect();
+    let [(path, line)] = &starts[..] else { panic!("{starts:?}") };
+    assert!(path.ends_with("src/guardian/link.rs"), "{path:?}");
+    assert_eq!(line, r#"let mut command = Command::new("/proc/self/exe");"#);
+}
+
+#[test]
+fn unsafe_code_is_in_one_file_of_the_program() {
+    let allowed = |text: &str| text.contains("expect(unsafe_code") || text.contains("allow(unsafe_code");
+    let files: Vec<PathBuf> =
+        program_text().into_iter().filter(|(_, text)| allowed(text)).map(|(path, _)| path).collect();
+    assert!(files.len() == 1 && files[0].ends_with("src/gpu/nvml/raw.rs"), "{files:?}");
+}
+
+#[test]
+fn service_file_has_a_reason_beside_each_line_and_knows_the_exit_codes() {
+    let text = fs::read_to_string(Path::new(REPOSITORY).join("deploy/agft.service")).expect("the unit");
+    let (_, service) = text.split_once("[Service]\n").expect("a section");
+    let (service, _) = service.split_once("[Install]").expect("a section");
+    // What follows a line of the same matter shares its reason.
+    let shares = [
+        "RuntimeDirectoryMode",
+        "StateDirectoryMode",
+        "WorkingDirectory",
+        "ExecStart",
+        "RestartSec",
+        "Restart",
+    ];
+    let mut explained = false;
+    for line in service.lines() {
+        match line.split_once('=') {
+            _ if line.starts_with('#') => explained = true,
+            Some((key, _)) => {
+                assert!(
+                    explained || shares.contains(&key) || key == "SystemCallErrorNumber",
+                    "no reason: {line}"
+                );
+                explained = false;
+            }
+            None => {}
+        }
+    }
+    let prevented = service.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
+    let codes = [
+        2,
+        agft::cli::Exit::Config as i32,
+        agft::cli::Exit::InUse as i32,
+        agft::cli::Exit::NotPermitted as i32,
+    ];
+    let wanted: Vec<String> = codes.iter().map(ToString::to_string).collect();
+    assert_eq!(prevented, Some(wanted.join(" ").as_str()));
+}
