@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::guarded::Guarded;
 use super::{Cli, Exit, exit_of, load_config, logging};
 use crate::bandit::ActionSpace;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::control::{Controller, Learned};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
@@ -25,7 +25,7 @@ use crate::daemon::signals::Signals;
 use crate::daemon::tick::{End, Observer, Parts, RunError, drive, unix_seconds};
 use crate::daemon::watch::{Alarm, Pulse};
 use crate::export::guard::Hosts;
-use crate::export::http::{self, Bound};
+use crate::export::http::{self, Bound, HttpError};
 use crate::export::socket;
 use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
@@ -140,7 +140,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     );
     let scraper = Scraper::new(&setup::scrape_settings(config))?;
     // What is wrong with the port shows before the first clock is touched.
-    let page = config.observe.metrics_listen.0.map(Bound::new).transpose()?;
+    let page = bind_page(config.observe.metrics_listen)?;
     let hands_off = cli.dry_run || config.control.data_collection_mode;
     gpus.check_setup(!hands_off)?;
     // Until the end of the run.
@@ -196,6 +196,20 @@ struct Shown {
 }
 
 /// Publishes the run's state, and serves it where that is wanted.
+/// Binds the port of the metrics page, if there shall be one.
+///
+/// The default port is often another agft's, one for each engine of a machine: that costs the page and not the run. A
+/// port that was asked for has to be had.
+fn bind_page(listen: Listen) -> Result<Option<Bound>, HttpError> {
+    match listen.0.map(Bound::new).transpose() {
+        Err(error @ HttpError::InUse { .. }) if listen == Listen::LOCAL => {
+            tracing::warn!(%error, "no metrics page");
+            Ok(None)
+        }
+        outcome => outcome,
+    }
+}
+
 fn show(config: &Config, page: Option<Bound>, gpus: &[GpuInfo], parts: &mut Parts) -> anyhow::Result<Shown> {
     let about = show::about(config, parts.controller.settings());
     let (observer, latest) = Show::new(about, gpus, &parts.controller, unix_seconds());

@@ -283,9 +283,9 @@ fn count(event: &Event, counts: &mut Counts) {
         Event::Woken { by, .. } => {
             let source = match by {
                 WakeSource::Page => "page",
+                WakeSource::Unseen => "unseen",
                 WakeSource::Power { .. } => "power",
                 WakeSource::Utilization { .. } => "utilization",
-                WakeSource::Unseen => "unseen",
             };
             *counts.wakes.entry(source.to_owned()).or_default() += 1;
         }

@@ -127,7 +127,7 @@ fn rounds_events_and_outcomes_are_counted_once_each() {
         ],
         round: Some(Round { violation: Some(violation), ..testing::round() }),
         command: Some(Target::Lock(Clocks::core_only(Mhz(900)))),
-        reset: None,
+        ..Output::default()
     };
     let in_force = |target| ClockOutcome::InForce { target, at: Time(0.3) };
     let lock = Target::Lock(Clocks::core_only(Mhz(900)));
