@@ -203,6 +203,31 @@ fn next_start_undoes_what_two_kills_left() {
     assert_eq!(bench.journals(), Vec::<std::path::PathBuf>::new());
 }
 
+/// A guardian whose controller dies before its first reset has locked nothing itself, but the clocks may be a predecessor's:
+/// the journal that says so must not go before they are free.
+#[test]
+fn kill_before_the_first_reset_never_loses_what_a_predecessor_left() {
+    for _ in 0..6 {
+        let bench = Bench::new();
+        drop(kill_both(&bench));
+        let mut daemon = bench.start(&[]);
+        std::thread::sleep(Duration::from_millis(random(120)));
+        daemon.signal(Signal::KILL);
+        daemon.wait();
+        if let Some(guardian) = bench.guardian() {
+            assert!(eventually(|| is_gone(guardian), |gone| *gone), "the guardian stays");
+        }
+        assert!(
+            bench.is_free() || !bench.journals().is_empty(),
+            "locked, and nothing says so\n{}",
+            daemon.tail()
+        );
+        let done = bench.run(&["release", "--journal"]);
+        assert!(bench.is_free(), "{done:?}");
+        assert_eq!(bench.journals(), Vec::<std::path::PathBuf>::new());
+    }
+}
+
 #[test]
 fn release_undoes_what_two_kills_left() {
     for arguments in [&["release", "--journal"][..], &["release"]] {
