@@ -128,6 +128,10 @@ impl Talk {
         }
         match serde_json::from_str(&line) {
             Ok(Answer::State { state, .. }) => Ok(Some(*state)),
+            Ok(Answer::History { .. }) => {
+                let why = "a history, though it was not asked for one".into();
+                Err(TalkError::Nonsense { path: self.path.clone(), why })
+            }
             Ok(Answer::Error { error, .. }) => Err(TalkError::Refused(error)),
             Err(error) => Err(TalkError::Nonsense { path: self.path.clone(), why: error.to_string() }),
         }

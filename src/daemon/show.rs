@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::tick::{Observer, StepFacts};
 use crate::config::Config;
 use crate::control::{Controller, Settings};
-use crate::export::http::Latest;
+use crate::export::Latest;
 use crate::gpu::GpuInfo;
 use crate::view::{About, Glance, View};
 
@@ -15,6 +15,7 @@ use crate::view::{About, Glance, View};
 pub struct Show {
     view: View,
     publish: watch::Sender<Arc<crate::view::State>>,
+    publish_history: watch::Sender<Arc<crate::view::History>>,
 }
 
 impl Show {
@@ -22,8 +23,9 @@ impl Show {
     #[must_use]
     pub fn new(about: About, gpus: &[GpuInfo], controller: &Controller, unix_s: f64) -> (Self, Latest) {
         let view = View::new(about, gpus, controller, unix_s);
-        let (publish, latest) = watch::channel(Arc::new(view.state().clone()));
-        (Self { view, publish }, latest)
+        let (publish, state) = watch::channel(Arc::new(view.state().clone()));
+        let (publish_history, history) = watch::channel(Arc::new(view.history().clone()));
+        (Self { view, publish, publish_history }, Latest { state, history })
     }
 }
 
@@ -40,7 +42,7 @@ pub fn about(config: &Config, settings: &Settings) -> About {
 
 impl Observer for Show {
     fn step(&mut self, facts: &StepFacts<'_>) {
-        self.view.step(&Glance {
+        let grown = self.view.step(&Glance {
             seen: facts.seen,
             output: facts.output,
             controller: facts.controller,
@@ -49,6 +51,9 @@ impl Observer for Show {
             unix_s: facts.unix_time,
         });
         self.publish.send_replace(Arc::new(self.view.state().clone()));
+        if grown {
+            self.publish_history.send_replace(Arc::new(self.view.history().clone()));
+        }
     }
 
     fn reconfigured(&mut self, config: &Config, settings: &Settings) {

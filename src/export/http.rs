@@ -17,14 +17,11 @@ use axum::routing::get;
 use axum::{Router, body::Body};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
+use super::Latest;
 use super::exposition::{self, Format};
 use super::guard::Hosts;
-use crate::view::State;
-
-/// The latest state, for any number of readers.
-pub type Latest = watch::Receiver<Arc<State>>;
 
 /// Connections at once; more are closed at once.
 const CONNECTIONS: usize = 64;
@@ -197,7 +194,7 @@ async fn check_host(Shared(hosts): Shared<Arc<Hosts>>, request: Request<Body>, n
 async fn metrics(Shared(latest): Shared<Latest>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = Format::wanted(accept);
-    let state = Arc::clone(&latest.borrow());
+    let state = Arc::clone(&latest.state.borrow());
     match exposition::page(state, format) {
         Ok(page) => ([(header::CONTENT_TYPE, format.content_type())], page).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

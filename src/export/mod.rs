@@ -7,3 +7,21 @@ pub mod guard;
 pub mod http;
 pub mod protocol;
 pub mod socket;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::view::{History, State};
+
+#[cfg(test)]
+mod testing;
+
+/// What the loop published last, for any number of readers.
+#[derive(Debug, Clone)]
+pub struct Latest {
+    /// The state after the latest step.
+    pub state: watch::Receiver<Arc<State>>,
+    /// The last minutes, once a second.
+    pub history: watch::Receiver<Arc<History>>,
+}

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::Order;
 use crate::units::Seconds;
-use crate::view::State;
+use crate::view::{History, State};
 
 /// The longest request, in bytes, with its line end.
 pub const MAX_REQUEST: usize = 4096;
@@ -21,6 +21,8 @@ pub enum Request {
         #[serde(default = "second")]
         every_s: Seconds,
     },
+    /// The last ten minutes, one point a second.
+    History {},
     /// Driver-default clocks, and nothing learned, until `resume`.
     Pause {},
     /// Go on.
@@ -36,7 +38,7 @@ impl Request {
     #[must_use]
     pub fn order(self) -> Option<Order> {
         match self {
-            Self::Status {} | Self::Watch { .. } => None,
+            Self::Status {} | Self::Watch { .. } | Self::History {} => None,
             Self::Pause {} => Some(Order::Pause),
             Self::Resume {} => Some(Order::Resume),
         }
@@ -53,6 +55,13 @@ pub enum Answer {
         ok: bool,
         /// The state.
         state: Box<State>,
+    },
+    /// The last minutes.
+    History {
+        /// Always true.
+        ok: bool,
+        /// The points, oldest first.
+        history: History,
     },
     /// It was not done.
     Error {
@@ -90,6 +99,7 @@ mod tests {
         let all = [
             Request::Status {},
             Request::Watch { every_s: Seconds(2.0) },
+            Request::History {},
             Request::Pause {},
             Request::Resume {},
         ];

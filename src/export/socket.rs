@@ -16,9 +16,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::http::Latest;
+use super::Latest;
 use super::protocol::{Answer, MAX_REQUEST, Request};
 use crate::control::{Mode, Order};
+use crate::view::History;
 
 /// Connections at once; more are closed at once.
 const CONNECTIONS: usize = 32;
@@ -221,6 +222,7 @@ impl Client {
                     self.watch(every_s.0).await;
                     false
                 }
+                Request::History {} => self.say_history().await,
                 request => match request.order() {
                     None => self.say_state().await,
                     Some(order) => self.carry_out(order).await,
@@ -261,8 +263,13 @@ impl Client {
     }
 
     async fn say_state(&mut self) -> bool {
-        let state = Arc::clone(&self.latest.borrow());
+        let state = Arc::clone(&self.latest.state.borrow());
         self.say(&Answer::state(&state)).await
+    }
+
+    async fn say_history(&mut self) -> bool {
+        let history = Arc::clone(&self.latest.history.borrow());
+        self.say(&Answer::History { ok: true, history: History::clone(&history) }).await
     }
 
     async fn watch(&mut self, every_s: f64) {
@@ -292,7 +299,7 @@ impl Client {
             Order::Pause => matches!(state.mode, Mode::Paused | Mode::Outage) && state.in_force.is_none(),
             Order::Resume => state.mode != Mode::Paused,
         };
-        let waited = tokio::time::timeout(ORDER_TIME, self.latest.wait_for(done)).await;
+        let waited = tokio::time::timeout(ORDER_TIME, self.latest.state.wait_for(done)).await;
         let carried_out = matches!(waited, Ok(Ok(_)));
         drop(waited);
         if carried_out {

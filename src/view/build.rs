@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::estimate::Estimate;
+use super::history::History;
+use super::notes::Notes;
 use super::state::{
     ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, RoundState, State, fault_kinds, reason_name,
     wake_sources,
@@ -55,6 +57,7 @@ pub struct Glance<'a> {
 #[derive(Debug, Clone)]
 pub struct View {
     state: State,
+    history: History,
     /// When the previous step was.
     last: Option<Time>,
     /// When the learner was looked at last.
@@ -83,6 +86,7 @@ impl View {
             learner_at: None,
             counters: vec![None; gpus.len()],
             ran: Target::Default,
+            history: History::default(),
             state: State {
                 version: env!("CARGO_PKG_VERSION").into(),
                 pid: std::process::id(),
@@ -102,6 +106,7 @@ impl View {
                 learner: learner(controller, Time(0.0)),
                 counts: no_counts(),
                 estimate: Estimate::default(),
+                notes: Notes::default(),
                 scrape: Timing::default(),
                 lateness: Timing::default(),
                 step: Timing::default(),
@@ -115,6 +120,12 @@ impl View {
         &self.state
     }
 
+    /// The last minutes up to the latest step.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
     /// Another configuration is in force.
     pub fn reconfigured(&mut self, about: About) {
         self.state.policy = about.policy;
@@ -124,8 +135,8 @@ impl View {
         self.learner_at = None;
     }
 
-    /// Takes a step in.
-    pub fn step(&mut self, glance: &Glance<'_>) {
+    /// Takes a step in; says whether the history has grown.
+    pub fn step(&mut self, glance: &Glance<'_>) -> bool {
         let now = glance.seen.now;
         let passed = self.last.map_or(0.0, |last| now.since(last).0.max(0.0));
         self.last = Some(now);
@@ -162,6 +173,8 @@ impl View {
             self.learner_at = Some(now);
             self.state.learner = learner(glance.controller, now);
         }
+        self.state.notes.take(glance.output, glance.unix_s);
+        self.history.push(&self.state)
     }
 
     fn gpus(&mut self, seen: &Observation) {

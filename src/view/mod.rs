@@ -5,6 +5,8 @@
 
 mod build;
 mod estimate;
+mod history;
+mod notes;
 mod state;
 mod timing;
 
@@ -13,6 +15,8 @@ pub(crate) mod testing;
 
 pub use build::{About, Glance, View, learner_state};
 pub use estimate::Estimate;
+pub use history::{History, POINTS, Point};
+pub use notes::{NOTES, Note, NoteKind, Notes, reason_words};
 pub use state::{
     ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, RoundState, State, fault_kinds, reason_name,
     wake_sources,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
+use super::notes::Notes;
 use super::timing::Timing;
 use crate::bandit::{Phase, Reason};
 use crate::control::Mode;
@@ -50,6 +51,8 @@ pub struct State {
     pub counts: Counts,
     /// Savings against default clocks, as far as they can be estimated.
     pub estimate: Estimate,
+    /// What happened lately, oldest first.
+    pub notes: Notes,
     /// Time that fetching the metrics page took.
     pub scrape: Timing,
     /// How late ticks began.

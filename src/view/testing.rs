@@ -9,7 +9,7 @@ use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Cost, DelaySource};
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
 use crate::view::{
-    ArmState, ArmStatus, Counts, Estimate, GpuState, LearnerState, Load, RoundState, State, Timing,
+    ArmState, ArmStatus, Counts, Estimate, GpuState, LearnerState, Load, Notes, RoundState, State, Timing,
 };
 
 /// A round of 0.3 s at 900 MHz in which 120 tokens were generated.
@@ -160,6 +160,7 @@ pub(crate) fn state() -> State {
             token_time_s: 420.0,
             default_token_time_s: 400.0,
         },
+        notes: Notes::default(),
         scrape: timing.clone(),
         lateness: timing.clone(),
         step: timing,

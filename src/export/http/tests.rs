@@ -4,8 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
+use tokio::sync::watch;
+
 use super::*;
-use crate::view::testing;
+use crate::view::{State, testing};
 
 struct Page {
     server: Server,
@@ -13,7 +15,7 @@ struct Page {
 }
 
 fn serve() -> Page {
-    let (publish, latest) = watch::channel(Arc::new(testing::state()));
+    let (publish, latest) = crate::export::testing::latest();
     let bound = Bound::new("127.0.0.1:0".parse().unwrap()).unwrap();
     Page { server: bound.serve(latest, Hosts::default()).unwrap(), publish }
 }

@@ -37,7 +37,7 @@ type Started = (tempfile::TempDir, Server, mpsc::Receiver<Order>, watch::Sender<
 
 fn start() -> Started {
     let dir = tempfile::tempdir().unwrap();
-    let (publish, latest) = watch::channel(Arc::new(testing::state()));
+    let (publish, latest) = crate::export::testing::latest();
     let (server, orders) = Server::start(dir.path(), latest).unwrap();
     (dir, server, orders, publish)
 }
@@ -50,6 +50,15 @@ fn status_is_the_published_state_and_the_talk_goes_on() {
     let state = State { pid: 1, ..testing::state() };
     publish.send_replace(Arc::new(state.clone()));
     assert_eq!(talk.ask(r#"{"cmd":"status"}"#), Answer::state(&state));
+}
+
+#[test]
+fn history_is_the_published_points() {
+    let (_dir, server, _orders, _publish) = start();
+    let answer = Talk::with(&server).ask(r#"{"cmd":"history"}"#);
+    let mut points = History::default();
+    points.push(&testing::state());
+    assert_eq!(answer, Answer::History { ok: true, history: points });
 }
 
 #[test]
