@@ -55,7 +55,7 @@ pub fn control_settings(config: &Config, clocks: &SupportedClocks, dry_run: bool
             clocks: Clocks::core_only(idle_clock),
             wake_power_ratio: config.idle.wake_power_ratio,
         }),
-        holdout: (config.holdout.share > 0.0).then(|| HoldoutSettings {
+        holdout: (config.holdout.share > 0.0).then_some(HoldoutSettings {
             share: config.holdout.share,
             block: config.holdout.block_s,
             settle: config.holdout.settle_s,

@@ -42,7 +42,7 @@ proptest! {
         let slot = ((start + length) / 30.0).floor();
         prop_assert_eq!(place.is_some(), start >= slot * 30.0 + 10.0);
         if let Some(at) = place {
-            prop_assert_eq!((at.cycle * 10 + at.slot) as f64, slot);
+            prop_assert!(((at.cycle * 10 + at.slot) as f64 - slot).abs() < 0.5);
         }
     }
 
@@ -136,7 +136,7 @@ fn the_interval_covers_the_truth_as_often_as_it_says() {
         let mut savings = Savings::new(0.1);
         let mut drift: f64 = 0.0;
         for cycle in 0..12 {
-            let held_slot = (10.0 * dice.uniform()) as u64;
+            let held_slot = dice.bits() % 10;
             for slot in 0..10 {
                 drift = 0.9 * drift + 60.0 * dice.normal();
                 let tokens = (600.0 + drift + 50.0 * dice.normal()).max(20.0);

@@ -9,8 +9,8 @@ use crate::units::Mhz;
 
 /// Loads that are looked at, as multiples of the present one.
 const SHARES: [f64; 5] = [0.25, 0.5, 1.0, 1.5, 2.0];
-/// Beyond this share of busy time the model would speak of overload.
-const MOST_BUSY: f64 = 0.97;
+/// Where default clocks take this many times the step time of the lightest load, the model would speak of overload.
+const OVERLOAD: f64 = 4.0;
 
 /// The clock with the least predicted cost at a load.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,7 @@ impl Structured {
         let (objective, weight) = (self.settings.objective, self.context.delay_weight());
         // Without draws no randomness is used.
         let mut dice = self.dice;
+        let mut lightest = None;
         let mut at = |share: f64| {
             let busy = 1.0 - (1.0 - present.busy).powf(share);
             let load = Load {
@@ -49,11 +50,13 @@ impl Structured {
                 decode: share * present.decode,
                 busy,
                 steps: present.steps * busy / present.busy,
-                delay: present.delay.filter(|_| share == 1.0),
+                // What was met with at another load says nothing here.
+                delay: present.delay.filter(|_| (share - 1.0).abs() < f64::EPSILON),
                 ..present
             };
             let predictor = Predictor::new(model, load, 0, &mut dice);
             let reference = predictor.steady(default);
+            let overload = reference.step > OVERLOAD * *lightest.get_or_insert(reference.step);
             let cost = |clock: f64| {
                 let steady = predictor.steady(clock);
                 (steady.objective(objective, weight) - reference.objective(objective, weight), steady)
@@ -72,7 +75,7 @@ impl Structured {
                 cost_ratio: gain.exp(),
                 tpot_ratio: steady.step / reference.step,
             };
-            let sound = best.cost_ratio.is_finite() && best.tpot_ratio.is_finite() && steady.busy < MOST_BUSY;
+            let sound = best.cost_ratio.is_finite() && best.tpot_ratio.is_finite() && !overload;
             sound.then_some(best)
         };
         SHARES.into_iter().filter_map(&mut at).collect()
