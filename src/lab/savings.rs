@@ -1,9 +1,9 @@
 //! Does the holdout experiment tell the truth? Here the truth is known: the same arrivals come once more, wholly at default
 //! clocks.
 //!
-//! Each cell is run twice: at default clocks, and under agft with the experiment in it. What the time under agft came to,
-//! against the same moments of the first run, is the true change; what the experiment says is what an operator would
-//! have been told.
+//! Each cell is run twice: at default clocks, and under agft with the experiment in it. What the measured moments under
+//! agft came to, against the same moments of the first run, is the true change; what the experiment says is what an
+//! operator would have been told.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use super::LabError;
 use super::experiment::supported;
 use super::grid::Load;
 use crate::config::Config;
-use crate::control::{Controller, Learned, Mode, Round};
+use crate::control::{Controller, Learned, Round};
 use crate::daemon::setup;
 use crate::gpu::SupportedClocks;
 use crate::holdout::{Change, Effect, Savings, SlotWindow};
@@ -94,13 +94,11 @@ impl Trial {
         let mut savings = Savings::new(self.config.holdout.share);
         let mut trial = self.controller(&supported, seed, |_| {});
         run(&spec, Driver::Controller(&mut trial), |round| {
-            if let Some(at) = round.holdout {
-                savings.push(at, &SlotWindow::from(round), round.at.0);
-            }
-            if round.mode != Mode::Holdout
-                && let Some(same) = at_default.get(&tick_of(round, tick))
-            {
-                treated.push(&SlotWindow::from(round));
+            let Some(at) = round.holdout else { return };
+            let window = SlotWindow::from(round);
+            savings.push(at, &window, round.at.0);
+            if let Some(same) = at_default.get(&tick_of(round, tick)).filter(|_| !at.held) {
+                treated.push(&window);
                 default.push(same);
             }
         })?;
