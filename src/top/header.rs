@@ -1,0 +1,228 @@
+//! The lines at the top: what agft does, the GPUs, the load, what is saved, what went wrong.
+
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+
+use super::model::{Link, Model};
+use super::text::{Theme, energy, number, signed_share, span};
+use crate::bandit::Phase;
+use crate::control::Mode;
+use crate::units::{Clocks, Mhz, Seconds};
+use crate::view::{GpuState, State};
+
+/// The picture is called old when it is older than this although the daemon talks to us: its loop hangs.
+const OLD_S: f64 = 5.0;
+
+/// The lines; the first has [`standing`] at its right. GPUs take at most `gpu_lines`.
+pub(super) fn lines(state: &State, theme: Theme, gpu_lines: usize) -> Vec<Line<'static>> {
+    let mut lines = vec![mode(state, theme)];
+    lines.extend(gpus(&state.gpus, theme, gpu_lines));
+    lines.extend([
+        clocks(state, theme),
+        load(state, theme),
+        learner(state, theme),
+        saved(state, theme),
+        trouble(state, theme),
+    ]);
+    lines
+}
+
+/// Lines that are there whatever the GPUs are.
+pub(super) const FIXED: u16 = 6;
+
+/// Is this the present? In words for the right end of the first line, and whether all is well.
+pub(super) fn standing(model: &Model, now_unix_s: f64) -> (String, bool) {
+    let age = |state: &State| now_unix_s - state.at_unix_s;
+    match (&model.link, &model.state) {
+        (Link::Lost(_), Some(state)) => (format!("NOT LIVE, {} old", span(Seconds(age(state)))), false),
+        (Link::Live, Some(state)) if age(state) > OLD_S => {
+            (format!("NOT LIVE, {} old", span(Seconds(age(state)))), false)
+        }
+        (Link::Live, Some(state)) => {
+            (format!("live, up {}", span(Seconds(state.at_unix_s - state.started_unix_s))), true)
+        }
+        _ => ("no agft yet".into(), false),
+    }
+}
+
+fn named(theme: Theme, name: &'static str, rest: String) -> Line<'static> {
+    Line::from(vec![Span::styled(format!(" {name:<8} "), theme.faint()), Span::raw(rest)])
+}
+
+fn mode_words(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Starting => "waits for the first pages",
+        Mode::Baseline => "measures default clocks",
+        Mode::Exploration => "tries clocks out",
+        Mode::Exploitation => "uses what it knows",
+        Mode::SloGuard => "a limit broke: default clocks",
+        Mode::Idle => "no work: clocks parked",
+        Mode::Outage => "no metrics page: default clocks",
+        Mode::Fault => "hands off for a while",
+        Mode::Paused => "by an operator: default clocks",
+        Mode::DataCollection => "records only",
+    }
+}
+
+fn mode(state: &State, theme: Theme) -> Line<'static> {
+    let style = match state.mode {
+        Mode::SloGuard | Mode::Outage | Mode::Fault | Mode::Paused => theme.alert(),
+        _ => theme.good(),
+    };
+    let dry = if state.dry_run { ", dry run" } else { "" };
+    Line::from(vec![
+        Span::styled(" agft", theme.strong()),
+        Span::raw(format!(" {} (pid {})  ", state.version, state.pid)),
+        Span::styled(state.mode.name(), style),
+        Span::raw(format!(": {}{dry}", mode_words(state.mode))),
+    ])
+}
+
+fn gpu(gpu: &GpuState, theme: Theme) -> Line<'static> {
+    let clock = number(gpu.core_clock.map(Mhz::as_f64), 0, " MHz");
+    let mut line = named(
+        theme,
+        "GPU",
+        format!(
+            "{} {}: {clock}, {}, {}, {} busy, {}",
+            gpu.index,
+            gpu.name.trim_start_matches("NVIDIA ").trim_start_matches("GeForce "),
+            number(gpu.power_w, 0, " W"),
+            number(gpu.temperature_c, 0, " °C"),
+            number(gpu.utilization.map(|share| 100.0 * share), 0, " %"),
+            energy(gpu.energy_j)
+        ),
+    );
+    if gpu.capped {
+        line.push_span(Span::styled(", HELD LOW by power or heat", theme.alert()));
+    }
+    line
+}
+
+fn gpus(gpus: &[GpuState], theme: Theme, lines: usize) -> Vec<Line<'static>> {
+    if gpus.len() <= lines {
+        return gpus.iter().map(|one| gpu(one, theme)).collect();
+    }
+    if lines == 0 {
+        return Vec::new();
+    }
+    let clocks = gpus.iter().filter_map(|gpu| gpu.core_clock);
+    let range = match (clocks.clone().min(), clocks.max()) {
+        (Some(Mhz(low)), Some(Mhz(high))) if low == high => format!("{low} MHz"),
+        (Some(Mhz(low)), Some(Mhz(high))) => format!("{low} to {high} MHz"),
+        _ => "? MHz".into(),
+    };
+    let hottest = gpus
+        .iter()
+        .filter_map(|gpu| gpu.temperature_c)
+        .fold(None, |hottest: Option<f64>, one| Some(hottest.map_or(one, |hottest| hottest.max(one))));
+    let mut line = named(
+        theme,
+        "GPUs",
+        format!(
+            "{}: {range}, {}, hottest {}, {}",
+            gpus.len(),
+            number(gpus.iter().map(|gpu| gpu.power_w).sum(), 0, " W"),
+            number(hottest, 0, " °C"),
+            energy(gpus.iter().map(|gpu| gpu.energy_j).sum())
+        ),
+    );
+    let capped = gpus.iter().filter(|gpu| gpu.capped).count();
+    if capped > 0 {
+        line.push_span(Span::styled(format!(", {capped} HELD LOW by power or heat"), theme.alert()));
+    }
+    vec![line]
+}
+
+fn clocks(state: &State, theme: Theme) -> Line<'static> {
+    let words =
+        |clocks: Option<Clocks>| clocks.map_or("driver default".to_owned(), |clocks| clocks.to_string());
+    let mut text = if state.asked == state.in_force {
+        format!("{} in force", words(state.in_force))
+    } else {
+        format!("{} in force, {} asked for", words(state.in_force), words(state.asked))
+    };
+    if let Some(floor) = state.floor {
+        text += &format!("; not below {floor}: a limit broke");
+    }
+    named(theme, "clocks", text)
+}
+
+fn load(state: &State, theme: Theme) -> Line<'static> {
+    let load = &state.load;
+    let count = |value| number(value, 0, "");
+    let text = format!(
+        "{} running, {} waiting; tokens/s {} in, {} out; KV cache {}",
+        count(load.running),
+        count(load.waiting),
+        count(load.prefill_tps),
+        count(load.decode_tps),
+        number(load.kv_usage.map(|share| 100.0 * share), 0, " %"),
+    );
+    named(theme, "load", text)
+}
+
+fn learner(state: &State, theme: Theme) -> Line<'static> {
+    let learner = &state.learner;
+    let phase = match (learner.converged, learner.phase) {
+        (true, _) => "converged",
+        (false, Phase::Exploration) => "exploring",
+        (false, Phase::Exploitation) => "exploiting",
+    };
+    let best = learner.best.map_or("none known".to_owned(), |best| best.to_string());
+    let policy = if learner.handed_over.is_some() { "linucb (stands in)" } else { state.policy.as_str() };
+    let mut line = named(
+        theme,
+        "learner",
+        format!("{policy}, {}, {phase}, {} lessons; best so far {best}", state.objective, learner.lessons),
+    );
+    if let Some(why) = &learner.handed_over {
+        line.push_span(Span::styled(format!("; {why}"), theme.alert()));
+    }
+    line
+}
+
+/// What is saved, and how that is known. The one place where it is said.
+fn saved(state: &State, theme: Theme) -> Line<'static> {
+    let estimate = &state.estimate;
+    let (Some(share), compared) = (estimate.saved_share(), span(Seconds(estimate.compared_s))) else {
+        return named(theme, "saved", "nothing compared with default clocks yet".into());
+    };
+    let slower = estimate.slowdown().map_or("?".into(), signed_share);
+    let style = if share > 0.0 { theme.good() } else { Style::new() };
+    let mut line = named(theme, "saved", String::new());
+    line.push_span(Span::styled(
+        format!("{} ({})", number(Some(100.0 * share), 1, " %"), energy(estimate.saved_j())),
+        style,
+    ));
+    line.push_span(Span::raw(format!(" of energy, time per token {slower} (estimate, {compared})")));
+    line
+}
+
+/// Faults and what else went wrong, by kind.
+fn trouble(state: &State, theme: Theme) -> Line<'static> {
+    let counts = &state.counts;
+    let mut all: Vec<String> = counts
+        .faults
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(kind, count)| format!("{count} {}", kind.replace('_', " ")))
+        .collect();
+    if counts.outages > 0 {
+        all.push(format!("{} outages", counts.outages));
+    }
+    if counts.scrape_failures > 0 {
+        all.push(format!("{} pages missed", counts.scrape_failures));
+    }
+    let broken: u64 = counts.limit_violations.values().fold(0, |sum, count| sum.saturating_add(*count));
+    if broken > 0 {
+        let seconds = span(Seconds(counts.violated_s));
+        all.push(format!("limits broken {broken} times, {seconds}"));
+    }
+    if all.is_empty() {
+        return named(theme, "faults", "none; no outage, no limit broken".into());
+    }
+    let mut line = named(theme, "faults", String::new());
+    line.push_span(Span::styled(all.join(", "), theme.strong()));
+    line
+}
