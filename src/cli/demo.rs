@@ -115,7 +115,7 @@ pub fn run(args: &DemoArgs, cli: &Cli) -> Exit {
     let across = args.tui && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let level = if across { LevelFilter::OFF } else { level };
     let _guard = logging::start(level, cli.log_format, None);
-    match demo(args) {
+    match demo(args, cli.panic_at_tick) {
         Ok(Some(report)) => print(&report, args.json),
         Ok(None) => {
             eprintln!("agft: demo ended by a signal; the simulated clocks were given back");
@@ -128,7 +128,7 @@ pub fn run(args: &DemoArgs, cli: &Cli) -> Exit {
     }
 }
 
-fn demo(args: &DemoArgs) -> anyhow::Result<Option<Report>> {
+fn demo(args: &DemoArgs, panic_at_tick: Option<u64>) -> anyhow::Result<Option<Report>> {
     let spec = WorldSpec::named(&args.gpu, &args.model, Pattern::Steady, None)?;
     let length = f64::from(args.seconds);
     let Arrivals::Open(load) = &spec.arrivals else { anyhow::bail!("the demo's load is an open one") };
@@ -138,7 +138,7 @@ fn demo(args: &DemoArgs) -> anyhow::Result<Option<Report>> {
 
     let world = shared(World::new(spec.clone(), args.seed)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let Some(run) = runtime.block_on(live(args, &world))? else { return Ok(None) };
+    let Some(run) = runtime.block_on(live(args, panic_at_tick, &world))? else { return Ok(None) };
 
     let (third, (end_s, end)) = run.marks;
     let mut reference = World::new(spec, args.seed)?;
@@ -222,7 +222,11 @@ struct LiveRun {
 }
 
 /// The daemon's own loop against the embedded server; `None` if a signal ended it.
-async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<LiveRun>> {
+async fn live(
+    args: &DemoArgs,
+    panic_at_tick: Option<u64>,
+    world: &SharedWorld,
+) -> anyhow::Result<Option<LiveRun>> {
     let clock = Clock::start();
     let world_clock: crate::sim::Clock = Arc::new(move || clock.now());
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("loopback port")?;
@@ -271,7 +275,7 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
         orders,
         schedule,
         clock,
-        panic_at_tick: None,
+        panic_at_tick,
         stall_at_tick: None,
     };
     let mut signals = Signals::install()?;

@@ -12,18 +12,22 @@ use super::text::{Theme, put, put_right, short};
 
 /// Columns for the range at the left.
 const EDGE: u16 = 6;
+/// Not every window has a sample of everything: a curve goes on over gaps of so many seconds.
+const BRIDGE_S: f64 = 5.0;
 
 /// What a chart shows.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Chart {
     /// What it is, with the latest value.
     pub(super) title: Vec<Span<'static>>,
-    /// The curve: seconds before now (at most 0) and values; gaps where nothing is known.
+    /// The curve: seconds before now (at most 0) and values; unknown where nothing was measured.
     pub(super) curve: Vec<(f64, Option<f64>)>,
     /// What belongs beside it, drawn as single dots.
     pub(super) beside: Vec<(f64, Option<f64>)>,
     /// A level to compare with.
     pub(super) level: Option<f64>,
+    /// Are values above [`range`](Self::range) drawn at its edge, instead of widening it?
+    pub(super) cut: bool,
     /// Lowest and highest value shown.
     pub(super) range: (f64, f64),
 }
@@ -31,7 +35,8 @@ pub(super) struct Chart {
 impl Chart {
     /// A range that holds all of these and these bounds; whole if there is nothing to hold.
     pub(super) fn fit(mut self, values: impl IntoIterator<Item = f64>) -> Self {
-        let curves = self.curve.iter().chain(&self.beside).filter_map(|(_, value)| *value);
+        let points = self.curve.iter().chain(&self.beside).filter(|_| !self.cut);
+        let curves = points.filter_map(|(_, value)| *value);
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for value in curves.chain(values).filter(|value| value.is_finite()) {
             // Values that no chart could scale are drawn at its edge.
@@ -74,7 +79,8 @@ impl Chart {
         }
         let (low, high) = self.range;
         let edge = |y: u16| Rect { x: area.x, y, width: EDGE - 1, height: 1 };
-        put_right(buffer, edge(plot.y), &Line::styled(short(high), theme.faint()));
+        let high_words = if self.cut { format!("{}+", short(high)) } else { short(high) };
+        put_right(buffer, edge(plot.y), &Line::styled(high_words, theme.faint()));
         if plot.height > 1 {
             put_right(buffer, edge(plot.bottom() - 1), &Line::styled(short(low), theme.faint()));
         }
@@ -101,27 +107,25 @@ impl Chart {
                 .collect();
             dotted(canvas, &dots, theme.beside());
         }
-        let beside: Vec<(f64, f64)> = within(&self.beside, span_s, low, high).flatten().collect();
+        let beside: Vec<(f64, f64)> = within(&self.beside, span_s, low, high).collect();
         dotted(canvas, &beside, theme.beside());
         let mut last: Option<(f64, f64)> = None;
-        for point in within(&self.curve, span_s, low, high) {
-            if let Some((x, y)) = point {
-                let (x0, y0) = last.unwrap_or((x, y));
-                canvas.draw(&Stroke::new(x0, y0, x, y, theme.curve()));
-            }
-            last = point;
+        for (x, y) in within(&self.curve, span_s, low, high) {
+            let (x0, y0) = last.filter(|(before, _)| x - before <= BRIDGE_S).unwrap_or((x, y));
+            canvas.draw(&Stroke::new(x0, y0, x, y, theme.curve()));
+            last = Some((x, y));
         }
     }
 }
 
-/// The points of a curve as the chart has place for them; gaps stay gaps.
+/// The known points of a curve, as the chart has place for them.
 fn within(
     curve: &[(f64, Option<f64>)],
     span_s: f64,
     low: f64,
     high: f64,
-) -> impl Iterator<Item = Option<(f64, f64)>> {
-    curve.iter().filter(move |(x, _)| (-span_s..=0.0).contains(x)).map(move |(x, value)| {
+) -> impl Iterator<Item = (f64, f64)> {
+    curve.iter().filter(move |(x, _)| (-span_s..=0.0).contains(x)).filter_map(move |(x, value)| {
         let value = value.filter(|value| value.is_finite())?;
         Some((*x, value.clamp(low, high)))
     })
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_stay_gaps_and_nothing_known_says_so() {
+    fn long_gaps_stay_gaps_and_nothing_known_says_so() {
         let curve = vec![(-60.0, Some(1.0)), (-59.0, None), (0.0, Some(1.0))];
         let rows = drawn(&Chart { curve, ..Chart::default() }.fit([0.0, 2.0]), 67, 4);
         let dots = rows.concat().chars().filter(|cell| ('\u{2801}'..='\u{28ff}').contains(cell)).count();

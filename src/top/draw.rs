@@ -83,10 +83,9 @@ impl Plan {
         let header = header::FIXED + u16::try_from(gpu_lines).unwrap_or(1);
         let left = area.height.saturating_sub(header + 1);
         let chart_rows = if left >= 2 * CHART_MIN + PANE_MIN { 2 } else { 1 };
-        // A third for each row of charts, a third for the panes.
-        let chart = (left / (chart_rows + 1))
-            .clamp(CHART_MIN, CHART_MAX)
-            .min(left.saturating_sub(PANE_MIN) / chart_rows);
+        // A quarter for each row of charts, the rest for the panes.
+        let room = left.saturating_sub(PANE_MIN) / chart_rows;
+        let chart = (left / 4).clamp(CHART_MIN, CHART_MAX).min(room);
         Self { gpu_lines, header, chart, chart_rows, columns: if area.width >= BESIDE { 4 } else { 3 } }
     }
 }
@@ -101,7 +100,7 @@ fn everything(
 ) {
     let plan = Plan::of(area, state.gpus.len());
     let row = |y: u16| Rect { y, height: 1, ..area };
-    let (standing, live) = header::standing(model, now_unix_s);
+    let (standing, live) = header::standing(&model.link, state, now_unix_s);
     let standing = Line::styled(format!("{standing} "), if live { theme.faint() } else { theme.alert() });
     let taken = u16::try_from(standing.width()).unwrap_or(u16::MAX).saturating_add(1);
     for (y, line) in

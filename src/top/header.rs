@@ -3,10 +3,11 @@
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::model::{Link, Model};
+use super::model::Link;
 use super::text::{Theme, energy, number, signed_share, span};
 use crate::bandit::Phase;
 use crate::control::Mode;
+use crate::reward::slo::Statistic;
 use crate::units::{Clocks, Mhz, Seconds};
 use crate::view::{GpuState, State};
 
@@ -31,17 +32,15 @@ pub(super) fn lines(state: &State, theme: Theme, gpu_lines: usize) -> Vec<Line<'
 pub(super) const FIXED: u16 = 6;
 
 /// Is this the present? In words for the right end of the first line, and whether all is well.
-pub(super) fn standing(model: &Model, now_unix_s: f64) -> (String, bool) {
-    let age = |state: &State| now_unix_s - state.at_unix_s;
-    match (&model.link, &model.state) {
-        (Link::Lost(_), Some(state)) => (format!("NOT LIVE, {} old", span(Seconds(age(state)))), false),
-        (Link::Live, Some(state)) if age(state) > OLD_S => {
-            (format!("NOT LIVE, {} old", span(Seconds(age(state)))), false)
-        }
-        (Link::Live, Some(state)) => {
+pub(super) fn standing(link: &Link, state: &State, now_unix_s: f64) -> (String, bool) {
+    let age = now_unix_s - state.at_unix_s;
+    match link {
+        Link::Live if age <= OLD_S => {
             (format!("live, up {}", span(Seconds(state.at_unix_s - state.started_unix_s))), true)
         }
-        _ => ("no agft yet".into(), false),
+        Link::Live | Link::Lost(_) | Link::Waiting => {
+            (format!("NOT LIVE, {} old", span(Seconds(age))), false)
+        }
     }
 }
 
@@ -199,6 +198,15 @@ fn saved(state: &State, theme: Theme) -> Line<'static> {
     line
 }
 
+/// The statistic that limits are about, in one word.
+pub(super) fn statistic(statistic: Statistic) -> &'static str {
+    match statistic {
+        Statistic::Mean => "mean",
+        Statistic::P95 => "p95",
+        Statistic::P99 => "p99",
+    }
+}
+
 /// Faults and what else went wrong, by kind.
 fn trouble(state: &State, theme: Theme) -> Line<'static> {
     let counts = &state.counts;
@@ -220,7 +228,10 @@ fn trouble(state: &State, theme: Theme) -> Line<'static> {
         all.push(format!("limits broken {broken} times, {seconds}"));
     }
     if all.is_empty() {
-        return named(theme, "faults", "none; no outage, no limit broken".into());
+        let kept = state.limits.map_or("no limits".to_owned(), |limits| {
+            format!("limits kept ({} over {})", statistic(limits.statistic), span(limits.window))
+        });
+        return named(theme, "faults", format!("none; no outage; {kept}"));
     }
     let mut line = named(theme, "faults", String::new());
     line.push_span(Span::styled(all.join(", "), theme.strong()));

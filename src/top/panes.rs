@@ -42,7 +42,8 @@ fn part(theme: Theme, top: usize, lines: usize, all: usize, row: Rect, buffer: &
     }
 }
 
-fn rows(area: Rect) -> impl Iterator<Item = Rect> {
+/// The lines of an area.
+fn places(area: Rect) -> impl Iterator<Item = Rect> {
     (area.y..area.bottom()).map(move |y| Rect { y, height: 1, ..area })
 }
 
@@ -73,11 +74,45 @@ fn summary(arms: &[ArmState]) -> String {
     words
 }
 
-fn arm(state: &State, arm: &ArmState, memory: bool, wide: bool, theme: Theme) -> Line<'static> {
-    let runs = state.in_force == Some(arm.clocks);
-    let best = state.learner.best == Some(arm.clocks);
-    let mark = if runs { ">" } else { " " };
-    let mut facts = format!("{mark} {:>5}", arm.clocks.core.0);
+/// Arms of which there is the same to say, highest first.
+struct Row<'a> {
+    first: &'a ArmState,
+    last: &'a ArmState,
+    count: usize,
+    in_force: bool,
+    best: bool,
+}
+
+/// The table's rows: neighbours that were never tried, and have the same reason for it, share one.
+fn rows_of(state: &State) -> Vec<Row<'_>> {
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for arm in &state.learner.arms {
+        let in_force = state.in_force == Some(arm.clocks);
+        let best = state.learner.best == Some(arm.clocks);
+        let alike = |row: &&mut Row<'_>| {
+            let plain = !(in_force || best || row.in_force || row.best);
+            plain
+                && (arm.lessons, row.first.lessons) == (0, 0)
+                && (arm.status, &arm.why) == (row.first.status, &row.first.why)
+                && arm.clocks.memory == row.first.clocks.memory
+        };
+        match rows.last_mut().filter(alike) {
+            Some(row) => {
+                row.last = arm;
+                row.count += 1;
+            }
+            None => rows.push(Row { first: arm, last: arm, count: 1, in_force, best }),
+        }
+    }
+    rows
+}
+
+fn arm(row: &Row<'_>, memory: bool, wide: bool, theme: Theme) -> Line<'static> {
+    let arm = row.first;
+    let mark = if row.in_force { ">" } else { " " };
+    let (high, low) = (row.first.clocks.core.0, row.last.clocks.core.0);
+    let clocks = if row.count > 1 { format!("{high}-{low}") } else { high.to_string() };
+    let mut facts = format!("{mark} {clocks:>9}");
     if memory {
         let memory = arm.clocks.memory.map_or("-".to_owned(), |Mhz(memory)| memory.to_string());
         facts += &format!("  {memory:>6}");
@@ -88,45 +123,49 @@ fn arm(state: &State, arm: &ArmState, memory: bool, wide: bool, theme: Theme) ->
         let about = arm.uncertainty.map_or(String::new(), |half| format!("±{}", number(Some(half), 3, "")));
         facts += &format!(" {about:<7}");
     }
-    let mut words: Vec<Span<'static>> = vec![Span::raw(format!(" {facts}  "))];
+    let mut line = Line::from(vec![Span::raw(format!(" {facts}  "))]);
+    let marks: Vec<&str> = [(row.in_force, "in force"), (row.best, "best so far")]
+        .into_iter()
+        .filter_map(|(is, word)| is.then_some(word))
+        .collect();
+    let marks = marks.join(", ");
     match shut(arm.status) {
-        None => {
-            let notes: Vec<&str> = [(runs, "in force"), (best, "best so far")]
-                .into_iter()
-                .filter_map(|(is, word)| is.then_some(word))
-                .collect();
-            let text = if notes.is_empty() { "may be chosen".to_owned() } else { notes.join(", ") };
-            let style = if notes.is_empty() { Style::new() } else { theme.good() };
-            words.push(Span::styled(text, style));
-        }
+        None if !marks.is_empty() => line.push_span(Span::styled(marks, theme.good())),
+        None if row.count > 1 => line.push_span(format!("{} that may be chosen, not tried", row.count)),
+        None if arm.lessons == 0 => line.push_span("may be chosen, not tried"),
+        None => line.push_span("may be chosen"),
         Some(short) => {
+            if !marks.is_empty() {
+                line.push_span(Span::styled(format!("{marks}; "), theme.strong()));
+            }
+            let count = if row.count > 1 { format!("{} ", row.count) } else { String::new() };
             let why = arm.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
-            let runs = if runs { "in force, " } else { "" };
-            words.push(Span::raw(format!("{runs}{short}{why}")));
+            line.push_span(format!("{count}{short}{why}"));
         }
     }
-    let line = Line::from(words);
-    if runs { line.style(theme.strong()) } else { line }
+    if row.in_force { line.style(theme.strong()) } else { line }
 }
 
 /// The table of arms.
 pub(super) fn arms(model: &mut Model, state: &State, theme: Theme, area: Rect, buffer: &mut Buffer) {
-    let mut rows = rows(area);
-    let Some(rule) = rows.next() else { return };
-    let all = &state.learner.arms;
-    head(theme, "arms", model.pane == Pane::Arms, &summary(all), rule, buffer);
-    let Some(top) = rows.next() else { return };
-    let (memory, wide) = (all.iter().any(|arm| arm.clocks.memory.is_some()), area.width >= WIDE);
+    let mut places = places(area);
+    let Some(rule) = places.next() else { return };
+    let arms = &state.learner.arms;
+    head(theme, "arms", model.pane == Pane::Arms, &summary(arms), rule, buffer);
+    let Some(top) = places.next() else { return };
+    let (memory, wide) = (arms.iter().any(|arm| arm.clocks.memory.is_some()), area.width >= WIDE);
     let memory_head = if memory { "  memory" } else { "" };
     let about = if wide { " ±      " } else { "" };
-    let names = format!("     MHz{memory_head}  lessons   reward{about}  may it be chosen, and if not, why");
+    let names =
+        format!("         MHz{memory_head}  lessons   reward{about}  may it be chosen, and if not, why");
     put(buffer, top, &Line::styled(names, theme.faint()));
-    let rows: Vec<Rect> = rows.collect();
-    let in_force = all.iter().position(|arm| state.in_force == Some(arm.clocks));
-    let first = model.place_arms(all.len(), rows.len(), in_force);
-    part(theme, first, rows.len(), all.len(), top, buffer);
-    for (row, one) in rows.iter().zip(all.iter().skip(first)) {
-        put(buffer, *row, &arm(state, one, memory, wide, theme));
+    let places: Vec<Rect> = places.collect();
+    let rows = rows_of(state);
+    let in_force = rows.iter().position(|row| row.in_force);
+    let first = model.place_arms(rows.len(), places.len(), in_force);
+    part(theme, first, places.len(), rows.len(), top, buffer);
+    for (place, row) in places.iter().zip(rows.iter().skip(first)) {
+        put(buffer, *place, &arm(row, memory, wide, theme));
     }
 }
 
@@ -150,7 +189,7 @@ fn note(note: &Note, now_unix_s: f64, columns: usize, theme: Theme) -> Vec<Line<
 
 /// What happened lately, latest first.
 pub(super) fn news(model: &mut Model, state: &State, theme: Theme, area: Rect, buffer: &mut Buffer) {
-    let mut rows = rows(area);
+    let mut rows = places(area);
     let Some(rule) = rows.next() else { return };
     let faults = state.notes.iter().filter(|note| note.kind == NoteKind::Fault).count();
     let summary = match faults {
@@ -181,12 +220,12 @@ pub(super) fn help(theme: Theme, area: Rect, buffer: &mut Buffer) {
         "   Tab, arrows      the other pane: arms or news",
         "   j k, PgUp PgDn   scroll; Home or g: back to the arm in force, to the latest news",
         "   p                pause agft (default clocks, nothing learned) or resume it; asks back",
-        "   curves           as measured; dots: clock asked for, requests waiting, limit or 100 %",
-        "   EDP              energy x time per token against default clocks, over 15 s",
+        "   curves           measured; dots: clock asked for, requests waiting, limit; 90+: peaks cut",
+        "   EDP              energy x time per token against default clocks, mean of 15 s",
         "   arms             > in force; reward: how much better than default clocks (0), learned",
         "   saved, EDP       against what default clocks are remembered to cost under such load",
     ];
-    let mut rows = rows(area);
+    let mut rows = places(area);
     let Some(rule) = rows.next() else { return };
     head(theme, "help", false, "?: back", rule, buffer);
     for (row, text) in rows.zip(LINES) {

@@ -134,6 +134,7 @@ pub(super) fn to_ascii(buffer: &mut Buffer) {
             '…' => "~",
             '±' => "~",
             '≤' => "<",
+            '→' => ">",
             '°' => " ",
             '·' | '•' => "-",
             _ => "?",
@@ -195,7 +196,7 @@ pub(super) fn short(value: f64) -> String {
         _ if size >= 999.5e6 => format!("{value:.0e}"),
         _ if size >= 999.5e3 => format!("{:.0}M", value / 1e6),
         _ if size >= 9_999.5 => format!("{:.0}k", value / 1e3),
-        _ if size >= 9.995 || value == 0.0 => format!("{value:.0}"),
+        _ if size >= 9.995 || value.fract() == 0.0 => format!("{value:.0}"),
         _ if size >= 0.0995 => format!("{value:.2}"),
         _ => format!("{value:.3}"),
     };
