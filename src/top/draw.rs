@@ -163,7 +163,7 @@ fn footer(model: &Model, theme: Theme, row: Rect, buffer: &mut Buffer) {
     let line = match (&model.asking, &model.message, &model.link) {
         (Some(order), _, _) => {
             let what = match order {
-                Order::Pause => "Pause agft: default clocks, nothing learned until it is resumed?",
+                Order::Pause => "Pause agft (default clocks, no learning)?",
                 Order::Resume => "Resume agft?",
             };
             Line::styled(format!(" {what} y: yes, any other key: no"), theme.alert())

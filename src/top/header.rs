@@ -1,5 +1,7 @@
 //! The lines at the top: what agft does, the GPUs, the load, what is saved, what went wrong.
 
+use std::collections::BTreeMap;
+
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
@@ -210,23 +212,23 @@ pub(super) fn statistic(statistic: Statistic) -> &'static str {
 /// Faults and what else went wrong, by kind.
 fn trouble(state: &State, theme: Theme) -> Line<'static> {
     let counts = &state.counts;
-    let mut all: Vec<String> = counts
-        .faults
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(kind, count)| format!("{count} {}", kind.replace('_', " ")))
-        .collect();
-    if counts.outages > 0 {
-        all.push(format!("{} outages", counts.outages));
-    }
-    if counts.scrape_failures > 0 {
-        all.push(format!("{} pages missed", counts.scrape_failures));
-    }
-    let broken: u64 = counts.limit_violations.values().fold(0, |sum, count| sum.saturating_add(*count));
-    if broken > 0 {
-        let seconds = span(Seconds(counts.violated_s));
-        all.push(format!("limits broken {broken} times, {seconds}"));
-    }
+    let total =
+        |counts: &BTreeMap<String, u64>| counts.values().fold(0, |sum: u64, n| sum.saturating_add(*n));
+    let several = |count: u64, one: &str, more: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        _ => Some(format!("{count} {more}")),
+    };
+    let mut all = Vec::new();
+    all.extend(several(total(&counts.faults), "fault", "faults"));
+    all.extend(several(counts.outages, "outage", "outages"));
+    let broken = several(total(&counts.limit_violations), "limit broken", "limits broken");
+    all.extend(broken.map(|broken| format!("{broken} ({})", span(Seconds(counts.violated_s)))));
+    all.extend(several(counts.scrape_failures, "page missed", "pages missed"));
+    // The totals first: what does not fit is detail.
+    let kinds = counts.faults.iter().filter(|(_, count)| **count > 0);
+    let kinds: Vec<String> =
+        kinds.map(|(kind, count)| format!("{} {count}", kind.replace('_', " "))).collect();
     if all.is_empty() {
         let kept = state.limits.map_or("no limits".to_owned(), |limits| {
             format!("limits kept ({} over {})", statistic(limits.statistic), span(limits.window))
@@ -235,5 +237,8 @@ fn trouble(state: &State, theme: Theme) -> Line<'static> {
     }
     let mut line = named(theme, "faults", String::new());
     line.push_span(Span::styled(all.join(", "), theme.strong()));
+    if !kinds.is_empty() {
+        line.push_span(format!("; {}", kinds.join(", ")));
+    }
     line
 }

@@ -189,7 +189,7 @@ impl Model {
 
     fn scroll(&mut self, to: impl Fn(usize) -> usize) {
         match self.pane {
-            Pane::Arms => self.arms_top = Some(to(self.drawn.arms_top)),
+            Pane::Arms => self.arms_top = Some(to(self.arms_top.unwrap_or(self.drawn.arms_top))),
             Pane::News => self.news_top = to(self.news_top),
         }
     }

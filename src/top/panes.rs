@@ -215,15 +215,15 @@ pub(super) fn news(model: &mut Model, state: &State, theme: Theme, area: Rect, b
 
 /// What the keys do and what the marks mean.
 pub(super) fn help(theme: Theme, area: Rect, buffer: &mut Buffer) {
-    const LINES: [&str; 8] = [
-        "   q, Esc, Ctrl-C   end the view; agft goes on",
-        "   Tab, arrows      the other pane: arms or news",
-        "   j k, PgUp PgDn   scroll; Home or g: back to the arm in force, to the latest news",
-        "   p                pause agft (default clocks, nothing learned) or resume it; asks back",
-        "   curves           measured; dots: clock asked for, requests waiting, limit; 90+: peaks cut",
-        "   EDP              energy x time per token against default clocks, mean of 15 s",
-        "   arms             > in force; reward: how much better than default clocks (0), learned",
-        "   saved, EDP       against what default clocks are remembered to cost under such load",
+    // As many as 80x24 has place for, and no wider.
+    const LINES: [&str; 7] = [
+        " q, Esc, Ctrl-C  end the view; agft goes on",
+        " Tab, arrows     the other pane: arms or news",
+        " j k PgUp PgDn   scroll; Home or g goes back to where the view places itself",
+        " p               pause agft (default clocks, no learning) or resume; asks back",
+        " charts          dots: clock asked, requests waiting, limit; 90+: peaks are cut",
+        " EDP             energy x time per token against default clocks, mean of 15 s",
+        " arms            > in force; reward: how much better than default clocks (0)",
     ];
     let mut rows = places(area);
     let Some(rule) = rows.next() else { return };
