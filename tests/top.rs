@@ -120,7 +120,9 @@ impl Shown {
         inside.arg("--ctty").arg(command.get_program()).args(command.get_args());
         inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         inside.env("TERM", "xterm-256color").env("LC_ALL", "C.UTF-8").env_remove("NO_COLOR");
-        command.get_current_dir().into_iter().for_each(|dir| drop(inside.current_dir(dir)));
+        if let Some(dir) = command.get_current_dir() {
+            inside.current_dir(dir);
+        }
         let end = || Stdio::from(terminal.try_clone().unwrap());
         let child = inside.stdin(end()).stdout(end()).stderr(end()).spawn().expect("setsid of util-linux");
         let user = File::from(user);

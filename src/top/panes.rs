@@ -139,8 +139,10 @@ fn arm(row: &Row<'_>, memory: bool, wide: bool, theme: Theme) -> Line<'static> {
                 line.push_span(Span::styled(format!("{marks}; "), theme.strong()));
             }
             let count = if row.count > 1 { format!("{} ", row.count) } else { String::new() };
-            let why = arm.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
-            line.push_span(format!("{count}{short}{why}"));
+            // The reason says what kind of pruning it was, and better.
+            let kind = |short: &'static str| short.split(',').next().unwrap_or(short);
+            let words = arm.why.as_ref().map_or(short.to_owned(), |why| format!("{}: {why}", kind(short)));
+            line.push_span(format!("{count}{words}"));
         }
     }
     if row.in_force { line.style(theme.strong()) } else { line }

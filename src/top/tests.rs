@@ -157,11 +157,15 @@ fn the_other_pane_has_the_news_with_what_went_wrong() {
 
 #[test]
 fn a_large_terminal_has_both_panes_and_more_charts() {
-    let rows = screen(&mut live(full()), PLAIN, now(), 160, 50);
+    let mut model = live(full());
+    let rows = screen(&mut model, PLAIN, now(), 160, 50);
     assert_shows(&rows, &ESSENTIAL);
     assert_shows(&rows, &["news", "driver refused 1980 MHz", "tokens/s out", "limit 50 ms (mean)"]);
-    assert_shows(&rows, &["pruned, costs more: costs 12.5 % more than 900 MHz core"]);
+    assert_shows(&rows, &["7 pruned, costs more"]);
     assert_shows(&rows, &["585-225", "9 below the floor: a latency limit broke: not below 600 MHz"]);
+    model.key(Key::PageUp);
+    let rows = screen(&mut model, PLAIN, now(), 160, 50);
+    assert_shows(&rows, &["1980        3   +0.123  pruned: costs 12.5 % more than 900 MHz core"]);
 }
 
 #[test]
