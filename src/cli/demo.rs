@@ -106,10 +106,10 @@ pub fn run(args: &DemoArgs, cli: &Cli) -> Exit {
         Some(level) => logging::console_level(Some(level), &Config::default().logging),
         None => LevelFilter::WARN,
     };
-    if args.tui {
-        if let Err(error) = possible() {
-            return top::failed(&error);
-        }
+    if args.tui
+        && let Err(error) = possible()
+    {
+        return top::failed(&error);
     }
     // Lines of a log would run across the view, which has its own news.
     let across = args.tui && std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -62,6 +62,7 @@ fn mode_words(mode: Mode) -> &'static str {
         Mode::Fault => "hands off for a while",
         Mode::Paused => "by an operator: default clocks",
         Mode::DataCollection => "records only",
+        Mode::Holdout => "measures default clocks",
     }
 }
 
@@ -183,8 +184,23 @@ fn learner(state: &State, theme: Theme) -> Line<'static> {
     line
 }
 
-/// What is saved, and how that is known. The one place where it is said.
+/// What is saved, and how that is known: measured by the holdout once that can tell, else estimated. The one place where
+/// it is said.
 fn saved(state: &State, theme: Theme) -> Line<'static> {
+    let percent = |share: f64, digits| number(Some(100.0 * share), digits, "");
+    if let Some(power) = state.savings.effect.power_w {
+        let (saved, about) = (-power.relative, power.relative_half_width);
+        let style = if saved > about { theme.good() } else { Style::new() };
+        let mut line = named(theme, "saved", String::new());
+        line.push_span(Span::styled(format!("{} ± {} %", percent(saved, 1), percent(about, 1)), style));
+        line.push_span(" of energy");
+        if let Some(tpot) = state.savings.effect.tpot_s {
+            let (slower, about) = (signed_share(tpot.relative), percent(tpot.relative_half_width, 1));
+            line.push_span(format!(", time per token {slower} ± {about} %"));
+        }
+        line.push_span(format!(" (holdout, {} cycles)", power.cycles));
+        return line;
+    }
     let estimate = &state.estimate;
     let (Some(share), compared) = (estimate.saved_share(), span(Seconds(estimate.compared_s))) else {
         return named(theme, "saved", "nothing compared with default clocks yet".into());
@@ -192,11 +208,8 @@ fn saved(state: &State, theme: Theme) -> Line<'static> {
     let slower = estimate.slowdown().map_or("?".into(), signed_share);
     let style = if share > 0.0 { theme.good() } else { Style::new() };
     let mut line = named(theme, "saved", String::new());
-    line.push_span(Span::styled(
-        format!("{} ({})", number(Some(100.0 * share), 1, " %"), energy(estimate.saved_j())),
-        style,
-    ));
-    line.push_span(Span::raw(format!(" of energy, time per token {slower} (estimate, {compared})")));
+    line.push_span(Span::styled(format!("{} % ({})", percent(share, 1), energy(estimate.saved_j())), style));
+    line.push_span(format!(" of energy, time per token {slower} (estimate, {compared})"));
     line
 }
 

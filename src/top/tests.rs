@@ -8,6 +8,7 @@ use ratatui::layout::Rect;
 
 use super::*;
 use crate::control::Mode;
+use crate::holdout::{Change, SavingsState};
 use crate::units::{Clocks, Mhz};
 use crate::view::{ArmState, ArmStatus, History, LearnerState, Load, Notes, State, testing};
 
@@ -33,7 +34,7 @@ fn notes(texts: &[(&str, &str)], at_unix_s: f64) -> Notes {
 
 /// A state of which everything is known, with pruned arms and news.
 fn full() -> State {
-    let mut state = testing::state();
+    let mut state = State { savings: SavingsState::default(), ..testing::state() };
     state.learner.arms = (0..40)
         .map(|step| {
             let core = 1980 - 45 * step;
@@ -81,6 +82,7 @@ fn unknown() -> State {
         learner: LearnerState { best: None, arms: Vec::new(), ..state.learner.clone() },
         counts: crate::view::Counts::default(),
         estimate: crate::view::Estimate::default(),
+        savings: SavingsState::default(),
         ..state
     }
 }
@@ -172,6 +174,24 @@ fn a_large_terminal_has_both_panes_and_more_charts() {
 fn uncertainty_is_shown_where_there_is_place_for_it() {
     let shown = |width| screen(&mut live(full()), PLAIN, now(), width, 50).concat().contains("+0.123 ±0.045");
     assert!(shown(210) && !shown(80));
+}
+
+#[test]
+fn what_the_holdout_has_measured_stands_in_place_of_the_estimate() {
+    let change = |relative: f64| Change {
+        default: 100.0,
+        agft: 100.0 * (1.0 + relative),
+        difference_half_width: 2.0,
+        relative,
+        relative_half_width: 0.02,
+        cycles: 9,
+    };
+    let mut state = full();
+    state.savings.effect.power_w = Some(change(-0.2));
+    state.savings.effect.tpot_s = Some(change(0.03));
+    let rows = screen(&mut live(state), PLAIN, now(), 80, 24);
+    assert_shows(&rows, &["20.0 ± 2.0 % of energy, time per token +3.0 % ± 2.0 % (holdout, 9 cycles)"]);
+    assert!(!rows.concat().contains("estimate"));
 }
 
 #[test]
