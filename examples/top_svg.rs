@@ -57,7 +57,7 @@ fn svg(buffer: &Buffer) -> Result<String, std::fmt::Error> {
     writeln!(out, r#"<rect width="100%" height="100%" rx="6" fill="{BACKGROUND}"/>"#)?;
     writeln!(
         out,
-        r#"<g font-family="ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace" font-size="13" xml:space="preserve">"#
+        r#"<g font-family="ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace" font-size="13">"#
     )?;
     for y in 0..buffer.area.height {
         let mut x = 0;
@@ -99,12 +99,25 @@ fn run(out: &mut String, cell: &Cell, text: &str, (x, y): (u16, u16), cells: u16
     }
     let weight = if cell.modifier.contains(Modifier::BOLD) { r#" font-weight="bold""# } else { "" };
     let pale = if cell.modifier.contains(Modifier::DIM) { r#" opacity="0.6""# } else { "" };
-    let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let (baseline, length) = (top + BASELINE, f32::from(cells) * CELL.0);
-    writeln!(
-        out,
-        r#"<text x="{left}" y="{baseline}" textLength="{length}" fill="{colour}"{weight}{pale}>{escaped}</text>"#
-    )
+    // Blanks would be merged: each stretch of words stands at its own column.
+    let mut column = 0_u16;
+    for words in text.split("  ") {
+        let cells = u16::try_from(words.chars().count()).unwrap_or(u16::MAX);
+        let blanks = u16::try_from(words.chars().take_while(|letter| *letter == ' ').count()).unwrap_or(0);
+        let trimmed = words.trim();
+        if !trimmed.is_empty() {
+            let escaped = trimmed.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            let x = left + f32::from(column + blanks) * CELL.0;
+            let letters = u16::try_from(trimmed.chars().count()).unwrap_or(u16::MAX);
+            let (y, length) = (top + BASELINE, f32::from(letters) * CELL.0);
+            writeln!(
+                out,
+                r#"<text x="{x}" y="{y}" textLength="{length}" fill="{colour}"{weight}{pale}>{escaped}</text>"#
+            )?;
+        }
+        column += cells + 2;
+    }
+    Ok(())
 }
 
 /// Braille as dots: not every font has it, and few draw it evenly.

@@ -63,6 +63,9 @@ pub(super) fn put(buffer: &mut Buffer, row: Rect, line: &Line<'_>) {
     if row.is_empty() {
         return;
     }
+    // What was there goes with its style: a title is not as pale as the rule that it stands on.
+    let columns = u16::try_from(line.width()).unwrap_or(u16::MAX).min(row.width);
+    (row.x..row.x + columns).for_each(|x| buffer[(x, row.y)].reset());
     let (end, _) = buffer.set_line(row.x, row.y, line, row.width);
     if line.width() <= usize::from(row.width) {
         return;
