@@ -195,8 +195,9 @@ fn saved(state: &State, theme: Theme) -> Line<'static> {
         line.push_span(Span::styled(format!("{} ± {} %", percent(saved, 1), percent(about, 1)), style));
         line.push_span(" of energy");
         if let Some(tpot) = state.savings.effect.tpot_s {
-            let (slower, about) = (signed_share(tpot.relative), percent(tpot.relative_half_width, 1));
-            line.push_span(format!(", time per token {slower} ± {about} %"));
+            let slower = signed_share(tpot.relative);
+            let about = percent(tpot.relative_half_width, 1);
+            line.push_span(format!(", time per token {} ± {about} %", slower.trim_end_matches(" %")));
         }
         line.push_span(format!(" (holdout, {} cycles)", power.cycles));
         return line;
