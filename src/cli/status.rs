@@ -201,7 +201,7 @@ pub(super) fn socket_dir(cli: &Cli) -> Result<PathBuf, Exit> {
 
 /// Says why there was no talk, and what that makes of the program's end.
 pub(super) fn fail(error: &TalkError) -> Exit {
-    eprintln!("agft: {error}");
+    complain!("agft: {error}");
     match error {
         TalkError::NotPermitted(_) => Exit::NotPermitted,
         _ => Exit::Failure,

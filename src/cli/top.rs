@@ -51,7 +51,7 @@ pub fn run(args: &TopArgs, cli: &Cli) -> Exit {
 
 /// Says why there is no view.
 pub(super) fn failed(error: &ScreenError) -> Exit {
-    eprintln!("agft: {error}");
+    complain!("agft: {error}");
     Exit::Failure
 }
 

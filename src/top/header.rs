@@ -197,7 +197,7 @@ fn saved(state: &State, theme: Theme) -> Line<'static> {
         if let Some(tpot) = state.savings.effect.tpot_s {
             let slower = signed_share(tpot.relative);
             let about = percent(tpot.relative_half_width, 1);
-            line.push_span(format!(", time per token {} ± {about} %", slower.trim_end_matches(" %")));
+            line.push_span(format!(", TPOT {} ± {about} %", slower.trim_end_matches(" %")));
         }
         line.push_span(format!(" (holdout, {} cycles)", power.cycles));
         return line;

@@ -190,7 +190,7 @@ fn what_the_holdout_has_measured_stands_in_place_of_the_estimate() {
     state.savings.effect.power_w = Some(change(-0.2));
     state.savings.effect.tpot_s = Some(change(0.03));
     let rows = screen(&mut live(state), PLAIN, now(), 80, 24);
-    assert_shows(&rows, &["20.0 ± 2.0 % of energy, time per token +3.0 ± 2.0 % (holdout, 9 cycles)"]);
+    assert_shows(&rows, &["20.0 ± 2.0 % of energy, TPOT +3.0 ± 2.0 % (holdout, 9 cycles)"]);
     assert!(!rows.concat().contains("estimate"));
 }
 
