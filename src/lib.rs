@@ -35,6 +35,7 @@ pub mod store;
 
 pub mod export;
 pub mod report;
+pub mod top;
 pub mod view;
 
 pub mod daemon;
