@@ -1,6 +1,6 @@
 //! `agft demo`: the real loop, in real time, on a simulated server and GPU; then the same arrivals at default clocks.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,11 +20,14 @@ use crate::daemon::feed::{Feed, Schedule};
 use crate::daemon::log::LogObserver;
 use crate::daemon::sampler::{Sampler, SamplerSettings};
 use crate::daemon::setup;
+use crate::daemon::show::{self, Show};
 use crate::daemon::signals::Signals;
-use crate::daemon::tick::{End, Observer, Parts, StepFacts, drive};
+use crate::daemon::tick::{End, Observer, Parts, StepFacts, drive, unix_seconds};
 use crate::daemon::watch::Pulse;
-use crate::gpu::GpuSensors;
+use crate::export::guard::Hosts;
+use crate::export::http;
 use crate::gpu::lease::ClockLease;
+use crate::gpu::{GpuInfo, GpuSensors};
 use crate::metrics::scrape::Scraper;
 use crate::sim::{Arrivals, Pattern, SharedWorld, SimGpu, World, WorldSpec, serve, shared};
 use crate::units::{Seconds, Time};
@@ -39,6 +42,10 @@ pub struct DemoArgs {
     /// How long to run, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(5..=3600))]
     pub seconds: u32,
+
+    /// Show the run on a web page there meanwhile, for example 127.0.0.1:9477
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
 
     /// The simulated GPU
     #[arg(long, default_value = "rtx4090")]
@@ -213,7 +220,7 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
     };
     let schedule = Schedule { start: Time(0.15), period: config.control.decision_interval_s };
     let scraper = Scraper::new(&setup::scrape_settings(&config))?;
-    let parts = Parts {
+    let mut parts = Parts {
         controller: Controller::new(settings, learned, space, 1, clock.now()),
         feed: Feed::spawn(scraper, schedule, clock),
         sampler: Sampler::spawn(
@@ -235,6 +242,7 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
         panic_at_tick: None,
         stall_at_tick: None,
     };
+    let _page = args.listen.map(|address| page(address, &config, world, &mut parts)).transpose()?;
     let mut signals = Signals::install()?;
     let end = drive(parts, async {
         tokio::select! {
@@ -252,6 +260,28 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
         (End::Finished, _) => anyhow::bail!("the demo ended before its last tick"),
         (End::Signal(_), _) => Ok(None),
     }
+}
+
+/// Serves the run's page until this is dropped.
+fn page(
+    address: SocketAddr,
+    config: &Config,
+    world: &SharedWorld,
+    parts: &mut Parts,
+) -> anyhow::Result<http::Server> {
+    let page = http::Bound::new(address).context("--listen")?;
+    let gpu = GpuInfo {
+        index: 0,
+        uuid: "simulated".into(),
+        name: format!("{} (simulated)", world.lock().unwrap_or_else(PoisonError::into_inner).gpu().name),
+        driver_version: None,
+        power_limit: None,
+    };
+    let about = show::about(config, parts.controller.settings());
+    let (observer, latest) = Show::new(about, &[gpu], &parts.controller, unix_seconds());
+    parts.observers.push(Box::new(observer));
+    eprintln!("page: http://{}/", page.address());
+    Ok(page.serve(latest, Hosts::default())?)
 }
 
 fn progress_bar(seconds: u32) -> ProgressBar {
