@@ -62,13 +62,7 @@ pub(super) async fn events(Shared(live): Shared<Live>, headers: HeaderMap) -> Re
             format!("agft: {STREAMS} pages are open already; close one, or read /api/state or /metrics\n");
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "10")], text).into_response();
     };
-    let stream = Stream {
-        latest: live.latest,
-        shown_until_unix_s: None,
-        next: Instant::now(),
-        end: Instant::now() + LENGTH,
-        _place: place,
-    };
+    let stream = Stream::new(live.latest, place);
     let messages = futures_util::stream::unfold(stream, |mut stream| async move {
         let message = stream.message().await?;
         Some((Ok::<_, Infallible>(message), stream))
@@ -90,6 +84,11 @@ struct Stream {
 }
 
 impl Stream {
+    fn new(latest: Latest, place: OwnedSemaphorePermit) -> Self {
+        let now = Instant::now();
+        Self { latest, shown_until_unix_s: None, next: now, end: now + LENGTH, _place: place }
+    }
+
     /// The next message; `None` at the end of the stream, or of the run.
     async fn message(&mut self) -> Option<String> {
         let first = self.shown_until_unix_s.is_none();
@@ -135,3 +134,6 @@ fn event(name: &str, data: &impl Serialize) -> Option<String> {
     let json = serde_json::to_string(data).ok()?;
     Some(format!("event: {name}\ndata: {json}\n\n"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ const HEADER_TIME: Duration = Duration::from_secs(10);
 /// Bytes of headers.
 const HEADER_BYTES: usize = 16 << 10;
 /// A connection ends after this at the latest, also one with a stream of events; a client that only reads slowly does not keep its place for ever.
-const CONNECTION_TIME: Duration = Duration::from_secs(300);
+pub(super) const CONNECTION_TIME: Duration = Duration::from_secs(300);
 
 /// Why the page cannot be served.
 #[derive(Debug, thiserror::Error)]

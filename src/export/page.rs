@@ -64,3 +64,6 @@ pub(super) async fn with_headers(mut answer: Response) -> Response {
     }
     answer
 }
+
+#[cfg(test)]
+mod tests;

@@ -231,8 +231,8 @@ fn pictures_for_the_documentation() {
         std::thread::sleep(Duration::from_secs(after));
     }
     let sizes = [
-        ("page-light", "light", 1440, 1290, false),
-        ("page-dark", "dark", 1440, 1290, false),
+        ("page-light", "light", 1280, 1560, false),
+        ("page-dark", "dark", 1280, 1560, false),
         ("page-phone", "dark", 390, 1500, true),
     ];
     for (name, scheme, width, height, mobile) in sizes {

@@ -10,7 +10,7 @@ const BOTTOM = 22;
 /** A longer silence than this between two points is a gap, in seconds. */
 const GAP_S = 4;
 /** Lengths of time that are shown, and the distance of their ticks, in seconds. */
-const SPANS = [[60, 15], [120, 30], [300, 60], [600, 120]];
+const SPANS = [[60, 15], [120, 30], [180, 30], [300, 60], [420, 60], [600, 120]];
 const TABLE_ROWS = 20;
 /** Seconds over which jumpy curves are smoothed. */
 const SMOOTH_S = 15;
@@ -97,8 +97,8 @@ function smoothed(points, values, kind) {
 
 export class TimeChart {
   /**
-   * `spec`: `id`, `title`, `series` (`label`, `value(point)`, `look`, `step`, `dots`, `none`), `format(value)`,
-   * `tick(value)`, `zero` (the axis begins at 0), `least` (it reaches this high), `smooth` (`mean` or `median`: what is
+   * `spec`: `id`, `title`, `series` (`label`, `value(point)`, `look`, `step`, `none`; `dots`: with `smooth`, each second
+   * is a dot), `format(value)`, `tick(value)`, `zero` (the axis begins at 0), `least` (it reaches this high), `smooth` (`mean` or `median`: what is
    * shown is the middle of the last seconds, each second is faint behind it), `limits(state)` (`label`, `value`),
    * `remark(point, state, values)`, `bands(point)`.
    * `cursor` is shared by all charts: `at` is the time that is looked at, `move(time, speak)` changes it.
@@ -109,13 +109,13 @@ export class TimeChart {
     this.points = [];
     this.state = null;
     const heading = `chart-${spec.id}`;
-    this.when = element("span", { class: "when" });
     this.legend = spec.series.map((series) => {
       const value = element("b");
       const key = element("span", { class: `key ${series.look}` });
       return { value, item: element("li", {}, key, `${series.label} `, value) };
     });
     this.remark = element("li", { class: "remark" });
+    const note = spec.smooth ? element("span", { class: "note" }, ` ${SMOOTH_S} s ${spec.smooth}`) : null;
     this.button = element(
       "button",
       { type: "button", "aria-expanded": "false", "aria-controls": `${heading}-table` },
@@ -139,7 +139,7 @@ export class TimeChart {
     this.node = element(
       "section",
       { class: `card chart ${spec.wide ? "wide" : ""}`, "aria-labelledby": heading, id: spec.id },
-      element("div", { class: "head" }, element("h3", { id: heading }, spec.title), this.when, this.button),
+      element("div", { class: "head" }, element("h3", { id: heading }, spec.title, note), this.button),
       element("ul", { class: "legend" }, ...this.legend.map((entry) => entry.item), this.remark),
       this.plot,
       this.table,
@@ -171,11 +171,13 @@ export class TimeChart {
     const raw = spec.series.map((series) => points.map(series.value));
     this.curves = spec.smooth ? raw.map((curve) => smoothed(points, curve, spec.smooth)) : raw;
     const values = this.curves.flat().filter(known);
+    // Dots are to be seen, each of them; faint lines may leave the scale that the curves need.
+    const spread = spec.series.flatMap((series, k) => (series.dots ? raw[k].filter(known) : []));
     const limits = (spec.limits?.(this.state) ?? []).filter((limit) => known(limit.value));
-    const highest = Math.max(...values, 0);
+    const highest = Math.max(...values, ...spread, 0);
     // A limit far above everything would flatten the curve: it is named in the remark then, and not drawn.
     const drawn = limits.filter((limit) => limit.value <= 3 * highest);
-    const all = values.concat(drawn.map((limit) => limit.value));
+    const all = values.concat(spread, drawn.map((limit) => limit.value));
     const scale = all.length
       ? niceScale(spec.zero ? 0 : Math.min(...all), Math.max(...all, spec.least ?? -Infinity))
       : niceScale(0, 1);
@@ -191,7 +193,8 @@ export class TimeChart {
         parts.push(label);
       }
     }
-    for (let ago = 0; ago <= span; ago += every) {
+    const crowd = Math.ceil(64 / (x(end) - x(end - every)));
+    for (let ago = 0; ago <= span; ago += crowd * every) {
       const label = ago === 0 ? "now" : span <= 120 ? `−${ago} s` : `−${ago / 60} min`;
       const anchor = ago === 0 ? "end" : ago === span ? "start" : "middle";
       const place = { x: x(end - ago), y: height - 6, class: "x", "text-anchor": anchor };
@@ -201,19 +204,22 @@ export class TimeChart {
     for (const limit of drawn) {
       parts.push(svg("line", { class: "limit", x1: LEFT, x2: width - RIGHT, y1: y(limit.value), y2: y(limit.value) }));
     }
-    const line = (curve, k, style) => {
+    const line = (curve, k, style, dots) => {
       const series = spec.series[k];
-      const d = pathOf(points, curve, series, x, y);
-      const dots = series.dots ? "dots" : "";
-      if (d) parts.push(svg("path", { class: `line ${series.look} ${dots} ${style}`, d }));
+      const d = pathOf(points, curve, { ...series, dots }, x, y);
+      if (d) parts.push(svg("path", { class: `line ${series.look} ${style}`, d }));
     };
-    if (spec.smooth) raw.forEach((curve, k) => line(curve, k, "faint"));
-    this.curves.forEach((curve, k) => line(curve, k, "shown"));
+    if (spec.smooth) {
+      raw.forEach((curve, k) => line(curve, k, spec.series[k].dots ? "dots" : "faint", spec.series[k].dots));
+    }
+    this.curves.forEach((curve, k) => line(curve, k, "shown", false));
     if (values.length === 0) {
       parts.push(svg("text", { x: width / 2, y: height / 2, class: "none" }, "no values yet"));
     }
     this.marks = svg("g", { class: "cursor" });
-    this.canvas.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    // In pixels of the page: text keeps its size.
+    this.canvas.setAttribute("width", width);
+    this.canvas.setAttribute("height", height);
     this.canvas.replaceChildren(...parts, this.marks);
     this.drawCursor();
     // A label that changes while it is being listened to is read again and again.
@@ -256,10 +262,10 @@ export class TimeChart {
     const point = points[index];
     const values = curves.map((curve) => curve[index]);
     spec.series.forEach((series, k) => say(this.legend[k].value, this.worded(series, values[k])));
-    say(this.remark, spec.remark?.(point, this.state, values) ?? "");
     const past = this.cursor.at !== null;
-    const note = spec.smooth ? `${spec.smooth} of ${SMOOTH_S} s` : "";
-    say(this.when, past ? `${timeOfDay(point.at_unix_s)}, ${duration(end - point.at_unix_s)} ago` : note);
+    const when = past ? `${timeOfDay(point.at_unix_s)}, ${duration(end - point.at_unix_s)} ago` : "";
+    const remark = spec.remark?.(point, this.state, values);
+    say(this.remark, [when, remark].filter(Boolean).join(": "));
     if (!past) {
       this.marks.replaceChildren();
       return;

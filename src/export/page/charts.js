@@ -44,9 +44,9 @@ const SPECS = [
   },
   {
     id: "edp",
-    title: "Energy-delay product",
+    title: "Energy-delay product (EDP)",
     series: [
-      { label: "at default clocks (estimate)", look: "c", value: (point) => point.default_edp_js },
+      { label: "default (estimate)", look: "c", value: (point) => point.default_edp_js },
       { label: "measured", look: "a", value: (point) => point.edp_js },
     ],
     format: words.jouleSeconds,
@@ -69,11 +69,12 @@ const SPECS = [
   {
     id: "ttft",
     title: "Time to first token (TTFT)",
-    // Only rounds in which a request got its first token have a value: dots, since nothing is known between them.
+    // Only rounds in which a request got its first token have a value: each is a dot.
     series: [{ label: "mean", look: "a", dots: true, value: (point) => point.ttft_s }],
     format: words.latency,
     tick: inMs,
     zero: true,
+    smooth: "median",
     limits: limit("ttft"),
     remark: (_, state) => words.limitWords(state.limits, "ttft"),
   },
@@ -159,14 +160,15 @@ export class ArmMap {
   }
 
   draw() {
-    const width = this.parent.clientWidth;
     const { state } = this;
-    if (!state || width === 0) return;
+    if (!state) return;
     const { arms } = state.learner;
     const tried = arms.filter((arm) => known(arm.mean_reward));
     const clocks = arms.map((arm) => arm.clocks.core);
     this.parent.hidden = tried.length === 0;
-    if (tried.length === 0) return;
+    // Only what is not hidden has a width.
+    const width = this.parent.clientWidth;
+    if (tried.length === 0 || width === 0) return;
     const rewards = tried.map((arm) => arm.mean_reward);
     const scale = niceScale(Math.min(...rewards, 0), Math.max(...rewards, 0), 3);
     const [low, high] = [Math.min(...clocks), Math.max(...clocks)];
@@ -204,7 +206,7 @@ export class ArmMap {
     const best = state.learner.best ? `best ${words.clocks(state.learner.best)}` : "no best clock yet";
     const label = `Mean reward of ${tried.length} tried clocks from ${words.mhz(low)} to ${words.mhz(high)}; ${best}. The table below has all of them.`;
     if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
-    this.canvas.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    this.canvas.setAttribute("width", width);
     this.canvas.replaceChildren(...parts);
   }
 }

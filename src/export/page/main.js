@@ -1,7 +1,7 @@
 // Takes what the daemon sends, keeps the last minutes, and has everything drawn.
 
 import { Charts, ArmMap } from "./charts.js";
-import { say } from "./chart.js";
+import { say, spanFor } from "./chart.js";
 import { duration, timeOfDay } from "./words.js";
 import { offerKinds, update } from "./panels.js";
 
@@ -70,7 +70,7 @@ function draw() {
   map.update(state);
   if (points.length) {
     const reach = points[points.length - 1].at_unix_s - points[0].at_unix_s;
-    const span = [60, 120, 300, 600].find((seconds) => reach <= seconds) ?? KEPT_S;
+    const [span] = spanFor(reach);
     say(byId("span"), span === 60 ? "minute" : duration(span).replace("min", "minutes"));
     charts.update(points, state);
   }

@@ -75,9 +75,9 @@ function figures(state, points) {
   return [
     [saved.title, saved.value, saved.detail, saved.good],
     [
-      "EDP against default clocks",
+      "EDP",
       words.change(edp, "better", "worse"),
-      "estimate, median of the last minute",
+      words.known(edp) ? "than at default clocks: estimate, last minute's median" : "nothing to compare with",
       words.known(edp) ? edp < 0 : null,
     ],
     [
@@ -124,7 +124,10 @@ function armRow(arm, asked, best, expected) {
   if (words.sameClocks(arm.clocks, asked)) marks.push("asked for");
   const reward = words.known(arm.mean_reward) ? arm.mean_reward.toFixed(3) : "–";
   const spread = words.known(arm.uncertainty) ? ` ± ${arm.uncertainty.toFixed(3)}` : "";
-  const tags = marks.map((mark) => element("span", { class: `tag ${mark === "best" ? "best" : ""}` }, mark));
+  const tags = marks.flatMap((mark) => [
+    " ",
+    element("span", { class: `tag ${mark === "best" ? "best" : ""}` }, mark),
+  ]);
   const why = arm.why ? `${words.statusWords(arm.status)}: ${arm.why}` : words.statusWords(arm.status);
   const style = arm.status === "available" ? null : "out";
   return element(
@@ -219,7 +222,7 @@ const counts = whenChanged((count) => {
       "div",
       { class: bad ? "bad" : null },
       element("dt", {}, name),
-      element("dd", {}, element("b", {}, value), detail ? element("span", { class: "muted" }, ` ${detail}`) : null),
+      element("dd", {}, element("b", {}, value), detail ? element("span", { class: "muted" }, ` (${detail})`) : null),
     ),
   );
   const all = sum(count.mode_s);

@@ -21,7 +21,7 @@ export const count = (value) => (known(value) ? whole(value) : UNKNOWN);
 export const mhz = unit((value) => String(Math.round(value)), "MHz");
 export const watts = unit(whole, "W");
 export const jouleSeconds = unit(short, "J·s");
-export const perSecond = unit(whole, "tokens/s");
+export const perSecond = unit(whole, "tok/s");
 
 /** Seconds as a latency: milliseconds where that reads better. */
 export function latency(seconds) {
@@ -124,7 +124,7 @@ export function change(share, less, more) {
  */
 export function savings(state) {
   const { compared_s, energy_j, default_energy_j, token_time_s, default_token_time_s } = state.estimate;
-  const title = "Energy against default clocks";
+  const title = "Energy";
   if (!(default_energy_j > 0)) {
     return { title, value: UNKNOWN, detail: "nothing to compare with yet", good: null };
   }
@@ -134,7 +134,7 @@ export function savings(state) {
   return {
     title,
     value: change(energy, "less", "more"),
-    detail: `estimate over ${duration(compared_s)}${slower}`,
+    detail: `than at default clocks: estimate over ${duration(compared_s)}${slower}`,
     good: energy < 0,
   };
 }
