@@ -76,8 +76,19 @@ fn files_name_nothing_of_other_servers_and_write_no_markup() {
         // The names of SVG are no addresses: nothing is fetched from there.
         let text = file.text.replace("http://www.w3.org/2000/svg", "");
         for never in [
-            "http:", "https:", "\"//", "'//", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write",
-            "eval(", "new Function", "srcdoc", " onclick=", " style=",
+            "http:",
+            "https:",
+            "\"//",
+            "'//",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "srcdoc",
+            " onclick=",
+            " style=",
         ] {
             assert!(!text.contains(never), "{} has {never}", file.path);
         }
