@@ -163,7 +163,7 @@ fn keyboard_reaches_charts_and_tables(browser: &Browser) {
     holds(browser, "document.querySelectorAll('#power .cursor circle').length === 1");
     // The cursor is in all charts, and its values are spoken.
     holds(browser, "document.querySelectorAll('#requests .cursor line').length === 1");
-    holds(browser, "/all GPUs .* W/.test(document.getElementById('spoken').textContent)");
+    holds(browser, "/all GPUs .*\\sW/.test(document.getElementById('spoken').textContent)");
     browser.press(&[ESCAPE]);
     holds(browser, "document.querySelectorAll('.cursor circle').length === 0");
     browser.eval("document.querySelector('#power button').focus()");

@@ -85,12 +85,16 @@ export const middle = {
   },
 };
 
-/** For each point the middle of the known values of the last `SMOOTH_S` seconds. */
+/**
+ * For each point the middle of the known values of the last `SMOOTH_S` seconds; for the first points, which have no such
+ * past, of the first ones.
+ */
 function smoothed(points, values, kind) {
+  const early = points.findLastIndex((point) => point.at_unix_s < points[0].at_unix_s + SMOOTH_S);
   let from = 0;
   return points.map((point, k) => {
     while (points[from].at_unix_s <= point.at_unix_s - SMOOTH_S) from += 1;
-    const near = values.slice(from, k + 1).filter(known);
+    const near = values.slice(from, Math.max(k, early) + 1).filter(known);
     return near.length ? middle[kind](near) : null;
   });
 }
@@ -115,7 +119,7 @@ export class TimeChart {
       return { value, item: element("li", {}, key, `${series.label} `, value) };
     });
     this.remark = element("li", { class: "remark" });
-    const note = spec.smooth ? element("span", { class: "note" }, ` ${SMOOTH_S} s ${spec.smooth}`) : null;
+    const note = spec.smooth ? element("li", {}, `${SMOOTH_S} s ${spec.smooth}`) : null;
     this.button = element(
       "button",
       { type: "button", "aria-expanded": "false", "aria-controls": `${heading}-table` },
@@ -139,8 +143,8 @@ export class TimeChart {
     this.node = element(
       "section",
       { class: `card chart ${spec.wide ? "wide" : ""}`, "aria-labelledby": heading, id: spec.id },
-      element("div", { class: "head" }, element("h3", { id: heading }, spec.title, note), this.button),
-      element("ul", { class: "legend" }, ...this.legend.map((entry) => entry.item), this.remark),
+      element("div", { class: "head" }, element("h3", { id: heading }, spec.title), this.button),
+      element("ul", { class: "legend" }, ...this.legend.map((entry) => entry.item), note, this.remark),
       this.plot,
       this.table,
     );
@@ -193,7 +197,7 @@ export class TimeChart {
         parts.push(label);
       }
     }
-    const crowd = Math.ceil(64 / (x(end) - x(end - every)));
+    const crowd = Math.ceil(80 / (x(end) - x(end - every)));
     for (let ago = 0; ago <= span; ago += crowd * every) {
       const label = ago === 0 ? "now" : span <= 120 ? `−${ago} s` : `−${ago / 60} min`;
       const anchor = ago === 0 ? "end" : ago === span ? "start" : "middle";
@@ -257,16 +261,13 @@ export class TimeChart {
   drawCursor() {
     if (!this.scales) return;
     const { spec, curves } = this;
-    const { points, x, y, end, height } = this.scales;
+    const { points, x, y, width, height } = this.scales;
     const index = this.looked();
     const point = points[index];
     const values = curves.map((curve) => curve[index]);
     spec.series.forEach((series, k) => say(this.legend[k].value, this.worded(series, values[k])));
-    const past = this.cursor.at !== null;
-    const when = past ? `${timeOfDay(point.at_unix_s)}, ${duration(end - point.at_unix_s)} ago` : "";
-    const remark = spec.remark?.(point, this.state, values);
-    say(this.remark, [when, remark].filter(Boolean).join(": "));
-    if (!past) {
+    say(this.remark, spec.remark?.(point, this.state, values) ?? "");
+    if (this.cursor.at === null) {
       this.marks.replaceChildren();
       return;
     }
@@ -274,7 +275,14 @@ export class TimeChart {
     const dots = spec.series.flatMap((series, k) =>
       known(values[k]) ? [svg("circle", { class: series.look, cx: at, cy: y(values[k]), r: 4 })] : [],
     );
-    this.marks.replaceChildren(svg("line", { x1: at, x2: at, y1: TOP, y2: height - BOTTOM }), ...dots);
+    // The time stands on the axis: in the legend it would push the chart about.
+    const middle = Math.min(Math.max(at, LEFT + 30), width - RIGHT - 30);
+    this.marks.replaceChildren(
+      svg("line", { x1: at, x2: at, y1: TOP, y2: height - BOTTOM }),
+      ...dots,
+      svg("rect", { x: middle - 32, y: height - BOTTOM + 2, width: 64, height: BOTTOM - 2, rx: 4 }),
+      svg("text", { x: middle, y: height - 6, "text-anchor": "middle" }, timeOfDay(point.at_unix_s)),
+    );
   }
 
   /** What the chart shows, in a sentence. */

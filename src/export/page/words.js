@@ -15,7 +15,8 @@ export function short(value) {
   return formats[digits].format(value);
 }
 
-const unit = (format, name) => (value) => (known(value) ? `${format(value)} ${name}` : UNKNOWN);
+/** A number and its unit stay on one line. */
+const unit = (format, name) => (value) => (known(value) ? `${format(value)}\u00a0${name}` : UNKNOWN);
 const whole = (value) => formats[0].format(value);
 export const count = (value) => (known(value) ? whole(value) : UNKNOWN);
 export const mhz = unit((value) => String(Math.round(value)), "MHz");
