@@ -1,10 +1,12 @@
 //! A headless Chromium, driven over the WebDriver protocol by its own driver.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -26,7 +28,7 @@ const FLAGS: [&str; 12] = [
 
 /// A browser with one window; both it and its driver end when this is dropped.
 pub(crate) struct Browser {
-    driver: Child,
+    _driver: Driver,
     runtime: tokio::runtime::Runtime,
     client: reqwest::Client,
     /// `http://127.0.0.1:PORT/session/ID`.
@@ -42,10 +44,12 @@ impl Browser {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            // A group of its own: the browser, which the driver starts, ends with it whatever happens.
+            .process_group(0)
             .spawn()
             .ok()?;
-        let mut driver = Starting(Some(driver));
-        let out = driver.0.as_mut()?.stdout.take().expect("a pipe");
+        let mut driver = Driver(driver);
+        let out = driver.0.stdout.take().expect("a pipe");
         let mut lines = BufReader::new(out).lines();
         let port = loop {
             let line = lines.next().expect("the driver says its port").expect("text");
@@ -66,7 +70,7 @@ impl Browser {
         // The driver of this machine is not to be asked for by way of a proxy.
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build();
         let mut browser = Self {
-            driver: driver.0.take()?,
+            _driver: driver,
             runtime,
             client: client.expect("a client"),
             session: format!("http://127.0.0.1:{port}/session"),
@@ -143,23 +147,19 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver closes the browser; a driver that does not answer is killed all the same.
+        // In good order first; what is left then ends with the driver's group.
         let end = self.client.delete(&self.session).timeout(Duration::from_secs(10));
         let _ = self.runtime.block_on(async { end.send().await });
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
 }
 
-/// Kills a driver that was not taken over.
-struct Starting(Option<Child>);
+/// The driver, and all that it has started.
+struct Driver(Child);
 
-impl Drop for Starting {
+impl Drop for Driver {
     fn drop(&mut self) {
-        if let Some(driver) = &mut self.0 {
-            let _ = driver.kill();
-            let _ = driver.wait();
-        }
+        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
+        let _ = self.0.wait();
     }
 }
 

@@ -75,35 +75,30 @@ function pathOf(points, values, series, x, y) {
   return path;
 }
 
-/** The mean of numbers, or what lies in their middle. */
-export const middle = {
-  mean: (values) => values.reduce((sum, value) => sum + value, 0) / values.length,
-  median: (values) => {
-    const sorted = values.toSorted((a, b) => a - b);
-    const half = sorted.length >> 1;
-    return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
-  },
-};
-
 /**
- * For each point the middle of the known values of the last `SMOOTH_S` seconds; for the first points, which have no such
- * past, of the first ones.
+ * For each point the mean of the known values of the last `SMOOTH_S` seconds, each counted by its weight; for the first
+ * points, which have no such past, of the first ones.
  */
-function smoothed(points, values, kind) {
+function smoothed(points, values, weight) {
   const early = points.findLastIndex((point) => point.at_unix_s < points[0].at_unix_s + SMOOTH_S);
   let from = 0;
   return points.map((point, k) => {
     while (points[from].at_unix_s <= point.at_unix_s - SMOOTH_S) from += 1;
-    const near = values.slice(from, Math.max(k, early) + 1).filter(known);
-    return near.length ? middle[kind](near) : null;
+    let [sum, all] = [0, 0];
+    for (let n = from; n <= Math.max(k, early); n += 1) {
+      const counted = known(values[n]) ? (weight(points[n]) ?? 0) : 0;
+      if (counted > 0) sum += counted * values[n];
+      all += counted;
+    }
+    return all > 0 ? sum / all : null;
   });
 }
 
 export class TimeChart {
   /**
    * `spec`: `id`, `title`, `series` (`label`, `value(point)`, `look`, `step`, `none`; `dots`: with `smooth`, each second
-   * is a dot), `format(value)`, `tick(value)`, `zero` (the axis begins at 0), `least` (it reaches this high), `smooth` (`mean` or `median`: what is
-   * shown is the middle of the last seconds, each second is faint behind it), `limits(state)` (`label`, `value`),
+   * is a dot), `format(value)`, `tick(value)`, `zero` (the axis begins at 0), `least` (it reaches this high), `smooth` (`name`, `weight(point)`: what is
+   * shown is the mean of the last seconds, each second is faint behind it), `limits(state)` (`label`, `value`),
    * `remark(point, state, values)`, `bands(point)`.
    * `cursor` is shared by all charts: `at` is the time that is looked at, `move(time, speak)` changes it.
    */
@@ -119,7 +114,7 @@ export class TimeChart {
       return { value, item: element("li", {}, key, `${series.label} `, value) };
     });
     this.remark = element("li", { class: "remark" });
-    const note = spec.smooth ? element("li", {}, `${SMOOTH_S} s ${spec.smooth}`) : null;
+    const note = spec.smooth ? element("li", {}, `${SMOOTH_S} s ${spec.smooth.name}`) : null;
     this.button = element(
       "button",
       { type: "button", "aria-expanded": "false", "aria-controls": `${heading}-table` },
@@ -173,7 +168,7 @@ export class TimeChart {
     const [span, every] = spanFor(end - this.points[0].at_unix_s);
     const points = this.points.filter((point) => point.at_unix_s >= end - span);
     const raw = spec.series.map((series) => points.map(series.value));
-    this.curves = spec.smooth ? raw.map((curve) => smoothed(points, curve, spec.smooth)) : raw;
+    this.curves = spec.smooth ? raw.map((curve) => smoothed(points, curve, spec.smooth.weight)) : raw;
     const values = this.curves.flat().filter(known);
     // Dots are to be seen, each of them; faint lines may leave the scale that the curves need.
     const spread = spec.series.flatMap((series, k) => (series.dots ? raw[k].filter(known) : []));

@@ -2,7 +2,7 @@
 
 import { Charts, ArmMap } from "./charts.js";
 import { say, spanFor } from "./chart.js";
-import { duration, timeOfDay } from "./words.js";
+import { timeOfDay } from "./words.js";
 import { offerKinds, update } from "./panels.js";
 
 /** Points older than this go, in seconds. */
@@ -71,7 +71,7 @@ function draw() {
   if (points.length) {
     const reach = points[points.length - 1].at_unix_s - points[0].at_unix_s;
     const [span] = spanFor(reach);
-    say(byId("span"), span === 60 ? "minute" : duration(span).replace("min", "minutes"));
+    say(byId("span"), span === 60 ? "minute" : `${span / 60} minutes`);
     charts.update(points, state);
   }
   showConnection();

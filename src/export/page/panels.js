@@ -1,6 +1,6 @@
 // Everything beside the charts: heading, tiles, clocks to choose from, news, counts, GPUs.
 
-import { element, middle, say } from "./chart.js";
+import { element, say } from "./chart.js";
 import * as words from "./words.js";
 
 const byId = (id) => document.getElementById(id);
@@ -49,15 +49,6 @@ function latest(points, value) {
   return { value: value(point), age: age > 5 ? `${words.duration(age)} ago; ` : "" };
 }
 
-/** EDP against default clocks over the last minute. Its median: one round with a long prompt says little. */
-function lately(points) {
-  const from = (points.at(-1)?.at_unix_s ?? 0) - 60;
-  const ratios = points
-    .filter((point) => point.at_unix_s > from && words.known(point.edp_js) && point.default_edp_js > 0)
-    .map((point) => point.edp_js / point.default_edp_js);
-  return ratios.length ? middle.median(ratios) - 1 : undefined;
-}
-
 /** The figures above the charts: name, value, what belongs to it, and whether it is good (`null`: neither). */
 function figures(state, points) {
   const { load, round, gpus } = state;
@@ -67,19 +58,14 @@ function figures(state, points) {
   const total = gpus.every((one) => words.known(one.power_w))
     ? gpus.reduce((sum, one) => sum + one.power_w, 0)
     : undefined;
-  const edp = lately(points);
+  const edp = words.edp(state);
   const [tpot, ttft] = [latest(points, (point) => point.tpot_s), latest(points, (point) => point.ttft_s)];
   const broken = (key) => (round?.violated === key ? false : null);
   const asked = state.asked ? `asked for ${words.clocks(state.asked)}` : "left to the driver";
   const degrees = words.known(gpu?.temperature_c) ? `${words.count(gpu.temperature_c)} °C, ` : "";
   return [
     [saved.title, saved.value, saved.detail, saved.good],
-    [
-      "EDP",
-      words.change(edp, "better", "worse"),
-      words.known(edp) ? "than at default clocks: estimate, last minute's median" : "nothing to compare with",
-      words.known(edp) ? edp < 0 : null,
-    ],
+    [edp.title, edp.value, edp.detail, edp.good],
     [
       "Core clock",
       words.mhz(gpu?.core_clock),
@@ -246,6 +232,23 @@ const counts = whenChanged((count) => {
   );
 });
 
+const byLoad = whenChanged((rows, objective) => {
+  byId("by-load").parentElement.parentElement.hidden = rows.length === 0;
+  const against = (ratio) => words.change(ratio - 1, "less", "more");
+  const cells = rows.map((row) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, row.share === 1 ? "as now" : `${row.share}\u00a0×`),
+      element("td", { class: "n" }, words.known(row.core) ? words.mhz(row.core) : "driver default"),
+      element("td", { class: "n" }, against(row.cost_ratio)),
+      element("td", { class: "n" }, against(row.tpot_ratio)),
+    ),
+  );
+  const names = ["load", "core clock", objective.toUpperCase(), "TPOT"];
+  byId("by-load").replaceChildren(head(...names), element("tbody", {}, ...cells));
+});
+
 const gpus = whenChanged((list) => {
   const rows = list.map((gpu) =>
     element(
@@ -277,5 +280,6 @@ export function update(state, points, news) {
   arms(learner.arms, state.asked, learner.best, state.floor, state.policy, byId("all-arms").checked);
   notes(news, [...shown]);
   counts(state.counts);
+  byLoad(learner.by_load ?? [], state.objective);
   gpus(state.gpus);
 }

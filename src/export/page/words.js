@@ -27,7 +27,7 @@ export const perSecond = unit(whole, "tok/s");
 /** Seconds as a latency: milliseconds where that reads better. */
 export function latency(seconds) {
   if (!known(seconds)) return UNKNOWN;
-  return seconds < 1 ? `${short(1000 * seconds)} ms` : `${short(seconds)} s`;
+  return seconds < 1 ? `${short(1000 * seconds)}\u00a0ms` : `${short(seconds)}\u00a0s`;
 }
 
 export function joules(value) {
@@ -37,7 +37,7 @@ export function joules(value) {
 }
 
 export function percent(share, digits = 0) {
-  return known(share) ? `${formats[digits].format(100 * share)} %` : UNKNOWN;
+  return known(share) ? `${formats[digits].format(100 * share)}\u00a0%` : UNKNOWN;
 }
 
 /** How long something lasts: the two largest units. */
@@ -55,7 +55,7 @@ export function duration(seconds) {
   return parts
     .slice(first, first + 2)
     .filter(([amount]) => amount > 0)
-    .map(([amount, name]) => `${amount} ${name}`)
+    .map(([amount, name]) => `${amount}\u00a0${name}`)
     .join(" ");
 }
 
@@ -84,6 +84,7 @@ const MODES = {
   OUTAGE: "the engine does not answer: default clocks",
   FAULT: "a clock command failed: default clocks",
   PAUSED: "paused by an operator",
+  HOLDOUT: "holdout: measures what default clocks cost now",
   DATA_COLLECTION: "only measures",
 };
 /** What a mode means; `locked`: a clock is asked for. */
@@ -119,23 +120,59 @@ export function change(share, less, more) {
   return `${percent(rounded, rounded < 0.1 ? 1 : 0)} ${share < 0 ? less : more}`;
 }
 
+/** A measured change and how far off it may be. */
+function measured(of, less, more) {
+  return `${change(of.relative, less, more)} (±${percent(of.relative_half_width, 1)})`;
+}
+
 /**
- * What was saved against default clocks: `title`, `value`, `detail`, `good`. The one place that decides which figure is
- * shown and how sure it is called.
+ * Energy against default clocks: `title`, `value`, `detail`, `good`. Measured by the holdout once that has shown something,
+ * and good or bad only if its 95 % interval leaves no doubt; an estimate before.
  */
 export function savings(state) {
-  const { compared_s, energy_j, default_energy_j, token_time_s, default_token_time_s } = state.estimate;
-  const title = "Energy";
-  if (!(default_energy_j > 0)) {
-    return { title, value: UNKNOWN, detail: "nothing to compare with yet", good: null };
+  const { effect, cycles, share } = state.savings ?? {};
+  const power = effect?.power_w;
+  if (power) {
+    const [low, high] = [-1, 1].map((side) => power.relative + side * power.relative_half_width);
+    const slower = effect.tpot_s ? `; TPOT ${measured(effect.tpot_s, "less", "more")}` : "";
+    return {
+      title: "Energy, measured",
+      value: change(power.relative, "less", "more"),
+      detail: `than at default clocks, ±${percent(power.relative_half_width, 1)} (95 %)${slower}; ${count(cycles)} holdout cycles`,
+      good: high < 0 ? true : low > 0 ? false : null,
+    };
   }
-  const energy = energy_j / default_energy_j - 1;
-  const time = default_token_time_s > 0 ? token_time_s / default_token_time_s - 1 : undefined;
+  const title = "Energy, estimate";
+  const { energy, time, seconds } = estimate(state);
+  if (!known(energy)) return { title, value: UNKNOWN, detail: "nothing to compare with yet", good: null };
   const slower = known(time) ? `, ${change(time, "faster", "slower")} per token` : "";
+  const holdout = share > 0 ? "; the holdout cannot tell yet" : "";
   return {
     title,
     value: change(energy, "less", "more"),
-    detail: `than at default clocks: estimate over ${duration(compared_s)}${slower}`,
+    detail: `than at default clocks${slower}, over ${duration(seconds)}${holdout}`,
     good: energy < 0,
   };
+}
+
+/** The estimated changes of energy and of time per token against default clocks. */
+function estimate(state) {
+  const { compared_s, energy_j, default_energy_j, token_time_s, default_token_time_s } = state.estimate;
+  return {
+    seconds: compared_s,
+    energy: default_energy_j > 0 ? energy_j / default_energy_j - 1 : undefined,
+    time: default_token_time_s > 0 ? token_time_s / default_token_time_s - 1 : undefined,
+  };
+}
+
+/** The energy-delay product against default clocks: energy times time per token, both as estimated. */
+export function edp(state) {
+  const title = "EDP, estimate";
+  const { energy, time, seconds } = estimate(state);
+  if (!known(energy) || !known(time)) {
+    return { title, value: UNKNOWN, detail: "nothing to compare with yet", good: null };
+  }
+  const product = (1 + energy) * (1 + time) - 1;
+  const detail = `than at default clocks, over ${duration(seconds)}`;
+  return { title, value: change(product, "better", "worse"), detail, good: product < 0 };
 }
