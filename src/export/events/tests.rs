@@ -57,7 +57,7 @@ fn stream_begins_with_history_and_state_and_follows() {
     assert_eq!(data::<State>(&mut stream, "state"), testing::state());
     page.publish(at(1.7e9 + 61.0));
     let state: State = data(&mut stream, "state");
-    assert_eq!(state.at_unix_s, 1.7e9 + 61.0);
+    assert_eq!(state, at(1.7e9 + 61.0));
     // With the run the stream ends, in good order.
     page.end_run();
     until(&mut stream, "0");
@@ -102,7 +102,7 @@ fn clients_that_never_read_hold_up_nobody() {
     }
     let state: State = data(&mut stream, "state");
     // The latest of them, not the next: nothing is kept for whoever is slow.
-    assert_eq!(state.at_unix_s, 1999.0);
+    assert_eq!(state, at(1999.0));
     assert!(page.get("/metrics", "localhost").starts_with("HTTP/1.1 200"));
 }
 
@@ -136,7 +136,7 @@ async fn each_point_is_sent_once_and_no_message_comes_early() {
     assert!(first.starts_with("retry: "), "{first}");
     assert_eq!(contents(&first), (vec!["history", "state"], 1));
     let mut history = (**latest.history.borrow()).clone();
-    for (second, new) in [(61.0, 1), (62.0, 3), (65.0, 0)] {
+    for (second, new) in [(61.0, 1_u32), (62.0, 3), (65.0, 0)] {
         let begun = Instant::now();
         for k in 0..new {
             history.push(&at(1.7e9 + second + f64::from(k)));
@@ -144,7 +144,7 @@ async fn each_point_is_sent_once_and_no_message_comes_early() {
         publish_history.send_replace(Arc::new(history.clone()));
         publish.send_replace(Arc::new(at(1.7e9 + second)));
         let message = stream.message().await.unwrap();
-        assert_eq!(contents(&message), (vec!["points", "state"], new as usize));
+        assert_eq!(contents(&message), (vec!["points", "state"], usize::try_from(new).unwrap()));
         assert_eq!(begun.elapsed(), EVERY);
     }
     // A clock that was set back: the points are new all the same.
@@ -179,7 +179,7 @@ async fn quiet_stream_shows_that_it_lives_and_ends_in_time() {
         comments += 1;
     }
     let lasted = begun.elapsed();
-    assert_eq!(comments, (LENGTH.as_secs() / QUIET.as_secs()));
+    assert_eq!(comments, LENGTH.as_secs() / QUIET.as_secs());
     assert!(lasted >= LENGTH && lasted <= LENGTH + QUIET + EVERY, "{lasted:?}");
     assert!(lasted < crate::export::http::CONNECTION_TIME, "{lasted:?}");
 }
