@@ -6,10 +6,12 @@ cd "$(dirname "$0")/.."
 
 AGFT_BROWSER=1 scripts/setup-browser.sh
 command -v pngquant >/dev/null || { echo "screenshots: pngquant is missing (Debian: pngquant)" >&2; exit 1; }
-cargo build --release --locked --bin agft
+if [ -z "${AGFT_BIN:-}" ]; then
+    cargo build --release --locked --bin agft
+    export AGFT_BIN="${CARGO_TARGET_DIR:-$PWD/target}/release/agft"
+fi
 mkdir -p docs/img
 AGFT_PICTURES="$PWD/docs/img" AGFT_PICTURES_AFTER_S="${AGFT_PICTURES_AFTER_S:-640}" \
-    AGFT_BIN="${CARGO_TARGET_DIR:-$PWD/target}/release/agft" \
     cargo test --locked --test page pictures_for_the_documentation -- --ignored --nocapture
 for picture in docs/img/page-{light,dark,phone}.png; do
     pngquant --force --skip-if-larger --speed 1 --strip --output "$picture" 128 "$picture" || true

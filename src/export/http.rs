@@ -1,4 +1,4 @@
-//! The HTTP server, read-only: the web page at `/` with its [`events`], and `/metrics`.
+//! The HTTP server, read-only: the web page at `/` with its stream of events, and `/metrics`.
 //!
 //! It has its own thread and answers from the latest published state. Clients get little: so many connections at once,
 //! so many bytes of headers, so many seconds to send them.

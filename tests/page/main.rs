@@ -8,7 +8,8 @@ mod browser;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -243,6 +244,29 @@ fn demo_has_the_page_too() {
     holds(&browser, "document.getElementById('gpu').textContent.includes('simulated')");
     holds(&browser, "/L/.test(document.querySelector('#power path.a')?.getAttribute('d'))");
     assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn page_without_a_place_for_its_stream_asks_now_and_then() {
+    let Some(browser) = browser() else { return };
+    let demo = Demo::start(120);
+    let address = demo.url.trim_start_matches("http://").trim_end_matches('/');
+    let crowd: Vec<TcpStream> = (0..16)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            write!(stream, "GET /events HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+            let mut first = [0; 12];
+            stream.read_exact(&mut first).unwrap();
+            assert_eq!(&first, b"HTTP/1.1 200");
+            stream
+        })
+        .collect();
+    browser.open(&demo.url);
+    let says = "document.getElementById('connection').textContent";
+    holds(&browser, &format!("{says} === 'every 5 s: too many pages are open'"));
+    holds(&browser, "document.querySelectorAll('#tiles > div').length === 7");
+    drop(crowd);
+    holds(&browser, &format!("{says} === 'live'"));
 }
 
 /// `scripts/screenshots.sh` calls this.
