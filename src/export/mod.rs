@@ -1,4 +1,4 @@
-//! Shows the [`State`](crate::view::State) to the outside: a page for people, one for Prometheus, a socket for `agft
+//! Shows the [`State`] to the outside: a page for people, one for Prometheus, a socket for `agft
 //! status`.
 //!
 //! Threads of their own with runtimes of their own answer: whatever clients do, no tick waits for them.
