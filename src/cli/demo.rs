@@ -281,7 +281,7 @@ fn page(
     let about = show::about(config, parts.controller.settings());
     let (observer, latest) = Show::new(about, &[gpu], &parts.controller, unix_seconds());
     parts.observers.push(Box::new(observer));
-    eprintln!("page: http://{}/", page.address());
+    complain!("page: http://{}/", page.address());
     Ok(page.serve(latest, Hosts::default())?)
 }
 
