@@ -221,6 +221,7 @@ fn show(config: &Config, page: Option<Bound>, gpus: &[GpuInfo], parts: &mut Part
             let names = config.observe.allowed_hosts.iter().cloned();
             let server = page.serve(latest.clone(), Hosts::new(names))?;
             tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics page");
+            tracing::info!(url = %format_args!("http://{address}/"), "web page");
             if !address.ip().is_loopback() {
                 tracing::warn!(%address, "the metrics page can be read from other machines");
             }

@@ -329,7 +329,8 @@ impl Controller {
         if self.settings.data_collection {
             return Mode::DataCollection;
         }
-        if !self.learned.schedule.first_done() {
+        // Only a policy that learns from rewards waits for a baseline.
+        if self.learned.policy.wants_rewards() && !self.learned.schedule.first_done() {
             return Mode::Baseline;
         }
         match self.learned.policy.summary().phase {
