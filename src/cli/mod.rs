@@ -8,6 +8,7 @@ mod guardian;
 pub mod logging;
 pub mod model;
 pub mod release;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod simulate;
@@ -156,6 +157,8 @@ pub enum Command {
     Model(model::ModelArgs),
     /// Report on a run, from its directory
     Report(report::ReportArgs),
+    /// Repeat a run from its record, bit for bit, or ask what other settings would have done
+    Replay(replay::ReplayArgs),
     /// Two runs side by side
     Compare(report::CompareArgs),
     /// Give all clocks back to the driver now
@@ -195,6 +198,7 @@ pub fn main() -> ExitCode {
         Some(Command::Pause(which)) => status::order(Request::Pause {}, which, &cli),
         Some(Command::Resume(which)) => status::order(Request::Resume {}, which, &cli),
         Some(Command::Report(args)) => report::report(args),
+        Some(Command::Replay(args)) => replay::run(args),
         Some(Command::Compare(args)) => report::compare(args),
         Some(Command::Model(args)) => model::run(args, &cli),
         Some(Command::Guardian(args)) => guardian::run(args, &cli),

@@ -11,6 +11,7 @@ use super::{Cli, Exit, exit_of, load_config, logging};
 use crate::bandit::ActionSpace;
 use crate::config::{Config, Listen};
 use crate::control::{Controller, Learned};
+use crate::daemon::steps::StepTap;
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::feed::{Feed, Schedule};
@@ -353,7 +354,8 @@ fn assemble(
     let mut observers: Vec<Box<dyn Observer>> =
         vec![Box::new(LogObserver::new(config.logging.detailed_round_logging, cli.dry_run))];
     let recorder = RecorderSettings::new(config, !cli.dry_run, settings.limits);
-    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0]);
+    let steps = StepTap::new(config, &gpus.clocks, gpus.infos.len(), cli.dry_run);
+    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0], steps);
     observers.push(Box::new(recorder.context("experiment.dir")?));
 
     let sampler_settings = SamplerSettings {
