@@ -44,3 +44,6 @@ pub enum ReplayError {
         path: std::path::PathBuf,
     },
 }
+
+#[cfg(test)]
+mod tests;
