@@ -3,7 +3,7 @@
 
 use agft::bandit::ActionSpace;
 use agft::config::Config;
-use agft::control::{Controller, Learned};
+use agft::control::{Controller, Learned, Settings};
 use agft::daemon::setup;
 use agft::sim::record::Figures;
 use agft::sim::run::{Driver, RunSpec, run};
@@ -26,7 +26,7 @@ fn fresh(config: &Config) -> Learned {
 fn serve(spec: &RunSpec, config: &Config, learned: Learned) -> (Figures, Learned) {
     let supported = World::new(spec.world.clone(), spec.seed).unwrap().supported_clocks().unwrap();
     let space = ActionSpace::new(&supported, &setup::space_settings(config, Vec::new()));
-    let settings = setup::control_settings(config, &supported, false);
+    let settings = Settings { holdout: None, ..setup::control_settings(config, &supported, false) };
     let mut controller = Controller::new(settings, learned, space, 1, Time(0.0));
     let figures = run(spec, Driver::Controller(&mut controller), |_| {}).unwrap().whole();
     (figures, controller.learned().clone())
@@ -50,6 +50,15 @@ fn restart_with_what_was_learned_needs_no_second_learning_phase() {
     let world = WorldSpec::named("rtx4090", "3b", Pattern::LongGeneration, Some(0.3)).unwrap();
     let config = Config::default();
     let (_, learned) = serve(&spec(&world, 901, 200.0), &config, fresh(&config));
+    let supported = World::new(world.clone(), 901).unwrap().supported_clocks().unwrap();
+    let known = learned.policy.as_structured().unwrap().best_by_load(supported.core());
+    assert!(known.len() >= 4, "{known:?}");
+    for best in &known {
+        // Default clocks are among the candidates, and are the highest clock.
+        assert!(best.cost_ratio <= 1.0 && best.tpot_ratio >= 1.0, "{best:?}");
+        assert!(best.core.is_none_or(|core| supported.core().contains(&core)), "{best:?}");
+    }
+    assert!(known.iter().any(|best| best.cost_ratio < 0.95), "saving is to be had here: {known:?}");
     let restart = spec(&world, 902, 30.0);
     let (again, _) = serve(&restart, &config, learned);
     let (anew, _) = serve(&restart, &config, fresh(&config));

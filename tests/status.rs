@@ -93,6 +93,21 @@ fn socket_of_a_killed_daemon_is_passed_over_and_swept_by_the_next() {
 }
 
 #[test]
+fn release_beside_a_daemon_pauses_it_so_that_the_clocks_stay_free() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    daemon.wait_for_lessons(3);
+    let released = bench.run(&["release"]);
+    assert_eq!(released.code, Some(0), "{}", released.err);
+    assert!(released.out.contains(&format!("(pid {}) and is paused now", daemon.pid())), "{}", released.out);
+    assert_eq!(bench.lock(), None);
+    assert_eq!(json(&bench.run(&["status", "--json"]).out)["mode"], "PAUSED");
+    assert_eq!(bench.run(&["resume"]).code, Some(0));
+    assert!(eventually(|| bench.lock(), Option::is_some).is_some(), "{}", daemon.tail());
+    daemon.stop();
+}
+
+#[test]
 fn dry_run_can_be_asked_too_and_a_reload_keeps_the_pause() {
     let bench = Bench::new();
     bench.engine.set_load(0.6);

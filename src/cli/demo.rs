@@ -13,7 +13,7 @@ use tracing::level_filters::LevelFilter;
 use super::{Cli, Exit, logging};
 use crate::bandit::ActionSpace;
 use crate::config::Config;
-use crate::control::{Controller, Learned};
+use crate::control::{Controller, Learned, Settings};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::feed::{Feed, Schedule};
@@ -197,7 +197,8 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
     let mut config = Config::default();
     config.vllm.prometheus_url = server.metrics_url();
     let supported = sensors.supported_clocks()?;
-    let settings = setup::control_settings(&config, &supported, false);
+    // A minute is too short for the holdout experiment; the demo knows what default clocks cost from a run of its own.
+    let settings = Settings { holdout: None, ..setup::control_settings(&config, &supported, false) };
     let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
     let space = ActionSpace::new(&supported, &setup::space_settings(&config, Vec::new()));
     let lease = ClockLease::take(vec![(Box::new(clocks), supported.core_min())])?;

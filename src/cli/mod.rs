@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod generate;
 pub mod gpus;
 mod guarded;
 mod guardian;
@@ -14,7 +15,7 @@ pub mod run;
 pub mod simulate;
 pub mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
@@ -49,6 +50,9 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// The configuration of an installed package.
+const PACKAGED: &str = "/etc/agft/config.yaml";
+
 const AFTER_HELP: &str = "\
 Exit codes: 0 success, 1 runtime failure, 2 usage, 64 bad configuration, 69 GPU in use by another agft,
 70 a part hung, for example in a driver call, 77 not permitted to lock clocks.
@@ -62,7 +66,7 @@ SIGHUP has a daemon read its configuration again; in a terminal it ends the run.
 #[derive(Debug, Parser)]
 #[command(name = "agft", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
-    /// Configuration file
+    /// Configuration file; /etc/agft/config.yaml where this is not given and the default is not there
     #[arg(long, value_name = "FILE", default_value = "config/config.yaml", global = true)]
     pub config: PathBuf,
 
@@ -166,6 +170,11 @@ pub enum Command {
     /// Watch over the clocks of a running agft, which starts this itself
     #[command(hide = true)]
     Guardian(guardian::GuardianArgs),
+    /// Print completions for a shell: bash, zsh, fish
+    Completions(generate::CompletionsArgs),
+    /// Write the man pages to a directory: for packages
+    #[command(hide = true)]
+    ManPages(generate::ManPagesArgs),
     /// List the GPUs with their clocks, power and what of it can be controlled
     Gpus(gpus::GpusArgs),
 }
@@ -201,6 +210,8 @@ pub fn main() -> ExitCode {
         Some(Command::Replay(args)) => replay::run(args),
         Some(Command::Compare(args)) => report::compare(args),
         Some(Command::Model(args)) => model::run(args, &cli),
+        Some(Command::Completions(args)) => generate::completions(args),
+        Some(Command::ManPages(args)) => generate::man_pages(args),
         Some(Command::Guardian(args)) => guardian::run(args, &cli),
     };
     exit.into()
@@ -215,6 +226,9 @@ fn parse() -> Cli {
         matches.value_source("config").is_some_and(|source| source == ValueSource::CommandLine)
     };
     cli.config_given = typed(&matches) || matches.subcommand().is_some_and(|(_, matches)| typed(matches));
+    if !cli.config_given && !cli.config.exists() && Path::new(PACKAGED).exists() {
+        cli.config = PACKAGED.into();
+    }
     cli
 }
 

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::status::{Which, arm_table, socket_dir, talk};
+use super::status::{Which, arm_table, load_table, socket_dir, talk};
 use super::{Cli, Exit, load_config};
 use crate::bandit::Phase;
 use crate::config::Config;
@@ -150,6 +150,7 @@ fn table(shown: &Shown) -> Result<String, std::fmt::Error> {
     if let Some(best) = learner.best {
         writeln!(out, "  best so far: {best}")?;
     }
+    load_table(&mut out, learner)?;
     arm_table(&mut out, learner)?;
     Ok(out)
 }

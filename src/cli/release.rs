@@ -5,8 +5,10 @@
 
 use jiff::Timestamp;
 
+use super::status::{Which, socket_dir, talk};
 use super::{Cli, Exit, ReleaseArgs, exit_of, load_config, report_gpu_error};
 use crate::config::Config;
+use crate::export::protocol::Request;
 use crate::gpu::lease::give_back;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
@@ -102,10 +104,12 @@ fn holder(dir: Option<&HeldDir>, gpu: &GpuInfo, cli: &Cli) -> String {
             String::new()
         }
         Err(ClaimError::Busy(Busy { holder: Some(holder), .. })) => {
-            format!(
-                "; agft runs on it (pid {}) and may lock it again: `agft pause` keeps it from that",
-                holder.pid
-            )
+            let which = Which { pid: Some(holder.pid) };
+            let paused = socket_dir(cli)
+                .is_ok_and(|dir| talk(&dir, &which).and_then(|mut talk| talk.ask(Request::Pause {})).is_ok());
+            let then =
+                if paused { "is paused now: `agft resume` lets it go on" } else { "may lock it again" };
+            format!("; agft runs on it (pid {}) and {then}", holder.pid)
         }
         Err(ClaimError::Busy(_)) => "; an agft runs on it and may lock it again".into(),
         Err(ClaimError::Store(_)) => String::new(),

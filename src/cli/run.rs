@@ -349,7 +349,11 @@ fn assemble(
     let memory = setup::memory_clocks(config, &gpus.clocks);
     let space = ActionSpace::new(&gpus.clocks, &setup::space_settings(config, memory));
     tracing::info!(arms = space.arms().len(), "action space");
-    let settings = setup::control_settings(config, &gpus.clocks, cli.dry_run);
+    let mut settings = setup::control_settings(config, &gpus.clocks, cli.dry_run);
+    if let Some(holdout) = &mut settings.holdout {
+        // No load may come to know the moments, not even one that starts with every run.
+        holdout.seed ^= unix_seconds().to_bits().rotate_left(32);
+    }
 
     let mut observers: Vec<Box<dyn Observer>> =
         vec![Box::new(LogObserver::new(config.logging.detailed_round_logging, cli.dry_run))];

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::lab::experiment::{CellResult, Experiment};
 use crate::lab::grid::{GivenTrace, Load, Source, Suite};
 use crate::lab::policy::PolicySpec;
+use crate::lab::savings::{self, Trial};
 use crate::lab::{plots, report, table};
 use crate::reward::Objective;
 use crate::sim::{calibration, parse_trace};
@@ -100,6 +101,10 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
 
+    /// Try the holdout experiment instead: this share of the time at default clocks (0.02 to 0.5), and is what it tells true?
+    #[arg(long, value_name = "SHARE", conflicts_with = "calibration")]
+    pub savings: Option<f64>,
+
     /// Compare the simulator's physics with measured boards instead
     #[arg(long)]
     pub calibration: bool,
@@ -158,6 +163,12 @@ pub fn run(args: &SimulateArgs, cli: &Cli) -> Exit {
             return Exit::Config;
         }
     };
+    if let Some(share) = args.savings {
+        return match try_savings(args, experiment, share) {
+            Ok(text) => print(&text),
+            Err(error) => fail(&format!("{error:#}")),
+        };
+    }
     match simulate(args, &experiment) {
         Ok(text) => print(&text),
         Err(error) => fail(&format!("{error:#}")),
@@ -328,6 +339,17 @@ fn given_trace(file: &Path, speed: &str) -> Result<Source, String> {
     let requests = parse_trace(&text, 1.0).map_err(|error| format!("--trace {shown}: {error}"))?;
     let name = file.file_stem().map_or_else(|| shown.to_string(), |stem| stem.to_string_lossy().into_owned());
     Ok(Source::Given(Arc::new(GivenTrace { name, requests, speed })))
+}
+
+fn try_savings(args: &SimulateArgs, experiment: Experiment, share: f64) -> anyhow::Result<String> {
+    anyhow::ensure!((0.02..=0.5).contains(&share), "--savings {share}: give a share from 0.02 to 0.5");
+    let Experiment { loads, seeds, seconds, mut config, .. } = experiment;
+    config.holdout.share = share;
+    let trial = Trial { loads, seeds, seconds, config };
+    let bar = progress_bar(trial.pieces());
+    let told = trial.run(args.jobs.map_or(0, usize::from), || bar.inc(1))?;
+    bar.finish_and_clear();
+    Ok(savings::table(&told))
 }
 
 fn simulate(args: &SimulateArgs, experiment: &Experiment) -> anyhow::Result<String> {

@@ -13,6 +13,8 @@ use crate::config::Config;
 use crate::export::protocol::{Answer, Request};
 use crate::export::socket::sockets;
 use crate::guardian::undo::runtime_dir;
+use crate::holdout::contrast::FEWEST_CYCLES;
+use crate::holdout::{Change, SavingsState};
 use crate::units::{Clocks, Mhz, Seconds};
 use crate::view::{ArmStatus, State};
 
@@ -304,6 +306,7 @@ fn describe(out: &mut String, state: &State) -> std::fmt::Result {
         share(state.estimate.slowdown()),
         state.estimate.compared_s,
     )?;
+    describe_savings(out, &state.savings)?;
     let total = |map: &std::collections::BTreeMap<String, u64>| map.values().sum::<u64>();
     writeln!(
         out,
@@ -314,6 +317,45 @@ fn describe(out: &mut String, state: &State) -> std::fmt::Result {
         counts.outages,
         total(&counts.faults)
     )
+}
+
+/// The holdout experiment, in one line.
+fn describe_savings(out: &mut String, savings: &SavingsState) -> std::fmt::Result {
+    if savings.share <= 0.0 && savings.cycles == 0 {
+        return writeln!(out, "  measured    no holdout (holdout.share is 0): nothing is proved");
+    }
+    let Some(power) = savings.effect.power_w else {
+        let (seen, needed) = (savings.cycles, FEWEST_CYCLES);
+        return writeln!(out, "  measured    too early to tell: {seen} of {needed} cycles of the holdout");
+    };
+    let change =
+        |of: Change| format!("{:+.1} % ± {:.1} %", 100.0 * of.relative, 100.0 * of.relative_half_width);
+    write!(out, "  measured    energy {}", change(power))?;
+    if let Some(tpot) = savings.effect.tpot_s {
+        write!(out, ", time per token {}", change(tpot))?;
+    }
+    writeln!(out, " ({} cycles)", power.cycles)
+}
+
+/// The best clocks at other loads, for `agft model show`.
+pub(super) fn load_table(out: &mut String, learner: &crate::view::LearnerState) -> std::fmt::Result {
+    if learner.by_load.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "  best by load (predicted; tokens/s in, out):")?;
+    for best in &learner.by_load {
+        let core = best.core.map_or("driver default".to_owned(), |core| core.to_string());
+        writeln!(
+            out,
+            "    {:4.2} of now ({:.0}, {:.0}): {core}, cost {:+.1} %, time per token {:+.1} %",
+            best.share,
+            best.prefill_tps,
+            best.decode_tps,
+            100.0 * (best.cost_ratio - 1.0),
+            100.0 * (best.tpot_ratio - 1.0)
+        )?;
+    }
+    Ok(())
 }
 
 /// Arms as a table, for `agft model show`.
@@ -348,7 +390,12 @@ mod tests {
         {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
+        assert!(text.contains("measured    energy -25.0 % ± "), "{text}");
         state.in_force = None;
+        state.savings = SavingsState { share: 0.02, cycles: 2, ..SavingsState::default() };
+        assert!(shown(&state, false).contains("too early to tell: 2 of 5 cycles"));
+        state.savings = SavingsState::default();
+        assert!(shown(&state, false).contains("no holdout"));
         state.load = crate::view::Load::default();
         state.estimate = crate::view::Estimate::default();
         state.gpus[0].power_w = None;

@@ -6,7 +6,7 @@ use super::reader::Reader;
 
 /// Reports every pair of keys that contradict each other.
 pub(super) fn relations(config: &Config, reader: &mut Reader<'_>) {
-    let Config { vllm, control, linucb, .. } = config;
+    let Config { vllm, control, linucb, holdout, .. } = config;
     let mut require = |holds: bool, key: &str, value: String, than: &str, must_be: String| {
         if !holds {
             let remedy = Some("change one of the two".into());
@@ -26,6 +26,13 @@ pub(super) fn relations(config: &Config, reader: &mut Reader<'_>) {
         linucb.min_alpha.to_string(),
         "linucb.initial_alpha",
         format!("at most linucb.initial_alpha, which is {}", linucb.initial_alpha),
+    );
+    require(
+        holdout.settle_s.0 <= 0.75 * holdout.block_s.0,
+        "holdout.settle_s",
+        holdout.settle_s.0.to_string(),
+        "holdout.block_s",
+        format!("at most three quarters of holdout.block_s, which is {}", holdout.block_s.0),
     );
     require(
         control.convergence_top_k <= control.convergence_window,

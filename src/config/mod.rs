@@ -21,7 +21,7 @@ use serde::Serialize;
 
 pub use choices::{Listen, LogLevel, PolicyKind};
 pub use error::{ConfigError, Problem, Warning};
-pub use sections::{Control, Experiment, Gpu, Idle, Linucb, Logging, Metrics, Model, Observe, Vllm};
+pub use sections::{Control, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Vllm};
 
 use crate::store::{Distrust, Untrusted, trusted_path};
 use reader::Reader;
@@ -44,6 +44,8 @@ pub struct Config {
     pub control: Control,
     /// What happens while no request is there.
     pub idle: Idle,
+    /// The experiment that proves what is saved.
+    pub holdout: Holdout,
     /// The `linucb` policy and the pruning of clocks.
     pub linucb: Linucb,
     /// agft's own log.
@@ -159,6 +161,7 @@ impl Config {
             gpu: Gpu::read(reader),
             control: Control::read(reader),
             idle: Idle::read(reader),
+            holdout: Holdout::read(reader),
             linucb: Linucb::read(reader),
             logging: Logging::read(reader),
             model: Model::read(reader),

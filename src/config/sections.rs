@@ -156,6 +156,16 @@ sections! {
         wake_power_ratio: f64 = 1.12, real(1.01..=3.0);
     }
 
+    /// The experiment that proves what is saved.
+    Holdout in "holdout" {
+        /// Share of the time that runs at driver-default clocks, at random moments; 0 leaves none.
+        share: f64 = 0.02, real(0.0..=0.5);
+        /// Length of such a moment.
+        block_s: Seconds = Seconds(30.0), seconds(5.0..=3600.0);
+        /// Beginning of it, and of every span it is compared with, that is left out.
+        settle_s: Seconds = Seconds(10.0), seconds(0.0..=600.0);
+    }
+
     /// The `linucb` policy and the pruning of clocks.
     Linucb in "linucb" {
         /// Width of the confidence bound in the first round.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bandit::Target;
 use crate::gpu::{GpuReading, Recovery};
+use crate::holdout::HoldoutSettings;
 use crate::metrics::Snapshot;
 use crate::reward::energy::EnergyPoint;
 use crate::reward::slo::Limits;
@@ -157,13 +158,15 @@ pub enum Mode {
     Fault,
     /// An operator paused it: driver-default clocks, nothing is learned.
     Paused,
+    /// A slot of the holdout experiment: driver-default clocks.
+    Holdout,
     /// Records only.
     DataCollection,
 }
 
 impl Mode {
     /// Every mode.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Starting,
         Self::Baseline,
         Self::Exploration,
@@ -173,6 +176,7 @@ impl Mode {
         Self::Outage,
         Self::Fault,
         Self::Paused,
+        Self::Holdout,
         Self::DataCollection,
     ];
 
@@ -189,6 +193,7 @@ impl Mode {
             Self::Outage => "OUTAGE",
             Self::Fault => "FAULT",
             Self::Paused => "PAUSED",
+            Self::Holdout => "HOLDOUT",
             Self::DataCollection => "DATA_COLLECTION",
         }
     }
@@ -213,6 +218,8 @@ pub struct Settings {
     pub limits: Option<Limits>,
     /// Idle handling; `None` never parks.
     pub idle: Option<idle::IdleSettings>,
+    /// The holdout experiment; `None` leaves no time to default clocks.
+    pub holdout: Option<HoldoutSettings>,
     /// Records only, never asks for a clock.
     pub data_collection: bool,
     /// Commands are not carried out: nothing can be verified or attributed to them.

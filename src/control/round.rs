@@ -3,6 +3,8 @@
 use crate::bandit::{Choice, Target};
 use crate::control::Mode;
 use crate::features::{Context, DIMENSION};
+use crate::holdout::{InSlot, SlotWindow};
+use crate::metrics::Histogram;
 use crate::metrics::window::Window;
 use crate::reward::slo::Violation;
 use crate::reward::{Cost, DelaySource};
@@ -45,6 +47,8 @@ pub struct Round {
     pub learned: bool,
     /// The limit broken now, if any.
     pub violation: Option<Violation>,
+    /// Where the window lies in the holdout experiment, if it can be compared there.
+    pub holdout: Option<InSlot>,
     /// The policy's choice, where it was asked.
     pub choice: Option<Choice>,
     /// What shall run from now on.
@@ -57,4 +61,22 @@ pub struct Round {
     pub arms_allowed: usize,
     /// Clocks that are out: failed, pruned, or under the floor.
     pub arms_out: usize,
+}
+
+/// The round as the holdout experiment takes it.
+impl From<&Round> for SlotWindow {
+    fn from(round: &Round) -> Self {
+        let window = &round.window;
+        let tokens = window.generation_tokens.unwrap_or(0.0);
+        let pair = |histogram: &Option<Histogram>| histogram.as_ref().map(|h| (h.sum, h.count));
+        let by_cost = round.cost.map(|cost| (cost.delay.0 * tokens, tokens));
+        Self {
+            seconds: window.elapsed.0,
+            energy_j: round.energy.map(|energy| energy.0),
+            prompt_tokens: window.prompt_tokens.unwrap_or(0.0),
+            generated_tokens: tokens,
+            tpot: pair(&window.itl).or(by_cost),
+            ttft: pair(&window.ttft),
+        }
+    }
 }

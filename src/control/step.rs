@@ -14,6 +14,7 @@ use crate::bandit::{ActionSpace, Choice, Evidence, Phase, Policy, Target, View};
 use crate::features::DIMENSION;
 use crate::features::{Context, Ema};
 use crate::gpu::GpuReading;
+use crate::holdout::{HoldoutSettings, InSlot};
 use crate::metrics::Snapshot;
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
@@ -52,6 +53,8 @@ pub struct Controller {
     pub(super) mode: Mode,
     /// An operator paused the loop.
     pub(super) paused: bool,
+    /// Begin of the holdout experiment.
+    pub(super) started: Time,
 }
 
 /// What runs, as far as the driver has confirmed.
@@ -98,6 +101,7 @@ impl Controller {
             upkeep: ClockUpkeep::default(),
             mode: Mode::Starting,
             paused: false,
+            started: now,
         }
     }
 
@@ -122,6 +126,16 @@ impl Controller {
         };
         self.issue(command, now, &mut out);
         out
+    }
+
+    /// Takes the place of `before`: unless it was set otherwise, the holdout experiment goes on where it was.
+    pub fn continue_experiment(&mut self, before: &Self) {
+        if let (Some(now), Some(old)) = (&mut self.settings.holdout, before.settings.holdout) {
+            if *now == (HoldoutSettings { seed: now.seed, ..old }) {
+                self.started = before.started;
+            }
+            now.seed = old.seed;
+        }
     }
 
     /// What was learned so far.
@@ -225,7 +239,13 @@ impl Controller {
         let work = has_work(window);
         let activity = self.activity();
         let was_parked = self.idle.is_parked();
-        let verdict = self.idle.on_window(work, activity, self.settings.idle.as_ref(), now);
+        let held = self.is_held(now);
+        if held {
+            // What agft saves by parking is part of what the experiment measures.
+            self.idle.interrupt();
+        }
+        let may_park = self.settings.idle.as_ref().filter(|_| !held);
+        let verdict = self.idle.on_window(work, activity, may_park, now);
         let mut woken_to = None;
         match verdict {
             Verdict::Park | Verdict::Stay => {
@@ -274,6 +294,9 @@ impl Controller {
             (Mode::DataCollection, None, None)
         } else if self.hands_off(now) {
             (Mode::Fault, Some(Target::Default), None)
+        } else if held {
+            self.learned.policy.interrupt();
+            (Mode::Holdout, Some(Target::Default), None)
         } else if self.idle.is_parked() {
             let idle = self.settings.idle.map_or(Target::Default, |idle| Target::Lock(idle.clocks));
             (Mode::Idle, Some(idle), None)
@@ -293,10 +316,28 @@ impl Controller {
             (self.mode_of_policy(), Some(choice.target), Some(choice))
         };
         self.mode = mode;
+        let holdout = self.place_in_experiment(window);
         let round =
             self.describe(window, context, scaled, now, &evidence, baseline.map(|b| b.cost), choice, command);
-        out.round = Some(Round { reward: earned, learned: taught, violation, ..round });
+        out.round = Some(Round { reward: earned, learned: taught, violation, holdout, ..round });
         command
+    }
+
+    /// Does a slot of the holdout experiment leave the clocks to the driver now?
+    fn is_held(&self, now: Time) -> bool {
+        self.experiment().is_some_and(|holdout| holdout.slot_at(self.started, now).held)
+    }
+
+    fn experiment(&self) -> Option<&HoldoutSettings> {
+        let settings = &self.settings;
+        settings.holdout.as_ref().filter(|_| !settings.data_collection && !settings.dry_run)
+    }
+
+    /// Where the window lies in the experiment; `None` for one that was not what its slot is for.
+    fn place_in_experiment(&self, window: &Window) -> Option<InSlot> {
+        let place = self.experiment()?.place(self.started, window.start, window.end)?;
+        let as_meant = !place.held || self.in_force.target == Target::Default;
+        (as_meant && !self.hands_off(window.end)).then_some(place)
     }
 
     fn mode_of_policy(&self) -> Mode {
@@ -469,6 +510,7 @@ impl Controller {
             reward: None,
             learned: false,
             violation: None,
+            holdout: None,
             choice,
             command: command.unwrap_or(self.in_force.target),
             alpha: summary.alpha,

@@ -22,6 +22,7 @@ const IDLE: Clocks = Clocks { core: Mhz(200), memory: None };
 
 fn settings() -> Settings {
     Settings {
+        holdout: None,
         outage_after: Seconds(1.0),
         settle: Seconds(0.1),
         verify_after: Seconds(0.5),

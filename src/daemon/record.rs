@@ -81,6 +81,11 @@ pub(super) fn record(
         tick_lateness_s: facts.lateness,
         baseline_power_w: round.baseline.map(|baseline| baseline.power),
         baseline_tpot_s: round.baseline.map(|baseline| baseline.delay),
+        holdout_cycle: round.holdout.map(|at| at.cycle),
+        holdout_slot: round.holdout.map(|at| at.slot),
+        holdout: round.holdout.map(|at| at.held),
+        tpot_samples: window.itl.as_ref().map(|itl| itl.count),
+        ttft_samples: window.ttft.as_ref().map(|ttft| ttft.count),
         ..RoundRecord::new(round.number, at)
     }
 }

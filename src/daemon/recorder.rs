@@ -212,12 +212,16 @@ const PREFIX: &str = "agft";
 fn phase(mode: Mode, policy: crate::bandit::Phase) -> &'static str {
     match mode {
         Mode::Baseline | Mode::DataCollection | Mode::Exploration | Mode::Exploitation => mode.name(),
-        Mode::Starting | Mode::SloGuard | Mode::Idle | Mode::Outage | Mode::Fault | Mode::Paused => {
-            match policy {
-                crate::bandit::Phase::Exploration => Mode::Exploration.name(),
-                crate::bandit::Phase::Exploitation => Mode::Exploitation.name(),
-            }
-        }
+        Mode::Starting
+        | Mode::SloGuard
+        | Mode::Idle
+        | Mode::Outage
+        | Mode::Fault
+        | Mode::Paused
+        | Mode::Holdout => match policy {
+            crate::bandit::Phase::Exploration => Mode::Exploration.name(),
+            crate::bandit::Phase::Exploitation => Mode::Exploitation.name(),
+        },
     }
 }
 

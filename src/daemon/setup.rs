@@ -11,6 +11,7 @@ use crate::config::{Config, PolicyKind};
 use crate::control::Settings;
 use crate::control::idle::IdleSettings;
 use crate::gpu::SupportedClocks;
+use crate::holdout::HoldoutSettings;
 use crate::metrics::scrape::ScrapeSettings;
 use crate::reward::slo::Limits;
 use crate::units::{Clocks, Mhz, Seconds};
@@ -53,6 +54,12 @@ pub fn control_settings(config: &Config, clocks: &SupportedClocks, dry_run: bool
             after_windows: config.idle.after_windows,
             clocks: Clocks::core_only(idle_clock),
             wake_power_ratio: config.idle.wake_power_ratio,
+        }),
+        holdout: (config.holdout.share > 0.0).then_some(HoldoutSettings {
+            share: config.holdout.share,
+            block: config.holdout.block_s,
+            settle: config.holdout.settle_s,
+            seed: control.seed,
         }),
         data_collection: control.data_collection_mode,
         dry_run,

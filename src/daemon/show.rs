@@ -37,6 +37,7 @@ pub fn about(config: &Config, settings: &Settings) -> About {
         objective: config.control.objective.to_string(),
         dry_run: settings.dry_run,
         limits: settings.limits,
+        holdout_share: settings.holdout.map_or(0.0, |holdout| holdout.share),
     }
 }
 

@@ -223,7 +223,8 @@ async fn next_order(orders: Option<&mut tokio::sync::mpsc::Receiver<Order>>) -> 
 /// Goes on with another configuration, as after a start: at driver-default clocks. A pause stays one.
 fn take_up(parts: &mut Parts, change: Change) {
     let paused = parts.controller.is_paused();
-    parts.controller = change.controller;
+    let before = std::mem::replace(&mut parts.controller, change.controller);
+    parts.controller.continue_experiment(&before);
     if paused {
         let now = parts.clock.now();
         let nothing = Observation {

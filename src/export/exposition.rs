@@ -93,6 +93,7 @@ impl Collector for Page {
         gpus(&mut to, &self.0)?;
         engine(&mut to, &self.0)?;
         learner(&mut to, &self.0)?;
+        measured(&mut to, &self.0)?;
         estimate(&mut to, &self.0)?;
         happened(&mut to, &self.0)
     }
@@ -285,6 +286,35 @@ fn learner(to: &mut Families<'_>, state: &State) -> fmt::Result {
     to.gauge(what, learner.best.map(|clocks| hertz(clocks.core)))?;
     let what = ("floor_core_clock", Some("hertz"), "Lowest core clock that broken limits allow.");
     to.gauge(what, state.floor.map(hertz))
+}
+
+fn measured(to: &mut Families<'_>, state: &State) -> fmt::Result {
+    let of = &state.savings;
+    let what = "Share of the time that the holdout experiment leaves to default clocks; 0 is no experiment.";
+    to.gauge(("holdout_share", Some("ratio"), what), of.share)?;
+    let what = ("holdout_cycles", None, "Cycles of the holdout experiment that could be compared.");
+    to.counter(what, count(of.cycles))?;
+    let what = "Time measured at default clocks in the holdout experiment.";
+    to.counter(("holdout_default", Some("seconds"), what), of.held_s)?;
+    let what = "Time measured under agft in the holdout experiment.";
+    to.counter(("holdout_agft", Some("seconds"), what), of.agft_s)?;
+    let effect = &of.effect;
+    let changes = [("power", effect.power_w), ("tpot", effect.tpot_s), ("ttft", effect.ttft_s)];
+    let changes = changes.into_iter().filter_map(|(name, change)| Some((name, change?)));
+    let samples = changes.flat_map(|(name, change)| {
+        bounds(change.relative, change.relative_half_width)
+            .map(|(bound, value)| (vec![("of", name), ("bound", bound)], value))
+    });
+    let what = "Measured: relative change under agft against default clocks, with its 95 % interval.";
+    to.gauges(("measured_change", Some("ratio"), what), samples)?;
+    let saved = of.saved_j().map(|(saved, half_width)| bounds(saved, half_width));
+    let samples = saved.into_iter().flatten().map(|(bound, value)| (vec![("bound", bound)], value));
+    let what = "Measured: energy saved in that time against default clocks, with its 95 % interval.";
+    to.gauges(("measured_energy_saved", Some("joules"), what), samples)
+}
+
+fn bounds(mean: f64, half_width: f64) -> [(&'static str, f64); 3] {
+    [("low", mean - half_width), ("mean", mean), ("high", mean + half_width)]
 }
 
 fn estimate(to: &mut Families<'_>, state: &State) -> fmt::Result {

@@ -134,7 +134,7 @@ impl Experiment {
     }
 }
 
-fn supported(world: &crate::sim::WorldSpec, seed: u64) -> Result<SupportedClocks, RunError> {
+pub(super) fn supported(world: &crate::sim::WorldSpec, seed: u64) -> Result<SupportedClocks, RunError> {
     let clocks = World::new(world.clone(), seed)?.supported_clocks();
     Ok(clocks.ok_or(SimError::BadSetting {
         name: "core_range",

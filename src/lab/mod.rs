@@ -19,6 +19,7 @@ pub mod original;
 pub mod plots;
 pub mod policy;
 pub mod report;
+pub mod savings;
 pub mod score;
 pub mod table;
 pub mod traces;

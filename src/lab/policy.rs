@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::LabError;
 use crate::bandit::ActionSpace;
 use crate::config::{Config, PolicyKind};
-use crate::control::{Controller, Learned};
+use crate::control::{Controller, Learned, Settings};
 use crate::daemon::setup;
 use crate::gpu::SupportedClocks;
 use crate::units::{Time, Watts};
@@ -110,7 +110,8 @@ pub fn controller(config: &Config, supported: &SupportedClocks, policy: PolicyKi
     config.control.seed = seed;
     let memory = setup::memory_clocks(&config, supported);
     let space = ActionSpace::new(supported, &setup::space_settings(&config, memory));
-    let settings = setup::control_settings(&config, supported, false);
+    // A run of minutes is too short for the experiment: it would cost some runs a moment, and show nothing.
+    let settings = Settings { holdout: None, ..setup::control_settings(&config, supported, false) };
     let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
     Controller::new(settings, learned, space, 1, Time(0.0))
 }

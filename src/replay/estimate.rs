@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use super::model::{Model, Scales, WIDTH};
 use crate::bandit::Target;
+use crate::holdout::student::quantile_975;
 
 /// Fewer windows are not judged.
 const LEAST_ROWS: usize = 200;
@@ -260,7 +261,7 @@ impl Plan {
         }
         let resamples = count(RESAMPLES);
         // Few blocks know little of their own spread.
-        let wide = student_975(count(n / self.block) - 1.0);
+        let wide = quantile_975((n / self.block).saturating_sub(1).max(1) as u64);
         let mut intervals = means.iter().zip(spread).map(|(mean, (sum, squares))| {
             let variance = (squares / resamples - (sum / resamples).powi(2)).max(0.0);
             let half = wide * variance.sqrt();
@@ -364,13 +365,6 @@ fn block(rows: &[Row], clocks: &ClockBins) -> usize {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of windows")]
     let long = (BLOCK_SECONDS * count(rows.len()) / span.max(1.0)) as usize;
     long.max(2 * spell).min(rows.len() / 10).max(1)
-}
-
-/// The 97.5 % quantile of Student's t (Cornish and Fisher's expansion; within 1 % from four degrees of freedom on).
-fn student_975(degrees: f64) -> f64 {
-    let z: f64 = 1.959_964;
-    let n = degrees.max(4.0);
-    z + (z.powi(3) + z) / (4.0 * n) + (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / (96.0 * n * n)
 }
 
 #[cfg(test)]

@@ -99,6 +99,8 @@ impl Settings {
         let recorded = Config::parse(&head.config, "the recorded configuration")?.config;
         let mut config = recorded.with(&self.set, "the recorded configuration with --set")?.config;
         config.control.data_collection_mode = false;
+        // What it would have chosen, and not what a draw would have kept from it.
+        config.holdout.share = 0.0;
         Ok(config)
     }
 }
@@ -200,6 +202,7 @@ impl Pair {
                     | Mode::Exploration
                     | Mode::Exploitation
                     | Mode::SloGuard
+                    | Mode::Holdout
                     | Mode::DataCollection
             )
         };
@@ -208,7 +211,10 @@ impl Pair {
             tally.left_out += 1;
             return;
         }
-        tally.round(self.recorded.asked(), self.other.asked());
+        // What a draw decided is no choice, and all the better for an estimate.
+        if self.recorded.mode() != Mode::Holdout {
+            tally.round(self.recorded.asked(), self.other.asked());
+        }
         if let Some((wanted, before)) = wanted {
             tally.window(&round, wanted, before, load);
         }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::sums::{ABSURD, Moments, Weighted};
 use super::timeline::Timeline;
+use crate::holdout::{InSlot, Savings, SavingsState, SlotWindow};
 use crate::store::RoundRecord;
 
 /// A pause between two rounds longer than this, in seconds and in windows, is a gap.
@@ -132,6 +133,10 @@ pub struct Digest {
     pub gap_count: u64,
     /// The run over time.
     pub timeline: Timeline,
+    /// What the holdout experiment has shown.
+    pub savings: SavingsState,
+    #[serde(skip)]
+    books: Savings,
     #[serde(skip)]
     last: Option<(f64, Option<String>)>,
 }
@@ -167,6 +172,7 @@ impl Digest {
         }
         self.at_clock(record, seconds);
         self.compare(record, seconds, generated);
+        self.experiment(record, seconds, generated);
         self.gap(record, seconds);
         self.timeline.push(record, seconds);
     }
@@ -216,6 +222,36 @@ impl Digest {
         self.default_energy_j += default_power.0 * seconds;
         self.compared_token_time_s += tpot * generated;
         self.default_token_time_s += default_tpot.0 * generated;
+    }
+
+    fn experiment(&mut self, record: &RoundRecord, seconds: f64, generated_tokens: f64) {
+        let (Some(cycle), Some(slot), Some(held)) =
+            (record.holdout_cycle, record.holdout_slot, record.holdout)
+        else {
+            return;
+        };
+        let sound = |value: Option<f64>| value.filter(|value| (0.0..ABSURD).contains(value));
+        let pair = |mean: Option<f64>, samples: Option<f64>| {
+            let (mean, samples) = (sound(mean)?, sound(samples)?);
+            Some((mean * samples, samples))
+        };
+        let window = SlotWindow {
+            seconds,
+            energy_j: sound(record.energy_j),
+            prompt_tokens: sound(record.prefill_throughput_tps).unwrap_or(0.0) * seconds,
+            generated_tokens,
+            tpot: pair(record.tpot_avg, record.tpot_samples.or(Some(generated_tokens))),
+            ttft: pair(record.ttft_avg, record.ttft_samples),
+        };
+        self.books.push(InSlot { cycle, slot, held }, &window, record.timestamp);
+        self.savings.clone_from(self.books.state());
+    }
+
+    /// The last round was taken in.
+    pub fn end(&mut self) {
+        let at = self.last.as_ref().map_or(0.0, |(at, _)| *at);
+        self.books.close(at);
+        self.savings.clone_from(self.books.state());
     }
 
     fn gap(&mut self, record: &RoundRecord, seconds: f64) {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::Report;
 use super::digest::AtClock;
+use crate::holdout::Change;
 
 /// A table: heading, columns, rows. All text is plain.
 pub(super) struct Table {
@@ -32,6 +33,14 @@ fn signed(share: Option<f64>) -> String {
     share.map_or("unknown".into(), |share| format!("{:+.1} %", 100.0 * share))
 }
 
+/// What the holdout experiment says, with its 95 % interval.
+fn measured(change: Option<Change>) -> String {
+    change.map_or("too few cycles of the holdout".into(), |of| {
+        let (mean, half) = (100.0 * of.relative, 100.0 * of.relative_half_width);
+        format!("{mean:+.1} % ± {half:.1} % ({} cycles)", of.cycles)
+    })
+}
+
 /// Seconds as people say them.
 pub(super) fn span(seconds: f64) -> String {
     match seconds {
@@ -56,6 +65,9 @@ pub(super) fn headline(report: &Report) -> Vec<(&'static str, String)> {
         ("Energy", format!("{energy}, {} on average", show(digest.power_w(), 0, " W"))),
         ("Tokens", format!("{:.0} in, {:.0} out", digest.prompt_tokens, digest.generated_tokens)),
         ("Energy per generated token", show(digest.joules_per_token(), 3, " J")),
+        ("Energy against default clocks (measured)", measured(digest.savings.effect.power_w)),
+        ("Time per output token (measured)", measured(digest.savings.effect.tpot_s)),
+        ("Time to first token (measured)", measured(digest.savings.effect.ttft_s)),
         ("Energy against default clocks (estimate)", signed(saved)),
         ("Time per output token against default clocks (estimate)", signed(digest.slowdown())),
         ("Compared", format!("{} at locks", span(digest.compared_s))),

@@ -94,6 +94,7 @@ impl Report {
                 }
             }
         }
+        digest.end();
         if digest.rounds == 0 {
             return Err(ReportError::Empty { dir: dir.to_owned(), bad: digest.bad_lines });
         }

@@ -136,6 +136,21 @@ pub struct RoundRecord {
     pub baseline_power_w: Option<Watts>,
     /// Time per output token expected at default clocks for this load.
     pub baseline_tpot_s: Option<Seconds>,
+    /// Cycle of the holdout experiment, where the window can be compared in it.
+    #[serde(default)]
+    pub holdout_cycle: Option<u64>,
+    /// Slot of that cycle.
+    #[serde(default)]
+    pub holdout_slot: Option<u64>,
+    /// Did that slot run at default clocks?
+    #[serde(default)]
+    pub holdout: Option<bool>,
+    /// Tokens that the mean time per output token is over.
+    #[serde(default)]
+    pub tpot_samples: Option<f64>,
+    /// Requests that the mean time to first token is over.
+    #[serde(default)]
+    pub ttft_samples: Option<f64>,
 }
 
 impl RoundRecord {
@@ -194,6 +209,11 @@ impl RoundRecord {
             tick_lateness_s: None,
             baseline_power_w: None,
             baseline_tpot_s: None,
+            holdout_cycle: None,
+            holdout_slot: None,
+            holdout: None,
+            tpot_samples: None,
+            ttft_samples: None,
         }
     }
 }

@@ -17,9 +17,10 @@ use crate::control::event::WakeSource;
 use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
 use crate::features::DIMENSION;
 use crate::gpu::GpuInfo;
+use crate::holdout::{Savings, SlotWindow};
 use crate::metrics::{Histogram, health};
 use crate::reward::slo::{Limited, Limits};
-use crate::units::{Clocks, Joules, Seconds, Time};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Time};
 
 /// The learner is looked at this often: a hundred clocks need not be listed for every tick.
 const LEARNER_EVERY: Seconds = Seconds(1.0);
@@ -35,6 +36,8 @@ pub struct About {
     pub dry_run: bool,
     /// The latency limits in force.
     pub limits: Option<Limits>,
+    /// Share of the time in the holdout experiment that is left to default clocks.
+    pub holdout_share: f64,
 }
 
 /// One step, as the view is told of it.
@@ -58,6 +61,7 @@ pub struct Glance<'a> {
 pub struct View {
     state: State,
     history: History,
+    savings: Savings,
     /// When the previous step was.
     last: Option<Time>,
     /// When the learner was looked at last.
@@ -72,6 +76,8 @@ impl View {
     /// The view of a run that begins now (Unix seconds) with this controller.
     #[must_use]
     pub fn new(about: About, gpus: &[GpuInfo], controller: &Controller, unix_s: f64) -> Self {
+        let savings = Savings::new(about.holdout_share);
+        let books = savings.state().clone();
         let gpus: Vec<GpuState> = gpus
             .iter()
             .map(|gpu| GpuState {
@@ -87,6 +93,7 @@ impl View {
             counters: vec![None; gpus.len()],
             ran: Target::Default,
             history: History::default(),
+            savings,
             state: State {
                 version: env!("CARGO_PKG_VERSION").into(),
                 pid: std::process::id(),
@@ -106,6 +113,7 @@ impl View {
                 learner: learner(controller, Time(0.0)),
                 counts: no_counts(),
                 estimate: Estimate::default(),
+                savings: books,
                 notes: Notes::default(),
                 scrape: Timing::default(),
                 lateness: Timing::default(),
@@ -132,6 +140,10 @@ impl View {
         self.state.objective = about.objective;
         self.state.dry_run = about.dry_run;
         self.state.limits = about.limits;
+        // Its cycles may be counted anew. One that goes on is cut in two; the half without a held slot is not compared.
+        self.savings.close(self.state.at_unix_s);
+        self.savings.set_share(about.holdout_share);
+        self.state.savings.clone_from(self.savings.state());
         self.learner_at = None;
     }
 
@@ -234,6 +246,10 @@ impl View {
             tpot_s: tpot,
         };
         state.estimate.push(round);
+        if let Some(at) = round.holdout {
+            self.savings.push(at, &SlotWindow::from(round), state.at_unix_s);
+            state.savings.clone_from(self.savings.state());
+        }
         state.round = Some(RoundState {
             number: round.number,
             window_s: window.elapsed.0,
@@ -331,6 +347,10 @@ pub fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) 
         }
     };
     let linucb = learned.policy.as_linucb();
+    let cores: Vec<Mhz> = all.iter().map(|clocks| clocks.core).collect();
+    // Whoever is in charge shows what it knows.
+    let structured = learned.policy.as_structured().filter(|_| linucb.is_none());
+    let by_load = structured.map_or_else(Vec::new, |structured| structured.best_by_load(&cores));
     let arms = all.into_iter().map(|clocks| {
         let known = lessons.get(&clocks).copied().filter(|(lessons, _)| *lessons > 0);
         let (status, why) = space
@@ -356,6 +376,7 @@ pub fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) 
         exploration_rate: summary.alpha,
         handed_over: learned.policy.trouble().map(|trouble| trouble_name(trouble).to_owned()),
         best: summary.best(3).map(|arm| arm.clocks),
+        by_load,
         arms: arms.collect(),
     }
 }

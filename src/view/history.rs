@@ -107,7 +107,7 @@ mod tests {
         let mut history = History::default();
         let taken = (0..2001).filter(|third| history.push(&state(f64::from(*third) * 0.5))).count();
         assert_eq!((taken, history.points().len()), (1001, POINTS));
-        assert_eq!(history.points().next_back().unwrap().at_unix_s, 1000.0);
+        approx::assert_relative_eq!(history.points().next_back().unwrap().at_unix_s, 1000.0);
     }
 
     #[test]

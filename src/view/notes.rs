@@ -115,6 +115,7 @@ fn forced(mode: crate::control::Mode) -> &'static str {
         Mode::Outage => "the endpoint does not answer",
         Mode::Fault => "hands off after a fault",
         Mode::Paused => "paused by an operator",
+        Mode::Holdout => "holdout: what default clocks cost now",
         Mode::Starting | Mode::Exploration | Mode::Exploitation | Mode::DataCollection => "",
     }
 }

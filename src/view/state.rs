@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::estimate::Estimate;
 use super::notes::Notes;
 use super::timing::Timing;
+use crate::bandit::structured::by_load::BestAt;
 use crate::bandit::{Phase, Reason};
 use crate::control::Mode;
+use crate::holdout::SavingsState;
 use crate::reward::slo::Limits;
 use crate::units::{Clocks, Mhz};
 
@@ -51,6 +53,8 @@ pub struct State {
     pub counts: Counts,
     /// Savings against default clocks, as far as they can be estimated.
     pub estimate: Estimate,
+    /// What the holdout experiment has shown.
+    pub savings: SavingsState,
     /// What happened lately, oldest first.
     pub notes: Notes,
     /// Time that fetching the metrics page took.
@@ -141,6 +145,9 @@ pub struct LearnerState {
     pub handed_over: Option<String>,
     /// The clock with the highest mean reward.
     pub best: Option<Clocks>,
+    /// What the model would choose at other loads; `structured` only, and only once it has a model.
+    #[serde(default)]
+    pub by_load: Vec<BestAt>,
     /// Every clock, highest first.
     pub arms: Vec<ArmState>,
 }

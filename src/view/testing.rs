@@ -1,8 +1,10 @@
 //! A round and a state of which everything is known, for tests.
 
+use crate::bandit::structured::by_load::BestAt;
 use crate::bandit::{Choice, Phase, Reason, Target};
 use crate::control::{Mode, Round};
 use crate::features::Context;
+use crate::holdout::{InSlot, Savings, SavingsState, SlotWindow};
 use crate::metrics::Histogram;
 use crate::metrics::window::{Gauges, Window};
 use crate::reward::slo::{Limits, Statistic};
@@ -54,6 +56,7 @@ pub(crate) fn round() -> Round {
         reward: Some(0.18),
         learned: true,
         violation: None,
+        holdout: None,
         choice: Some(Choice { target: lock, reason: Reason::Ucb, score: Some(0.2), width: Some(0.1) }),
         command: lock,
         alpha: 1.5,
@@ -133,6 +136,14 @@ pub(crate) fn state() -> State {
             exploration_rate: 0.5,
             handed_over: None,
             best: Some(clocks),
+            by_load: vec![BestAt {
+                share: 0.5,
+                prefill_tps: 500.0,
+                decode_tps: 200.0,
+                core: Some(Mhz(800)),
+                cost_ratio: 0.9,
+                tpot_ratio: 1.04,
+            }],
             arms: vec![arm(ArmStatus::Available, 1400), arm(ArmStatus::PrunedCost, 500)],
         },
         counts: Counts {
@@ -160,9 +171,33 @@ pub(crate) fn state() -> State {
             token_time_s: 420.0,
             default_token_time_s: 400.0,
         },
+        savings: savings(),
         notes: Notes::default(),
         scrape: timing.clone(),
         lateness: timing.clone(),
         step: timing,
     }
+}
+
+/// Books of six cycles: 200 W held, 150 W under agft; 18 ms and 20 ms a token.
+fn savings() -> SavingsState {
+    let mut savings = Savings::new(0.02);
+    for cycle in 0..7 {
+        for slot in 0..3 {
+            let held = slot == 1;
+            let (power, tpot) = if held { (200.0, 0.018) } else { (150.0, 0.020) };
+            // Some scatter between the cycles: an interval of nothing is none.
+            let power = power + if cycle % 2 == 0 { 1.0 } else { -1.0 } * f64::from(u8::from(held));
+            let window = SlotWindow {
+                seconds: 10.0,
+                energy_j: Some(10.0 * power),
+                prompt_tokens: 3000.0,
+                generated_tokens: 1000.0,
+                tpot: Some((1000.0 * tpot, 1000.0)),
+                ttft: Some((4.0, 20.0)),
+            };
+            savings.push(InSlot { cycle, slot, held }, &window, 1.7e9);
+        }
+    }
+    savings.state().clone()
 }

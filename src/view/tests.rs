@@ -14,6 +14,7 @@ use crate::view::testing;
 
 fn controller() -> Controller {
     let settings = Settings {
+        holdout: None,
         outage_after: Seconds(1.0),
         settle: Seconds(0.1),
         verify_after: Seconds(0.5),
@@ -44,7 +45,13 @@ fn gpu() -> GpuInfo {
 }
 
 fn view(controller: &Controller) -> View {
-    let about = About { policy: "linucb".into(), objective: "edp".into(), dry_run: false, limits: None };
+    let about = About {
+        policy: "linucb".into(),
+        objective: "edp".into(),
+        dry_run: false,
+        limits: None,
+        holdout_share: 0.02,
+    };
     View::new(about, &[gpu()], controller, 100.0)
 }
 

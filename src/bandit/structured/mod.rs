@@ -11,6 +11,7 @@
 //! ```
 
 pub mod balance;
+pub mod by_load;
 pub mod context;
 pub mod dice;
 pub mod guard;

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Builds what is released, into dist/: agft_VERSION_ARCH.deb, agft-VERSION-TARGET.tar.gz, SHA256SUMS.
+# Installs cargo-deb under target/tools if it is missing. scripts/try-package.sh tries the package in a clean Debian root.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/setup.sh
+cargo build --locked --release
+target=${CARGO_TARGET_DIR:-target}/release
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+triple=$(rustc -vV | sed -n 's/^host: //p')
+# The date of the sources, so that the same sources give the same files.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+export SOURCE_DATE_EPOCH
+
+made=target/package
+rm -rf "$made"
+mkdir -p "$made/man" "$made/completions" dist
+"$target/agft" man-pages "$made/man"
+gzip -9n "$made"/man/*.1
+"$target/agft" completions bash > "$made/completions/agft.bash"
+"$target/agft" completions zsh > "$made/completions/_agft"
+"$target/agft" completions fish > "$made/completions/agft.fish"
+# The unit of the repository is for /usr/local; a package lives in /usr.
+sed -e 's,/usr/local/bin/agft,/usr/bin/agft,; s,/usr/local/share,/usr/share,' -e '1,5d' deploy/agft.service > "$made/agft.service"
+gzip -9nc CHANGELOG.md > "$made/changelog.gz"
+
+deb=$(command -v cargo-deb || echo target/tools/bin/cargo-deb)
+if [ ! -x "$deb" ]; then
+    echo "agft package: installing cargo-deb under target/tools" >&2
+    cargo install cargo-deb --locked --root target/tools
+fi
+rm -f dist/*.deb dist/*.tar.gz dist/SHA256SUMS
+"$deb" --no-build --output dist/
+
+bundle=agft-$version-$triple
+mkdir -p "$made/$bundle"
+cp -r "$target/agft" config/config.yaml README.md CHANGELOG.md LICENSE-* deploy docs "$made/man" "$made/completions" "$made/$bundle/"
+tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
+    -C "$made" -cf - "$bundle" | gzip -9n > "dist/$bundle.tar.gz"
+(cd dist && sha256sum -- *.deb *.tar.gz > SHA256SUMS && cat SHA256SUMS)

@@ -1,0 +1,246 @@
+//! The books of the experiment: slots into cycles, cycles into days and a total.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::contrast::{Change, Contrast, Sums};
+use super::schedule::InSlot;
+
+/// Days that are kept apart; older ones are in the total only.
+const DAYS: usize = 31;
+const DAY_S: f64 = 86_400.0;
+/// A slot of which less than this share of the longest of its cycle was measured says nothing.
+const LEAST_SHARE: f64 = 0.5;
+/// Slots of a cycle that are kept apart; a file may claim more than a cycle can have.
+const MOST_SLOTS: usize = 100_000;
+
+/// A window, as far as the experiment needs it. A pair is a sum in seconds and the number of its samples.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct SlotWindow {
+    /// Its length.
+    pub seconds: f64,
+    /// Energy of all GPUs, joules.
+    pub energy_j: Option<f64>,
+    /// Prompt tokens.
+    pub prompt_tokens: f64,
+    /// Generated tokens.
+    pub generated_tokens: f64,
+    /// Time per output token.
+    pub tpot: Option<(f64, f64)>,
+    /// Time to first token.
+    pub ttft: Option<(f64, f64)>,
+}
+
+/// What one slot adds up to.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct SlotSums {
+    seconds: f64,
+    /// Seconds with energy, and that energy.
+    powered_s: f64,
+    energy_j: f64,
+    prompt_tokens: f64,
+    generated_tokens: f64,
+    tpot: (f64, f64),
+    ttft: (f64, f64),
+}
+
+impl SlotSums {
+    fn push(&mut self, window: &SlotWindow) {
+        let add = |sum: &mut (f64, f64), pair: Option<(f64, f64)>| {
+            if let Some((value, count)) = pair.filter(|(v, n)| v.is_finite() && n.is_finite() && *n > 0.0) {
+                sum.0 += value;
+                sum.1 += count;
+            }
+        };
+        self.seconds += window.seconds;
+        if let Some(energy) = window.energy_j.filter(|energy| energy.is_finite()) {
+            self.powered_s += window.seconds;
+            self.energy_j += energy;
+        }
+        self.prompt_tokens += window.prompt_tokens;
+        self.generated_tokens += window.generated_tokens;
+        add(&mut self.tpot, window.tpot);
+        add(&mut self.ttft, window.ttft);
+    }
+
+    /// Load that came by chance, per second: prompt tokens and generated tokens.
+    fn rates(&self) -> [f64; 2] {
+        [self.prompt_tokens / self.seconds, self.generated_tokens / self.seconds]
+    }
+
+    /// `(w, y, x1, x2)` of energy over seconds, time over tokens, time over requests.
+    fn vectors(&self) -> [Sums; 3] {
+        let [prompt, generated] = self.rates();
+        let of = |y: f64, w: f64| [w, y, w * prompt, w * generated];
+        [of(self.energy_j, self.powered_s), of(self.tpot.0, self.tpot.1), of(self.ttft.0, self.ttft.1)]
+    }
+}
+
+/// The three comparisons.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Contrasts {
+    power: Contrast,
+    tpot: Contrast,
+    ttft: Contrast,
+}
+
+impl Contrasts {
+    fn push(&mut self, held: &SlotSums, treated: &[&SlotSums]) {
+        let held_vectors = held.vectors();
+        let treated_vectors: Vec<[Sums; 3]> = treated.iter().map(|slot| slot.vectors()).collect();
+        let treated_s: f64 = treated.iter().map(|slot| slot.seconds).sum();
+        for (k, contrast) in [&mut self.power, &mut self.tpot, &mut self.ttft].into_iter().enumerate() {
+            let slots: Vec<Sums> = treated_vectors.iter().map(|vectors| vectors[k]).collect();
+            contrast.push(held_vectors[k], &slots, held.seconds, treated_s);
+        }
+    }
+}
+
+/// What the experiment has shown of a span of time.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Effect {
+    /// Mean power, W.
+    pub power_w: Option<Change>,
+    /// Time per output token, s.
+    pub tpot_s: Option<Change>,
+    /// Time to first token, s.
+    pub ttft_s: Option<Change>,
+}
+
+impl From<&Contrasts> for Effect {
+    fn from(contrasts: &Contrasts) -> Self {
+        Self {
+            power_w: contrasts.power.change(),
+            tpot_s: contrasts.tpot.change(),
+            ttft_s: contrasts.ttft.change(),
+        }
+    }
+}
+
+/// One day (UTC).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct DaySavings {
+    /// Its beginning, Unix seconds.
+    pub day_unix_s: f64,
+    /// Cycles that ended in it.
+    pub cycles: u64,
+    /// What they have shown.
+    pub effect: Effect,
+}
+
+/// The books, for everyone who looks at them.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SavingsState {
+    /// Share of the time that is held at default clocks; 0 is no experiment.
+    pub share: f64,
+    /// Cycles compared.
+    pub cycles: u64,
+    /// Measured seconds at default clocks.
+    pub held_s: f64,
+    /// Measured seconds under agft.
+    pub agft_s: f64,
+    /// What all cycles together have shown.
+    pub effect: Effect,
+    /// The latest days, oldest first.
+    pub days: Vec<DaySavings>,
+}
+
+impl SavingsState {
+    /// Energy saved in the measured time under agft, joules, and the half-width of its interval.
+    #[must_use]
+    pub fn saved_j(&self) -> Option<(f64, f64)> {
+        let power = self.effect.power_w?;
+        Some((-power.difference() * self.agft_s, power.difference_half_width * self.agft_s))
+    }
+}
+
+/// Keeps the books.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Savings {
+    total: Contrasts,
+    days: VecDeque<(f64, u64, Contrasts)>,
+    /// Number of the cycle under way, and its slots.
+    open: Option<(u64, Cycle)>,
+    state: SavingsState,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Cycle {
+    held: SlotSums,
+    treated: BTreeMap<u64, SlotSums>,
+}
+
+impl Savings {
+    /// Books of an experiment that holds this share of the time.
+    #[must_use]
+    pub fn new(share: f64) -> Self {
+        Self { state: SavingsState { share, ..SavingsState::default() }, ..Self::default() }
+    }
+
+    /// Another share from now on: what was seen stays.
+    pub fn set_share(&mut self, share: f64) {
+        self.state.share = share;
+    }
+
+    /// Takes a window in that lies wholly in one slot's measured part.
+    pub fn push(&mut self, at: InSlot, window: &SlotWindow, unix_s: f64) {
+        if !(window.seconds.is_finite() && window.seconds > 0.0) {
+            return;
+        }
+        if self.open.as_ref().is_some_and(|(cycle, _)| *cycle != at.cycle) {
+            self.close(unix_s);
+        }
+        let (_, cycle) = self.open.get_or_insert_with(|| (at.cycle, Cycle::default()));
+        if at.held {
+            self.state.held_s += window.seconds;
+            cycle.held.push(window);
+        } else {
+            self.state.agft_s += window.seconds;
+            if cycle.treated.len() < MOST_SLOTS || cycle.treated.contains_key(&at.slot) {
+                cycle.treated.entry(at.slot).or_default().push(window);
+            }
+        }
+    }
+
+    /// The cycle under way is over, or as much of it as there will be.
+    pub fn close(&mut self, unix_s: f64) {
+        let Some((_, cycle)) = self.open.take() else { return };
+        let longest = cycle.treated.values().map(|slot| slot.seconds).fold(cycle.held.seconds, f64::max);
+        let enough = |slot: &&SlotSums| slot.seconds >= LEAST_SHARE * longest;
+        let treated: Vec<&SlotSums> = cycle.treated.values().filter(enough).collect();
+        if !enough(&&cycle.held) || treated.is_empty() {
+            return;
+        }
+        let day = (unix_s / DAY_S).floor() * DAY_S;
+        #[expect(clippy::float_cmp, reason = "whole days")]
+        if self.days.back().is_none_or(|(last, ..)| *last != day) {
+            if self.days.len() == DAYS {
+                self.days.pop_front();
+            }
+            self.days.push_back((day, 0, Contrasts::default()));
+        }
+        if let Some((_, cycles, contrasts)) = self.days.back_mut() {
+            *cycles += 1;
+            contrasts.push(&cycle.held, &treated);
+        }
+        self.total.push(&cycle.held, &treated);
+        self.state.cycles += 1;
+        self.state.effect = Effect::from(&self.total);
+        self.state.days = self
+            .days
+            .iter()
+            .map(|(day, cycles, contrasts)| DaySavings {
+                day_unix_s: *day,
+                cycles: *cycles,
+                effect: Effect::from(contrasts),
+            })
+            .collect();
+    }
+
+    /// The books as of the latest cycle.
+    #[must_use]
+    pub fn state(&self) -> &SavingsState {
+        &self.state
+    }
+}

@@ -1,0 +1,206 @@
+//! Does the holdout experiment tell the truth? Here the truth is known: the same arrivals, wholly with and wholly without
+//! agft.
+//!
+//! Each cell is run three times: at default clocks, under agft without a holdout, and under agft with one. The first two
+//! give the true change, the third what an operator would have been told.
+
+use std::fmt::Write as _;
+
+use rayon::prelude::*;
+
+use super::LabError;
+use super::experiment::supported;
+use super::grid::Load;
+use super::policy::controller;
+use crate::config::Config;
+use crate::control::{Controller, Learned, Round};
+use crate::daemon::setup;
+use crate::gpu::SupportedClocks;
+use crate::holdout::{Change, Effect, Savings, SlotWindow};
+use crate::sim::run::{Driver, RunError, RunSpec, run};
+use crate::units::{Seconds, Time};
+
+/// The quantities that are compared.
+const NAMES: [&str; 3] = ["power", "TPOT", "TTFT"];
+
+/// What to try.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// Loads.
+    pub loads: Vec<Load>,
+    /// Seeds.
+    pub seeds: Vec<u64>,
+    /// Length of a run, seconds.
+    pub seconds: f64,
+    /// Configuration, the share and lengths of the holdout in it.
+    pub config: Config,
+}
+
+/// One run beside the truth about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// The load.
+    pub load: String,
+    /// True relative changes of power, TPOT, TTFT.
+    pub truth: [Option<f64>; 3],
+    /// What the experiment says of them.
+    pub said: [Option<Change>; 3],
+}
+
+impl Trial {
+    /// Runs of the simulator that it takes.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
+        3 * self.loads.len() * self.seeds.len()
+    }
+
+    /// Tries every load with every seed on `jobs` threads (0: one per core), calling `done` after each run.
+    ///
+    /// # Errors
+    /// The first [`LabError`] in the order of the cells.
+    pub fn run(&self, jobs: usize, done: impl Fn() + Sync) -> Result<Vec<Told>, LabError> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(jobs)
+            .build()
+            .map_err(|cause| LabError::Threads { jobs, cause })?;
+        let cells: Vec<(&Load, u64)> =
+            self.loads.iter().flat_map(|load| self.seeds.iter().map(move |seed| (load, *seed))).collect();
+        let told: Vec<Result<Told, LabError>> = pool.install(|| {
+            cells
+                .into_par_iter()
+                .map(|(load, seed)| {
+                    self.cell(load, seed, &done)
+                        .map_err(|cause| LabError::Cell { cell: format!("{load}, seed {seed}"), cause })
+                })
+                .collect()
+        });
+        told.into_iter().collect()
+    }
+
+    fn cell(&self, load: &Load, seed: u64, done: &(impl Fn() + Sync)) -> Result<Told, RunError> {
+        let world = load.stage(self.seconds, seed)?.world;
+        let supported = supported(&world, seed)?;
+        let tick = self.config.control.decision_interval_s;
+        let spec = RunSpec { world, seed, seconds: Seconds(self.seconds), tick };
+        let mut default = Totals::default();
+        let mut watcher =
+            self.controller(&supported, seed, |config| config.control.data_collection_mode = true);
+        run(&spec, Driver::Controller(&mut watcher), |round| default.push(round))?;
+        done();
+        let mut treated = Totals::default();
+        let mut agft = controller(&self.config, &supported, self.config.control.policy, seed);
+        run(&spec, Driver::Controller(&mut agft), |round| treated.push(round))?;
+        done();
+        let mut savings = Savings::new(self.config.holdout.share);
+        let mut trial = self.controller(&supported, seed, |_| {});
+        run(&spec, Driver::Controller(&mut trial), |round| {
+            if let Some(at) = round.holdout {
+                savings.push(at, &SlotWindow::from(round), round.at.0);
+            }
+        })?;
+        savings.close(self.seconds);
+        done();
+        let Effect { power_w, tpot_s, ttft_s } = savings.state().effect;
+        let (with, without) = (treated.means(), default.means());
+        Ok(Told {
+            load: load.to_string(),
+            truth: std::array::from_fn(|k| Some(with[k]? / without[k]? - 1.0)),
+            said: [power_w, tpot_s, ttft_s],
+        })
+    }
+
+    /// The daemon's controller with the experiment in it.
+    fn controller(&self, supported: &SupportedClocks, seed: u64, change: impl Fn(&mut Config)) -> Controller {
+        let mut config = self.config.clone();
+        config.control.seed = seed;
+        change(&mut config);
+        let space = crate::bandit::ActionSpace::new(
+            supported,
+            &setup::space_settings(&config, setup::memory_clocks(&config, supported)),
+        );
+        let settings = setup::control_settings(&config, supported, false);
+        let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
+        Controller::new(settings, learned, space, 1, Time(0.0))
+    }
+}
+
+/// Sums over a whole run.
+#[derive(Default)]
+struct Totals {
+    energy: (f64, f64),
+    tpot: (f64, f64),
+    ttft: (f64, f64),
+}
+
+impl Totals {
+    fn push(&mut self, round: &Round) {
+        let window = SlotWindow::from(round);
+        let energy = window.energy_j.map(|energy| (energy, window.seconds));
+        let sums = [&mut self.energy, &mut self.tpot, &mut self.ttft];
+        for (sum, pair) in sums.into_iter().zip([energy, window.tpot, window.ttft]) {
+            let (value, weight) = pair.unwrap_or_default();
+            sum.0 += value;
+            sum.1 += weight;
+        }
+    }
+
+    fn means(&self) -> [Option<f64>; 3] {
+        [self.energy, self.tpot, self.ttft].map(|(value, weight)| (weight > 0.0).then(|| value / weight))
+    }
+}
+
+/// How often the intervals cover the truth, by load and in total.
+#[must_use]
+pub fn table(told: &[Told]) -> String {
+    let mut out = String::new();
+    let mut loads: Vec<&str> = Vec::new();
+    for one in told {
+        if !loads.contains(&one.load.as_str()) {
+            loads.push(&one.load);
+        }
+    }
+    let width = loads.iter().map(|load| load.len()).max().unwrap_or(0).max(4);
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out,
+        "{:width$}  of what  runs  covered  true change  told (mean)  half-width (mean)",
+        "load"
+    );
+    for (k, name) in NAMES.iter().enumerate() {
+        for load in &loads {
+            let of_load: Vec<&Told> = told.iter().filter(|one| one.load == *load).collect();
+            row(&mut out, &format!("{load:width$}"), name, k, &of_load);
+        }
+        if loads.len() > 1 {
+            row(&mut out, &format!("{:width$}", "all"), name, k, &told.iter().collect::<Vec<_>>());
+        }
+    }
+    out
+}
+
+fn row(out: &mut String, load: &str, name: &str, k: usize, told: &[&Told]) {
+    let pairs: Vec<(f64, Change)> = told.iter().filter_map(|one| one.truth[k].zip(one.said[k])).collect();
+    if pairs.is_empty() {
+        let _ = writeln!(
+            out,
+            "{load}  {name:7}     -  too few cycles: longer runs, shorter blocks or a larger share"
+        );
+        return;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a number of runs")]
+    let count = pairs.len() as f64;
+    let covers =
+        |(truth, change): &&(f64, Change)| (change.relative - truth).abs() <= change.relative_half_width;
+    #[expect(clippy::cast_precision_loss, reason = "a number of runs")]
+    let covered = pairs.iter().filter(covers).count() as f64 / count;
+    let mean = |of: fn(&(f64, Change)) -> f64| 100.0 * pairs.iter().map(of).sum::<f64>() / count;
+    let _ = writeln!(
+        out,
+        "{load}  {name:7}  {:4}  {:5.1} %  {:+9.2} %  {:+9.2} %  {:15.2} %",
+        pairs.len(),
+        100.0 * covered,
+        mean(|(truth, _)| *truth),
+        mean(|(_, change)| change.relative),
+        mean(|(_, change)| change.relative_half_width),
+    );
+}
