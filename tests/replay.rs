@@ -39,7 +39,7 @@ fn reload_outage_pause_and_broken_limits_come_out_the_same_bit_for_bit() {
     let mut daemon = bench.serve(&[]);
     daemon.wait_for_lessons(5);
     bench.engine.behave(Behaviour::Status500);
-    daemon.wait_for_log("no good page");
+    daemon.wait_for_log("metrics endpoint out");
     bench.engine.behave(Behaviour::Serve);
     daemon.wait_for_lessons(3);
     assert_eq!(bench.run(&["pause"]).code, Some(0));
@@ -64,7 +64,10 @@ fn reload_outage_pause_and_broken_limits_come_out_the_same_bit_for_bit() {
     assert_eq!(same["rounds"], rounds.len(), "every round is in it");
     assert!(same["decisions"].as_u64() > Some(10), "{same}");
     for state in ["OUTAGE", "SLO_GUARD"] {
-        assert!(daemon.log().contains(state) || rounds.iter().any(|r| r.state.as_deref() == Some(state)), "{state}");
+        assert!(
+            daemon.log().contains(state) || rounds.iter().any(|r| r.state.as_deref() == Some(state)),
+            "{state}"
+        );
     }
     let text = bench.run(&["replay", &run_dir(&bench)]);
     assert!(text.out.contains("every step came out the same, bit for bit"), "{}", text.out);
@@ -124,7 +127,10 @@ fn data_collection_is_repeated_and_can_be_asked_and_zero_keeps_no_steps() {
     assert_eq!(done.code, Some(0), "{}", done.err);
     assert!(other["rounds"].as_u64() > Some(20), "{other}");
     let clocks = other["clocks"].as_array().expect("clocks");
-    assert!(clocks.iter().any(|clock| clock["core"].is_u64() && clock["other"].as_u64() > Some(0)), "{other}");
+    assert!(
+        clocks.iter().any(|clock| clock["core"].is_u64() && clock["other"].as_u64() > Some(0)),
+        "{other}"
+    );
     assert!(other["notes"][0].as_str().is_some_and(|note| note.contains("only recorded")), "{other}");
 
     let bench = Bench::new().set("experiment.keep_steps_mb", "0");

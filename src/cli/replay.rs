@@ -154,7 +154,8 @@ fn outcome(text: &mut String, name: &str, outcome: &Outcome, unit: f64, digits: 
     let _ = match (&outcome.estimate, &outcome.refused) {
         (Some(estimate), None) => {
             let shown = |interval: &crate::replay::estimate::Interval| {
-                let [mean, low, high] = [interval.mean, interval.low, interval.high].map(|value| unit * value);
+                let [mean, low, high] =
+                    [interval.mean, interval.low, interval.high].map(|value| unit * value);
                 format!("{mean:.digits$} [{low:.digits$}, {high:.digits$}]")
             };
             writeln!(
@@ -165,6 +166,8 @@ fn outcome(text: &mut String, name: &str, outcome: &Outcome, unit: f64, digits: 
                 shown(&estimate.difference)
             )
         }
-        (_, why) => writeln!(text, "  {name:<10} the data cannot tell: {}", why.as_deref().unwrap_or("no estimate")),
+        (_, why) => {
+            writeln!(text, "  {name:<10} the data cannot tell: {}", why.as_deref().unwrap_or("no estimate"))
+        }
     };
 }

@@ -17,7 +17,8 @@ impl Config {
         if let Ok(Value::Object(map)) = serde_json::to_value(self) {
             for (section, keys) in map {
                 let Value::Object(keys) = keys else { continue };
-                sections.push((section, keys.into_iter().map(|(key, value)| (key, value.to_string())).collect()));
+                sections
+                    .push((section, keys.into_iter().map(|(key, value)| (key, value.to_string())).collect()));
             }
         }
         for (path, value) in sets {

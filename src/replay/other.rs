@@ -88,7 +88,8 @@ impl Settings {
             let (key, value) = given.split_once('=').filter(|(key, _)| key.contains('.'))?;
             Some((key.trim().to_owned(), value.trim().to_owned()))
         };
-        let set = sets.iter().map(|given| pair(given).ok_or_else(|| ReplayError::Set { given: given.clone() }));
+        let set =
+            sets.iter().map(|given| pair(given).ok_or_else(|| ReplayError::Set { given: given.clone() }));
         let mut set: Vec<(String, String)> = set.collect::<Result<_, _>>()?;
         set.extend(policy.map(|policy| ("control.policy".to_owned(), policy.to_owned())));
         Ok(Self { set })
@@ -272,10 +273,14 @@ impl Tally {
         };
         let mut earned = judge(&log_ratio);
         if book.samples() == 0 {
-            earned.refused = Some("the run never measured driver-default clocks, against which reward is told".into());
+            earned.refused =
+                Some("the run never measured driver-default clocks, against which reward is told".into());
         }
         if pair.other.learned().baseline.samples() == 0 {
-            notes.push("the other settings never saw a window at driver-default clocks, and kept asking for one".into());
+            notes.push(
+                "the other settings never saw a window at driver-default clocks, and kept asking for one"
+                    .into(),
+            );
         }
         let clocks = self.clocks.iter().map(|(target, (recorded, other))| ClockCount {
             core: target.clocks().map(|clocks| clocks.core),

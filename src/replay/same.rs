@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::segment::{Cause, Made, Segment};
 use super::ReplayError;
+use super::segment::{Cause, Made, Segment};
 use crate::store::steps::{self, End, StepsError, segments_of};
 
 /// What repeating a run came to.
@@ -95,25 +95,27 @@ fn segment(path: &Path, same: &mut Same, before: &mut Option<(u64, Vec<u8>)>) ->
     let head = segment.head.clone();
     same.recorded_by.insert(head.agft_version.clone());
     match before.take() {
-        None if head.number > 1 => {
-            same.notes.push(format!("segments before number {} are gone (experiment.keep_steps_mb)", head.number));
+        None if head.number > 1 && same.segments == 1 => {
+            same.notes
+                .push(format!("segments before number {} are gone (experiment.keep_steps_mb)", head.number));
         }
-        Some((number, state)) if number + 1 == head.number && head.cause == Cause::Size => {
-            // The state at the end of the one is that at the beginning of the next.
-            if state != state_of(&segment) {
-                same.first_difference = Some(Difference {
-                    segment: head.number,
-                    step: 0,
-                    at: head.at.0,
-                    part: "state",
-                    recorded: format!("the snapshot of segment {}", head.number),
-                    replayed: format!("another state at the end of segment {number}"),
-                });
-                return Ok(());
-            }
+        // The state at the end of the one is that at the beginning of the next.
+        Some((number, state))
+            if number + 1 == head.number && head.cause == Cause::Size && state != state_of(&segment) =>
+        {
+            same.first_difference = Some(Difference {
+                segment: head.number,
+                step: 0,
+                at: head.at.0,
+                part: "state",
+                recorded: format!("the snapshot of segment {}", head.number),
+                replayed: format!("another state at the end of segment {number}"),
+            });
+            return Ok(());
         }
         _ if head.cause == Cause::Gap => {
-            same.notes.push(format!("steps were lost before segment {}: the disk did not keep up", head.number));
+            same.notes
+                .push(format!("steps were lost before segment {}: the disk did not keep up", head.number));
         }
         _ => {}
     }

@@ -178,7 +178,8 @@ impl<R: std::io::Read> Segment<R> {
     /// [`StepsError`]
     pub fn read(mut reader: SegmentReader<R>) -> Result<Option<Self>, StepsError> {
         let path = reader.path().to_owned();
-        let misplaced = |frame, detail: &str| StepsError::Damaged { path: path.clone(), frame, detail: detail.into() };
+        let misplaced =
+            |frame, detail: &str| StepsError::Damaged { path: path.clone(), frame, detail: detail.into() };
         let head = match reader.next_frame()? {
             Some((Kind::Head, head)) => head,
             Some(_) => return Err(misplaced(0, "it is no head")),
@@ -187,7 +188,8 @@ impl<R: std::io::Read> Segment<R> {
         // The version first: the rest may be another one's.
         let value: serde_json::Value =
             serde_json::from_slice(&head).map_err(|error| misplaced(0, &error.to_string()))?;
-        let recorder = value.get("agft_version").and_then(|version| version.as_str()).unwrap_or("?").to_owned();
+        let recorder =
+            value.get("agft_version").and_then(|version| version.as_str()).unwrap_or("?").to_owned();
         let content = |what, detail: String| StepsError::Content {
             path: path.clone(),
             recorder: recorder.clone(),

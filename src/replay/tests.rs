@@ -18,6 +18,9 @@ use crate::sim::{Pattern, World, WorldSpec};
 use crate::store::{RunDir, RunInfo, StepLimits, StepWriter};
 use crate::units::{Seconds, Time};
 
+/// Changes the observation of a step.
+type Forge = Box<dyn FnMut(u64, &mut Observation)>;
+
 /// Writes what a run is shown, as the daemon does; segments end where the writer says so.
 pub(super) struct Tape {
     _base: tempfile::TempDir,
@@ -25,12 +28,17 @@ pub(super) struct Tape {
     writer: StepWriter,
     head: Head,
     /// Changes what is shown, before it is written: what the run did not see.
-    forge: Option<Box<dyn FnMut(u64, &mut Observation)>>,
+    forge: Option<Forge>,
     steps: u64,
 }
 
 impl Tape {
-    pub(super) fn new(config: &Config, clocks: &SupportedClocks, controller: &Controller, segment: u64) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        clocks: &SupportedClocks,
+        controller: &Controller,
+        segment: u64,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let info = RunInfo {
             gpu_model: "simulated".into(),
@@ -88,7 +96,13 @@ pub(super) fn world(pattern: Pattern) -> (WorldSpec, SupportedClocks) {
 }
 
 /// Ten minutes of a policy, recorded in segments of that many bytes.
-fn recorded(policy: PolicyKind, pattern: Pattern, seconds: f64, segment: u64, limits: bool) -> (Tape, PathBuf) {
+fn recorded(
+    policy: PolicyKind,
+    pattern: Pattern,
+    seconds: f64,
+    segment: u64,
+    limits: bool,
+) -> (Tape, PathBuf) {
     let (world, clocks) = world(pattern);
     let mut config = Config::default();
     if limits {

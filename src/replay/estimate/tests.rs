@@ -48,7 +48,13 @@ fn onlooker(clocks: &SupportedClocks) -> Controller {
 }
 
 /// Windows of a run with clocks drawn from a list, without those wanted.
-fn windows(world: &WorldSpec, supported: &SupportedClocks, clocks: &[Target], seed: u64, seconds: f64) -> Vec<(Row, f64)> {
+fn windows(
+    world: &WorldSpec,
+    supported: &SupportedClocks,
+    clocks: &[Target],
+    seed: u64,
+    seconds: f64,
+) -> Vec<(Row, f64)> {
     let spec = RunSpec { world: world.clone(), seed, seconds: Seconds(seconds), tick: Seconds(0.3) };
     let dice = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut experimenter = Experimenter { clocks: clocks.to_vec(), held: HELD, dice, until: 0.0, now: None };
@@ -99,8 +105,10 @@ fn coverage(runs: u64, seconds: f64) -> [u64; 2] {
             [0, 1].map(|k| {
                 let of = |(row, delay): &(Row, f64)| if k == 0 { row.outcome } else { *delay };
                 let truth = fixed.iter().map(of).sum::<f64>() / count(fixed.len());
-                let rows: Vec<Row> =
-                    mixed.iter().map(|window| Row { wanted: target, outcome: of(window), ..window.0 }).collect();
+                let rows: Vec<Row> = mixed
+                    .iter()
+                    .map(|window| Row { wanted: target, outcome: of(window), ..window.0 })
+                    .collect();
                 let (estimate, _) = estimate(&rows).unwrap();
                 let Interval { mean, low, high } = estimate.other;
                 println!("{k} {seed} {mean:.5} {low:.5} {high:.5} {truth:.5} {:.5}", estimate.recorded.mean);
@@ -168,7 +176,8 @@ fn clocks_that_follow_the_load_do_not_mislead_the_estimate() {
         assert!(support.overlap > 0.95 && support.effective_windows > 500.0, "{support:?}");
         covered += u32::from((estimate.other.low..=estimate.other.high).contains(&truth));
         // What a plain mean over the windows in which the wanted clock ran would say.
-        let matched: Vec<f64> = rows.iter().filter(|row| row.ran == row.wanted).map(|row| row.outcome).collect();
+        let matched: Vec<f64> =
+            rows.iter().filter(|row| row.ran == row.wanted).map(|row| row.outcome).collect();
         let mean = matched.iter().sum::<f64>() / count(matched.len());
         naive += u32::from((mean - truth).abs() < (estimate.other.mean - truth).abs());
         let Estimate { recorded, other, difference } = estimate;
@@ -186,7 +195,8 @@ fn the_same_clock_is_estimated_as_what_was_measured() {
     let (estimate, _) = estimate(&rows).unwrap();
     approx::assert_relative_eq!(estimate.recorded.mean, estimate.other.mean, max_relative = 0.01);
     // One clock all the time: no shares to estimate, so to the last digits.
-    let rows: Vec<Row> = rows.into_iter().map(|row| Row { ran: lock(900), wanted: lock(900), ..row }).collect();
+    let rows: Vec<Row> =
+        rows.into_iter().map(|row| Row { ran: lock(900), wanted: lock(900), ..row }).collect();
     let (estimate, support) = self::estimate(&rows).unwrap();
     assert!(support.overlap >= 1.0);
     approx::assert_relative_eq!(estimate.recorded.mean, estimate.other.mean, max_relative = 1e-9);
@@ -200,7 +210,10 @@ fn windows_that_cannot_tell_are_refused_with_the_reason() {
     assert!(few.contains("100 windows") && few.contains("record for longer"), "{few}");
     let never: Vec<Row> = rows.iter().map(|row| Row { wanted: lock(600), ..*row }).collect();
     let why = refused(&never);
-    assert!(why.contains("100 %") && why.contains("600 MHz") && why.contains("record a run in which"), "{why}");
+    assert!(
+        why.contains("100 %") && why.contains("600 MHz") && why.contains("record a run in which"),
+        "{why}"
+    );
     // One clock all the time says nothing about another.
     let one: Vec<Row> = rows.iter().map(|row| Row { ran: lock(1600), wanted: lock(1200), ..*row }).collect();
     assert!(refused(&one).contains("(nearly) never ran"), "{}", refused(&one));

@@ -36,9 +36,7 @@ impl SegmentReader<BufReader<File>> {
     pub fn open(path: &Path) -> Result<Self, StepsError> {
         match File::open(path) {
             Ok(file) => Self::new(BufReader::new(file), path),
-            Err(cause) => {
-                Err(StoreError::Io { operation: "open", path: path.to_owned(), cause }.into())
-            }
+            Err(cause) => Err(StoreError::Io { operation: "open", path: path.to_owned(), cause }.into()),
         }
     }
 }

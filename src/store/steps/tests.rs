@@ -124,7 +124,9 @@ fn segments_are_listed_by_number_and_nothing_else_is() {
     assert!(nothing(&tmp.path().join("absent")).contains("cannot list"));
     let dir = tmp.path().join(DIR);
     fs::create_dir(&dir).unwrap();
-    for name in ["000010.agft-steps", "000002.agft-steps", "2.agft-steps", "x.agft-steps", "1000000.agft-steps"] {
+    for name in
+        ["000010.agft-steps", "000002.agft-steps", "2.agft-steps", "x.agft-steps", "1000000.agft-steps"]
+    {
         fs::write(dir.join(name), "").unwrap();
     }
     let names: Vec<PathBuf> = segments_of(tmp.path()).unwrap();

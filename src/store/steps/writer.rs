@@ -105,7 +105,8 @@ impl StepWriter {
     /// [`StoreError`]; the segment then lacks its end.
     pub fn close(&mut self) -> Result<(), StoreError> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        let written = open.flush().and_then(|()| open.frame(Kind::End, &[])).and_then(|()| open.file.sync_data());
+        let written =
+            open.flush().and_then(|()| open.frame(Kind::End, &[])).and_then(|()| open.file.sync_data());
         self.check(written)?;
         if let Some(open) = self.open.take() {
             self.closed.push_back((open.number, open.bytes));
@@ -128,7 +129,8 @@ impl StepWriter {
 
     fn make_room(&mut self) -> Result<(), StoreError> {
         // The present one will grow to a segment's size.
-        let mut total: u64 = self.limits.segment_bytes + self.closed.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let mut total: u64 =
+            self.limits.segment_bytes + self.closed.iter().map(|(_, bytes)| bytes).sum::<u64>();
         while total > self.limits.total_bytes {
             let Some((number, bytes)) = self.closed.pop_front() else { break };
             self.dir.remove(&name_of(number))?;
