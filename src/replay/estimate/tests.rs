@@ -121,8 +121,8 @@ fn coverage(runs: u64, seconds: f64) -> [u64; 2] {
 
 #[test]
 fn interval_holds_what_the_wanted_clock_leads_to_when_it_is_run() {
-    let covered = coverage(10, 300.0);
-    assert!(covered.iter().all(|covered| *covered >= 8), "{covered:?} of 10");
+    let covered = coverage(6, 600.0);
+    assert!(covered.iter().all(|covered| *covered >= 5), "{covered:?} of 6");
 }
 
 #[test]
