@@ -13,6 +13,9 @@
 //! around it (`metrics::scrape`, `gpu`, `store`, `daemon`, `cli`) do the I/O. The daemon, the demo and the tests drive
 //! the very same [`control`] step.
 
+// `println!` panics where nobody reads any more (see cli/say.rs).
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod units;
 
 pub mod config;

@@ -221,3 +221,34 @@ fn usage_error_has_its_own_exit_code_and_help_explains_the_codes() {
     let version = bench.run(&["--version"]);
     assert_eq!(version.out, format!("agft {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+/// Both ends of a command's talk are gone before it starts: as after `agft ... 2>&1 | true`.
+#[test]
+fn command_that_nobody_listens_to_does_its_work_and_does_not_panic() {
+    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a6000(), 2)).set("gpu.device_id", "[0, 1]");
+    lock(&bench.mock, 0);
+    lock(&bench.mock, 1);
+    let deaf = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = bench.command(arguments);
+        command.stdout(writer.try_clone().expect("a copy")).stderr(writer);
+        command.status().expect("it runs").code()
+    };
+    assert_eq!(deaf(&["release"]), Some(0));
+    assert!(bench.is_free(), "both GPUs");
+    for arguments in [
+        &["check"][..],
+        &["gpus"],
+        &["gpus", "--json"],
+        &["check-config", "no-such-file.yaml"],
+        &["status"],
+        &["model", "show"],
+        &["completions", "bash"],
+        &["report", "nowhere"],
+        &["simulate", "--policy", "nobody"],
+    ] {
+        // 101 is a panic, `None` a signal.
+        assert!(deaf(arguments).is_some_and(|code| code != 101), "{arguments:?}: {:?}", deaf(arguments));
+    }
+}

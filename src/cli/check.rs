@@ -16,9 +16,9 @@ pub fn run_config(file: &Path) -> Exit {
     match Config::load(file) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
-                println!("{}: warning: {warning}", file.display());
+                say!("{}: warning: {warning}", file.display());
             }
-            println!("{}: ok", file.display());
+            say!("{}: ok", file.display());
             Exit::Ok
         }
         Err(error) => report_config_error(&error),
@@ -32,15 +32,15 @@ struct Lines {
 
 impl Lines {
     fn ok(&mut self, what: &str, answer: &str) {
-        println!("ok    {what}: {answer}");
+        say!("ok    {what}: {answer}");
     }
 
     fn warn(&mut self, what: &str, answer: &str) {
-        println!("note  {what}: {answer}");
+        say!("note  {what}: {answer}");
     }
 
     fn bad(&mut self, what: &str, answer: &str, exit: Exit) {
-        println!("FAIL  {what}: {answer}");
+        say!("FAIL  {what}: {answer}");
         if self.worst == Exit::Ok {
             self.worst = exit;
         }

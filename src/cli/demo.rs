@@ -94,11 +94,11 @@ pub fn run(args: &DemoArgs, cli: &Cli) -> Exit {
     match demo(args) {
         Ok(Some(report)) => print(&report, args.json),
         Ok(None) => {
-            eprintln!("agft: demo ended by a signal; the simulated clocks were given back");
+            complain!("agft: demo ended by a signal; the simulated clocks were given back");
             Exit::Failure
         }
         Err(error) => {
-            eprintln!("agft: {error:#}");
+            complain!("agft: {error:#}");
             Exit::Failure
         }
     }
@@ -316,21 +316,23 @@ impl Observer for Display {
 fn print(report: &Report, json: bool) -> Exit {
     if json {
         match serde_json::to_string_pretty(report) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say!("{text}"),
             Err(error) => {
-                eprintln!("agft: cannot write JSON: {error}");
+                complain!("agft: cannot write JSON: {error}");
                 return Exit::Failure;
             }
         }
         return Exit::Ok;
     }
-    println!(
+    say!(
         "{} serving a {} model for {} s, the same requests at default clocks and with agft (simulated)\n",
-        report.gpu, report.model, report.seconds
+        report.gpu,
+        report.model,
+        report.seconds
     );
     table("whole run, learning included", &report.default_clocks, &report.agft);
     table("last third", &report.default_clocks_last_third, &report.agft_last_third);
-    println!(
+    say!(
         "{} rounds, {} clock calls; clocks {} at the end",
         report.rounds,
         report.clock_writes,
@@ -340,10 +342,10 @@ fn print(report: &Report, json: bool) -> Exit {
 }
 
 fn table(title: &str, default: &Outcome, agft: &Outcome) {
-    println!("{title:<28} {:>12} {:>12} {:>9}", "default", "agft", "change");
+    say!("{title:<28} {:>12} {:>12} {:>9}", "default", "agft", "change");
     let row = |name: &str, a: f64, b: f64, digits: usize| {
         let change = if a > 0.0 { format!("{:+.1} %", 100.0 * (b / a - 1.0)) } else { "-".into() };
-        println!("  {name:<26} {a:>12.digits$} {b:>12.digits$} {change:>9}");
+        say!("  {name:<26} {a:>12.digits$} {b:>12.digits$} {change:>9}");
     };
     row("energy (J)", default.energy_j, agft.energy_j, 0);
     row("tokens generated", default.generated_tokens, agft.generated_tokens, 0);
@@ -351,5 +353,5 @@ fn table(title: &str, default: &Outcome, agft: &Outcome) {
     row("TTFT, mean (ms)", 1e3 * default.ttft_mean_s, 1e3 * agft.ttft_mean_s, 1);
     row("TPOT, mean (ms)", 1e3 * default.tpot_mean_s, 1e3 * agft.tpot_mean_s, 2);
     row("EDP (J s)", default.edp_js, agft.edp_js, 1);
-    println!();
+    say!();
 }

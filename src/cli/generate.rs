@@ -49,7 +49,7 @@ pub fn man_pages(args: &ManPagesArgs) -> Exit {
         let path = args.dir.join(format!("{name}.1"));
         let written = std::fs::File::create(&path).and_then(|mut file| Man::new(page).render(&mut file));
         if let Err(error) = written {
-            eprintln!("agft: {}: {error}", path.display());
+            complain!("agft: {}: {error}", path.display());
             return Exit::Failure;
         }
     }

@@ -99,17 +99,17 @@ fn print(reports: &[GpuReport], json: bool) -> Exit {
     if json {
         return match serde_json::to_string_pretty(reports) {
             Ok(text) => {
-                println!("{text}");
+                say!("{text}");
                 Exit::Ok
             }
             Err(error) => {
-                eprintln!("agft: cannot write JSON: {error}");
+                complain!("agft: cannot write JSON: {error}");
                 Exit::Failure
             }
         };
     }
     if reports.is_empty() {
-        println!("no GPUs");
+        say!("no GPUs");
     }
     for report in reports {
         print_one(report);
@@ -119,30 +119,30 @@ fn print(reports: &[GpuReport], json: bool) -> Exit {
 
 fn print_one(report: &GpuReport) {
     let GpuReport { info, reading, supported_clocks, controllable, .. } = report;
-    println!("{info}  {}", info.uuid);
+    say!("{info}  {}", info.uuid);
     if let Some(driver) = &info.driver_version {
-        println!("  driver         {driver}");
+        say!("  driver         {driver}");
     }
     match supported_clocks {
         Some(clocks) => {
-            println!(
+            say!(
                 "  core clocks    {} to {}, {} steps",
                 clocks.core_min(),
                 clocks.core_max(),
                 clocks.core().len()
             );
             let memory: Vec<String> = clocks.memory().map(|clock| clock.0.to_string()).collect();
-            println!("  memory clocks  {} MHz", memory.join(", "));
+            say!("  memory clocks  {} MHz", memory.join(", "));
         }
-        None => println!("  clocks         the driver lists none: they cannot be controlled"),
+        None => say!("  clocks         the driver lists none: they cannot be controlled"),
     }
     if let Some(reading) = reading {
         let show = |value: Option<String>| value.unwrap_or_else(|| "unknown".into());
-        println!("  core now       {}", show(reading.core_clock.map(|c| c.to_string())));
-        println!("  memory now     {}", show(reading.memory_clock.map(|c| c.to_string())));
+        say!("  core now       {}", show(reading.core_clock.map(|c| c.to_string())));
+        say!("  memory now     {}", show(reading.memory_clock.map(|c| c.to_string())));
         let limit = info.power_limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
-        println!("  power          {}{limit}", show(reading.power.map(|p| p.to_string())));
-        println!("  utilisation    {}", show(reading.utilization_percent.map(|u| format!("{u:.0} %"))));
+        say!("  power          {}{limit}", show(reading.power.map(|p| p.to_string())));
+        say!("  utilisation    {}", show(reading.utilization_percent.map(|u| format!("{u:.0} %"))));
     }
     let energy = if controllable.energy_counter {
         "from the driver's counter"
@@ -151,14 +151,14 @@ fn print_one(report: &GpuReport) {
     } else {
         "unknown: neither counter nor power sensor"
     };
-    println!("  energy         {energy}");
+    say!("  energy         {energy}");
     if let Some(probe) = &report.probe {
         let period = |sensor: Option<&crate::gpu::probe::SensorReport>| {
             sensor.and_then(|s| s.period_ms).map_or("no change seen".to_owned(), |spread| {
                 format!("every {:.1} ms (95 % within {:.1} ms)", spread.median, spread.p95)
             })
         };
-        println!("  counter ticks  {}", period(probe.energy.as_ref()));
-        println!("  power changes  {}", period(probe.power.as_ref()));
+        say!("  counter ticks  {}", period(probe.energy.as_ref()));
+        say!("  power changes  {}", period(probe.power.as_ref()));
     }
 }

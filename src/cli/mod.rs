@@ -1,5 +1,8 @@
 //! The command line: what was typed, and which function does it.
 
+#[macro_use]
+mod say;
+
 pub mod check;
 pub mod demo;
 pub mod generate;
@@ -241,7 +244,7 @@ fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Config,
     match loaded {
         Ok(loaded) => {
             for warning in &loaded.warnings {
-                eprintln!("agft: {}: warning: {warning}", cli.config.display());
+                complain!("agft: {}: warning: {warning}", cli.config.display());
             }
             Ok(loaded.config)
         }
@@ -250,13 +253,13 @@ fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Config,
 }
 
 fn report_config_error(error: &ConfigError) -> Exit {
-    eprintln!("agft: {error}");
+    complain!("agft: {error}");
     Exit::Config
 }
 
 /// The exit code of a failed GPU call, after saying what failed.
 fn report_gpu_error(error: &GpuError) -> Exit {
-    eprintln!("agft: {error}");
+    complain!("agft: {error}");
     exit_of(error)
 }
 

@@ -72,7 +72,7 @@ pub fn run(args: &ModelArgs, cli: &Cli) -> Exit {
         Ok(()) => Exit::Ok,
         Err(Failed::Said(exit)) => exit,
         Err(Failed::Because(why)) => {
-            eprintln!("agft: {why}");
+            complain!("agft: {why}");
             Exit::Failure
         }
     }

@@ -29,12 +29,12 @@ pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
     let dir = match dir {
         Ok(dir) => Some(dir),
         Err(error) => {
-            eprintln!("agft: journals of held clocks are not read: {error}");
+            complain!("agft: journals of held clocks are not read: {error}");
             None
         }
     };
     if args.journal && dir.as_ref().is_some_and(HeldDir::is_clean) {
-        println!("no journal of held clocks: nothing to give back");
+        say!("no journal of held clocks: nothing to give back");
         return Exit::Ok;
     }
     let host = match NvmlHost::open() {
@@ -55,7 +55,7 @@ pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
             undone.iter().map(report).fold(exit, |worst, exit| if worst == Exit::Ok { exit } else { worst })
         }
         Err(error) => {
-            eprintln!("agft: {error}");
+            complain!("agft: {error}");
             Exit::Failure
         }
     }
@@ -71,9 +71,9 @@ fn release(
     let mut exit = Exit::Ok;
     for gpu in targets(host, selectors)? {
         match release_one(host, &gpu) {
-            Ok(()) => println!("{gpu}: clocks given back{}", holder(dir, &gpu, cli)),
+            Ok(()) => say!("{gpu}: clocks given back{}", holder(dir, &gpu, cli)),
             Err(error) => {
-                eprintln!("agft: {error}");
+                complain!("agft: {error}");
                 exit = exit_of(&error);
             }
         }
@@ -121,28 +121,28 @@ fn report(undone: &Undone) -> Exit {
         Undone::GivenBack { gpu, holder } | Undone::Own { gpu, holder } => {
             let of =
                 holder.as_ref().map_or_else(String::new, |holder| format!(" that pid {} had", holder.pid));
-            println!("{gpu}: clocks{of} given back");
+            say!("{gpu}: clocks{of} given back");
             Exit::Ok
         }
         Undone::Alive(busy) => {
-            println!("left alone: {busy}");
+            say!("left alone: {busy}");
             Exit::Ok
         }
         Undone::Dropped { gpu } => {
-            println!("{gpu}: journal of another boot dropped; its locks are gone");
+            say!("{gpu}: journal of another boot dropped; its locks are gone");
             Exit::Ok
         }
         Undone::PutAside { kept_as, why } => {
-            eprintln!("agft: a journal was damaged ({why}); it is now {}", kept_as.display());
+            complain!("agft: a journal was damaged ({why}); it is now {}", kept_as.display());
             Exit::Ok
         }
         // Where there is no such GPU, nothing of it can be locked; the journal goes with this boot.
         Undone::Failed { error: error @ GpuError::NotFound { .. }, .. } => {
-            eprintln!("agft: {error}; the journal that names it stays");
+            complain!("agft: {error}; the journal that names it stays");
             Exit::Ok
         }
         Undone::Failed { error, .. } => {
-            eprintln!("agft: {error}");
+            complain!("agft: {error}");
             exit_of(error)
         }
     }

@@ -79,7 +79,7 @@ fn done(result: Result<(), ReportError>) -> Exit {
     match result {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            eprintln!("agft: {error}");
+            complain!("agft: {error}");
             Exit::Failure
         }
     }
@@ -100,6 +100,6 @@ fn write(args: &ReportArgs) -> Result<(), ReportError> {
         return Ok(());
     }
     file::write(&args.output, text.as_bytes())?;
-    println!("{}", args.output.display());
+    say!("{}", args.output.display());
     Ok(())
 }

@@ -52,7 +52,7 @@ pub fn run(cli: &Cli) -> Exit {
         Ok(()) => Exit::Ok,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "agft ends");
-            eprintln!("agft: {error:#}");
+            complain!("agft: {error:#}");
             exit_code(&error)
         }
     }
@@ -262,7 +262,7 @@ fn start_log(
     let file = match file {
         Ok(file) => Some((file, logging::filter(settings.file_level))),
         Err(error) => {
-            eprintln!("agft: no log file in {}: {error}; logging to the console only", dir.display());
+            complain!("agft: no log file in {}: {error}; logging to the console only", dir.display());
             None
         }
     };

@@ -159,7 +159,7 @@ pub fn run(args: &SimulateArgs, cli: &Cli) -> Exit {
     let experiment = match plan(args, config) {
         Ok(experiment) => experiment,
         Err(problems) => {
-            problems.iter().for_each(|problem| eprintln!("agft: simulate: {problem}"));
+            problems.iter().for_each(|problem| complain!("agft: simulate: {problem}"));
             return Exit::Config;
         }
     };
@@ -182,7 +182,7 @@ fn print(text: &str) -> Exit {
 }
 
 fn fail(error: &str) -> Exit {
-    eprintln!("agft: simulate: {error}");
+    complain!("agft: simulate: {error}");
     Exit::Failure
 }
 

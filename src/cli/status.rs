@@ -180,7 +180,7 @@ pub(super) fn socket_dir(cli: &Cli) -> Result<PathBuf, Exit> {
 }
 
 fn fail(error: &TalkError) -> Exit {
-    eprintln!("agft: {error}");
+    complain!("agft: {error}");
     match error {
         TalkError::NotPermitted(_) => Exit::NotPermitted,
         _ => Exit::Failure,

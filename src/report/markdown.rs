@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Report;
 use super::digest::AtClock;
-use crate::holdout::Change;
+use crate::holdout::{Change, DaySavings, SavingsState};
 
 /// A table: heading, columns, rows. All text is plain.
 pub(super) struct Table {
@@ -107,6 +107,7 @@ pub(super) fn tables(report: &Report) -> Vec<Table> {
         columns: vec!["clock", "time", "share", "power", "TPOT", "EDP ratio", "95 % interval", "windows"],
         rows,
     });
+    tables.extend(days(&digest.savings));
     let start = |seconds: f64| span(seconds);
     let rows = report.phases.iter().map(|phase| {
         let mean = &phase.mean;
@@ -173,6 +174,34 @@ pub(super) fn tables(report: &Report) -> Vec<Table> {
         });
     }
     tables
+}
+
+/// What the holdout experiment has shown, by day.
+fn days(savings: &SavingsState) -> Option<Table> {
+    let row = |day: &DaySavings| {
+        let DaySavings { day_unix_s, cycles, effect } = day;
+        vec![
+            date(*day_unix_s),
+            cycles.to_string(),
+            measured(effect.power_w),
+            measured(effect.tpot_s),
+            measured(effect.ttft_s),
+        ]
+    };
+    let rows: Vec<Vec<String>> = savings.days.iter().map(row).collect();
+    (!rows.is_empty()).then_some(Table {
+        title: "Measured against default clocks, by day",
+        note: "By the holdout experiment, with 95 % intervals: -20 % is a fifth less than at default clocks. Energy is mean power \
+               over the same time, idle time and parking in it.",
+        columns: vec!["day (UTC)", "cycles", "energy", "TPOT", "TTFT"],
+        rows,
+    })
+}
+
+fn date(unix_s: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and what is no date is refused")]
+    let moment = jiff::Timestamp::from_second(unix_s as i64);
+    moment.map_or_else(|_| "unknown".into(), |moment| moment.strftime("%Y-%m-%d").to_string())
 }
 
 /// A cell that cannot break the table.

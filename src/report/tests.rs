@@ -159,3 +159,30 @@ fn comparison_gives_the_difference_and_warns_of_another_load() {
     assert!(text.contains("loads differ"), "{text}");
     assert!(!compare::markdown(&first, &first).contains("differ ("));
 }
+
+#[test]
+fn the_experiment_of_the_rounds_is_evaluated_with_its_last_cycle() {
+    let mut rounds = Vec::new();
+    for k in 0..1200_u32 {
+        let slot = u64::from(k / 50);
+        let held = slot % 4 == (slot / 4) % 4;
+        let mut round = record(u64::from(k) + 1, 1e9 + 0.3 * f64::from(k), (!held).then_some(900));
+        (round.holdout_cycle, round.holdout_slot, round.holdout) =
+            (Some(slot / 4), Some(slot % 4), Some(held));
+        round.ttft_samples = Some(2.0);
+        rounds.push(round);
+    }
+    let report = Report::read(directory(&lines(&rounds)).path()).unwrap();
+    let savings = &report.digest.savings;
+    assert_eq!((savings.cycles, savings.days.len()), (6, 1));
+    // 190 W at 900 MHz, 300 W held.
+    let expected = 190.0 / 300.0 - 1.0;
+    approx::assert_relative_eq!(savings.effect.power_w.unwrap().relative, expected, max_relative = 1e-9);
+    approx::assert_abs_diff_eq!(savings.effect.ttft_s.unwrap().relative, 0.0, epsilon = 1e-9);
+    let text = markdown::markdown(&report);
+    assert!(
+        text.contains("| Energy against default clocks (measured) | -36.7 % ± 0.0 % (6 cycles) |"),
+        "{text}"
+    );
+    assert!(text.contains("| 2001-09-09 | 6 | -36.7 %"), "{text}");
+}
