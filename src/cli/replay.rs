@@ -38,7 +38,7 @@ pub fn run(args: &ReplayArgs) -> Exit {
     match replay(args) {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("agft: {error}");
+            complain!("agft: {error}");
             if matches!(error, ReplayError::Config(_)) { Exit::Config } else { Exit::Failure }
         }
     }

@@ -66,6 +66,13 @@ mod tests {
     }
 
     #[test]
+    fn file_of_agft_with_nothing_set_is_itself() {
+        let file =
+            Config::parse(include_str!("../../tests/config/agft-original.yaml"), "c.yaml").unwrap().config;
+        assert_eq!(file.with(&[], "--set").unwrap().config, file);
+    }
+
+    #[test]
     fn what_a_file_may_not_say_is_refused_as_in_a_file() {
         let unknown = set("control.ttft_limt", "0.5").unwrap_err();
         assert!(unknown.contains("control.ttft_limit"), "{unknown}");
