@@ -8,6 +8,7 @@ use super::tick::StepFacts;
 use crate::config::Config;
 use crate::control::Controller;
 use crate::gpu::SupportedClocks;
+use crate::metrics::scrape::without_query;
 use crate::replay::{Cause, Head, Made, Recorded};
 use crate::store::{StepLimits, StepWriter, StoreError};
 use crate::units::Time;
@@ -55,7 +56,7 @@ impl StepTap {
                 cause: Cause::Start,
                 unix_time: 0.0,
                 at: Time(0.0),
-                config: config.to_yaml(),
+                config: told(config),
                 clocks: clocks.clone(),
                 gpus,
                 dry_run,
@@ -80,7 +81,7 @@ impl StepTap {
 
     /// Another configuration is in force.
     pub fn reconfigured(&mut self, config: &Config) {
-        self.head.config = config.to_yaml();
+        self.head.config = told(config);
     }
 
     /// The loop begins to run `controller`: at the start, and after each reload.
@@ -115,6 +116,13 @@ impl StepTap {
         let head = Head { cause, at, unix_time, ..self.head.clone() };
         StepJob::Begin(Box::new((head, controller.clone())))
     }
+}
+
+/// The configuration as a file, without what a URL may hide behind its question mark: a replay asks no server.
+fn told(config: &Config) -> String {
+    let mut config = config.clone();
+    config.vllm.prometheus_url = without_query(&config.vllm.prometheus_url).to_owned();
+    config.to_yaml()
 }
 
 /// The thread's side.
