@@ -21,7 +21,7 @@ fail() { printf 'try-package: FAILED: %s\n' "$*" >&2; exit 1; }
 
 if [ ! -e "$root/etc/debian_version" ]; then
     say "making a Debian root in $root"
-    debootstrap --variant=minbase --include=systemd,dbus,procps,python3-minimal bookworm "$root" "$mirror" > "$dir/debootstrap.log"
+    debootstrap --variant=minbase --include=systemd,dbus,procps bookworm "$root" "$mirror" > "$dir/debootstrap.log"
     # Nobody logs in here.
     for unit in console-getty getty@tty1 systemd-logind; do ln -sf /dev/null "$root/etc/systemd/system/$unit.service"; done
 fi
@@ -67,6 +67,7 @@ files() {
         -o -path /var/lib/systemd -o -path /var/cache -o -path /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1 -o -path /opt \) -prune -o -print | sort
 }
 inside dpkg --purge agft >/dev/null 2>&1 || true
+rm -rf "$root/etc/systemd/system/agft.service.d"
 
 # The mocked driver, and a page of an idle server.
 mkdir -p "$root/opt/engine"
@@ -77,18 +78,26 @@ rm -f "$root/opt/nvml.state"
 chmod 666 "$root/opt/nvml.state"
 lock() { "$target/nvml-mock-ctl" show "$root/opt/nvml.state"; }
 files > "$dir/before"
-inside systemd-run --quiet --unit=engine --working-directory=/opt/engine python3 -c '
-import http.server
+# It listens here; the root has no network of its own.
+python3 - "$root/opt/engine/metrics" > "$dir/port" <<'PAGE' &
+import http.server, sys
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = open("metrics", "rb").read()
+        body = open(sys.argv[1], "rb").read()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
     def log_message(self, *_): pass
-http.server.ThreadingHTTPServer(("127.0.0.1", 18000), Page).serve_forever()'
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
+print(server.server_port, flush=True)
+server.serve_forever()
+PAGE
+engine=$!
+trap 'kill -9 $unshare $engine 2>/dev/null || true' EXIT
+for _ in $(seq 50); do [ -s "$dir/port" ] && break; sleep 0.1; done
+port=$(cat "$dir/port")
 
 begin=$(date +%s.%N)
 cp dist/*.deb "$root/opt/agft.deb"
@@ -96,7 +105,7 @@ inside dpkg -i /opt/agft.deb
 # The mock is a file where the driver would be devices.
 mkdir -p "$root/etc/systemd/system/agft.service.d"
 printf '[Service]\nEnvironment=NVML_MOCK_STATE=/opt/nvml.state\nReadWritePaths=/opt\n' > "$root/etc/systemd/system/agft.service.d/mock.conf"
-sed -i 's,^  prometheus_url:.*,  prometheus_url: http://127.0.0.1:18000/metrics,' "$root/etc/agft/config.yaml"
+sed -i "s,^  prometheus_url:.*,  prometheus_url: http://127.0.0.1:$port/metrics," "$root/etc/agft/config.yaml"
 inside systemctl daemon-reload
 inside systemctl is-enabled --quiet agft && fail "the unit is enabled without being asked"
 inside systemctl start agft
@@ -110,10 +119,10 @@ for file in /usr/share/man/man1/agft.1.gz /usr/share/man/man1/agft-status.1.gz /
     inside test -s "$file" || fail "$file is missing"
 done
 
-locked() { lock | grep -q '"core": *{\|core.*locked\|210'; }
+locked() { lock | grep -q 'locks [0-9]'; }
 for _ in $(seq 50); do locked && break; sleep 0.2; done
-lock | head -20
-locked || fail "the idle GPU is not parked"
+locked || { inside agft status; inside journalctl -u agft --no-pager -o cat | tail -20; fail "the idle GPU is not parked"; }
+lock
 inside systemctl kill --signal=KILL agft
 for _ in $(seq 50); do inside journalctl -u agft --no-pager 2>/dev/null | grep -q 'given back\|nothing to give back' && break; sleep 0.2; done
 say "killed with its whole control group; what the service manager did:"
@@ -141,7 +150,6 @@ inside test -s /etc/agft/config.yaml || fail "removing took the configuration"
 "$target/nvml-mock-ctl" show "$root/opt/nvml.state" > "$dir/after-remove"
 rm -r "$root/etc/systemd/system/agft.service.d"
 inside dpkg --purge agft
-inside systemctl stop engine
 files > "$dir/after"
 if ! diff "$dir/before" "$dir/after" > "$dir/left"; then
     cat "$dir/left" >&2

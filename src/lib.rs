@@ -37,6 +37,7 @@ pub mod transient;
 pub mod export;
 pub mod replay;
 pub mod report;
+pub mod top;
 pub mod view;
 
 pub mod daemon;

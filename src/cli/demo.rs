@@ -1,6 +1,7 @@
 //! `agft demo`: the real loop, in real time, on a simulated server and GPU; then the same arrivals at default clocks.
 
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 
-use super::{Cli, Exit, logging};
+use super::screen::possible;
+use super::tui::Tui;
+use super::{Cli, Exit, logging, top};
 use crate::bandit::ActionSpace;
 use crate::config::Config;
 use crate::control::{Controller, Learned, Settings};
@@ -20,9 +23,11 @@ use crate::daemon::feed::{Feed, Schedule};
 use crate::daemon::log::LogObserver;
 use crate::daemon::sampler::{Sampler, SamplerSettings};
 use crate::daemon::setup;
+use crate::daemon::show::{self, Show};
 use crate::daemon::signals::Signals;
 use crate::daemon::tick::{End, Observer, Parts, StepFacts, drive};
 use crate::daemon::watch::Pulse;
+use crate::export::Latest;
 use crate::gpu::GpuSensors;
 use crate::gpu::lease::ClockLease;
 use crate::metrics::scrape::Scraper;
@@ -35,6 +40,14 @@ pub struct DemoArgs {
     /// Print the result as JSON, and no progress
     #[arg(long)]
     pub json: bool,
+
+    /// Watch it as `agft top` shows a daemon; q ends the demo early
+    #[arg(long, conflicts_with = "json")]
+    pub tui: bool,
+
+    /// Write the last state and its history to this file, for pictures of the view
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub save_view: Option<PathBuf>,
 
     /// How long to run, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(5..=3600))]
@@ -71,13 +84,16 @@ struct Outcome {
 struct Report {
     gpu: String,
     model: String,
-    seconds: u32,
+    /// Seconds that were run.
+    seconds: f64,
     seed: u64,
     default_clocks: Outcome,
     agft: Outcome,
     /// The last third of the time alone, when the first learning is behind it.
-    default_clocks_last_third: Outcome,
-    agft_last_third: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default_clocks_last_third: Option<Outcome>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agft_last_third: Option<Outcome>,
     rounds: u64,
     clock_writes: usize,
     clocks_given_back: bool,
@@ -90,8 +106,16 @@ pub fn run(args: &DemoArgs, cli: &Cli) -> Exit {
         Some(level) => logging::console_level(Some(level), &Config::default().logging),
         None => LevelFilter::WARN,
     };
+    if args.tui
+        && let Err(error) = possible()
+    {
+        return top::failed(&error);
+    }
+    // Lines of a log would run across the view, which has its own news.
+    let across = args.tui && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let level = if across { LevelFilter::OFF } else { level };
     let _guard = logging::start(level, cli.log_format, None);
-    match demo(args) {
+    match demo(args, cli.panic_at_tick) {
         Ok(Some(report)) => print(&report, args.json),
         Ok(None) => {
             complain!("agft: demo ended by a signal; the simulated clocks were given back");
@@ -104,7 +128,7 @@ pub fn run(args: &DemoArgs, cli: &Cli) -> Exit {
     }
 }
 
-fn demo(args: &DemoArgs) -> anyhow::Result<Option<Report>> {
+fn demo(args: &DemoArgs, panic_at_tick: Option<u64>) -> anyhow::Result<Option<Report>> {
     let spec = WorldSpec::named(&args.gpu, &args.model, Pattern::Steady, None)?;
     let length = f64::from(args.seconds);
     let Arrivals::Open(load) = &spec.arrivals else { anyhow::bail!("the demo's load is an open one") };
@@ -114,12 +138,15 @@ fn demo(args: &DemoArgs) -> anyhow::Result<Option<Report>> {
 
     let world = shared(World::new(spec.clone(), args.seed)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let Some(run) = runtime.block_on(live(args, &world))? else { return Ok(None) };
+    let Some(run) = runtime.block_on(live(args, panic_at_tick, &world))? else { return Ok(None) };
 
+    let (third, (end_s, end)) = run.marks;
     let mut reference = World::new(spec, args.seed)?;
-    reference.advance(Time(run.marks[0].0));
-    let reference_third = Mark::of(&reference);
-    reference.advance(Time(run.marks[1].0));
+    let reference_third = third.map(|(third_s, _)| {
+        reference.advance(Time(third_s));
+        Mark::of(&reference)
+    });
+    reference.advance(Time(end_s));
     let reference_end = Mark::of(&reference);
 
     let world = world.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,12 +154,13 @@ fn demo(args: &DemoArgs) -> anyhow::Result<Option<Report>> {
     Ok(Some(Report {
         gpu: reference.gpu().name.to_owned(),
         model: args.model.clone(),
-        seconds: args.seconds,
+        seconds: end_s.round(),
         seed: args.seed,
         default_clocks: reference_end.outcome_since(&start, &reference),
-        agft: run.marks[1].1.outcome_since(&start, &world),
-        default_clocks_last_third: reference_end.outcome_since(&reference_third, &reference),
-        agft_last_third: run.marks[1].1.outcome_since(&run.marks[0].1, &world),
+        agft: end.outcome_since(&start, &world),
+        default_clocks_last_third: reference_third
+            .map(|third| reference_end.outcome_since(&third, &reference)),
+        agft_last_third: third.map(|(_, third)| end.outcome_since(&third, &world)),
         rounds: run.rounds,
         clock_writes: world.writes().len(),
         clocks_given_back: world.locks() == crate::sim::Locks::default(),
@@ -154,6 +182,13 @@ impl Mark {
             tokens: world.signals().generation_tokens.unwrap_or(0.0),
             finished: world.finished().len(),
         }
+    }
+
+    /// Of a world that is brought up to now; with the moment.
+    fn now(world: &SharedWorld, clock: &crate::sim::Clock) -> (f64, Self) {
+        let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
+        world.advance(clock());
+        (world.now().0, Self::of(&world))
     }
 
     fn outcome_since(&self, earlier: &Self, world: &World) -> Outcome {
@@ -181,13 +216,17 @@ impl Mark {
 
 /// What the live run leaves behind.
 struct LiveRun {
-    /// Two thirds through, and at the end.
-    marks: [(f64, Mark); 2],
+    /// Two thirds through, unless it ended before; and at the end.
+    marks: (Option<(f64, Mark)>, (f64, Mark)),
     rounds: u64,
 }
 
 /// The daemon's own loop against the embedded server; `None` if a signal ended it.
-async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<LiveRun>> {
+async fn live(
+    args: &DemoArgs,
+    panic_at_tick: Option<u64>,
+    world: &SharedWorld,
+) -> anyhow::Result<Option<LiveRun>> {
     let clock = Clock::start();
     let world_clock: crate::sim::Clock = Arc::new(move || clock.now());
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("loopback port")?;
@@ -205,17 +244,21 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
 
     let length = f64::from(args.seconds);
     let shown = Arc::new(Mutex::new(Shown { marks: [None, None], rounds: 0 }));
+    let controller = Controller::new(settings, learned, space, 1, clock.now());
+    let about = show::about(&config, controller.settings());
+    let (show, latest) = Show::new(about, &[sensors.info().clone()], &controller, unix_seconds());
+    let (mut tui, orders) = if args.tui { Some(Tui::start(latest.clone())?) } else { None }.unzip();
     let display = Display {
         world: world.clone(),
         world_clock: world_clock.clone(),
         shown: Arc::clone(&shown),
         marks_at: [2.0 / 3.0 * length, length],
-        bar: (!args.json).then(|| progress_bar(args.seconds)),
+        bar: (!args.json && !args.tui).then(|| progress_bar(args.seconds)),
     };
     let schedule = Schedule { start: Time(0.15), period: config.control.decision_interval_s };
     let scraper = Scraper::new(&setup::scrape_settings(&config))?;
     let parts = Parts {
-        controller: Controller::new(settings, learned, space, 1, clock.now()),
+        controller,
         feed: Feed::spawn(scraper, schedule, clock),
         sampler: Sampler::spawn(
             vec![Box::new(sensors)],
@@ -228,12 +271,12 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
         actuator: Some(Actuator::spawn(lease, clock)?),
         watch: None,
         pulse: Pulse::new(),
-        observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display)],
+        observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display), Box::new(show)],
         reload: None,
-        orders: None,
+        orders,
         schedule,
         clock,
-        panic_at_tick: None,
+        panic_at_tick,
         stall_at_tick: None,
     };
     let mut signals = Signals::install()?;
@@ -241,18 +284,44 @@ async fn live(args: &DemoArgs, world: &SharedWorld) -> anyhow::Result<Option<Liv
         tokio::select! {
             end = signals.wait() => end,
             () = crate::daemon::feed::sleep_until(clock, Time(length) + Seconds(0.35)) => End::Finished,
+            () = quit(tui.as_mut()) => End::Finished,
         }
     })
-    .await?;
+    .await;
+    let now = Mark::now(world, &world_clock);
+    // The terminal first: whatever there is to say is said on the user's own screen.
+    let viewed = tui.map_or(Ok(()), Tui::end);
+    let end = end?;
+    viewed?;
     server.stop().await?;
-    let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-    match (end, shown.marks) {
-        (End::Finished, [Some(third), Some(whole)]) => {
-            Ok(Some(LiveRun { marks: [third, whole], rounds: shown.rounds }))
-        }
-        (End::Finished, _) => anyhow::bail!("the demo ended before its last tick"),
-        (End::Signal(_), _) => Ok(None),
+    if let Some(file) = &args.save_view {
+        save_view(&latest, file).with_context(|| file.display().to_string())?;
     }
+    let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+    let [third, whole] = shown.marks;
+    Ok(match end {
+        End::Finished => Some(LiveRun { marks: (third, whole.unwrap_or(now)), rounds: shown.rounds }),
+        End::Signal(_) => None,
+    })
+}
+
+/// Resolves when the user ends the view; never without one.
+async fn quit(tui: Option<&mut Tui>) {
+    match tui {
+        Some(tui) => tui.quit().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn unix_seconds() -> f64 {
+    jiff::Timestamp::now().as_duration().as_secs_f64()
+}
+
+/// Writes what the view was drawn from, as the control socket's answers have it.
+fn save_view(latest: &Latest, file: &Path) -> anyhow::Result<()> {
+    let (state, history) = (latest.state.borrow().clone(), latest.history.borrow().clone());
+    let view = serde_json::json!({ "state": *state, "history": *history });
+    Ok(std::fs::write(file, serde_json::to_vec(&view)?)?)
 }
 
 fn progress_bar(seconds: u32) -> ProgressBar {
@@ -283,9 +352,7 @@ impl Observer for Display {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         for (at, mark) in self.marks_at.iter().zip(&mut shown.marks) {
             if mark.is_none() && now >= *at {
-                let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
-                world.advance((self.world_clock)());
-                *mark = Some((world.now().0, Mark::of(&world)));
+                *mark = Some(Mark::now(&self.world, &self.world_clock));
             }
         }
         shown.rounds = facts.controller.learned().rounds;
@@ -331,7 +398,9 @@ fn print(report: &Report, json: bool) -> Exit {
         report.seconds
     );
     table("whole run, learning included", &report.default_clocks, &report.agft);
-    table("last third", &report.default_clocks_last_third, &report.agft_last_third);
+    if let (Some(default), Some(agft)) = (&report.default_clocks_last_third, &report.agft_last_third) {
+        table("last third", default, agft);
+    }
     say!(
         "{} rounds, {} clock calls; clocks {} at the end",
         report.rounds,

@@ -15,8 +15,11 @@ pub mod release;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod screen;
 pub mod simulate;
 pub mod status;
+pub mod top;
+mod tui;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -156,6 +159,8 @@ pub enum Command {
     },
     /// What the agft that runs here does, and what came of it
     Status(status::StatusArgs),
+    /// Watch the agft that runs here in the terminal: clocks, power, latency, arms, news
+    Top(top::TopArgs),
     /// Have the agft that runs here leave the clocks to the driver, and learn nothing, until `agft resume`
     Pause(status::Which),
     /// Have a paused agft go on
@@ -207,6 +212,7 @@ pub fn main() -> ExitCode {
         Some(Command::Release(args)) => release::run(args, &cli),
         Some(Command::Gpus(args)) => gpus::run(args),
         Some(Command::Status(args)) => status::status(args, &cli),
+        Some(Command::Top(args)) => top::run(args, &cli),
         Some(Command::Pause(which)) => status::order(Request::Pause {}, which, &cli),
         Some(Command::Resume(which)) => status::order(Request::Resume {}, which, &cli),
         Some(Command::Report(args)) => report::report(args),

@@ -16,7 +16,7 @@ use crate::guardian::undo::runtime_dir;
 use crate::holdout::contrast::FEWEST_CYCLES;
 use crate::holdout::{Change, SavingsState};
 use crate::units::{Clocks, Mhz, Seconds};
-use crate::view::{ArmStatus, State};
+use crate::view::{ArmStatus, History, State};
 
 /// Longest answer: a state with every clock of a card is some ten kilobytes.
 const MAX_ANSWER: u64 = 8 << 20;
@@ -117,25 +117,45 @@ impl Talk {
         TalkError::Io { path: self.path.clone(), source }
     }
 
-    fn say(&mut self, request: Request) -> Result<(), TalkError> {
+    pub(super) fn say(&mut self, request: Request) -> Result<(), TalkError> {
         let line = serde_json::to_string(&request).map_err(|error| self.io(error.into()))?;
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).map_err(|error| self.io(error))
     }
 
-    fn hear(&mut self) -> Result<Option<State>, TalkError> {
+    /// The next answer; `None` at the end of the talk.
+    fn answer(&mut self) -> Result<Option<Answer>, TalkError> {
         let mut line = String::new();
         let read = (&mut self.stream).take(MAX_ANSWER).read_line(&mut line);
         if read.map_err(|error| self.io(error))? == 0 {
             return Ok(None);
         }
         match serde_json::from_str(&line) {
-            Ok(Answer::State { state, .. }) => Ok(Some(*state)),
-            Ok(Answer::History { .. }) => {
-                let why = "a history, though it was not asked for one".into();
-                Err(TalkError::Nonsense { path: self.path.clone(), why })
-            }
             Ok(Answer::Error { error, .. }) => Err(TalkError::Refused(error)),
-            Err(error) => Err(TalkError::Nonsense { path: self.path.clone(), why: error.to_string() }),
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) => Err(self.nonsense(error.to_string())),
+        }
+    }
+
+    fn nonsense(&self, why: String) -> TalkError {
+        TalkError::Nonsense { path: self.path.clone(), why }
+    }
+
+    /// The next state; `None` at the end of the talk.
+    pub(super) fn hear(&mut self) -> Result<Option<State>, TalkError> {
+        match self.answer()? {
+            None => Ok(None),
+            Some(Answer::State { state, .. }) => Ok(Some(*state)),
+            Some(_) => Err(self.nonsense("a history, though it was not asked for one".into())),
+        }
+    }
+
+    /// The last minutes.
+    pub(super) fn history(&mut self) -> Result<History, TalkError> {
+        self.say(Request::History {})?;
+        match self.answer()? {
+            None => Err(TalkError::Refused("agft ended before it answered".into())),
+            Some(Answer::History { history, .. }) => Ok(history),
+            Some(_) => Err(self.nonsense("a state, though it was asked for its history".into())),
         }
     }
 
@@ -179,7 +199,8 @@ pub(super) fn socket_dir(cli: &Cli) -> Result<PathBuf, Exit> {
     Ok(runtime_dir(&config))
 }
 
-fn fail(error: &TalkError) -> Exit {
+/// Says why there was no talk, and what that makes of the program's end.
+pub(super) fn fail(error: &TalkError) -> Exit {
     complain!("agft: {error}");
     match error {
         TalkError::NotPermitted(_) => Exit::NotPermitted,

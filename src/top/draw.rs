@@ -1,0 +1,185 @@
+//! Where everything goes in a given size.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+
+use super::model::{Link, Model, Pane};
+use super::text::{Theme, put, put_right, to_ascii};
+use super::{curves, header, panes};
+use crate::control::Order;
+use crate::units::Seconds;
+use crate::view::State;
+
+/// The narrowest terminal that is drawn on.
+pub const MIN_WIDTH: u16 = 60;
+/// The lowest.
+pub const MIN_HEIGHT: u16 = 16;
+
+/// Rows of the lower pane that are worth having.
+const PANE_MIN: u16 = 5;
+/// Rows of a chart, with its title: less says nothing, more only where the pane has enough.
+const CHART_MIN: u16 = 4;
+const CHART_MAX: u16 = 12;
+/// Both panes beside each other from this width on.
+const BESIDE: u16 = 130;
+
+/// Draws the view as of `now_unix_s` into the whole of `area`.
+pub fn draw(model: &mut Model, theme: Theme, now_unix_s: f64, area: Rect, buffer: &mut Buffer) {
+    let area = area.intersection(buffer.area);
+    if area.is_empty() {
+        return;
+    }
+    if area.width < MIN_WIDTH || area.height < MIN_HEIGHT {
+        small(area, buffer);
+    } else if let Some(state) = model.state.take() {
+        everything(model, &state, theme, now_unix_s, area, buffer);
+        model.state = Some(state);
+    } else {
+        nothing(model, theme, area, buffer);
+    }
+    if theme.ascii {
+        to_ascii(buffer);
+    }
+}
+
+fn small(area: Rect, buffer: &mut Buffer) {
+    let words =
+        format!("agft top needs at least {MIN_WIDTH}x{MIN_HEIGHT}, this is {}x{}", area.width, area.height);
+    let lines = super::text::wrap(&words, usize::from(area.width));
+    for (y, line) in (area.y..area.bottom()).zip(lines) {
+        put(buffer, Rect { y, height: 1, ..area }, &Line::raw(line));
+    }
+}
+
+fn nothing(model: &Model, theme: Theme, area: Rect, buffer: &mut Buffer) {
+    let why = match &model.link {
+        Link::Lost(why) => format!("{why}; trying again every second"),
+        Link::Waiting | Link::Live => "waiting for what agft says".into(),
+    };
+    let row = |y| Rect { y, height: 1, ..area };
+    put(buffer, row(area.y), &Line::from(vec![Span::raw(" "), Span::styled("agft top", theme.strong())]));
+    for (y, line) in (area.y + 2..area.bottom() - 1).zip(super::text::wrap(&why, usize::from(area.width) - 2))
+    {
+        put(buffer, row(y), &Line::raw(format!(" {line}")));
+    }
+    put(buffer, row(area.bottom() - 1), &Line::styled(" q quit", theme.faint()));
+}
+
+/// Rows of the header, of one row of charts, how many such rows, and what is left for the panes.
+struct Plan {
+    gpu_lines: usize,
+    header: u16,
+    chart: u16,
+    chart_rows: u16,
+    columns: u16,
+}
+
+impl Plan {
+    fn of(area: Rect, gpus: usize) -> Self {
+        // GPUs beyond the first get lines of their own out of what 24 rows leave over.
+        let spare = usize::from(area.height.saturating_sub(24)) / 3;
+        let gpu_lines = if gpus <= 1 + spare { gpus } else { 1 };
+        let header = header::FIXED + u16::try_from(gpu_lines).unwrap_or(1);
+        let left = area.height.saturating_sub(header + 1);
+        let chart_rows = if left >= 2 * CHART_MIN + PANE_MIN { 2 } else { 1 };
+        // A quarter for each row of charts, the rest for the panes.
+        let room = left.saturating_sub(PANE_MIN) / chart_rows;
+        let chart = (left / 4).clamp(CHART_MIN, CHART_MAX).min(room);
+        Self { gpu_lines, header, chart, chart_rows, columns: if area.width >= BESIDE { 4 } else { 3 } }
+    }
+}
+
+fn everything(
+    model: &mut Model,
+    state: &State,
+    theme: Theme,
+    now_unix_s: f64,
+    area: Rect,
+    buffer: &mut Buffer,
+) {
+    let plan = Plan::of(area, state.gpus.len());
+    let row = |y: u16| Rect { y, height: 1, ..area };
+    let (standing, live) = header::standing(&model.link, state, now_unix_s);
+    let standing = Line::styled(format!("{standing} "), if live { theme.faint() } else { theme.alert() });
+    let taken = u16::try_from(standing.width()).unwrap_or(u16::MAX).saturating_add(1);
+    for (y, line) in
+        (area.y..).zip(header::lines(state, theme, plan.gpu_lines).iter().take(plan.header.into()))
+    {
+        let row = row(y);
+        let width = if y == area.y { row.width.saturating_sub(taken) } else { row.width };
+        put(buffer, Rect { width, ..row }, line);
+    }
+    let charts = Rect { y: area.y + plan.header, height: plan.chart * plan.chart_rows, ..area };
+    draw_charts(model, state, theme, &plan, charts, buffer);
+    let pane = Rect { y: charts.bottom(), height: area.bottom() - 1 - charts.bottom(), ..area };
+    draw_panes(model, state, theme, pane, buffer);
+    if !live {
+        // Pale, and said in words in the first and the last line.
+        buffer.set_style(area, theme.faint());
+    }
+    put_right(buffer, row(area.y), &standing);
+    footer(model, theme, row(area.bottom() - 1), buffer);
+}
+
+fn draw_charts(model: &Model, state: &State, theme: Theme, plan: &Plan, area: Rect, buffer: &mut Buffer) {
+    let span_s = curves::span_s(&model.history);
+    let charts = curves::charts(state, &model.history, theme, area.width / plan.columns < 36);
+    let mut charts = charts.iter();
+    for line in 0..plan.chart_rows {
+        for column in 0..plan.columns {
+            let Some(chart) = charts.next() else { return };
+            let wide = area.width / plan.columns;
+            // The last one takes what the division leaves.
+            let rest = if column + 1 == plan.columns { area.width % plan.columns } else { 0 };
+            let place = Rect {
+                x: area.x + column * wide,
+                y: area.y + line * plan.chart,
+                width: wide + rest,
+                height: plan.chart,
+            };
+            chart.draw(span_s, theme, place, buffer);
+        }
+    }
+}
+
+fn draw_panes(model: &mut Model, state: &State, theme: Theme, area: Rect, buffer: &mut Buffer) {
+    if model.help {
+        panes::help(theme, area, buffer);
+    } else if area.width >= BESIDE {
+        let half = area.width / 2;
+        panes::arms(model, state, theme, Rect { width: half - 1, ..area }, buffer);
+        let right = Rect { x: area.x + half, width: area.width - half, ..area };
+        panes::news(model, state, theme, right, buffer);
+    } else {
+        match model.pane {
+            Pane::Arms => panes::arms(model, state, theme, area, buffer),
+            Pane::News => panes::news(model, state, theme, area, buffer),
+        }
+    }
+}
+
+fn footer(model: &Model, theme: Theme, row: Rect, buffer: &mut Buffer) {
+    let line = match (&model.asking, &model.message, &model.link) {
+        (Some(order), _, _) => {
+            let what = match order {
+                Order::Pause => "Pause agft (default clocks, no learning)?",
+                Order::Resume => "Resume agft?",
+            };
+            Line::styled(format!(" {what} y: yes, any other key: no"), theme.alert())
+        }
+        (None, Some(message), _) => Line::styled(format!(" {message}"), theme.strong()),
+        (None, None, Link::Lost(why)) => {
+            Line::styled(format!(" {why}; trying again every second"), theme.alert())
+        }
+        (None, None, _) => {
+            let span = super::text::span(Seconds(curves::span_s(&model.history)));
+            put_right(buffer, row, &Line::styled(format!("charts: last {span} "), theme.faint()));
+            let width = row.width.saturating_sub(24);
+            let keys = Line::styled(" q quit  Tab arms/news  j k scroll  p pause  ? help", theme.faint());
+            put(buffer, Rect { width, ..row }, &keys);
+            return;
+        }
+    };
+    put(buffer, row, &line);
+}
