@@ -88,6 +88,13 @@ fn overhead_with_a_scraper_a_status_watch_and_a_page_stays_small() {
             // Streams end after some minutes; a browser then opens the next.
             assert!(page.join().unwrap() as u64 >= seconds.min(200) / 2);
         }
+        let mut runs = bench.runs();
+        runs.sort();
+        let steps = std::fs::read_dir(runs.last().unwrap().join("steps")).unwrap();
+        let bytes: u64 = steps.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+        #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
+        let hourly = bytes as f64 / 1e6 / begun.elapsed().as_secs_f64() * 3600.0;
+        println!("steps: {bytes} bytes, {hourly:.1} MB an hour");
         assert!(peak < 40.0, "{peak} MiB");
     }
     if let Ok(keep) = std::env::var("AGFT_KEEP_RUN") {
@@ -96,6 +103,9 @@ fn overhead_with_a_scraper_a_status_watch_and_a_page_stays_small() {
         std::fs::create_dir_all(&keep).unwrap();
         for file in std::fs::read_dir(runs.last().unwrap()).unwrap() {
             let file = file.unwrap();
+            if file.file_type().unwrap().is_dir() {
+                continue;
+            }
             std::fs::copy(file.path(), std::path::Path::new(&keep).join(file.file_name())).unwrap();
         }
     }
