@@ -127,7 +127,9 @@ impl Tables {
         self.holders.clear();
         self.listed = Some(now);
         let pid_namespace = fs::metadata("/proc/self/ns/pid").map(|file| file.ino());
-        self.complete = pid_namespace.is_ok_and(|inode| inode == FIRST_PID_NAMESPACE);
+        // A /proc that hides other users' processes (hidepid, ProtectProc=) hides this one too.
+        let all_visible = namespace(Path::new("/proc/1/ns/net")).is_ok();
+        self.complete = all_visible && pid_namespace.is_ok_and(|inode| inode == FIRST_PID_NAMESPACE);
         let Ok(processes) = fs::read_dir("/proc") else {
             self.complete = false;
             return;
