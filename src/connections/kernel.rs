@@ -1,6 +1,5 @@
 //! Connection events from the kernel: `bpf/connections.bpf.c`, loaded and attached. The only file that names aya.
 
-use std::fmt::Display;
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,7 +12,9 @@ use super::ledger::Connection;
 use super::state::{Effect, TcpState, effect};
 
 static OBJECT: &[u8] = include_bytes_aligned!("../../bpf/connections.bpf.o");
+/// Name of the function in the object.
 const PROGRAM: &str = "inet_sock_set_state";
+const TRACEPOINT: &str = "inet_sock_set_state";
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 /// Bits in the kernel's capability masks.
@@ -51,7 +52,7 @@ impl KernelEvents {
         let ring = RingBuf::try_from(take(&mut bpf, "events")?)?;
         let program: &mut BtfTracePoint =
             bpf.program_mut(PROGRAM).ok_or_else(|| missing(PROGRAM))?.try_into()?;
-        program.load("inet_sock_set_state", &types)?;
+        program.load(TRACEPOINT, &types)?;
         program.attach()?;
         Ok(Self { bpf, ring, ports: counted })
     }
@@ -125,12 +126,17 @@ fn diagnose(error: &anyhow::Error) -> String {
             missing.join(" and ")
         );
     }
-    if fs::read_to_string("/sys/kernel/security/lockdown").is_ok_and(|mode| mode.contains("[confidentiality]")) {
+    if fs::read_to_string("/sys/kernel/security/lockdown")
+        .is_ok_and(|mode| mode.contains("[confidentiality]"))
+    {
         return "the kernel is locked down (mode confidentiality) and lets no program read its memory; boot with \
                 lockdown=integrity or none"
             .to_owned();
     }
-    format!("{}; needed is Linux 5.8 or newer with BPF, and a sandbox that lets bpf(2) through", causes(error))
+    format!(
+        "{}; needed is Linux 5.8 or newer with BPF, and a sandbox that lets bpf(2) through",
+        causes(error)
+    )
 }
 
 /// The error with its causes, on one line: the verifier's log may have hundreds.
@@ -151,13 +157,6 @@ fn missing_capabilities() -> Vec<&'static str> {
             CAPABILITIES.iter().filter(|(bit, _)| mask >> bit & 1 == 0).map(|(_, name)| *name).collect()
         }
         _ => Vec::new(),
-    }
-}
-
-impl std::fmt::Debug for KernelEvents {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let program: &dyn Display = &PROGRAM;
-        write!(f, "KernelEvents({program})")
     }
 }
 

@@ -180,7 +180,9 @@ impl Watcher {
     /// For tests: lets something go wrong.
     #[doc(hidden)]
     pub fn sabotage(&self, sabotage: Sabotage) {
-        self.order(Order::Sabotage(sabotage));
+        let (done, wait) = mpsc::channel();
+        self.order(Order::Sabotage(sabotage, done));
+        let _ = wait.recv();
     }
 
     fn order(&self, order: Order) {

@@ -97,8 +97,8 @@ pub enum ConnectionError {
         /// The setting.
         name: &'static str,
     },
-    /// The namespace that was chosen is not there.
-    #[error("network namespace {}: {error}; give a path like /run/netns/NAME or /proc/PID/ns/net", path.display())]
+    /// The namespace that was chosen is not there, or cannot be looked into.
+    #[error("network namespace {}: {error}", path.display())]
     Namespace {
         /// The path that was given.
         path: PathBuf,

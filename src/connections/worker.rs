@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::broadcast;
 
 use super::kernel::KernelEvents;
-use super::ledger::{Connection, Correction, Ledger};
+use super::ledger::{Connection, Correction, Ledger, Snapshot};
 use super::snapshot::Tables;
 use super::state::Effect;
 use super::{ConnectionError, Counts, Event, Kind, Published, Sabotage, Source, WatchSettings};
@@ -30,7 +30,8 @@ const MOST_CONTRADICTIONS: u32 = 3;
 #[derive(Debug)]
 pub(super) enum Order {
     Stop,
-    Sabotage(Sabotage),
+    /// What goes wrong, and whom to tell when it has begun.
+    Sabotage(Sabotage, mpsc::Sender<()>),
 }
 
 pub(super) struct Worker {
@@ -74,9 +75,9 @@ impl Worker {
         orders: mpsc::Receiver<Order>,
         wake: Arc<OwnedFd>,
     ) -> Result<Self, ConnectionError> {
-        let tables = Tables::new(settings.netns.clone()).map_err(|error| match &settings.netns {
-            Some(path) => ConnectionError::Namespace { path: path.clone(), error },
-            None => ConnectionError::Table(error),
+        let tables = Tables::new(settings.netns.clone()).map_err(|error| {
+            let remedy = "give a path like /run/netns/NAME or /proc/PID/ns/net";
+            table_error(&settings, io::Error::new(error.kind(), format!("{error}; {remedy}")))
         })?;
         let attached = if settings.force_polling {
             Err("polling was asked for".to_owned())
@@ -109,8 +110,10 @@ impl Worker {
             wake,
             settings,
         };
-        worker.read_table().map_err(ConnectionError::Table)?;
-        Ok(worker)
+        match worker.read_table() {
+            Ok(()) => Ok(worker),
+            Err(error) => Err(table_error(&worker.settings, error)),
+        }
     }
 
     pub(super) fn published(&self) -> Arc<Mutex<Published>> {
@@ -123,7 +126,7 @@ impl Worker {
             while let Ok(order) = self.orders.try_recv() {
                 match order {
                     Order::Stop => return,
-                    Order::Sabotage(sabotage) => self.sabotage(sabotage),
+                    Order::Sabotage(sabotage, done) => self.sabotage(sabotage, done),
                 }
             }
             let changes = self.drain();
@@ -236,20 +239,24 @@ impl Worker {
 
     /// Compares the books with the kernel's table.
     fn read_table(&mut self) -> io::Result<()> {
+        // Losses until here are made up for by what is read now, those noticed afterwards by another reading.
+        self.note_losses();
         let before = self.drain();
         self.take(&before);
         let begun = Instant::now();
         self.chosen = self.tables.chosen();
         let mut snapshots = self.tables.read(&self.settings.ports, begun)?;
+        let blind = self.blind(&snapshots)?;
         // What happened meanwhile may or may not be in the snapshot; its events, applied afterwards, settle it.
         let meanwhile = self.drain();
-        self.note_losses();
+        let excused = std::mem::take(&mut self.excused);
+        let lost = self.note_losses();
         let on_their_way: HashSet<Connection> = meanwhile.iter().map(|(connection, _)| *connection).collect();
         let fresh = self.fresh.iter().filter(|(then, _)| begun.duration_since(*then) <= FRESH);
         let moving: HashSet<Connection> =
             fresh.map(|(_, connection)| *connection).chain(on_their_way.iter().copied()).collect();
 
-        let (mut told, mut differences, mut unsettled) = (Vec::new(), 0, false);
+        let (mut told, mut differences, mut unsettled) = (Vec::new(), 0, lost);
         let polling = self.kernel.is_none();
         for (port, book) in &mut self.ledgers {
             let mut snapshot = snapshots.remove(port).unwrap_or_default();
@@ -265,19 +272,37 @@ impl Worker {
             }
         }
         self.next_reading = begun + if unsettled { SETTLE.min(self.period()) } else { self.period() };
-        self.lock().trouble = None;
+        self.lock().trouble = blind;
         self.publish();
         self.tell(told);
         self.take(&meanwhile);
         if !polling {
-            self.judge(differences);
+            self.judge(differences, excused || lost);
         }
         Ok(())
     }
 
+    /// What the reading could not see, if it matters.
+    ///
+    /// # Errors
+    /// Nothing else tells of the chosen namespace.
+    fn blind(&self, snapshots: &BTreeMap<u16, Snapshot>) -> io::Result<Option<String>> {
+        let Some(chosen) = self.chosen else { return Ok(None) };
+        if snapshots.values().all(|snapshot| snapshot.complete) {
+            return Ok(None);
+        }
+        let why = format!(
+            "no process in network namespace {chosen} can be looked at; run as root with all capabilities, or grant \
+             CAP_SYS_PTRACE"
+        );
+        if self.kernel.is_none() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        Ok(Some(format!("{why}; its connections are known from events alone")))
+    }
+
     /// Can the events still be trusted, if a reading of the table found `differences`?
-    fn judge(&mut self, differences: usize) {
-        let excused = std::mem::take(&mut self.excused);
+    fn judge(&mut self, differences: usize, excused: bool) {
         let heard = std::mem::take(&mut self.heard);
         if differences == 0 || excused {
             if heard && !excused {
@@ -339,7 +364,7 @@ impl Worker {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sabotage(&mut self, sabotage: Sabotage) {
+    fn sabotage(&mut self, sabotage: Sabotage, done: mpsc::Sender<()>) {
         match sabotage {
             Sabotage::Detach | Sabotage::DetachForGood => {
                 self.refuse_attach = sabotage == Sabotage::DetachForGood;
@@ -347,9 +372,19 @@ impl Worker {
                     kernel.detach();
                 }
             }
-            Sabotage::Stall(time) => std::thread::sleep(time),
+            Sabotage::Stall(time) => {
+                drop(done);
+                std::thread::sleep(time);
+            }
             Sabotage::Discard(discard) => self.discard = discard,
         }
+    }
+}
+
+fn table_error(settings: &WatchSettings, error: io::Error) -> ConnectionError {
+    match &settings.netns {
+        Some(path) => ConnectionError::Namespace { path: path.clone(), error },
+        None => ConnectionError::Table(error),
     }
 }
 

@@ -125,15 +125,18 @@ fn again(program: &str, before: &[&str], test: &str) -> Command {
     command
 }
 
+/// Environment variable that tells an ignored test more.
+pub(crate) const ARGUMENT: &str = "AGFT_TEST_ARGUMENT";
+
 /// What one of the ignored tests prints as a user without rights.
-pub(crate) fn as_nobody(test: &str) -> Option<String> {
+pub(crate) fn as_nobody(test: &str, argument: &str) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root can become nobody");
         return None;
     }
     let program = std::env::current_exe().expect("this program");
     let mut command = again(program.to_str().expect("a name"), &[], test);
-    let output = match command.uid(65534).gid(65534).output() {
+    let output = match command.env(ARGUMENT, argument).uid(65534).gid(65534).output() {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             eprintln!("skipped: nobody may not run {}", program.display());
             return None;
@@ -180,7 +183,7 @@ impl Elsewhere {
             .stdout(Stdio::piped())
             .spawn()
             .expect("a server");
-        let output = BufReader::new(child.stdout.take().expect("its output"));
+        let output = BufReader::new(child.stdout.as_mut().expect("its output"));
         let port = output.lines().map_while(Result::ok).find_map(|line| {
             let (_, port) = line.split_once("port: ")?;
             port.trim().parse::<u16>().ok()

@@ -70,10 +70,10 @@ impl Tables {
                 self.read_others(chosen, &mut snapshots);
             }
         }
-        // Whatever the rights: what is not in the chosen namespace does not count.
-        let complete = self.complete || chosen == Some(self.own);
         for snapshot in snapshots.values_mut() {
-            snapshot.complete = complete;
+            // What is not in the chosen namespace does not count, whatever can be seen of it.
+            snapshot.complete =
+                chosen.map_or(self.complete, |chosen| snapshot.namespaces.contains(&chosen) || self.complete);
         }
         Ok(snapshots)
     }

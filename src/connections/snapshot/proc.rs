@@ -49,7 +49,8 @@ mod tests {
             IpAddr::V4(ip) => format!("{}:{port:04X}", words(&ip.octets())),
             IpAddr::V6(ip) => format!("{}:{port:04X}", words(&ip.octets())),
         };
-        let rest = "00000000:00000000 00:00000000 00000000     0        0 4242 1 0000000000000000 20 4 30 10 -1";
+        let rest =
+            "00000000:00000000 00:00000000 00000000     0        0 4242 1 0000000000000000 20 4 30 10 -1";
         format!("   0: {} {} {state:02X} {rest}", end(local), end(remote))
     }
 

@@ -80,7 +80,10 @@ fn read(datagram: &[u8], found: &mut Vec<(SocketAddr, SocketAddr)>) -> io::Resul
     while let Some(header) = rest.get(..HEADER) {
         let length = word(header, 0) as usize;
         let Some(message) = rest.get(HEADER..length) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a netlink message longer than its datagram"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a netlink message longer than its datagram",
+            ));
         };
         let (kind, flags) = (half(header, 4), half(header, 6));
         if flags & NLM_F_DUMP_INTR != 0 {
@@ -103,9 +106,9 @@ fn read(datagram: &[u8], found: &mut Vec<(SocketAddr, SocketAddr)>) -> io::Resul
 /// `struct inet_diag_msg`: family, state, timer, retransmits, then ports and addresses in network order.
 fn ends(message: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     let port = |at: usize| Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?));
-    let ip = |at: usize| match message.first()? {
-        &AF_INET => Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(message.get(at..at + 4)?).ok()?))),
-        &AF_INET6 => {
+    let ip = |at: usize| match *message.first()? {
+        AF_INET => Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(message.get(at..at + 4)?).ok()?))),
+        AF_INET6 => {
             let octets = <[u8; 16]>::try_from(message.get(at..at + 16)?).ok()?;
             Some(IpAddr::V6(Ipv6Addr::from(octets)).to_canonical())
         }
