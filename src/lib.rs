@@ -33,8 +33,10 @@ pub mod faults;
 pub mod gpu;
 
 pub mod store;
+pub mod transient;
 
 pub mod export;
+pub mod replay;
 pub mod report;
 pub mod top;
 pub mod view;

@@ -9,13 +9,14 @@ use std::fs;
 use std::path::PathBuf;
 
 use agft::config::{Config, PolicyKind};
-use agft::control::Learned;
+use agft::control::{Controller, Learned, Observation, Output};
 use agft::lab::policy::controller;
-use agft::sim::run::{Driver, RunSpec, run};
+use agft::replay::{Cause, Head, Made, Recorded};
+use agft::sim::run::{Driver, Onlooker, RunSpec, run};
 use agft::sim::{Pattern, World, WorldSpec};
 use agft::store::held::{Holder, Journal, LockedRange};
-use agft::store::{RoundRecord, raw};
-use agft::units::{Mhz, Seconds};
+use agft::store::{RoundRecord, RunDir, RunInfo, StepLimits, StepWriter, raw, steps};
+use agft::units::{Mhz, Seconds, Time};
 use jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -156,7 +157,7 @@ macro_rules! twins {
     )*};
 }
 
-twins!(metrics_page config model_file model_payload rounds_file journal guardian_link trace);
+twins!(metrics_page config model_file model_payload rounds_file journal guardian_link trace steps_file steps_payload);
 
 #[test]
 fn models_of_the_corpus_are_of_todays_form() {
@@ -164,6 +165,52 @@ fn models_of_the_corpus_are_of_todays_form() {
         let (_, model) = raw::open_model::<Learned>(&file).expect("write the corpus anew, see below");
         assert!(model.is_sound());
     }
+}
+
+/// A short run as a file of steps, and its state and last step as their bytes.
+fn recorded_steps() -> (Vec<u8>, [(&'static str, Vec<u8>); 2]) {
+    struct Tape(StepWriter, Option<Recorded>);
+    impl Onlooker for Tape {
+        fn look(&mut self, seen: &Observation, output: &Output, controller: &Controller) {
+            let step = Recorded { seen: seen.clone(), made: Made::of(output, controller) };
+            self.0.step(&step).expect("a step");
+            self.1 = Some(step);
+        }
+    }
+    let mut config = Config::default();
+    config.gpu.frequency_step = Mhz(300);
+    let world = WorldSpec::named("a6000", "3b", Pattern::Steady, None).expect("a world");
+    let clocks = World::new(world.clone(), 1).expect("a world").supported_clocks().expect("clocks");
+    let mut controller = controller(&config, &clocks, PolicyKind::LinUcb, 1);
+    let base = tempfile::tempdir().expect("a directory");
+    let now = Timestamp::from_second(1_790_000_000).expect("a time");
+    let info = RunInfo {
+        gpu_model: "G".into(),
+        config_used: serde_json::Value::Null,
+        config_snapshot: String::new(),
+    };
+    let run_dir = RunDir::create(base.path(), "agft", info, now).expect("a run");
+    let limits = StepLimits { segment_bytes: u64::MAX, total_bytes: u64::MAX };
+    let mut writer = run_dir.steps(limits).expect("a directory of steps");
+    let head = Head {
+        agft_version: "0".into(),
+        number: 1,
+        cause: Cause::Start,
+        unix_time: 0.0,
+        at: Time(0.0),
+        config: config.to_yaml(),
+        clocks,
+        gpus: 1,
+        dry_run: false,
+    };
+    writer.begin(&head, &controller).expect("a segment");
+    let mut tape = Tape(writer, None);
+    let spec = RunSpec { world, seed: 1, seconds: Seconds(6.0), tick: Seconds(0.3) };
+    run(&spec, Driver::Watched(&mut controller, &mut tape), |_| {}).expect("a run");
+    tape.0.close().expect("an end");
+    let file = fs::read(run_dir.path().join("steps/000001.agft-steps")).expect("the segment");
+    let state = steps::pack(&controller).expect("a state");
+    (file, [("state", state), ("step", steps::pack(&tape.1).map(|s| s[1..].to_vec()).expect("a step"))])
 }
 
 /// Writes the seeds that are made by agft itself. Run once after a change of a format:
@@ -196,6 +243,12 @@ fn corpus_of_models_and_journals_is_written() {
         "rounds_file/agft",
         b"{\"round\": 1, \"timestamp\": 1.5, \"gpu_frequency_mhz\": 1410, \"edp_raw\": NaN}\n",
     );
+    let (file, payloads) = recorded_steps();
+    write("steps_file/closed", &file);
+    write("steps_file/torn", &file[..file.len() - 40]);
+    for (name, payload) in payloads {
+        write(&format!("steps_payload/{name}"), &payload);
+    }
     let holder = Holder { pid: 1, pid_start: 2, config: "c.yaml".into() };
     let mut journal = Journal::new(holder.clone(), "GPU-1", now);
     journal.core = Some(LockedRange { min_mhz: Mhz(210), max_mhz: Mhz(1410) });

@@ -1,10 +1,10 @@
-//! What agft itself takes, with a scraper at its page and a status watch, over a minute. Not run by default:
+//! What agft itself takes, with a scraper at its metrics, a status watch and an open web page, over a minute. Not run by default:
 //! `cargo test --release --test overhead -- --ignored --nocapture`. With `AGFT_KEEP_RUN=DIR` the run's record stays there.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ fn peak_mib(pid: u32) -> f64 {
 
 #[test]
 #[ignore = "takes a minute, and means something only for a release build on a quiet machine"]
-fn overhead_with_a_scraper_and_a_status_watch_stays_small() {
+fn overhead_with_a_scraper_a_status_watch_and_a_page_stays_small() {
     let seconds =
         std::env::var("AGFT_OVERHEAD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60_u64);
     // The defaults in all that costs time.
@@ -50,6 +50,15 @@ fn overhead_with_a_scraper_and_a_status_watch_stays_small() {
             let mut command = bench.command(&["status", "--watch", "--json"]);
             command.stdout(Stdio::null()).spawn().unwrap()
         });
+        let page = watched.then(|| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            write!(stream, "GET /events HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+            // To the end of the run, which ends the stream.
+            std::thread::spawn(move || {
+                let lines = BufReader::new(stream).lines().map_while(Result::ok);
+                lines.filter(|line| line == "event: state").count()
+            })
+        });
         let (begun, before) = (Instant::now(), cpu(daemon.pid()));
         let mut second = 0_u32;
         while begun.elapsed() < Duration::from_secs(seconds) {
@@ -69,12 +78,23 @@ fn overhead_with_a_scraper_and_a_status_watch_stays_small() {
         let took = cpu(daemon.pid()) - before;
         let share = 100.0 * took / begun.elapsed().as_secs_f64();
         let peak = peak_mib(daemon.pid());
-        println!("scraper and watch: {watched}; CPU {share:.2} % of a core, peak RSS {peak:.1} MiB");
+        println!("scraper, watch and page: {watched}; CPU {share:.2} % of a core, peak RSS {peak:.1} MiB");
         if let Some(watch) = &mut watch {
             let _ = watch.kill();
             let _ = watch.wait();
         }
         daemon.stop();
+        if let Some(page) = page {
+            // Streams end after some minutes; a browser then opens the next.
+            assert!(page.join().unwrap() as u64 >= seconds.min(200) / 2);
+        }
+        let mut runs = bench.runs();
+        runs.sort();
+        let steps = std::fs::read_dir(runs.last().unwrap().join("steps")).unwrap();
+        let bytes: u64 = steps.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+        #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
+        let hourly = bytes as f64 / 1e6 / begun.elapsed().as_secs_f64() * 3600.0;
+        println!("steps: {bytes} bytes, {hourly:.1} MB an hour");
         assert!(peak < 40.0, "{peak} MiB");
     }
     if let Ok(keep) = std::env::var("AGFT_KEEP_RUN") {
@@ -83,6 +103,9 @@ fn overhead_with_a_scraper_and_a_status_watch_stays_small() {
         std::fs::create_dir_all(&keep).unwrap();
         for file in std::fs::read_dir(runs.last().unwrap()).unwrap() {
             let file = file.unwrap();
+            if file.file_type().unwrap().is_dir() {
+                continue;
+            }
             std::fs::copy(file.path(), std::path::Path::new(&keep).join(file.file_name())).unwrap();
         }
     }

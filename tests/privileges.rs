@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown,
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use agft::replay::Segment;
 use rustix::process::Signal;
 use support::daemon::{Bench, Daemon, finish};
 use support::engine::Behaviour;
@@ -237,7 +238,12 @@ fn token_and_query_of_the_url_are_in_no_log_and_no_file_at_any_level() {
     assert!(fs::read_to_string(config).expect("the configuration").contains(QUERY));
     let mut texts = vec![("console".to_owned(), daemon.log())];
     for path in ["models", "runs", "logs", "run"].iter().flat_map(|dir| tree(&bench.path(dir))) {
-        if path.is_file() {
+        if agft::store::steps::number_of(&path).is_some() {
+            let mut segment = Segment::open(&path).expect("a segment").expect("a whole one");
+            let steps = std::iter::from_fn(|| segment.next_step().expect("a step"));
+            let steps: Vec<String> = steps.map(|step| format!("{step:?}")).collect();
+            texts.push((path.display().to_string(), segment.head.config + &steps.concat()));
+        } else if path.is_file() {
             let bytes = fs::read(&path).expect("a file");
             texts.push((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned()));
         }

@@ -12,8 +12,10 @@ use agft::guardian::{FromGuardian, ToGuardian};
 use agft::metrics::page::Page;
 use agft::metrics::window::Window;
 use agft::metrics::{Histogram, Signals, Snapshot};
+use agft::replay::{Recorded, Segment};
 use agft::sim::parse_trace;
 use agft::store::held::Holder;
+use agft::store::steps::{self, SegmentReader, StepsError};
 use agft::store::{Identity, RoundReader, RoundRecord, raw};
 use agft::units::{Joules, Mhz, Seconds, Time};
 
@@ -156,6 +158,40 @@ pub(crate) fn journal(data: &[u8]) {
         assert_eq!(raw::open_journal(&raw::summed_journal(&again)), Ok(journal));
     }
     let _ = serde_json::from_slice::<Holder>(data);
+}
+
+/// Steps of a run: a reader that ends, and a segment that is opened can be gone through to its end or to an error with the
+/// file's name.
+pub(crate) fn steps_file(data: &[u8]) {
+    let path = std::path::Path::new("run/steps/000001.agft-steps");
+    let named = |error: &StepsError| assert!(error.to_string().contains("000001.agft-steps"), "{error}");
+    let segment = SegmentReader::new(data, path).and_then(Segment::read);
+    let mut segment = match segment {
+        Ok(Some(segment)) => segment,
+        Ok(None) => return,
+        Err(error) => return named(&error),
+    };
+    loop {
+        match segment.next_step() {
+            Ok(Some(step)) => {
+                let bytes = steps::pack(&step).expect("a step that was read can be written");
+                assert!(steps::unpack::<Recorded>(&bytes).is_ok());
+            }
+            Ok(None) => return assert!(segment.end().is_some()),
+            Err(error) => return named(&error),
+        }
+    }
+}
+
+/// What the checksums of a file of steps cover: a state and a step made of any bytes are refused, or can be written.
+pub(crate) fn steps_payload(data: &[u8]) {
+    if let Ok(controller) = steps::unpack::<Controller>(data) {
+        let _ = controller.is_sound();
+        assert!(steps::pack(&controller).is_ok());
+    }
+    if let Ok(step) = steps::unpack::<Recorded>(data) {
+        assert!(steps::pack(&step).is_ok());
+    }
 }
 
 /// Lines between a controller and its guardian, either way.

@@ -3,6 +3,8 @@
 //! For a policy that learns from rewards of single windows: it can be wrong for long without noticing. The reward is
 //! relative to what default clocks cost at the same load, so its mean tells.
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{Seconds, Time};
 
 /// Averaging time.
@@ -17,7 +19,7 @@ const FIRST_PAUSE: Seconds = Seconds(60.0);
 const LONGEST_PAUSE: Seconds = Seconds(900.0);
 
 /// Mean reward of lowered clocks, and the pause it has led to.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Doubt {
     seconds: f64,
     sum: f64,

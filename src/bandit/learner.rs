@@ -25,12 +25,12 @@ pub struct Learner {
     linucb: LinUcb,
     /// Since the model failed: seconds of work without trouble.
     handed_over: Option<f64>,
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     overload: Overload,
     /// Under this core clock (MHz) a queue grew; `linucb` stays above it until then.
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     floor: Option<(f64, Time)>,
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     doubt: Doubt,
 }
 

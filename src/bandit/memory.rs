@@ -37,7 +37,7 @@ pub struct PairLimits {
     /// Highest core clock that broke a limit, by memory clock; no entry is implied by another.
     broken: BTreeMap<Mhz, Mhz>,
     /// Next moment at which the boundary may sink.
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     relax_at: Option<Time>,
 }
 

@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::metrics::window::Gauges;
 use crate::units::{Seconds, Time};
 
@@ -34,7 +36,7 @@ const UNAVOIDABLE_GAIN: f64 = 0.03;
 /// A crowd over so many ticks more than without one asks for default clocks.
 const CROWDED_TICKS: u32 = 8;
 /// The watch on the queue.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Overload {
     queue: VecDeque<(Time, f64)>,
     /// A queue that grew: since when, and how long it was.

@@ -36,7 +36,7 @@ pub struct Failure {
 /// Three things take arms out: a clock the card does not follow ([`ActionSpace::fail`], forgiven after a while), the
 /// floor that a broken latency limit puts under the core clock ([`ActionSpace::set_floor`]), and the same for pairs
 /// with a memory clock ([`ActionSpace::set_pair_limits`]).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionSpace {
     /// Descending, without repetition.
     arms: Vec<Clocks>,

@@ -1,6 +1,6 @@
 //! `agft demo`: the real loop, in real time, on a simulated server and GPU; then the same arrivals at default clocks.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,9 +25,11 @@ use crate::daemon::sampler::{Sampler, SamplerSettings};
 use crate::daemon::setup;
 use crate::daemon::show::{self, Show};
 use crate::daemon::signals::Signals;
-use crate::daemon::tick::{End, Observer, Parts, StepFacts, drive};
+use crate::daemon::tick::{End, Observer, Parts, StepFacts, drive, unix_seconds};
 use crate::daemon::watch::Pulse;
 use crate::export::Latest;
+use crate::export::guard::Hosts;
+use crate::export::http;
 use crate::gpu::GpuSensors;
 use crate::gpu::lease::ClockLease;
 use crate::metrics::scrape::Scraper;
@@ -52,6 +54,10 @@ pub struct DemoArgs {
     /// How long to run, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(5..=3600))]
     pub seconds: u32,
+
+    /// Show the run on a web page there meanwhile, for example 127.0.0.1:9477
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
 
     /// The simulated GPU
     #[arg(long, default_value = "rtx4090")]
@@ -279,6 +285,7 @@ async fn live(
         panic_at_tick,
         stall_at_tick: None,
     };
+    let _page = args.listen.map(|address| page(address, &latest)).transpose()?;
     let mut signals = Signals::install()?;
     let end = drive(parts, async {
         tokio::select! {
@@ -313,15 +320,18 @@ async fn quit(tui: Option<&mut Tui>) {
     }
 }
 
-fn unix_seconds() -> f64 {
-    jiff::Timestamp::now().as_duration().as_secs_f64()
-}
-
 /// Writes what the view was drawn from, as the control socket's answers have it.
 fn save_view(latest: &Latest, file: &Path) -> anyhow::Result<()> {
     let (state, history) = (latest.state.borrow().clone(), latest.history.borrow().clone());
     let view = serde_json::json!({ "state": *state, "history": *history });
     Ok(std::fs::write(file, serde_json::to_vec(&view)?)?)
+}
+
+/// Serves the run's page until this is dropped.
+fn page(address: SocketAddr, latest: &Latest) -> anyhow::Result<http::Server> {
+    let page = http::Bound::new(address).context("--listen")?;
+    complain!("page: http://{}/", page.address());
+    Ok(page.serve(latest.clone(), Hosts::default())?)
 }
 
 fn progress_bar(seconds: u32) -> ProgressBar {

@@ -12,6 +12,7 @@ mod guardian;
 pub mod logging;
 pub mod model;
 pub mod release;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod screen;
@@ -168,6 +169,8 @@ pub enum Command {
     Model(model::ModelArgs),
     /// Report on a run, from its directory
     Report(report::ReportArgs),
+    /// Repeat a run from its record, bit for bit, or ask what other settings would have done
+    Replay(replay::ReplayArgs),
     /// Two runs side by side
     Compare(report::CompareArgs),
     /// Give all clocks back to the driver now
@@ -213,6 +216,7 @@ pub fn main() -> ExitCode {
         Some(Command::Pause(which)) => status::order(Request::Pause {}, which, &cli),
         Some(Command::Resume(which)) => status::order(Request::Resume {}, which, &cli),
         Some(Command::Report(args)) => report::report(args),
+        Some(Command::Replay(args)) => replay::run(args),
         Some(Command::Compare(args)) => report::compare(args),
         Some(Command::Model(args)) => model::run(args, &cli),
         Some(Command::Completions(args)) => generate::completions(args),

@@ -22,6 +22,7 @@ use crate::daemon::sampler::{EnergySource, Sampler, SamplerSettings};
 use crate::daemon::setup;
 use crate::daemon::show::{self, Show};
 use crate::daemon::signals::Signals;
+use crate::daemon::steps::StepTap;
 use crate::daemon::tick::{End, Observer, Parts, RunError, drive, unix_seconds};
 use crate::daemon::watch::{Alarm, Pulse};
 use crate::export::guard::Hosts;
@@ -221,6 +222,7 @@ fn show(config: &Config, page: Option<Bound>, gpus: &[GpuInfo], parts: &mut Part
             let names = config.observe.allowed_hosts.iter().cloned();
             let server = page.serve(latest.clone(), Hosts::new(names))?;
             tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics page");
+            tracing::info!(url = %format_args!("http://{address}/"), "web page");
             if !address.ip().is_loopback() {
                 tracing::warn!(%address, "the metrics page can be read from other machines");
             }
@@ -357,7 +359,8 @@ fn assemble(
     let mut observers: Vec<Box<dyn Observer>> =
         vec![Box::new(LogObserver::new(config.logging.detailed_round_logging, cli.dry_run))];
     let recorder = RecorderSettings::new(config, !cli.dry_run, settings.limits);
-    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0]);
+    let steps = StepTap::new(config, &gpus.clocks, gpus.infos.len(), cli.dry_run);
+    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0], steps);
     observers.push(Box::new(recorder.context("experiment.dir")?));
 
     let sampler_settings = SamplerSettings {

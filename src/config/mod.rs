@@ -10,6 +10,7 @@ mod error;
 mod reader;
 mod rule;
 mod sections;
+mod set;
 mod yaml;
 
 use std::fs::File;

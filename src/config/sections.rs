@@ -254,5 +254,9 @@ sections! {
         keep_rounds_files: u32 = 4, whole(1..=1000);
         /// Runs that are kept.
         keep_runs: u32 = 20, whole(1..=10_000);
+        /// Record of all that went into each step, for `agft replay`: its size in a run; 0 keeps none.
+        keep_steps_mb: u64 = 256, megabytes(0..=65_536);
+        /// Size at which a new file of steps is begun, at most half of that.
+        steps_file_max_mb: u64 = 16, megabytes(1..=1024);
     }
 }

@@ -38,7 +38,7 @@ pub struct Activity {
     pub utilization_percent: Option<f64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Parked {
     since: Time,
     /// Lowest power seen since parking.
@@ -46,7 +46,7 @@ struct Parked {
 }
 
 /// Decides between parked and serving.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct IdleWatch {
     empty_windows: u32,
     parked: Option<Parked>,

@@ -1,5 +1,7 @@
 //! What load the engine carries, and whether it carries any.
 
+use serde::{Deserialize, Serialize};
+
 use crate::metrics::window::Window;
 use crate::reward::baseline::Load;
 use crate::units::Seconds;
@@ -8,15 +10,15 @@ use crate::units::Seconds;
 const LOAD_MEMORY: Seconds = Seconds(15.0);
 
 /// Token rates averaged over some seconds, gaps included.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct LoadEstimate {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LoadEstimate {
     /// The estimate; `None` before the first window.
-    pub(super) load: Option<Load>,
+    pub(crate) load: Option<Load>,
 }
 
 impl LoadEstimate {
     /// Takes a window in; returns the estimate.
-    pub(super) fn push(&mut self, window: &Window) -> Load {
+    pub(crate) fn push(&mut self, window: &Window) -> Load {
         let rate = |tokens: Option<f64>| tokens.unwrap_or(0.0) / window.elapsed.0;
         let now =
             Load { prefill_rate: rate(window.prompt_tokens), decode_rate: rate(window.generation_tokens) };
@@ -34,13 +36,13 @@ impl LoadEstimate {
 }
 
 /// Does the page show work, at the window's end or in its counters?
-pub(super) fn has_work(window: &Window) -> bool {
+pub(crate) fn has_work(window: &Window) -> bool {
     let positive = |value: Option<f64>| value.is_some_and(|value| value > 0.0);
     positive(window.at_end.running) || positive(window.at_end.waiting) || has_progress(window)
 }
 
 /// Were tokens processed in the window?
-pub(super) fn has_progress(window: &Window) -> bool {
+pub(crate) fn has_progress(window: &Window) -> bool {
     let positive = |value: Option<f64>| value.is_some_and(|value| value > 0.0);
     positive(window.generation_tokens) || positive(window.prompt_tokens)
 }

@@ -6,7 +6,7 @@
 pub mod event;
 pub mod idle;
 pub mod learned;
-mod load;
+pub(crate) mod load;
 pub mod round;
 mod seen;
 pub mod step;
@@ -200,7 +200,7 @@ impl Mode {
 }
 
 /// Constants of the control loop.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// Without a good page for this long, the endpoint is out.
     pub outage_after: Seconds,

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::Event;
 use super::idle::Activity;
 use super::load::LoadEstimate;
@@ -26,7 +28,7 @@ const STAND_BACK: Seconds = Seconds(600.0);
 const STUCK_READINGS: u32 = 3;
 
 /// What is known of clocks that do not run as asked.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct ClockUpkeep {
     /// A reading of this window disagreed with the clock asked for.
     pub(super) off: bool,

@@ -1,5 +1,7 @@
 //! The step itself: page in, window closed, reward, lesson, choice, command out. `seen` is its first half.
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{Event, WakeSource};
 use super::idle::{IdleWatch, Verdict};
 use super::learned::Learned;
@@ -26,7 +28,7 @@ use crate::units::{Joules, Mhz, Seconds, Time, Watts};
 /// milliseconds.
 const CHANGE_SLACK: f64 = 0.35;
 /// The control loop's state. Everything that decides is in here.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Controller {
     pub(super) settings: Settings,
     pub(super) learned: Learned,
@@ -56,7 +58,7 @@ pub struct Controller {
 }
 
 /// What runs, as far as the driver has confirmed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct InForce {
     pub(super) target: Target,
     pub(super) since: Time,
@@ -177,6 +179,19 @@ impl Controller {
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// What was commanded last; it runs as soon as the driver confirms it.
+    #[must_use]
+    pub fn asked(&self) -> Target {
+        self.asked
+    }
+
+    /// Does it hold together, with numbers that can be used? A snapshot from a file could be anything.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let gpus = self.meters.len();
+        self.readings.len() == gpus && self.read_at.len() == gpus && self.learned.is_sound()
     }
 
     /// What runs, as far as the driver has confirmed.
@@ -329,7 +344,8 @@ impl Controller {
         if self.settings.data_collection {
             return Mode::DataCollection;
         }
-        if !self.learned.schedule.first_done() {
+        // Only a policy that learns from rewards waits for a baseline.
+        if self.learned.policy.wants_rewards() && !self.learned.schedule.first_done() {
             return Mode::Baseline;
         }
         match self.learned.policy.summary().phase {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::gpu::{ClockReasons, GpuReading};
 use crate::units::{Clocks, Mhz, Seconds, Time};
 
@@ -14,7 +16,7 @@ const MISMATCHES: u32 = 3;
 ///
 /// Mismatches are counted per clock across the times it is held: a clock that is held for a second at a time still
 /// adds up its evidence.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClockVerifier {
     mismatches: BTreeMap<Clocks, u32>,
     /// Clocks that this card has run at: where one of these does not hold, it is not the clock's fault.

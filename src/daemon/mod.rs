@@ -16,6 +16,7 @@ pub mod sampler;
 pub mod setup;
 pub mod show;
 pub mod signals;
+pub mod steps;
 pub mod tick;
 pub mod watch;
 

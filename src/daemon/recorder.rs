@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::record::record;
+use super::steps::{StepJob, StepSink, StepTap};
 use super::tick::{Observer, StepFacts};
 use crate::bandit::Policy;
 use crate::config::Config;
@@ -61,6 +62,7 @@ impl RecorderSettings {
 
 /// What the thread is asked to do.
 enum Job {
+    Step(StepJob),
     Round(Box<RoundRecord>, Time),
     Save(Box<Learned>, Box<ModelMetadata>, Box<RunSummary>),
     Finish(Box<RunSummary>),
@@ -79,6 +81,7 @@ pub struct Recorder {
     created_at: String,
     dropped: u64,
     totals: Totals,
+    steps: Option<StepTap>,
 }
 
 /// Sums over the run, for its summary.
@@ -101,6 +104,7 @@ impl Recorder {
         store: ModelStore,
         identity: Identity,
         gpu: &GpuInfo,
+        steps: Option<StepTap>,
     ) -> anyhow::Result<Self> {
         let now = Timestamp::now();
         let info = RunInfo {
@@ -114,7 +118,11 @@ impl Recorder {
         let known = ModelMetadata::read(&settings.model_dir).ok().flatten();
         let created_at = known.map_or_else(|| rfc3339(now), |metadata| metadata.created_at);
         let (jobs, queue) = sync_channel(QUEUE);
-        let writer = Writer { store, identity: identity.clone(), run, rounds, failing: false };
+        let sink = match &steps {
+            Some(tap) => Some(tap.sink(run.steps(tap.limits())?)),
+            None => None,
+        };
+        let writer = Writer { store, identity: identity.clone(), run, rounds, steps: sink, failing: false };
         let keep = settings.keep_runs;
         let thread = std::thread::Builder::new().name("agft-store".into()).spawn(move || {
             if let Err(error) = writer.run.remove_old(keep) {
@@ -131,6 +139,7 @@ impl Recorder {
             created_at,
             dropped: 0,
             totals: Totals::default(),
+            steps,
         })
     }
 
@@ -143,6 +152,15 @@ impl Recorder {
         self.dropped += 1;
         if self.dropped == 1 {
             tracing::warn!("{why}: rounds are not recorded");
+        }
+    }
+
+    fn send_step(&mut self, job: StepJob) {
+        if let Err(error) = self.jobs.try_send(Job::Step(job))
+            && self.steps.as_mut().is_some_and(StepTap::lost)
+            && matches!(error, TrySendError::Full(_))
+        {
+            tracing::warn!("the disk does not keep up: steps are lost, and their record begins anew");
         }
     }
 
@@ -208,7 +226,19 @@ fn phase(mode: Mode, policy: crate::bandit::Phase) -> &'static str {
 }
 
 impl Observer for Recorder {
+    fn begins(&mut self, controller: &Controller, now: Time, unix_time: f64) {
+        if let Some(tap) = &mut self.steps {
+            let job = tap.begins(controller, now, unix_time);
+            self.send_step(job);
+        }
+    }
+
     fn step(&mut self, facts: &StepFacts<'_>) {
+        if let Some(tap) = &mut self.steps {
+            for job in tap.step(facts) {
+                self.send_step(job);
+            }
+        }
         let Some(round) = &facts.output.round else { return };
         let at = Timestamp::now();
         self.totals.rounds += 1;
@@ -232,6 +262,9 @@ impl Observer for Recorder {
     fn reconfigured(&mut self, config: &Config, settings: &Settings) {
         self.settings.limits = settings.limits;
         self.settings.save_every = config.model.save_interval;
+        if let Some(tap) = &mut self.steps {
+            tap.reconfigured(config);
+        }
     }
 
     fn end(&mut self, controller: &Controller, _unix_time: f64) {
@@ -259,6 +292,7 @@ struct Writer {
     identity: Identity,
     run: RunDir,
     rounds: RoundWriter,
+    steps: Option<StepSink>,
     /// The last save failed: said once, tried again at the next.
     failing: bool,
 }
@@ -274,6 +308,11 @@ impl Writer {
                 Ok(Job::Round(line, at)) => {
                     now = at;
                     self.rounds.append(&line, at);
+                }
+                Ok(Job::Step(job)) => {
+                    if let Some(steps) = &mut self.steps {
+                        steps.take(job);
+                    }
                 }
                 Ok(Job::Save(learned, metadata, summary)) => self.save(&learned, &metadata, &summary),
                 Ok(Job::Finish(summary)) => return self.finish(&summary),
@@ -305,7 +344,10 @@ impl Writer {
         }
     }
 
-    fn finish(self, summary: &RunSummary) {
+    fn finish(mut self, summary: &RunSummary) {
+        if let Some(steps) = &mut self.steps {
+            steps.finish();
+        }
         if let Err(error) = self.rounds.close() {
             tracing::error!(%error, "rounds not written to the end");
         }

@@ -74,6 +74,9 @@ pub struct StepFacts<'a> {
 
 /// Someone who records or shows what happens.
 pub trait Observer {
+    /// The loop begins to run this controller: at the start, and after each reload.
+    fn begins(&mut self, _controller: &Controller, _now: Time, _unix_time: f64) {}
+
     /// A step was made.
     fn step(&mut self, facts: &StepFacts<'_>);
 
@@ -109,6 +112,7 @@ impl End {
 /// # Errors
 /// [`RunError`].
 pub async fn drive(mut parts: Parts, stop: impl Future<Output = End>) -> Result<End, RunError> {
+    begin(&mut parts);
     parts.pulse.mark();
     let result = ticks(&mut parts, stop).await;
     parts.pulse.rest();
@@ -129,6 +133,13 @@ pub async fn drive(mut parts: Parts, stop: impl Future<Output = End>) -> Result<
     let end = result?;
     released?;
     Ok(end)
+}
+
+fn begin(parts: &mut Parts) {
+    let (now, unix_time) = (parts.clock.now(), unix_seconds());
+    for observer in &mut parts.observers {
+        observer.begins(&parts.controller, now, unix_time);
+    }
 }
 
 async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End, RunError> {
@@ -237,6 +248,7 @@ fn take_up(parts: &mut Parts, change: Change) {
     for observer in &mut parts.observers {
         observer.reconfigured(&change.config, &change.settings);
     }
+    begin(parts);
 }
 
 async fn alarm(watch: Option<&Watch>) -> Alarm {

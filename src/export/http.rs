@@ -1,4 +1,4 @@
-//! The HTTP server: `GET /metrics`, read-only.
+//! The HTTP server, read-only: the web page at `/` with its stream of events, and `/metrics`.
 //!
 //! It has its own thread and answers from the latest published state. Clients get little: so many connections at once,
 //! so many bytes of headers, so many seconds to send them.
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, body::Body};
@@ -19,9 +19,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::Latest;
+use super::events::{self, Live};
 use super::exposition::{self, Format};
 use super::guard::Hosts;
+use super::{Latest, page};
 
 /// Connections at once; more are closed at once.
 const CONNECTIONS: usize = 64;
@@ -29,8 +30,8 @@ const CONNECTIONS: usize = 64;
 const HEADER_TIME: Duration = Duration::from_secs(10);
 /// Bytes of headers.
 const HEADER_BYTES: usize = 16 << 10;
-/// A connection ends after this at the latest; a client that only reads slowly does not keep its place for ever.
-const CONNECTION_TIME: Duration = Duration::from_secs(300);
+/// A connection ends after this at the latest, also one with a stream of events; a client that only reads slowly does not keep its place for ever.
+pub(super) const CONNECTION_TIME: Duration = Duration::from_secs(300);
 
 /// Why the page cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -177,9 +178,12 @@ async fn accept(listener: TcpListener, router: Router) -> io::Error {
 fn router(latest: Latest, hosts: Hosts) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/", get(|| async { "agft: metrics are at /metrics\n" }))
+        .route("/api/state", get(events::state))
+        .route("/events", get(events::events))
+        .merge(page::routes())
         .layer(from_fn_with_state(Arc::new(hosts), check_host))
-        .with_state(latest)
+        .layer(map_response(page::with_headers))
+        .with_state(Live::new(latest))
 }
 
 async fn check_host(Shared(hosts): Shared<Arc<Hosts>>, request: Request<Body>, next: Next) -> Response {
@@ -191,10 +195,10 @@ async fn check_host(Shared(hosts): Shared<Arc<Hosts>>, request: Request<Body>, n
     (StatusCode::MISDIRECTED_REQUEST, text).into_response()
 }
 
-async fn metrics(Shared(latest): Shared<Latest>, headers: HeaderMap) -> Response {
+async fn metrics(Shared(live): Shared<Live>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = Format::wanted(accept);
-    let state = Arc::clone(&latest.state.borrow());
+    let state = Arc::clone(&live.latest.state.borrow());
     match exposition::page(state, format) {
         Ok(page) => ([(header::CONTENT_TYPE, format.content_type())], page).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

@@ -1,10 +1,13 @@
-//! Shows the [`State`](crate::view::State) to the outside: a page for Prometheus, a socket for `agft status`.
+//! Shows the [`State`] to the outside: a page for people, one for Prometheus, a socket for `agft
+//! status`.
 //!
 //! Threads of their own with runtimes of their own answer: whatever clients do, no tick waits for them.
 
+mod events;
 pub mod exposition;
 pub mod guard;
 pub mod http;
+mod page;
 pub mod protocol;
 pub mod socket;
 

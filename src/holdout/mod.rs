@@ -7,7 +7,7 @@
 pub mod contrast;
 pub mod savings;
 pub mod schedule;
-mod student;
+pub(crate) mod student;
 
 #[cfg(test)]
 mod tests;

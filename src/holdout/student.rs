@@ -11,7 +11,7 @@ const TABLE: [f64; 30] = [
 const NORMAL: f64 = 1.959_964;
 
 /// The 97.5 % quantile of Student's t; above the table by the first terms of Fisher's expansion in 1/df.
-pub(super) fn quantile_975(degrees: u64) -> f64 {
+pub(crate) fn quantile_975(degrees: u64) -> f64 {
     if let Some(value) = usize::try_from(degrees).ok().and_then(|d| TABLE.get(d.checked_sub(1)?)) {
         return *value;
     }

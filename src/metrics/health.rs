@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::Signals;
 use super::names::{Appears, Signal};
 use crate::units::{Seconds, Time};
@@ -14,7 +16,7 @@ use crate::units::{Seconds, Time};
 const GRACE: Seconds = Seconds(10.0);
 
 /// What the endpoint is like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// No good page yet, and not waited for long.
     Starting,
@@ -51,7 +53,7 @@ pub enum Event {
 }
 
 /// The state machine. It reads no clock: every call brings its instant.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Health {
     outage_after: Seconds,
     status: Status,

@@ -90,7 +90,7 @@ impl std::fmt::Display for Limited {
 const SHORT: Seconds = Seconds(2.0);
 
 /// Latencies of the recent windows.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencyWatch {
     recent: VecDeque<(Time, Option<Histogram>, Option<Histogram>)>,
 }
@@ -152,10 +152,10 @@ impl LatencyWatch {
 pub struct SloFloor {
     floor_mhz: Option<f64>,
     /// Next moment at which the floor may sink.
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     relax_at: Option<Time>,
     /// While a limit is broken, and a little longer, the clocks stay at the driver's default.
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     lifted_until: Option<Time>,
 }
 

@@ -54,8 +54,27 @@ pub enum Driver<'a> {
     Capped(Watts),
     /// The control loop; its state stays with the caller, to be looked at or to go on.
     Controller(&'a mut Controller),
+    /// The same, looked at in each step by somebody who may change what it commands.
+    Watched(&'a mut Controller, &'a mut dyn Onlooker),
     /// Another program with a timing of its own.
     Autopilot(&'a mut dyn Autopilot),
+}
+
+/// Somebody beside a controller: a recorder, or an experimenter who sets clocks of his own.
+pub trait Onlooker {
+    /// A step was made.
+    fn look(&mut self, seen: &Observation, output: &Output, controller: &Controller);
+
+    /// What is commanded in the place of `command`.
+    fn command(&mut self, _now: Time, command: Option<Target>) -> Option<Target> {
+        command
+    }
+}
+
+struct Nobody;
+
+impl Onlooker for Nobody {
+    fn look(&mut self, _: &Observation, _: &Output, _: &Controller) {}
 }
 
 /// A program that sets clocks at moments of its own choosing.
@@ -116,7 +135,13 @@ pub fn run(
         let now = f64::from(tick) * spec.tick.0;
         match &mut driver {
             Driver::Controller(controller) => {
-                if let Some(round) = bench.tick(controller, now, spec.tick.0)?.round {
+                if let Some(round) = bench.tick(controller, &mut Nobody, now, spec.tick.0)?.round {
+                    rounds += 1;
+                    observe(&round);
+                }
+            }
+            Driver::Watched(controller, onlooker) => {
+                if let Some(round) = bench.tick(controller, *onlooker, now, spec.tick.0)?.round {
                     rounds += 1;
                     observe(&round);
                 }
@@ -204,14 +229,20 @@ impl Bench {
     }
 
     /// One tick that is due at `due`: the time since the last one passes, then the controller steps.
-    fn tick(&mut self, controller: &mut Controller, due: f64, period: f64) -> Result<Output, GpuError> {
+    fn tick(
+        &mut self,
+        controller: &mut Controller,
+        onlooker: &mut dyn Onlooker,
+        due: f64,
+        period: f64,
+    ) -> Result<Output, GpuError> {
         let mut energy = Vec::new();
         let scrape_at = due - SCRAPE_LEAD;
         let mut next_look = due - period + WATCH;
         while next_look < due - 0.5 * WATCH && controller.is_parked() {
             self.pass(next_look, &mut energy)?;
-            let output = self.step(controller, next_look, Scrape::Pending, std::mem::take(&mut energy))?;
-            self.carry_out(&output)?;
+            let energy = std::mem::take(&mut energy);
+            self.step(controller, onlooker, next_look, Scrape::Pending, energy)?;
             next_look += WATCH;
         }
         self.pass(scrape_at, &mut energy)?;
@@ -222,14 +253,13 @@ impl Bench {
             refused: Vec::new(),
         };
         self.pass(due, &mut energy)?;
-        let output = self.step(controller, due, Scrape::Page(Box::new(snapshot)), energy)?;
-        self.carry_out(&output)?;
-        Ok(output)
+        self.step(controller, onlooker, due, Scrape::Page(Box::new(snapshot)), energy)
     }
 
     fn step(
         &mut self,
         controller: &mut Controller,
+        onlooker: &mut dyn Onlooker,
         now: f64,
         scrape: Scrape,
         energy: Vec<EnergyPoint>,
@@ -237,11 +267,15 @@ impl Bench {
         let reading = Some(self.sensors.reading()?);
         let outcomes = std::mem::take(&mut self.outcomes);
         let gpus = vec![GpuTick { reading, read_at: Some(Time(now)), energy }];
-        Ok(controller.step(&Observation { now: Time(now), scrape, gpus, outcomes, orders: Vec::new() }))
+        let seen = Observation { now: Time(now), scrape, gpus, outcomes, orders: Vec::new() };
+        let output = controller.step(&seen);
+        onlooker.look(&seen, &output, controller);
+        self.carry_out(onlooker.command(Time(now), output.command))?;
+        Ok(output)
     }
 
-    fn carry_out(&mut self, output: &Output) -> Result<(), GpuError> {
-        let Some(target) = output.command else { return Ok(()) };
+    fn carry_out(&mut self, command: Option<Target>) -> Result<(), GpuError> {
+        let Some(target) = command else { return Ok(()) };
         let at = Time(self.with_world(World::now).0 + WRITE_DELAY);
         self.move_to(at.0);
         self.outcomes.push(match self.lease.set(target) {

@@ -167,6 +167,21 @@ pub(super) fn decode<T: DeserializeOwned>(container: &Container<'_>) -> Result<T
     Ok(model)
 }
 
+/// Any value as bincode. Inside of a frame with a checksum of its own, see [`super::steps`].
+pub(super) fn pack<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+    bincode::serde::encode_to_vec(value, bincode_config()).map_err(|e| e.to_string())
+}
+
+/// The value that [`pack`] made these bytes of; all of them have to be used.
+pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let (value, used) =
+        bincode::serde::decode_from_slice(bytes, bincode_config()).map_err(|e| e.to_string())?;
+    if used != bytes.len() {
+        return Err(format!("{} bytes were left over", bytes.len() - used));
+    }
+    Ok(value)
+}
+
 /// A length read from the file never makes bincode allocate more than a file can hold.
 fn bincode_config() -> impl bincode::config::Config {
     const LIMIT: usize = 64 << 20;

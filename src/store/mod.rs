@@ -8,6 +8,7 @@
 //!             model_metadata.json           phase, converged, ...           [`ModelMetadata`]
 //! <runs dir>/agft_<time>/config_snapshot.yaml, experiment_metadata.json     [`RunDir`]
 //!                        rounds_data.jsonl, rounds_data.1.jsonl, ...        [`RoundWriter`]
+//!                        steps/000001.agft-steps, ...                       [`StepWriter`]
 //! ```
 //!
 //! Three rules hold everywhere. A file is replaced whole or not at all ([`mod@file`]). Nothing is ever done through a
@@ -30,6 +31,7 @@ pub mod peek;
 pub mod raw;
 pub mod rounds;
 pub mod run_dir;
+pub mod steps;
 
 pub use error::StoreError;
 pub use identity::{Difference, Identity, Mismatch};
@@ -37,6 +39,7 @@ pub use metadata::ModelMetadata;
 pub use model::{Generation, Load, ModelStore, RejectReason, Rejected, Restored};
 pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};
 pub use run_dir::{RunDir, RunInfo, RunSummary};
+pub use steps::{StepLimits, StepWriter};
 pub use time::{rfc3339, unix_seconds};
 pub use trust::{Distrust, Untrusted, trusted, trusted_path};
 

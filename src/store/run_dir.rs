@@ -12,6 +12,7 @@ use super::dir::Dir;
 use super::error::StoreError;
 use super::file;
 use super::rounds::{RoundLimits, RoundWriter};
+use super::steps::{self, StepLimits, StepWriter};
 use super::time::{file_stamp, rfc3339, unix_seconds};
 use crate::units::{Joules, Mhz, Seconds, Time};
 
@@ -140,6 +141,15 @@ impl RunDir {
     /// [`StoreError`] if the file cannot be opened.
     pub fn rounds(&self, limits: RoundLimits, now: Time) -> Result<RoundWriter, StoreError> {
         RoundWriter::within(self.base.open_dir(&self.name)?, limits, now)
+    }
+
+    /// Makes the directory of its steps, and a writer for them.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the directory cannot be made.
+    pub fn steps(&self, limits: StepLimits) -> Result<StepWriter, StoreError> {
+        self.dir.make_dir(steps::DIR)?;
+        Ok(StepWriter::within(self.dir.open_dir(steps::DIR)?, limits))
     }
 
     /// Writes down what came of the run so far: what there will be to read if it is killed.

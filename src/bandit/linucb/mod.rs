@@ -67,7 +67,7 @@ struct Lesson {
 /// A clock, why, and its score with the score's width, where the reason has one.
 type Pick = (Clocks, Reason, Option<(f64, f64)>);
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Held {
     clocks: Clocks,
     since: Time,
@@ -96,10 +96,10 @@ pub struct LinUcb {
     degradations: u64,
     pruning: Pruning,
     shortlist: Shortlist,
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     held: Option<Held>,
     /// Round of the last upkeep in this run.
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     tended: Option<u64>,
 }
 

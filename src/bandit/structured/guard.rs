@@ -35,7 +35,7 @@ pub enum Trouble {
 }
 
 /// How far sums over spans of time are from what was expected of them, as a share.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct Misfit {
     seconds: f64,
     measured: f64,
@@ -61,7 +61,7 @@ impl Misfit {
 }
 
 /// The rules' memory.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Guard {
     surprises: u32,
     hold: u32,

@@ -61,7 +61,7 @@ const SETTLED_SHARE: f64 = 0.1;
 const SETTLED_CHOICES: u32 = 10;
 
 /// What is held now, until the next window is complete.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Held {
     target: Target,
     outlook: Option<Outlook>,
@@ -96,13 +96,13 @@ pub struct Structured {
     converged: bool,
     /// Learning time of the last window at default clocks.
     last_default: f64,
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     joiner: Joiner,
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     surge: Surge,
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     guard: Guard,
-    #[serde(skip)]
+    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
     held: Option<Held>,
 }
 

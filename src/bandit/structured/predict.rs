@@ -7,6 +7,8 @@
 
 use ndarray::Array1;
 
+use serde::{Deserialize, Serialize};
+
 use super::context::Load;
 use super::dice::Dice;
 use super::model::Model;
@@ -25,7 +27,7 @@ const LEAST_CHI: f64 = 0.02;
 const ROUNDS: usize = 4;
 
 /// What a clock leads to.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Steady {
     /// Seconds per engine step, that is per output token.
     pub step: f64,
@@ -46,7 +48,7 @@ impl Steady {
 }
 
 /// A clock against driver-default clocks at the same load.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Outlook {
     /// The clock, MHz.
     pub clock: f64,

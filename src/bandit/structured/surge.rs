@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Ticks looked back over, at most.
 const TICKS: usize = 20;
 /// A count this many standard deviations of a Poisson count away from its mean is a change.
@@ -13,7 +15,7 @@ const SIGNIFICANT: f64 = 4.0;
 const LEAST_REQUESTS: f64 = 3.0;
 
 /// A change of the arrival rate.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     /// New rate over old rate.
     pub factor: f64,
@@ -22,7 +24,7 @@ pub struct Change {
 }
 
 /// Arrivals of the last ticks.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Surge {
     /// Seconds and arrivals of each tick.
     ticks: VecDeque<(f64, f64)>,

@@ -94,7 +94,7 @@ impl Lesson {
 }
 
 /// What is kept of one tick until it is joined.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Tick {
     window: Window,
     clock: f64,
@@ -103,7 +103,7 @@ struct Tick {
 }
 
 /// A window in the making. Sums are over its ticks, weighted by their length.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Open {
     window: Window,
     ticks: u32,
@@ -115,7 +115,7 @@ struct Open {
 }
 
 /// Joins ticks.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Joiner {
     running: Option<Target>,
     open: Option<Open>,

@@ -4,41 +4,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use tokio::sync::watch;
-
 use super::*;
-use crate::view::{State, testing};
-
-struct Page {
-    server: Server,
-    publish: watch::Sender<Arc<State>>,
-}
+use crate::export::testing::Page;
+use crate::view::testing;
 
 fn serve() -> Page {
-    let (publish, latest) = crate::export::testing::latest();
-    let bound = Bound::new("127.0.0.1:0".parse().unwrap()).unwrap();
-    Page { server: bound.serve(latest, Hosts::default()).unwrap(), publish }
-}
-
-impl Page {
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.server.address()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream
-    }
-
-    fn ask(&self, request: &str) -> String {
-        let mut stream = self.connect();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        // A refused client may be cut off while it still sends.
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    fn get(&self, path: &str, host: &str) -> String {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
-    }
+    Page::serve()
 }
 
 #[test]
@@ -50,7 +21,7 @@ fn page_shows_the_latest_state() {
     assert!(answer.contains("\nagft_rounds_total 200.0\n"), "{answer}");
     let mut state = testing::state();
     state.counts.rounds = 201;
-    page.publish.send_replace(Arc::new(state));
+    page.publish(state);
     assert!(page.get("/metrics", "localhost").contains("\nagft_rounds_total 201.0\n"));
 }
 
@@ -101,7 +72,7 @@ fn clients_that_never_finish_lose_their_places() {
 #[test]
 fn port_in_use_is_named_with_the_remedy() {
     let page = serve();
-    let address = page.server.address();
+    let address = page.address();
     let error = Bound::new(address).unwrap_err();
     assert!(matches!(error, HttpError::InUse { .. }), "{error:?}");
     let text = error.to_string();
@@ -111,7 +82,7 @@ fn port_in_use_is_named_with_the_remedy() {
 #[test]
 fn server_ends_with_its_handle_and_frees_the_port() {
     let page = serve();
-    let address = page.server.address();
+    let address = page.address();
     let open = page.connect();
     drop(page);
     assert!(Bound::new(address).is_ok());

@@ -17,7 +17,7 @@ const AGFT: &str = "round timestamp datetime gpu_frequency_mhz energy_j ttft_avg
 /// Fields that are ours.
 const NEW: &str = "schema_version gpu_memory_frequency_mhz asked_core_mhz read_core_mhz power_w window_s \
     waiting_requests state command decision_reason reward_used scrape_latency_s tick_lateness_s \
-    baseline_power_w baseline_tpot_s";
+    baseline_power_w baseline_tpot_s holdout_cycle holdout_slot holdout tpot_samples ttft_samples";
 
 fn names(list: &str) -> BTreeSet<&str> {
     list.split_whitespace().collect()
@@ -61,7 +61,7 @@ fn a_line_of_agft_itself_is_read_as_schema_0() {
 fn value_of(key: &'static str) -> BoxedStrategy<Value> {
     let integers = names(
         "available_frequencies_count pruned_frequencies_count frequency_exploration_count gpu_frequency_mhz \
-         gpu_memory_frequency_mhz asked_core_mhz read_core_mhz",
+         gpu_memory_frequency_mhz asked_core_mhz read_core_mhz holdout_cycle holdout_slot",
     );
     let texts = names("learning_phase action_selection_method state command decision_reason");
     let float = || prop::num::f64::NORMAL | prop::num::f64::ZERO;
@@ -69,7 +69,7 @@ fn value_of(key: &'static str) -> BoxedStrategy<Value> {
         "round" | "schema_version" => any::<u32>().prop_map(Value::from).boxed(),
         "timestamp" => float().prop_map(Value::from).boxed(),
         "datetime" => any::<String>().prop_map(Value::from).boxed(),
-        "slo_violation" | "reward_used" => any::<Option<bool>>().prop_map(Value::from).boxed(),
+        "slo_violation" | "reward_used" | "holdout" => any::<Option<bool>>().prop_map(Value::from).boxed(),
         _ if integers.contains(key) => any::<Option<u32>>().prop_map(Value::from).boxed(),
         _ if texts.contains(key) => any::<Option<String>>().prop_map(Value::from).boxed(),
         _ => prop::option::of(float()).prop_map(Value::from).boxed(),
