@@ -9,6 +9,7 @@ use aya::programs::BtfTracePoint;
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
 
 use super::ledger::Connection;
+use super::memory;
 use super::state::{Effect, TcpState, effect};
 
 static OBJECT: &[u8] = include_bytes_aligned!("../../bpf/connections.bpf.o");
@@ -34,7 +35,10 @@ impl KernelEvents {
     /// # Errors
     /// Why there are no events here, in plain words and with what would help.
     pub(super) fn attach(ports: &[u16], ring_bytes: u32) -> Result<Self, String> {
-        Self::load(ports, ring_bytes).map_err(|error| diagnose(&error))
+        let loaded = Self::load(ports, ring_bytes);
+        // The kernel's types take 35 MB while they are read; the allocator would keep them.
+        memory::give_back();
+        loaded.map_err(|error| diagnose(&error))
     }
 
     fn load(ports: &[u16], ring_bytes: u32) -> anyhow::Result<Self> {

@@ -11,6 +11,7 @@
 
 mod kernel;
 pub mod ledger;
+mod memory;
 mod settings;
 mod snapshot;
 pub mod state;
