@@ -174,3 +174,34 @@ fn established(net: &Path) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
     }
     Ok(ends)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netlink_and_proc_say_the_same_of_this_namespace() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let server = listener.local_addr().expect("an address");
+        let clients: Vec<_> =
+            (0..3).map(|_| std::net::TcpStream::connect(server).expect("a connection")).collect();
+        let mut asked = sock_diag::established(server.port()).expect("an answer");
+        let mut read = established(Path::new("/proc/self/net")).expect("a table");
+        read.retain(|(local, _)| local.port() == server.port());
+        asked.sort_unstable();
+        read.sort_unstable();
+        assert_eq!((asked.len(), &asked), (clients.len(), &read));
+    }
+
+    #[test]
+    fn the_chosen_namespace_alone_is_read_and_stands_for_all() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let server = listener.local_addr().expect("an address");
+        let _client = std::net::TcpStream::connect(server).expect("a connection");
+        let mut tables = Tables::new(Some("/proc/self/ns/net".into())).expect("this namespace");
+        let snapshots = tables.read(&[server.port()], Instant::now()).expect("a reading");
+        let snapshot = snapshots.get(&server.port()).expect("the port");
+        assert_eq!((snapshot.open.len(), snapshot.complete), (1, true));
+        assert_eq!(snapshot.namespaces, BTreeSet::from([tables.own]));
+    }
+}
