@@ -23,4 +23,5 @@ if [ -n "$long" ]; then
     printf 'lint: a file holds one idea in at most 600 lines:\n%s\n' "$long" >&2
     exit 1
 fi
+scripts/build-bpf.sh --check
 cargo run --quiet --locked --bin agft -- check-config config/config.yaml

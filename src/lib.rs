@@ -28,6 +28,7 @@ pub mod features;
 pub mod holdout;
 pub mod reward;
 
+pub mod connections;
 pub mod faults;
 pub mod gpu;
 

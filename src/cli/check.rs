@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Cli, Exit, report_config_error};
 use crate::config::Config;
+use crate::connections::{self, Source};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuError, GpuSensors};
 use crate::metrics::page::Page;
@@ -68,6 +69,7 @@ pub fn run(cli: &Cli) -> Exit {
     let config_or_default = config.clone().unwrap_or_default();
     check_gpus(&config_or_default, &mut lines);
     check_rights(&mut lines);
+    check_connections(&mut lines);
     check_directories(&config_or_default, &mut lines);
     if let Some(config) = &config {
         check_endpoint(config, &mut lines);
@@ -140,6 +142,14 @@ fn check_rights(lines: &mut Lines) {
             Exit::NotPermitted,
         ),
         None => lines.warn("rights", "the kernel does not say; locking clocks needs root or CAP_SYS_ADMIN"),
+    }
+}
+
+/// Where connections to the engine would be watched, for parking by connections.
+fn check_connections(lines: &mut Lines) {
+    match connections::probe() {
+        source @ Source::KernelEvents => lines.ok("connections", &source.to_string()),
+        source @ Source::Polling { .. } => lines.warn("connections", &source.to_string()),
     }
 }
 

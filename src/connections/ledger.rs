@@ -1,0 +1,275 @@
+//! Which connections are open: the book behind the count. Pure.
+//!
+//! Connections are kept by who they are, not as a number: an event told twice, a close of a connection never seen or
+//! an event that was lost can then never make the count negative or wrong for good. A snapshot of the kernel's own
+//! table sets right whatever events have missed.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
+
+use super::state::Effect;
+
+/// Who a connection is: its network namespace and both ends. No two live connections share it.
+///
+/// A socket cookie would do as well, but `/proc/PID/net/tcp` does not have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Connection {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// The server's end; IPv4 mapped into IPv6 is IPv4.
+    pub local: SocketAddr,
+    /// The client's end.
+    pub remote: SocketAddr,
+}
+
+/// What the kernel's table of sockets said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The connections that are open.
+    pub open: HashSet<Connection>,
+    /// Network namespaces whose tables were read in full.
+    pub namespaces: BTreeSet<u32>,
+    /// Were these all the namespaces there are? Then connections in any other are gone.
+    pub complete: bool,
+}
+
+impl Snapshot {
+    /// Would the snapshot show this connection if it was open?
+    #[must_use]
+    pub fn covers(&self, connection: &Connection) -> bool {
+        self.complete || self.namespaces.contains(&connection.netns)
+    }
+}
+
+/// The open connections of one port.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    open: HashSet<Connection>,
+    opened_total: u64,
+    closed_total: u64,
+    lost: u64,
+}
+
+/// What a snapshot changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Correction {
+    /// Open, and not known before.
+    pub opened: Vec<Connection>,
+    /// Known before, and not open any more.
+    pub closed: Vec<Connection>,
+    /// Connections on which book and snapshot disagree, left to their events.
+    pub unsettled: Vec<Connection>,
+}
+
+impl Correction {
+    /// How many connections were set right.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.opened.len() + self.closed.len()
+    }
+
+    /// Did the book agree with the snapshot?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Ledger {
+    /// How many connections are open.
+    #[must_use]
+    pub fn open_now(&self) -> u32 {
+        u32::try_from(self.open.len()).unwrap_or(u32::MAX)
+    }
+
+    /// How many have opened so far, with those found open.
+    #[must_use]
+    pub fn opened_total(&self) -> u64 {
+        self.opened_total
+    }
+
+    /// How many have closed so far.
+    #[must_use]
+    pub fn closed_total(&self) -> u64 {
+        self.closed_total
+    }
+
+    /// How many events the kernel had no room for.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Takes note of lost events.
+    pub fn add_lost(&mut self, events: u64) {
+        self.lost += events;
+    }
+
+    /// Takes an event; was it news?
+    pub fn apply(&mut self, connection: Connection, effect: Effect) -> bool {
+        match effect {
+            Effect::Opened => {
+                let news = self.open.insert(connection);
+                self.opened_total += u64::from(news);
+                news
+            }
+            Effect::Closed => {
+                let news = self.open.remove(&connection);
+                self.closed_total += u64::from(news);
+                news
+            }
+            Effect::Nothing => false,
+        }
+    }
+
+    /// Makes the book agree with `snapshot`, which holds connections of this ledger's port only.
+    ///
+    /// Connections in `moving` had events around the time of the snapshot, which may be older than what the book says
+    /// of them: they are left to their events.
+    pub fn resync(&mut self, snapshot: &Snapshot, moving: &HashSet<Connection>) -> Correction {
+        let mut correction = Correction::default();
+        for connection in snapshot.open.difference(&self.open) {
+            if moving.contains(connection) {
+                correction.unsettled.push(*connection);
+            } else {
+                correction.opened.push(*connection);
+            }
+        }
+        for connection in self.open.difference(&snapshot.open).filter(|one| snapshot.covers(one)) {
+            if moving.contains(connection) {
+                correction.unsettled.push(*connection);
+            } else {
+                correction.closed.push(*connection);
+            }
+        }
+        for connection in &correction.opened {
+            self.apply(*connection, Effect::Opened);
+        }
+        for connection in &correction.closed {
+            self.apply(*connection, Effect::Closed);
+        }
+        correction
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::{hash_set, vec};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAMESPACES: u32 = 3;
+
+    fn connection(netns: u32, client: u16) -> Connection {
+        Connection {
+            netns,
+            local: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            remote: SocketAddr::from(([127, 0, 0, 1], client)),
+        }
+    }
+
+    fn any_connection() -> impl Strategy<Value = Connection> {
+        (0..NAMESPACES, 1_u16..12).prop_map(|(netns, client)| connection(netns, client))
+    }
+
+    fn any_effect() -> impl Strategy<Value = Effect> {
+        prop_oneof![Just(Effect::Opened), Just(Effect::Closed), Just(Effect::Nothing)]
+    }
+
+    fn any_events() -> impl Strategy<Value = Vec<(Connection, Effect)>> {
+        vec((any_connection(), any_effect()), 0..80)
+    }
+
+    fn all_of(open: HashSet<Connection>) -> Snapshot {
+        Snapshot { open, namespaces: (0..NAMESPACES).collect(), complete: false }
+    }
+
+    fn after(events: &[(Connection, Effect)]) -> Ledger {
+        let mut ledger = Ledger::default();
+        for (connection, effect) in events {
+            ledger.apply(*connection, *effect);
+        }
+        ledger
+    }
+
+    proptest! {
+        #[test]
+        fn totals_differ_by_what_is_open_whatever_is_told(
+            events in any_events(),
+            snapshots in vec((hash_set(any_connection(), 0..12), hash_set(any_connection(), 0..4)), 0..4),
+        ) {
+            let mut ledger = after(&events);
+            for (open, moving) in snapshots {
+                ledger.resync(&all_of(open), &moving);
+                let difference = ledger.opened_total().checked_sub(ledger.closed_total());
+                prop_assert_eq!(difference, Some(u64::from(ledger.open_now())));
+            }
+        }
+
+        #[test]
+        fn the_last_event_of_each_connection_decides(events in any_events()) {
+            let ledger = after(&events);
+            for connection in events.iter().map(|(connection, _)| connection) {
+                let last = events.iter().rev().find(|(one, effect)| one == connection && *effect != Effect::Nothing);
+                let open = last.is_some_and(|(_, effect)| *effect == Effect::Opened);
+                prop_assert_eq!(ledger.open.contains(connection), open);
+            }
+        }
+
+        #[test]
+        fn an_event_told_again_changes_nothing(events in any_events()) {
+            let twice: Vec<_> = events.iter().flat_map(|event| [*event, *event]).collect();
+            let (once, twice) = (after(&events), after(&twice));
+            prop_assert_eq!(&once.open, &twice.open);
+            prop_assert_eq!(once.opened_total(), twice.opened_total());
+            prop_assert_eq!(once.closed_total(), twice.closed_total());
+        }
+
+        /// True history, of which any part is lost; the snapshot after it sets the book right, and a second one finds
+        /// nothing to do.
+        #[test]
+        fn a_snapshot_makes_up_for_any_lost_events(events in any_events(), kept in vec(any::<bool>(), 80)) {
+            let truth = after(&events);
+            let heard: Vec<_> = events.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(event, _)| *event).collect();
+            let mut ledger = after(&heard);
+            let wrong = ledger.open.symmetric_difference(&truth.open).count();
+            let correction = ledger.resync(&all_of(truth.open.clone()), &HashSet::new());
+            prop_assert_eq!(correction.len(), wrong);
+            prop_assert_eq!(&ledger.open, &truth.open);
+            prop_assert!(ledger.resync(&all_of(truth.open.clone()), &HashSet::new()).is_empty());
+        }
+
+        /// The kernel's table is read at any moment between the events; those around it are told before and after.
+        #[test]
+        fn a_snapshot_in_the_middle_of_events_does_no_harm(
+            events in any_events(), taken in 0_usize..80, before in 0_usize..80,
+        ) {
+            let (taken, before) = (taken.min(events.len()), before.min(events.len()));
+            // What was told when the snapshot was applied: more or less than the snapshot shows.
+            let snapshot = all_of(after(&events[..taken]).open);
+            let mut ledger = after(&events[..before]);
+            let between = &events[taken.min(before)..taken.max(before)];
+            let moving: HashSet<_> = between.iter().map(|(connection, _)| *connection).collect();
+            let correction = ledger.resync(&snapshot, &moving);
+            prop_assert!(correction.is_empty(), "{correction:?}");
+            for (connection, effect) in &events[before..] {
+                ledger.apply(*connection, *effect);
+            }
+            prop_assert_eq!(&ledger.open, &after(&events).open);
+        }
+
+        #[test]
+        fn namespaces_that_were_not_read_are_left_alone_unless_none_is_missing(events in any_events()) {
+            let before = after(&events);
+            let mut snapshot = Snapshot { namespaces: BTreeSet::from([0]), ..Snapshot::default() };
+            let mut ledger = before.clone();
+            ledger.resync(&snapshot, &HashSet::new());
+            let elsewhere: HashSet<_> = before.open.iter().filter(|one| one.netns != 0).copied().collect();
+            prop_assert_eq!(&ledger.open, &elsewhere);
+            snapshot.complete = true;
+            ledger.resync(&snapshot, &HashSet::new());
+            prop_assert_eq!(ledger.open_now(), 0);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What is to be watched.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Room in the BPF program's table of ports.
+const MOST_PORTS: usize = 64;
+
+/// Which connections count, by their addresses. IPv4 to a socket that serves both is IPv4.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Families {
+    /// IPv4 and IPv6.
+    #[default]
+    Both,
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
+}
+
+impl Families {
+    /// Is this address of the family?
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        match self {
+            Self::Both => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// What is watched, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchSettings {
+    /// The server's ports, as the server itself has them (in a container: those inside).
+    pub ports: Vec<u16>,
+    /// Which connections count, by their addresses.
+    pub families: Families,
+    /// Only connections to this address of the server; `None` counts them all.
+    pub local_address: Option<IpAddr>,
+    /// Only connections in this network namespace (`/run/netns/NAME`, `/proc/PID/ns/net`); `None` counts all that can be seen.
+    pub netns: Option<PathBuf>,
+    /// Period of polling, where there are no events from the kernel.
+    pub poll_every: Duration,
+    /// Period of comparison with the kernel's table, where there are.
+    pub resync_every: Duration,
+    /// Room for events on their way, bytes; a power of two and at least a page.
+    pub ring_bytes: u32,
+    /// Polls even where the kernel's events could be had.
+    pub force_polling: bool,
+}
+
+impl Default for WatchSettings {
+    fn default() -> Self {
+        Self {
+            ports: Vec::new(),
+            families: Families::Both,
+            local_address: None,
+            netns: None,
+            poll_every: Duration::from_millis(250),
+            resync_every: Duration::from_secs(5),
+            ring_bytes: 1 << 18,
+            force_polling: false,
+        }
+    }
+}
+
+impl WatchSettings {
+    pub(super) fn check(&self) -> Result<(), ConnectionError> {
+        if self.ports.is_empty() || self.ports.contains(&0) || self.ports.len() > MOST_PORTS {
+            return Err(ConnectionError::Ports { count: self.ports.len() });
+        }
+        for (name, period) in [("poll_every", self.poll_every), ("resync_every", self.resync_every)] {
+            if period.is_zero() {
+                return Err(ConnectionError::Period { name });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why connections cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// No ports, too many, or port 0.
+    #[error("{count} ports to watch: give 1 to 64, each from 1 to 65535")]
+    Ports {
+        /// How many were given.
+        count: usize,
+    },
+    /// A period of nothing.
+    #[error("{name} is 0: give a period above 0")]
+    Period {
+        /// The setting.
+        name: &'static str,
+    },
+    /// The namespace that was chosen is not there, or cannot be looked into.
+    #[error("network namespace {}: {error}", path.display())]
+    Namespace {
+        /// The path that was given.
+        path: PathBuf,
+        /// Why it cannot be used.
+        error: io::Error,
+    },
+    /// The kernel's table of sockets cannot be read.
+    #[error("the kernel's table of sockets cannot be read: {0}; is /proc mounted?")]
+    Table(io::Error),
+    /// The system gave no thread.
+    #[error("no thread to watch connections: {0}")]
+    Thread(io::Error),
+}
