@@ -334,8 +334,27 @@ fn arguments_are_held_to_the_rules_of_the_file() {
     let bench = a100();
     let bad = bench.run(&["park", "--idle-timeout=-1"]);
     assert_eq!(bad.code, Some(64), "{bad:?}");
-    assert!(bad.err.contains("park.idle_timeout_s is -1, must be a number from 0 to 86400"), "{bad:?}");
+    assert!(bad.err.contains("park.idle_timeout_s is -1.0, must be a number from 0 to 86400"), "{bad:?}");
     let twice = bench.run(&["park", "--gpus", "0,0"]);
     assert_eq!(twice.code, Some(64), "{twice:?}");
+    assert!(bench.mock.history().is_empty());
+}
+
+#[test]
+fn root_starts_no_fan_program_that_others_could_have_written() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let bench = a100();
+    let script = bench.path("fans.sh");
+    fs::write(&script, "#!/bin/sh\n").expect("a script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o777)).expect("an executable script");
+    let bench = bench.set("park.fan_off", &format!("[{script:?}]"));
+    let refused = bench.run(&["park"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.err.contains("park.fan_off: ") && refused.err.contains("not started by root"),
+        "{refused:?}"
+    );
     assert!(bench.mock.history().is_empty());
 }

@@ -1,5 +1,6 @@
 //! `agft park`: parks GPUs that nobody uses, beside any program or none.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,6 +25,7 @@ use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
 use crate::park::fans::FanRule;
 use crate::park::rule::{HotAt, Settings, Wait};
+use crate::store::trusted_path;
 use crate::units::{Joules, Mhz, Seconds};
 
 /// Options of `park`. The file's section `park` has all there is to set.
@@ -158,6 +160,7 @@ fn open(host: NvmlHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, G
 
 fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let park = &config.park;
+    check_fan_programs(park)?;
     let host = NvmlHost::open()?;
     let chosen = choose(host, park)?;
     let infos: Vec<GpuInfo> = chosen.iter().map(|gpu| gpu.info.clone()).collect();
@@ -235,6 +238,20 @@ fn fan_hooks(park: &Park) -> std::io::Result<Option<FanHooks>> {
         timeout: Duration::from_secs_f64(park.fan_timeout_s.0),
     })
     .map(Some)
+}
+
+/// Root starts no program that others could have written.
+fn check_fan_programs(park: &Park) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    for (key, argv) in [("park.fan_on", &park.fan_on), ("park.fan_off", &park.fan_off)] {
+        if let Some(program) = argv.first() {
+            let trusted = trusted_path(Path::new(program));
+            trusted.with_context(|| format!("{key}: {program} is not started by root"))?;
+        }
+    }
+    Ok(())
 }
 
 fn millis(number: u64) -> Seconds {

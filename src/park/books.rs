@@ -17,6 +17,8 @@ pub struct Books {
     pub wakes: BTreeMap<&'static str, u64>,
     /// Times parked for heat.
     pub hot: u64,
+    /// Time parked for heat, seconds: not part of `parked`.
+    pub hot_time: f64,
     /// Wakes after which the clocks had to be reset once more.
     pub late_wakes: u64,
     /// Time from the decision to wake until the running clocks were seen to be back.
@@ -131,7 +133,7 @@ impl fmt::Display for Books {
             write!(f, ", {wakes} woken by {source}")?;
         }
         if self.hot > 0 {
-            write!(f, ", {} too hot", self.hot)?;
+            write!(f, ", {} times too hot for {:.1} s", self.hot, self.hot_time)?;
         }
         if let (Some(mean), Some(max)) = (self.latency.mean(), self.latency.max()) {
             write!(f, ", wake {:.2} s mean {:.2} s max", mean.0, max.0)?;

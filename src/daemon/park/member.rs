@@ -48,6 +48,16 @@ pub struct Periods {
     pub parked: Seconds,
 }
 
+/// Up to when time with the clocks down is on the books.
+#[derive(Debug, Clone, Copy)]
+struct Booked {
+    until: Time,
+    /// It is down for heat: work may be there, and nothing is said to be saved.
+    hot: bool,
+    /// The energy counter then, where there is one.
+    counter: Option<Millijoules>,
+}
+
 /// A GPU, and all that is known of it.
 pub struct Member {
     sensors: Box<dyn GpuSensors>,
@@ -64,8 +74,7 @@ pub struct Member {
     temperature_due: Time,
     power_due: Time,
     check: Option<WakeCheck>,
-    /// Up to when parked time is booked, and the energy counter then.
-    booked: Option<(Time, Option<Millijoules>)>,
+    booked: Option<Booked>,
 }
 
 impl Member {
@@ -142,7 +151,7 @@ impl Member {
         question: impl FnOnce(&(dyn GpuSensors + 'static)) -> Result<T, GpuError>,
     ) -> Result<Option<T>, GpuError> {
         self.books.calls += 1;
-        self.books.calls_parked += u64::from(self.rule.state().is_down());
+        self.books.calls_parked += u64::from(matches!(self.rule.state(), State::Parked { .. }));
         match question(self.sensors.as_ref()) {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if error.ends_sampling() => Err(error),
@@ -181,7 +190,12 @@ impl Member {
             open_connections: connections.open,
             last_connection: connections.last_opened,
         };
+        let was_hot = self.rule.state() == State::Hot;
         let decision = self.rule.step(&seen, self.books.saving());
+        if was_hot && matches!(self.rule.state(), State::Parked { .. }) {
+            tracing::info!(gpu = %self.info, temperature_c = self.temperature, "cool again, and idle: stays parked");
+            self.open_account(false, now)?;
+        }
         self.carry_out(decision, now)?;
         if looks {
             self.verify(now)?;
@@ -230,12 +244,12 @@ impl Member {
             Decision::Stay => return Ok(()),
             Decision::Park(idle) => {
                 tracing::info!(gpu = %self.info, idle_s = idle.0, clocks = %self.levels.parked, "parked");
-                self.park(now)?;
+                self.park(false, now)?;
             }
             Decision::Cool { temperature_c } => {
                 self.books.hot += 1;
                 tracing::warn!(gpu = %self.info, temperature_c, clocks = %self.levels.parked, "too hot: parked");
-                self.park(now)?;
+                self.park(true, now)?;
             }
             Decision::Wake(source) => {
                 // First of all: work waits for it.
@@ -253,15 +267,22 @@ impl Member {
         Ok(())
     }
 
-    fn park(&mut self, now: Time) -> Result<(), GpuError> {
+    fn park(&mut self, hot: bool, now: Time) -> Result<(), GpuError> {
         self.check = None;
-        // A GPU that was parked already stays at its clocks, and on its account.
         if self.booked.is_none() {
             self.actuator.command(Target::Lock(self.levels.parked));
             self.books.parked();
-            self.booked = Some((now, self.ask(GpuSensors::energy)?));
         }
+        self.open_account(hot, now)?;
         self.utilization_due = now + self.periods.parked;
+        Ok(())
+    }
+
+    /// Books what is open, and begins anew.
+    fn open_account(&mut self, hot: bool, now: Time) -> Result<(), GpuError> {
+        self.book(now)?;
+        let counter = if hot { None } else { self.ask(GpuSensors::energy)? };
+        self.booked = Some(Booked { until: now, hot, counter });
         Ok(())
     }
 
@@ -340,18 +361,23 @@ impl Member {
     /// # Errors
     /// [`GpuError`] after which the GPU cannot be controlled.
     pub fn book(&mut self, now: Time) -> Result<(), GpuError> {
-        let Some((since, before)) = self.booked else { return Ok(()) };
-        let span = now.since(since);
-        let (energy, counter) = match before {
-            Some(before) => {
-                let counter = self.ask(GpuSensors::energy)?;
-                (counter.and_then(|counter| counter.since(before)), counter)
-            }
-            // No counter: the power of this moment stands for the span.
-            None => (self.ask(GpuSensors::power)?.map(|power| Joules(power.0 * span.0)), None),
-        };
-        self.books.parked_span(span, energy);
-        self.booked = Some((now, counter));
+        let Some(booked) = self.booked else { return Ok(()) };
+        let span = now.since(booked.until);
+        let mut counter = None;
+        if booked.hot {
+            self.books.hot_time += span.0;
+        } else {
+            let energy = match booked.counter {
+                Some(before) => {
+                    counter = self.ask(GpuSensors::energy)?;
+                    counter.and_then(|counter| counter.since(before))
+                }
+                // No counter: the power of this moment stands for the span.
+                None => self.ask(GpuSensors::power)?.map(|power| Joules(power.0 * span.0)),
+            };
+            self.books.parked_span(span, energy);
+        }
+        self.booked = Some(Booked { until: now, counter, ..booked });
         Ok(())
     }
 
