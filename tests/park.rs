@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use nvidia_ml::{GpuConfig, Injection, Level, MockConfig, Range};
@@ -357,4 +358,39 @@ fn root_starts_no_fan_program_that_others_could_have_written() {
         "{refused:?}"
     );
     assert!(bench.mock.history().is_empty());
+}
+
+#[test]
+fn woken_gpu_is_held_to_the_wake_clock_if_one_is_set() {
+    let bench = a100().set("park.wake_core_mhz", "900");
+    let mut daemon = parked(&bench, &[]);
+    load(&bench, 0, 1.0);
+    wait_for_core(&bench, &daemon, 0, Some(Range { min: 210, max: 900 }));
+    daemon.wait_for_log("clocks are back");
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn service_manager_hears_ready_alive_status_and_stopping() {
+    let bench = a100();
+    let path = bench.path("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(support::PATIENCE)).expect("a time-out");
+    let mut command = bench.command(&["park"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000");
+    let mut daemon = Daemon::start(command);
+    let hear = || {
+        let mut bytes = [0; 4096];
+        let length = manager.recv(&mut bytes).expect("a word");
+        String::from_utf8(bytes[..length].to_vec()).expect("text")
+    };
+    let wait_for = |wanted: &str| while !hear().contains(wanted) {};
+    assert_eq!(hear(), "READY=1");
+    wait_for("WATCHDOG=1");
+    wait_for("STATUS=");
+    wait_for("WATCHDOG=1");
+    daemon.signal(Signal::TERM);
+    wait_for("STOPPING=1");
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
 }

@@ -289,9 +289,10 @@ impl Member {
     /// Is the wake seen in the running clocks?
     fn verify(&mut self, now: Time) -> Result<(), GpuError> {
         let Some(mut check) = self.check else { return Ok(()) };
+        // Where that cannot be seen, clocks that stay down are no reason for an alarm.
         let busy = self
             .utilization
-            .is_none_or(|percent| percent > self.settings.utilization_threshold_percent.unwrap_or(0.0));
+            .is_some_and(|percent| percent > self.settings.utilization_threshold_percent.unwrap_or(0.0));
         if check.waits_for_work() && !busy {
             check.still_idle(now);
             self.check = Some(check);
