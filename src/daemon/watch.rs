@@ -76,8 +76,8 @@ impl Default for Pulse {
 pub enum Alarm {
     /// A part does not come back.
     #[error(
-        "{part} has not come back for {for_s:.1} s (a driver call that hangs? see `dmesg`); the clocks were left to the \
-         guardian"
+        "{part} has not come back for {for_s:.1} s (a driver call that hangs? see `dmesg`; or a disk that does not take the \
+         journal of held clocks: gpu.runtime_dir belongs on /run); the clocks were left to the guardian"
     )]
     Stuck {
         /// Which part.

@@ -26,6 +26,15 @@ pub(crate) struct Bench {
     settings: BTreeMap<String, String>,
 }
 
+/// In memory where there is plenty: a disk that others keep busy holds up an fsync for seconds, and what a daemon writes
+/// before a lock is on a memory file system (`/run`) in earnest too.
+fn directory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let plenty = rustix::fs::statvfs(memory).is_ok_and(|fs| fs.f_bavail * fs.f_frsize >= 1 << 30);
+    let made = if plenty { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.expect("a temporary directory")
+}
+
 impl Bench {
     /// One A100 beside an idle engine.
     pub(crate) fn new() -> Self {
@@ -36,7 +45,7 @@ impl Bench {
     pub(crate) fn with(machine: &MockConfig) -> Self {
         let mock = MockNvml::new(machine);
         let engine = Engine::start(&mock);
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        let directory = directory();
         let mut bench = Self { mock, engine, directory, settings: BTreeMap::new() };
         // A directory of its own for locks and journals: the GPUs of all mocked machines have the same names.
         let [models, runs, logs, run] =
