@@ -19,6 +19,7 @@ use super::clock::Clock;
 use super::notify::Notifier;
 use super::tick::{End, RunError};
 use super::watch::{Alarm, Pulse, Watch};
+use crate::bandit::Target;
 use crate::park::fans::FanRule;
 use crate::park::rule::State;
 use crate::units::{Seconds, Time};
@@ -65,9 +66,12 @@ pub async fn drive(mut run: ParkRun, stop: impl Future<Output = End>) -> Result<
     let mut result = turns(&mut run, stop).await;
     let stuck = matches!(result, Err(RunError::Alarm(Alarm::Stuck { .. })));
     let now = run.clock.now();
+    if !stuck {
+        // All at once, and before anything is asked of a driver that may be in trouble.
+        run.members.iter().for_each(|member| member.actuator.command(Target::Default));
+    }
     let mut sums = Vec::new();
     for mut member in run.members.drain(..) {
-        // A driver that hangs is not asked for the last joule.
         if !stuck {
             run.pulse.mark();
             let _ = member.book(now);
