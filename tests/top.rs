@@ -269,7 +269,7 @@ fn without_terminal_or_daemon_the_error_says_what_to_do() {
 fn demo_ends_early_with_its_summary_on_the_users_own_screen() {
     let bench = Bench::new();
     let mut demo = Shown::start(&bench.command(&["demo", "--tui"]));
-    demo.wait_for(&["RTX 4090", "live, up", "BASELINE"]);
+    demo.wait_for(&["RTX 4090", "live, up", "EXPLORATION"]);
     demo.press("q");
     assert_eq!(demo.end().code(), Some(0), "{}", demo.plain());
     let summary = eventually(|| demo.plain(), |text| text.contains("clocks given back"));

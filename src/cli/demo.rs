@@ -32,6 +32,7 @@ use crate::export::guard::Hosts;
 use crate::export::http;
 use crate::gpu::GpuSensors;
 use crate::gpu::lease::ClockLease;
+use crate::holdout::Savings;
 use crate::metrics::scrape::Scraper;
 use crate::sim::{Arrivals, Pattern, SharedWorld, SimGpu, World, WorldSpec, serve, shared};
 use crate::units::{Seconds, Time};
@@ -252,7 +253,9 @@ async fn live(
     let shown = Arc::new(Mutex::new(Shown { marks: [None, None], rounds: 0 }));
     let controller = Controller::new(settings, learned, space, 1, clock.now());
     let about = show::about(&config, controller.settings());
-    let (show, latest) = Show::new(about, &[sensors.info().clone()], &controller, unix_seconds());
+    let mut gpu = sensors.info().clone();
+    gpu.name += " (simulated)";
+    let (show, latest) = Show::new(about, &[gpu], &controller, Savings::default(), unix_seconds());
     let (mut tui, orders) = if args.tui { Some(Tui::start(latest.clone())?) } else { None }.unzip();
     let display = Display {
         world: world.clone(),

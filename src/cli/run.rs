@@ -32,6 +32,7 @@ use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
 use crate::guardian::undo::runtime_dir;
+use crate::holdout::Savings;
 use crate::metrics::scrape::{self, Scraper};
 use crate::store::held::{ClaimError, HeldDir};
 use crate::store::{Identity, Load, ModelStore};
@@ -155,6 +156,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
     let identity = identity(config, &gpus.infos);
     let learned = load_model(cli, config, &store, &identity)?;
+    let savings = load_savings(config, &store, &identity)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -165,9 +167,19 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         let (mut signals, hangup) = Signals::for_daemon(hangup_ends).context("signal handlers")?;
         let (clocks, count) = (gpus.clocks.clone(), gpus.infos.len());
         let infos = gpus.infos.clone();
-        let mut parts = assemble(cli, config, gpus, guarded.as_ref(), scraper, store, identity, learned)?;
+        let mut parts = assemble(
+            cli,
+            config,
+            gpus,
+            guarded.as_ref(),
+            scraper,
+            store,
+            identity,
+            learned,
+            savings.clone(),
+        )?;
         // Until the end of the run.
-        let _shown = show(config, page, &infos, &mut parts)?;
+        let _shown = show(config, page, &infos, savings, &mut parts)?;
         let notifier = Notifier::from_env();
         parts.reload = hangup.map(|hangup| Reloader {
             hangup,
@@ -199,7 +211,6 @@ struct Shown {
     _socket: Option<socket::Server>,
 }
 
-/// Publishes the run's state, and serves it where that is wanted.
 /// Binds the port of the metrics page, if there shall be one.
 ///
 /// The default port is often another agft's, one for each engine of a machine: that costs the page and not the run. A
@@ -214,9 +225,16 @@ fn bind_page(listen: Listen) -> Result<Option<Bound>, HttpError> {
     }
 }
 
-fn show(config: &Config, page: Option<Bound>, gpus: &[GpuInfo], parts: &mut Parts) -> anyhow::Result<Shown> {
+/// Publishes the run's state, and serves it where that is wanted.
+fn show(
+    config: &Config,
+    page: Option<Bound>,
+    gpus: &[GpuInfo],
+    savings: Savings,
+    parts: &mut Parts,
+) -> anyhow::Result<Shown> {
     let about = show::about(config, parts.controller.settings());
-    let (observer, latest) = Show::new(about, gpus, &parts.controller, unix_seconds());
+    let (observer, latest) = Show::new(about, gpus, &parts.controller, savings, unix_seconds());
     parts.observers.push(Box::new(observer));
     let page = match page {
         None => None,
@@ -328,6 +346,15 @@ fn load_model(
     }
 }
 
+/// What the holdout experiment has shown in earlier runs.
+fn load_savings(config: &Config, store: &ModelStore, identity: &Identity) -> anyhow::Result<Savings> {
+    let loaded = store.load_savings(identity, jiff::Timestamp::now())?;
+    if let Some(rejected) = loaded.rejected {
+        tracing::warn!(%rejected, "what the holdout has shown before is not usable: its books begin anew");
+    }
+    Ok(loaded.savings.unwrap_or_default().restored(config.holdout.share))
+}
+
 #[expect(clippy::too_many_arguments, reason = "everything a run is made of")]
 fn assemble(
     cli: &Cli,
@@ -338,6 +365,7 @@ fn assemble(
     store: ModelStore,
     identity: Identity,
     learned: Learned,
+    savings: Savings,
 ) -> anyhow::Result<Parts> {
     let clock = Clock::start();
     let (actuator, answers) = match guarded {
@@ -363,7 +391,7 @@ fn assemble(
         vec![Box::new(LogObserver::new(config.logging.detailed_round_logging, cli.dry_run))];
     let recorder = RecorderSettings::new(config, !cli.dry_run, settings.limits);
     let steps = StepTap::new(config, &gpus.clocks, gpus.infos.len(), cli.dry_run);
-    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0], steps);
+    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0], savings, steps);
     observers.push(Box::new(recorder.context("experiment.dir")?));
 
     let sampler_settings = SamplerSettings {

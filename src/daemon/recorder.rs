@@ -12,12 +12,13 @@ use super::steps::{StepJob, StepSink, StepTap};
 use super::tick::{Observer, StepFacts};
 use crate::bandit::Policy;
 use crate::config::Config;
-use crate::control::{Controller, Event, Learned, Mode, Settings};
+use crate::control::{Controller, Event, Learned, Mode, Round, Settings};
 use crate::gpu::GpuInfo;
+use crate::holdout::{Savings, SlotWindow};
 use crate::reward::slo::Limits;
 use crate::store::{
     Identity, ModelMetadata, ModelStore, RoundLimits, RoundRecord, RoundWriter, RunDir, RunInfo, RunSummary,
-    rfc3339,
+    rfc3339, unix_seconds,
 };
 use crate::units::{Joules, Seconds, Time};
 
@@ -65,6 +66,7 @@ enum Job {
     Step(StepJob),
     Round(Box<RoundRecord>, Time),
     Save(Box<Learned>, Box<ModelMetadata>, Box<RunSummary>),
+    Savings(Box<Savings>),
     Finish(Box<RunSummary>),
 }
 
@@ -81,6 +83,7 @@ pub struct Recorder {
     created_at: String,
     dropped: u64,
     totals: Totals,
+    savings: Savings,
     steps: Option<StepTap>,
 }
 
@@ -104,6 +107,7 @@ impl Recorder {
         store: ModelStore,
         identity: Identity,
         gpu: &GpuInfo,
+        savings: Savings,
         steps: Option<StepTap>,
     ) -> anyhow::Result<Self> {
         let now = Timestamp::now();
@@ -139,6 +143,7 @@ impl Recorder {
             created_at,
             dropped: 0,
             totals: Totals::default(),
+            savings,
             steps,
         })
     }
@@ -161,6 +166,16 @@ impl Recorder {
             && matches!(error, TrySendError::Full(_))
         {
             tracing::warn!("the disk does not keep up: steps are lost, and their record begins anew");
+        }
+    }
+
+    /// Takes the round into the books of the experiment, which are stored when a cycle is complete.
+    fn experiment(&mut self, round: &Round, unix_s: f64) {
+        let Some(at) = round.holdout else { return };
+        let known = self.savings.state().cycles;
+        self.savings.push(at, &SlotWindow::from(round), unix_s);
+        if self.settings.save_model && self.savings.state().cycles > known {
+            self.send(Job::Savings(Box::new(self.savings.clone())));
         }
     }
 
@@ -246,6 +261,7 @@ impl Observer for Recorder {
             self.totals.energy_j += energy.0;
             self.totals.energy_s += round.window.elapsed.0;
         }
+        self.experiment(round, facts.unix_time);
         let converged = facts.output.events.iter().any(|event| matches!(event, Event::Converged { .. }));
         if converged {
             self.totals.converged_at = Some(round.number);
@@ -262,12 +278,15 @@ impl Observer for Recorder {
     fn reconfigured(&mut self, config: &Config, settings: &Settings) {
         self.settings.limits = settings.limits;
         self.settings.save_every = config.model.save_interval;
+        // As the view does: a cycle that is counted anew is another one.
+        self.savings.close(unix_seconds(Timestamp::now()));
         if let Some(tap) = &mut self.steps {
             tap.reconfigured(config);
         }
     }
 
-    fn end(&mut self, controller: &Controller, _unix_time: f64) {
+    fn end(&mut self, controller: &Controller, unix_time: f64) {
+        self.savings.close(unix_time);
         let summary = self.summary(controller);
         // These wait for a place in the queue: the last state must not be dropped. An error means that the thread is
         // gone, which the join below reports.
@@ -275,6 +294,9 @@ impl Observer for Recorder {
             let metadata = Box::new(self.metadata(controller, Timestamp::now()));
             let learned = Box::new(controller.learned().clone());
             let _ = self.jobs.send(Job::Save(learned, metadata, Box::new(summary.clone())));
+            if self.savings.state().cycles > 0 {
+                let _ = self.jobs.send(Job::Savings(Box::new(self.savings.clone())));
+            }
         }
         let _ = self.jobs.send(Job::Finish(Box::new(summary)));
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
@@ -315,6 +337,7 @@ impl Writer {
                     }
                 }
                 Ok(Job::Save(learned, metadata, summary)) => self.save(&learned, &metadata, &summary),
+                Ok(Job::Savings(savings)) => self.save_savings(&savings),
                 Ok(Job::Finish(summary)) => return self.finish(&summary),
                 Err(RecvTimeoutError::Timeout) => self.rounds.flush(now),
                 // The loop ended without a last word: a panic. What is buffered is written by dropping.
@@ -341,6 +364,12 @@ impl Writer {
                 self.failing = true;
             }
             Err(_) => {}
+        }
+    }
+
+    fn save_savings(&self, savings: &Savings) {
+        if let Err(error) = self.store.save_savings(&self.identity, savings) {
+            tracing::error!(%error, "what the holdout has shown is not stored; the next cycle tries again");
         }
     }
 

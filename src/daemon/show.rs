@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::control::{Controller, Settings};
 use crate::export::Latest;
 use crate::gpu::GpuInfo;
+use crate::holdout::Savings;
 use crate::view::{About, Glance, View};
 
 /// Keeps a [`View`] and publishes its state. Whoever reads it never holds up the loop: the latest state is swapped in.
@@ -19,10 +20,16 @@ pub struct Show {
 }
 
 impl Show {
-    /// The view of a run that begins now (Unix seconds), and where to read it.
+    /// The view of a run that begins now (Unix seconds) with these books of earlier ones, and where to read it.
     #[must_use]
-    pub fn new(about: About, gpus: &[GpuInfo], controller: &Controller, unix_s: f64) -> (Self, Latest) {
-        let view = View::new(about, gpus, controller, unix_s);
+    pub fn new(
+        about: About,
+        gpus: &[GpuInfo],
+        controller: &Controller,
+        savings: Savings,
+        unix_s: f64,
+    ) -> (Self, Latest) {
+        let view = View::new(about, gpus, controller, unix_s).with_savings(savings);
         let (publish, state) = watch::channel(Arc::new(view.state().clone()));
         let (publish_history, history) = watch::channel(Arc::new(view.history().clone()));
         (Self { view, publish, publish_history }, Latest { state, history })

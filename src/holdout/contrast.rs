@@ -91,6 +91,13 @@ impl Contrast {
         self.cycles
     }
 
+    /// Is every number usable?
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let products = self.products.iter().flatten();
+        self.sum.iter().chain(products).chain(self.scatter.iter().flatten()).all(|value| value.is_finite())
+    }
+
     /// The difference; `None` before there are [`FEWEST_CYCLES`], or where default clocks give nothing to compare with.
     #[must_use]
     pub fn change(&self) -> Option<Change> {

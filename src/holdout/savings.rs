@@ -78,7 +78,7 @@ impl SlotSums {
 }
 
 /// The three comparisons.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 struct Contrasts {
     power: Contrast,
     tpot: Contrast,
@@ -155,13 +155,19 @@ impl SavingsState {
     }
 }
 
-/// Keeps the books.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// Keeps the books. What is stored is what complete cycles have shown; a cycle under way ends with the run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Savings {
     total: Contrasts,
     days: VecDeque<(f64, u64, Contrasts)>,
+    /// Cycles that were compared, and their measured seconds at default clocks and under agft.
+    cycles: u64,
+    held_s: f64,
+    agft_s: f64,
     /// Number of the cycle under way, and its slots.
+    #[serde(skip)]
     open: Option<(u64, Cycle)>,
+    #[serde(skip)]
     state: SavingsState,
 }
 
@@ -176,6 +182,28 @@ impl Savings {
     #[must_use]
     pub fn new(share: f64) -> Self {
         Self { state: SavingsState { share, ..SavingsState::default() }, ..Self::default() }
+    }
+
+    /// Books that were stored, of an experiment that holds this share of the time from now on.
+    #[must_use]
+    pub fn restored(self, share: f64) -> Self {
+        let mut savings =
+            Self { open: None, state: SavingsState { share, ..SavingsState::default() }, ..self };
+        savings.days.truncate(DAYS);
+        savings.tell();
+        savings
+    }
+
+    /// Is every number usable? A file could say otherwise.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let all = std::iter::once(&self.total).chain(self.days.iter().map(|(.., contrasts)| contrasts));
+        let sound = |contrasts: &Contrasts| {
+            [&contrasts.power, &contrasts.tpot, &contrasts.ttft].into_iter().all(Contrast::is_sound)
+        };
+        all.into_iter().all(sound)
+            && self.days.iter().all(|(day, ..)| day.is_finite())
+            && [self.held_s, self.agft_s].iter().all(|seconds| seconds.is_finite() && *seconds >= 0.0)
     }
 
     /// Another share from now on: what was seen stays.
@@ -193,14 +221,15 @@ impl Savings {
         }
         let (_, cycle) = self.open.get_or_insert_with(|| (at.cycle, Cycle::default()));
         if at.held {
-            self.state.held_s += window.seconds;
+            self.held_s += window.seconds;
             cycle.held.push(window);
         } else {
-            self.state.agft_s += window.seconds;
+            self.agft_s += window.seconds;
             if cycle.treated.len() < MOST_SLOTS || cycle.treated.contains_key(&at.slot) {
                 cycle.treated.entry(at.slot).or_default().push(window);
             }
         }
+        (self.state.held_s, self.state.agft_s) = (self.held_s, self.agft_s);
     }
 
     /// The cycle under way is over, or as much of it as there will be.
@@ -225,17 +254,25 @@ impl Savings {
             contrasts.push(&cycle.held, &treated);
         }
         self.total.push(&cycle.held, &treated);
-        self.state.cycles += 1;
-        self.state.effect = Effect::from(&self.total);
-        self.state.days = self
-            .days
-            .iter()
-            .map(|(day, cycles, contrasts)| DaySavings {
-                day_unix_s: *day,
-                cycles: *cycles,
-                effect: Effect::from(contrasts),
-            })
-            .collect();
+        self.cycles += 1;
+        self.tell();
+    }
+
+    /// Brings the state up to date with the books.
+    fn tell(&mut self) {
+        let days = self.days.iter().map(|(day, cycles, contrasts)| DaySavings {
+            day_unix_s: *day,
+            cycles: *cycles,
+            effect: Effect::from(contrasts),
+        });
+        self.state = SavingsState {
+            share: self.state.share,
+            cycles: self.cycles,
+            held_s: self.held_s,
+            agft_s: self.agft_s,
+            effect: Effect::from(&self.total),
+            days: days.collect(),
+        };
     }
 
     /// The books as of the latest cycle.

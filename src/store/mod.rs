@@ -5,6 +5,7 @@
 //!             model.previous.agft           the generation before it
 //!             model.rejected-<time>-<n>.agft      what could not be trusted, kept for a human
 //!             model.before-reset-<time>-<n>.agft  what a reset moved aside
+//!             savings.agft                  what the experiment has shown  [`savings`]
 //!             model_metadata.json           phase, converged, ...           [`ModelMetadata`]
 //! <runs dir>/agft_<time>/config_snapshot.yaml, experiment_metadata.json     [`RunDir`]
 //!                        rounds_data.jsonl, rounds_data.1.jsonl, ...        [`RoundWriter`]
@@ -31,6 +32,7 @@ pub mod peek;
 pub mod raw;
 pub mod rounds;
 pub mod run_dir;
+pub mod savings;
 pub mod steps;
 
 pub use error::StoreError;

@@ -97,10 +97,10 @@ pub struct ModelStore {
 }
 
 /// A file against which nothing speaks.
-struct Sound<M> {
+pub(super) struct Sound<M> {
     identity: Identity,
     differences: Vec<Difference>,
-    model: M,
+    pub(super) model: M,
 }
 
 impl ModelStore {
@@ -209,7 +209,7 @@ impl ModelStore {
     }
 
     /// Everything that speaks against a file, and, if nothing does, what `decode` makes of it. `None`: not there.
-    fn examine<M>(
+    pub(super) fn examine<M>(
         &self,
         name: &str,
         here: &Identity,
@@ -252,7 +252,7 @@ impl ModelStore {
     }
 
     /// Moves a file to the first free `<prefix><seconds>-<n>.agft`, and removes the oldest of too many.
-    fn set_aside(&self, name: &str, prefix: &str, now: Timestamp) -> Result<PathBuf, StoreError> {
+    pub(super) fn set_aside(&self, name: &str, prefix: &str, now: Timestamp) -> Result<PathBuf, StoreError> {
         let seconds = now.as_second().max(0);
         let aside = |n: u64| format!("{prefix}{seconds}-{n}{EXTENSION}");
         let mut n = 1;

@@ -122,6 +122,14 @@ impl View {
         }
     }
 
+    /// Goes on with the books of earlier runs.
+    #[must_use]
+    pub fn with_savings(mut self, savings: Savings) -> Self {
+        self.savings = savings.restored(self.state.savings.share);
+        self.state.savings.clone_from(self.savings.state());
+        self
+    }
+
     /// The picture as of the latest step.
     #[must_use]
     pub fn state(&self) -> &State {
