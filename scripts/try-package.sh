@@ -141,7 +141,7 @@ inside dpkg -i --force-confold /opt/agft.deb
 inside systemctl is-active --quiet agft || fail "does not run after the upgrade"
 [ "$pid" != "$(inside systemctl show -p MainPID --value agft)" ] || fail "the upgrade did not restart it"
 grep -q 'a line of the operator' "$root/etc/agft/config.yaml" || fail "the upgrade lost the configuration"
-inside test -s /var/lib/agft/data/models/model_metadata.json || fail "the model is gone after the upgrade"
+inside test -s /var/lib/agft/models/model_metadata.json || fail "the model is gone after the upgrade"
 say "upgraded: restarted, configuration and model kept"
 
 inside dpkg --remove agft

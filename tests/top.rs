@@ -6,6 +6,7 @@ mod support;
 use std::fs::File;
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -98,7 +99,9 @@ impl Emulator {
 /// A program in a terminal; killed when this is dropped.
 struct Shown {
     child: Child,
-    user: File,
+    user: Option<File>,
+    /// The user has gone: whatever is still read from the terminal is not wanted.
+    gone: Arc<AtomicBool>,
     terminal: File,
     before: Termios,
     screen: Arc<Mutex<Emulator>>,
@@ -106,7 +109,8 @@ struct Shown {
 
 impl Shown {
     fn start(command: &Command) -> Self {
-        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+            .expect("a pseudo-terminal");
         grantpt(&user).unwrap();
         unlockpt(&user).unwrap();
         let name = ptsname(&user, Vec::new()).unwrap();
@@ -128,13 +132,18 @@ impl Shown {
         let user = File::from(user);
         let screen = Arc::new(Mutex::new(Emulator::new()));
         let (mut reader, seen) = (user.try_clone().unwrap(), Arc::clone(&screen));
+        let gone = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&gone);
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
                 seen.lock().unwrap().take(&bytes[..count]);
             }
         });
-        Self { child, user, terminal, before, screen }
+        Self { child, user: Some(user), gone, terminal, before, screen }
     }
 
     fn text(&self) -> String {
@@ -150,11 +159,21 @@ impl Shown {
     }
 
     fn press(&self, keys: &str) {
-        rustix::io::write(&self.user, keys.as_bytes()).unwrap();
+        rustix::io::write(self.user.as_ref().unwrap(), keys.as_bytes()).unwrap();
     }
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The window is closed: nobody is at the terminal's other end any more, once the reader has seen the next output.
+    fn hang_up(&mut self) -> ExitStatus {
+        self.gone.store(true, Ordering::SeqCst);
+        self.user = None;
+        let ended = eventually(|| self.child.try_wait().unwrap(), Option::is_some);
+        let status = ended.expect("it ends with its terminal");
+        assert_ne!(status.code(), Some(101), "a panic");
+        status
     }
 
     /// Waits for the end of the program, and asserts that the terminal is as it was.
@@ -249,6 +268,20 @@ fn top_outlives_the_daemon_and_follows_its_successor_and_a_signal_gives_the_term
     top.signal(Signal::TERM);
     assert_eq!(top.end().code(), Some(0));
     next.stop();
+}
+
+#[test]
+fn view_ends_with_its_terminal() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    let mut top = Shown::start(&bench.command(&["top"]));
+    top.wait_for(&["live, up"]);
+    top.hang_up();
+    let mut demo = Shown::start(&bench.command(&["demo", "--tui", "--seconds", "120"]));
+    demo.wait_for(&["live, up"]);
+    demo.hang_up();
+    assert!(daemon.is_running());
+    daemon.stop();
 }
 
 #[test]

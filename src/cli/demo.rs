@@ -405,7 +405,7 @@ fn print(report: &Report, json: bool) -> Exit {
         return Exit::Ok;
     }
     say!(
-        "{} serving a {} model for {} s, the same requests at default clocks and with agft (simulated)\n",
+        "{} serving the {} model for {} s, the same requests at default clocks and with agft (simulated)\n",
         report.gpu,
         report.model,
         report.seconds

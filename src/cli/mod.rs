@@ -181,7 +181,7 @@ pub enum Command {
     /// Watch over the clocks of a running agft, which starts this itself
     #[command(hide = true)]
     Guardian(guardian::GuardianArgs),
-    /// Print completions for a shell: bash, zsh, fish
+    /// Print completions for a shell: bash, zsh, fish, elvish, powershell
     Completions(generate::CompletionsArgs),
     /// Write the man pages to a directory: for packages
     #[command(hide = true)]

@@ -1,6 +1,7 @@
 //! The terminal as a screen: taken over and always given back, and the loop that draws on it.
 
 use std::io::{self, IsTerminal, Stdout, Write};
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Mutex, Once, PoisonError};
@@ -10,6 +11,9 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::crossterm::{cursor, execute, terminal};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::control::Order;
 use crate::top::{Action, Key, Model, Theme, draw};
@@ -67,7 +71,7 @@ fn is_utf8(locale: &str) -> bool {
 /// # Errors
 /// [`ScreenError`] if not.
 pub(super) fn possible() -> Result<(), ScreenError> {
-    if !io::stdout().is_terminal() {
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(ScreenError::NoTerminal);
     }
     match std::env::var("TERM") {
@@ -90,9 +94,16 @@ fn give_back() {
     }
 }
 
+/// Ends the program with the terminal given back, whatever the view is doing.
+pub(super) fn abandon() -> ! {
+    give_back();
+    std::process::exit(1)
+}
+
 /// The terminal while it is ours.
 struct Screen {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// Never dropped: that would show the cursor, which [`give_back`] does, and panic where nobody is there to see it.
+    terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>,
 }
 
 impl Screen {
@@ -120,7 +131,7 @@ impl Screen {
         execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
         let terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
         std::mem::forget(taken);
-        Ok(Self { terminal })
+        Ok(Self { terminal: ManuallyDrop::new(terminal) })
     }
 
     fn draw(&mut self, model: &mut Model, theme: Theme) -> io::Result<()> {
@@ -175,6 +186,28 @@ fn key(event: &Event) -> Option<Key> {
     })
 }
 
+/// What there is at the keyboard's end.
+#[derive(Debug, PartialEq)]
+enum Look {
+    /// Perhaps a key.
+    Alive,
+    /// Nobody: the window was closed, the connection lost.
+    HungUp,
+}
+
+/// Waits for a key, at most this long.
+fn look(at_most: Duration) -> io::Result<Look> {
+    let keyboard = io::stdin();
+    let mut watched = [PollFd::new(&keyboard, PollFlags::IN)];
+    let span = Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.subsec_nanos()) };
+    match poll(&mut watched, Some(&span)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    Ok(if watched[0].revents().intersects(gone) { Look::HungUp } else { Look::Alive })
+}
+
 /// Shows the model until the user or the news end it. `order` carries out what the user asks of agft; what comes of it
 /// is news.
 ///
@@ -205,7 +238,12 @@ pub(super) fn show(
             screen.draw(model, theme)?;
             drawn = Some(Instant::now());
         }
-        if !event::poll(LOOK_EVERY)? {
+        // A terminal that has hung up reads as empty for ever, and crossterm would never return from that: it is asked only
+        // while somebody is there. Asked it is after each look, since it is the one that hears of another size.
+        if look(LOOK_EVERY)? == Look::HungUp {
+            return Ok(());
+        }
+        if !event::poll(Duration::ZERO)? {
             continue;
         }
         let event = event::read()?;

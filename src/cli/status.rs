@@ -307,7 +307,7 @@ fn describe(out: &mut String, state: &State) -> std::fmt::Result {
     )?;
     let milli = |value: Option<f64>| number(value.map(|value| 1e3 * value), 1, " ms");
     let limits = state.limits.map_or("no limits".to_owned(), |limits| {
-        format!("limits: {:.0} ms, {:.0} ms", 1e3 * limits.ttft.0, 1e3 * limits.tpot.0)
+        format!("limits: {} s, {} ms", limits.ttft.0, 1e3 * limits.tpot.0)
     });
     writeln!(out, "  latency     TTFT {}, TPOT {} ({limits})", milli(load.ttft_s), milli(load.tpot_s))?;
     let converged = if learner.converged { ", converged" } else { "" };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::screen::{News, ScreenError, possible, show};
+use super::screen::{self, News, ScreenError, possible, show};
 use super::status::{Talk, TalkError, Which, fail, socket_dir, talk};
 use super::{Cli, Exit};
 use crate::control::Order;
@@ -19,6 +19,8 @@ use crate::units::Seconds;
 
 /// Between tries to reach an agft that has ended: a restart takes a second or two.
 const RETRY: Duration = Duration::from_secs(1);
+/// Time that a view has to end by itself after a signal.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Options of `top`.
 #[derive(Debug, Args)]
@@ -83,6 +85,9 @@ fn end_on_signal(news: Sender<News>) -> io::Result<()> {
     spawn("agft-top-signal", move || {
         runtime.block_on(signals.wait());
         let _ = news.send(News::End);
+        // The view looks at its news many times a second; one that is stuck in its terminal must not outlive the signal.
+        thread::sleep(PATIENCE);
+        screen::abandon();
     })
 }
 

@@ -94,7 +94,7 @@ impl Reloader {
         }
         let applied = differences(&self.config, &merged);
         if applied.is_empty() {
-            tracing::info!(%file, "configuration reloaded: nothing changed");
+            tracing::info!(%file, "configuration reloaded: nothing takes effect now");
             return None;
         }
         // Keys bound each other: old and new ones together may contradict where each file does not.

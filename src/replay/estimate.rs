@@ -178,7 +178,7 @@ impl Plan {
             windows: rows.len(),
             overlap: count(known) / count(rows.len()).max(1.0),
             effective_windows: if squares > 0.0 { sum * sum / squares } else { 0.0 },
-            blocks: rows.len() / self.block,
+            blocks: rows.len().div_ceil(self.block),
             blocks_matched: blocks.filter(|block| block.iter().any(|weight| *weight > 0.0)).count(),
         }
     }

@@ -30,7 +30,7 @@ pub use phases::Phase;
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// Not a directory.
-    #[error("{} is no directory; give a run's directory, like experiment/agft_2026-01-31_12-00-00", .0.display())]
+    #[error("{} is no directory; give a run's directory, like experiment/agft_20260131_120000", .0.display())]
     NotADirectory(PathBuf),
     /// No file of rounds in it.
     #[error("{} has no rounds_data.jsonl: it is no run's directory", .0.display())]

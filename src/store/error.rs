@@ -101,7 +101,9 @@ fn remedy(cause: &io::Error) -> &'static str {
             "something that is not a directory stands in the way: move it, or choose another directory"
         }
         io::ErrorKind::IsADirectory => "a directory stands where a file belongs: move it away",
-        io::ErrorKind::NotFound => "it was moved or removed while agft ran: put it back and restart agft",
+        io::ErrorKind::NotFound => {
+            "there is nothing of that name: was it moved or removed, or is the path wrong?"
+        }
         _ => "check the mount and the disk (`dmesg`), or choose another directory",
     }
 }
