@@ -9,7 +9,7 @@
 //!  NVML  --energy--------+------> reward (EDP vs baseline) ---+--> store (model, metadata, journal)
 //! ```
 //!
-//! The middle (`features`, `reward`, `bandit`, `holdout`, `control`) is pure: no clock, no file, no socket, no thread. The shells
+//! The middle (`features`, `reward`, `bandit`, `holdout`, `control`, `park`) is pure: no clock, no file, no socket, no thread. The shells
 //! around it (`metrics::scrape`, `gpu`, `store`, `daemon`, `cli`) do the I/O. The daemon, the demo and the tests drive
 //! the very same [`control`] step.
 
@@ -21,6 +21,8 @@ pub mod units;
 pub mod config;
 
 pub mod metrics;
+
+pub mod park;
 
 pub mod bandit;
 pub mod control;

@@ -8,8 +8,6 @@ use jiff::Timestamp;
 
 use super::{Cli, LogFormat};
 use crate::config::Config;
-use crate::daemon::actuator::Actuator;
-use crate::daemon::sampler::Sampler;
 use crate::daemon::watch::{Pulse, Watch, Watched};
 use crate::gpu::GpuInfo;
 use crate::gpu::nvml::NvmlHost;
@@ -17,6 +15,7 @@ use crate::guardian::ledger::HeldLedger;
 use crate::guardian::link::{Answers, GuardianSpec, Link};
 use crate::guardian::undo::{Undone, runtime_dir, undo};
 use crate::store::held::{Claim, HeldDir, Holder, Role};
+use crate::units::Seconds;
 
 /// GPUs that are this run's alone, until this is dropped.
 pub(super) struct Guarded {
@@ -28,12 +27,13 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// Takes the GPUs for this run, and undoes what journals of the dead name on others.
+    /// Takes the GPUs for this run, whose ticks are `period` apart, and undoes what journals of the dead name on others.
     pub(super) fn claim(
         cli: &Cli,
         config: &Config,
         host: NvmlHost,
         gpus: &[GpuInfo],
+        period: Seconds,
     ) -> anyhow::Result<Self> {
         let path = runtime_dir(config);
         let dir = HeldDir::open(&path).context("gpu.runtime_dir")?;
@@ -49,7 +49,7 @@ impl Guarded {
             gpus: uuids,
             runtime_dir: path,
             config: holder.config.clone(),
-            silence: GuardianSpec::silence(config.control.decision_interval_s),
+            silence: GuardianSpec::silence(period),
             json_log: cli.log_format == LogFormat::Json,
         };
         Ok(Self { dir: Arc::new(dir), link: Link::new(), spec, config: holder.config, _claims: claims })
@@ -67,29 +67,21 @@ impl Guarded {
         HeldLedger::new(Arc::clone(&self.dir), self.link.clone(), &self.config)
     }
 
-    /// Starts the watch over the run's threads and its guardian.
+    /// Starts the watch over the run's threads and its guardian; `notice` is told when clocks were given back.
     pub(super) fn watch(
         &self,
         answers: Answers,
-        actuator: &Actuator,
-        sampler: &Sampler,
-        tick: &Pulse,
-        config: &Config,
+        parts: Vec<(&'static str, Pulse)>,
+        notice: Box<dyn Fn(String) + Send>,
+        period: Seconds,
     ) -> std::io::Result<Watch> {
-        let watched = Watched {
-            link: self.link.clone(),
-            answers,
-            spec: self.spec.clone(),
-            parts: vec![
-                ("the thread that writes clocks", actuator.pulse()),
-                ("the thread that reads the GPUs", sampler.pulse()),
-                ("the tick", tick.clone()),
-            ],
-            notice: actuator.disturber(),
-        };
-        Watch::spawn(watched, config.control.decision_interval_s)
+        let watched = Watched { link: self.link.clone(), answers, spec: self.spec.clone(), parts, notice };
+        Watch::spawn(watched, period)
     }
 }
+
+/// Name of the part that writes clocks.
+pub(super) const CLOCK_THREAD: &str = "the thread that writes clocks";
 
 fn log(undone: &Undone) {
     let pid = |holder: &Option<Holder>| holder.as_ref().map(|holder| holder.pid);

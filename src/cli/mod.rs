@@ -11,6 +11,7 @@ mod guarded;
 mod guardian;
 pub mod logging;
 pub mod model;
+pub mod park;
 pub mod release;
 pub mod replay;
 pub mod report;
@@ -149,6 +150,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Compare policies on simulated servers and GPUs, in virtual time
     Simulate(Box<simulate::SimulateArgs>),
+    /// Run as a daemon that parks GPUs while nobody uses them; needs no inference server
+    Park(park::ParkArgs),
     /// Is everything in place? One line per question; changes nothing
     Check,
     /// Check a configuration file and list every problem in it
@@ -207,6 +210,7 @@ pub fn main() -> ExitCode {
         None => run::run(&cli),
         Some(Command::Demo(args)) => demo::run(args, &cli),
         Some(Command::Simulate(args)) => simulate::run(args, &cli),
+        Some(Command::Park(args)) => park::run(args, &cli),
         Some(Command::Check) => check::run(&cli),
         Some(Command::CheckConfig { file }) => check::run_config(file),
         Some(Command::Release(args)) => release::run(args, &cli),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::guarded::Guarded;
+use super::guarded::{CLOCK_THREAD, Guarded};
 use super::{Cli, Exit, exit_of, load_config, logging};
 use crate::bandit::ActionSpace;
 use crate::config::{Config, Listen};
@@ -59,7 +59,8 @@ pub fn run(cli: &Cli) -> Exit {
     }
 }
 
-fn exit_code(error: &anyhow::Error) -> Exit {
+/// The exit code of a run that failed.
+pub(super) fn exit_code(error: &anyhow::Error) -> Exit {
     if let Some(ClaimError::Busy(_)) = error.downcast_ref() {
         return Exit::InUse;
     }
@@ -148,7 +149,9 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     // Until the end of the run.
     let guarded = match hands_off {
         true => None,
-        false => Some(Guarded::claim(cli, config, gpus.host, &gpus.infos)?),
+        false => {
+            Some(Guarded::claim(cli, config, gpus.host, &gpus.infos, config.control.decision_interval_s)?)
+        }
     };
     let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
     let identity = identity(config, &gpus.infos);
@@ -410,7 +413,13 @@ fn assemble(
     let pulse = Pulse::new();
     let watch = match (guarded, &actuator, answers) {
         (Some(guarded), Some(actuator), Some(answers)) => {
-            let watch = guarded.watch(answers, actuator, &sampler, &pulse, config);
+            let watched = vec![
+                (CLOCK_THREAD, actuator.pulse()),
+                ("the thread that reads the GPUs", sampler.pulse()),
+                ("the tick", pulse.clone()),
+            ];
+            let period = config.control.decision_interval_s;
+            let watch = guarded.watch(answers, watched, actuator.disturber(), period);
             Some(watch.context("watch thread")?)
         }
         _ => None,

@@ -1,12 +1,13 @@
 //! Keys that bound each other, and combinations that are allowed but odd.
 
 use super::Config;
+use super::choices::ParkSource;
 use super::error::{Problem, Warning};
 use super::reader::Reader;
 
 /// Reports every pair of keys that contradict each other.
 pub(super) fn relations(config: &Config, reader: &mut Reader<'_>) {
-    let Config { vllm, control, linucb, holdout, .. } = config;
+    let Config { vllm, control, linucb, holdout, park, .. } = config;
     let mut require = |holds: bool, key: &str, value: String, than: &str, must_be: String| {
         if !holds {
             let remedy = Some("change one of the two".into());
@@ -40,6 +41,22 @@ pub(super) fn relations(config: &Config, reader: &mut Reader<'_>) {
         control.convergence_top_k.to_string(),
         "control.convergence_window",
         format!("at most control.convergence_window, which is {}", control.convergence_window),
+    );
+    if let Some(high) = park.temperature_high_c {
+        require(
+            park.temperature_low_c <= high,
+            "park.temperature_low_c",
+            park.temperature_low_c.to_string(),
+            "park.temperature_high_c",
+            format!("at most park.temperature_high_c, which is {high}"),
+        );
+    }
+    require(
+        park.ports.is_empty() != park.sources.contains(&ParkSource::Connections),
+        "park.ports",
+        if park.ports.is_empty() { "empty".into() } else { "given".into() },
+        "park.sources",
+        "given if, and only if, park.sources has connections".into(),
     );
 }
 

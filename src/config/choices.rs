@@ -34,6 +34,9 @@ macro_rules! names {
 }
 
 names! {
+    ParkSource { Utilization = "utilization", Connections = "connections", }
+    WaitKind { Timeout = "timeout", SkiRental = "ski-rental", }
+    Lever { Core = "core", Memory = "memory", Both = "both", Auto = "auto", }
     PolicyKind { LinUcb = "linucb", Structured = "structured", }
     RewardForm { LogRatio = "log_ratio", Clipped = "clipped", }
     Statistic { Mean = "mean", P95 = "p95", P99 = "p99", }
@@ -56,6 +59,40 @@ pub enum PolicyKind {
     /// Linear models of step time and power, shared by all clocks.
     #[serde(rename = "structured")]
     Structured,
+}
+
+/// Who tells `agft park` of work (`park.sources`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ParkSource {
+    /// The GPU itself.
+    Utilization,
+    /// TCP connections to `park.ports`.
+    Connections,
+}
+
+/// How long `agft park` waits out an idle gap (`park.rule`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitKind {
+    /// A fixed time.
+    Timeout,
+    /// As long as pays, by the gaps of late.
+    SkiRental,
+}
+
+/// Which clocks `agft park` lowers (`park.lever`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lever {
+    /// The core clock.
+    Core,
+    /// The memory clock.
+    Memory,
+    /// Both; a board that cannot is refused.
+    Both,
+    /// The core clock, and the memory clock where the board can.
+    Auto,
 }
 
 /// Least severity that is logged (`logging.console_level`, `logging.file_level`).

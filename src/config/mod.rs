@@ -19,9 +19,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use choices::{Listen, LogLevel, PolicyKind};
+pub use choices::{Lever, Listen, LogLevel, ParkSource, PolicyKind, WaitKind};
 pub use error::{ConfigError, Problem, Warning};
-pub use sections::{Control, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Vllm};
+pub use sections::{
+    Control, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Park, Vllm,
+};
 
 use crate::store::{Distrust, Untrusted, trusted_path};
 use reader::Reader;
@@ -44,6 +46,8 @@ pub struct Config {
     pub control: Control,
     /// What happens while no request is there.
     pub idle: Idle,
+    /// `agft park`: GPUs that nobody uses, without an engine to ask.
+    pub park: Park,
     /// The experiment that proves what is saved.
     pub holdout: Holdout,
     /// The `linucb` policy and the pruning of clocks.
@@ -161,6 +165,7 @@ impl Config {
             gpu: Gpu::read(reader),
             control: Control::read(reader),
             idle: Idle::read(reader),
+            park: Park::read(reader),
             holdout: Holdout::read(reader),
             linucb: Linucb::read(reader),
             logging: Logging::read(reader),

@@ -129,6 +129,60 @@ pub(super) fn one_of<T: Choice>() -> Rule<T> {
     })
 }
 
+/// A list of at least one of a choice's names, none twice.
+pub(super) fn some_of<T: Choice + PartialEq>() -> Rule<Vec<T>> {
+    let names: Vec<&str> = T::NAMES.iter().map(|(name, _)| *name).collect();
+    let item = one_of::<T>();
+    Rule::new(format!("a list of at least one of {}", names.join(", ")), move |node| {
+        let Node::List(nodes) = node else {
+            return Err(item.read(node).ok().map(|_| format!("write [{}]", bare(node))));
+        };
+        let read = |node| item.read(node).map_err(|remedy| remedy.or(Some(wrong_item(node))));
+        let values = nodes.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        if repeated(&values).is_some() {
+            return Err(Some("name each once".into()));
+        }
+        if values.is_empty() { Err(None) } else { Ok(values) }
+    })
+}
+
+fn bare(node: &Node) -> String {
+    if let Node::Text(text) = node { text.clone() } else { node.to_string() }
+}
+
+/// A list of at most `longest` different TCP ports.
+pub(super) fn ports(longest: usize) -> Rule<Vec<u16>> {
+    let item = whole(1..=u16::MAX);
+    Rule::new(format!("a list of at most {longest} different ports, each {}", item.must_be), move |node| {
+        let Node::List(nodes) = node else {
+            return Err(item.read(node).ok().map(|port| format!("write [{port}]")));
+        };
+        let read = |node| item.read(node).map_err(|_| Some(wrong_item(node)));
+        let ports = nodes.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        if let Some(twice) = repeated(&ports) {
+            return Err(Some(format!("the list has {twice} twice")));
+        }
+        if ports.len() > longest { Err(None) } else { Ok(ports) }
+    })
+}
+
+/// A program by its absolute path and its arguments, at most `longest` texts; empty for none. No shell reads them.
+pub(super) fn argv(longest: usize) -> Rule<Vec<String>> {
+    Rule::new(format!("a list of at most {longest} texts, the first an absolute path"), move |node| {
+        let Node::List(nodes) = node else { return Err(None) };
+        let word = |node: &Node| match node {
+            Node::Text(text) if !text.contains('\0') => Ok(text.clone()),
+            Node::Int(_) | Node::Float(_) | Node::Bool(_) => {
+                Err(Some(format!("write \"{node}\", in quotes")))
+            }
+            node => Err(Some(wrong_item(node))),
+        };
+        let words = nodes.iter().map(word).collect::<Result<Vec<_>, _>>()?;
+        let absolute = words.first().is_none_or(|program| program.starts_with('/'));
+        if words.len() > longest || !absolute { Err(None) } else { Ok(words) }
+    })
+}
+
 /// Text of one line, not empty.
 pub(super) fn text() -> Rule<String> {
     Rule::new("text, not empty, on one line", |node| match node {
@@ -402,6 +456,39 @@ mod tests {
         assert_eq!(read(&host_names(2), "[gpu-node, a.example]").unwrap().len(), 2);
         assert_eq!(remedy(&host_names(2), "['gpu-node:1']"), "the list has the text \"gpu-node:1\"");
         assert_eq!(read(&host_names(1), "[a, b]"), Err(None));
+    }
+
+    #[test]
+    fn some_of_a_choice_is_a_list_of_different_names() {
+        use crate::config::choices::ParkSource::{self, Connections, Utilization};
+        let rule = some_of::<ParkSource>();
+        assert_eq!(read(&rule, "[connections, Utilization]"), Ok(vec![Connections, Utilization]));
+        assert_eq!(read(&rule, "[]"), Err(None));
+        assert_eq!(remedy(&rule, "connections"), "write [connections]");
+        assert_eq!(remedy(&rule, "[conections]"), "did you mean connections?");
+        assert_eq!(remedy(&rule, "[utilization, utilization]"), "name each once");
+    }
+
+    #[test]
+    fn ports_are_different_numbers_and_none_is_0() {
+        assert_eq!(read(&ports(2), "[5001, 8000]"), Ok(vec![5001, 8000]));
+        assert_eq!(read(&ports(2), "[]"), Ok(vec![]));
+        assert_eq!(remedy(&ports(2), "5001"), "write [5001]");
+        assert_eq!(remedy(&ports(2), "[0]"), "the list has 0");
+        assert_eq!(remedy(&ports(2), "[65536]"), "the list has 65536");
+        assert_eq!(remedy(&ports(2), "[1, 1]"), "the list has 1 twice");
+        assert_eq!(read(&ports(1), "[1, 2]"), Err(None));
+    }
+
+    #[test]
+    fn program_is_an_absolute_path_and_its_arguments_are_taken_as_they_are() {
+        let words = vec!["/usr/bin/fan".to_owned(), "all off; rm -rf x".to_owned()];
+        assert_eq!(read(&argv(2), "[/usr/bin/fan, \"all off; rm -rf x\"]"), Ok(words));
+        assert_eq!(read(&argv(2), "[]"), Ok(vec![]));
+        assert_eq!(read(&argv(2), "[fan]"), Err(None));
+        assert_eq!(read(&argv(2), "/usr/bin/fan"), Err(None));
+        assert_eq!(remedy(&argv(2), "[/usr/bin/fan, 3]"), "write \"3\", in quotes");
+        assert_eq!(read(&argv(1), "[/usr/bin/fan, x]"), Err(None));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //!
 //! A key's unit is in its type ([`Mhz`], [`Seconds`]) or in its name (`_ms`, `_mb`, `_percent`).
 
-use super::choices::{Listen, LogLevel, PolicyKind};
+use super::choices::{Lever, Listen, LogLevel, ParkSource, PolicyKind, WaitKind};
 use super::reader::Reader;
 use super::rule::{
-    flag, gpus, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url, path,
-    real, seconds, text, whole,
+    argv, flag, gpus, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url,
+    path, ports, real, seconds, some_of, text, whole,
 };
 use crate::gpu::GpuSelector;
 use crate::reward::slo::Statistic;
@@ -154,6 +154,56 @@ sections! {
         power_poll_interval_ms: u64 = 100, millis(10..=1000);
         /// Rise of board power over its idle level that wakes before the next scrape does.
         wake_power_ratio: f64 = 1.12, real(1.01..=3.0);
+    }
+
+    /// `agft park`: GPUs that nobody uses, without an engine to ask.
+    Park in "park" {
+        /// The GPUs that are parked; all of the machine without.
+        gpus: Option<Vec<GpuSelector>> = None, optional(gpus());
+        /// Who tells of work; parked only if all of these are quiet.
+        sources: Vec<ParkSource> = vec![ParkSource::Utilization], some_of();
+        /// TCP ports of this machine whose connections are work, for the source `connections`.
+        ports: Vec<u16> = vec![], ports(64);
+        /// How long an idle gap is waited out.
+        rule: WaitKind = WaitKind::Timeout, one_of();
+        /// The fixed time of `timeout`.
+        idle_timeout_s: Seconds = Seconds(60.0), seconds(0.0..=86_400.0);
+        /// All sources are quiet at least this long before a GPU is parked, whatever the rule.
+        quiet_s: Seconds = Seconds(3.2), seconds(0.1..=3600.0);
+        /// Park a GPU that has not worked since the start after `quiet_s` alone.
+        at_start: bool = true, flag();
+        /// What parking and the next wake may cost together, for `ski-rental`.
+        wake_cost_j: f64 = 100.0, real(0.1..=1e6);
+        /// A wake that took longer raises the bar of `ski-rental`.
+        wake_limit_s: Seconds = Seconds(1.0), seconds(0.1..=60.0);
+        /// Utilisation above this is work.
+        utilization_threshold_percent: f64 = 0.0, real(0.0..=100.0);
+        /// Temperature above which a GPU is parked whatever it does.
+        temperature_high_c: Option<f64> = Some(80.0), optional(real(30.0..=120.0));
+        /// Temperature down to which it stays so.
+        temperature_low_c: f64 = 75.0, real(0.0..=120.0);
+        /// Period of looks at a GPU that is not parked, and at connections.
+        active_poll_ms: u64 = 100, millis(20..=1000);
+        /// Period of looks at the utilisation of a parked GPU.
+        parked_poll_ms: u64 = 1000, millis(20..=10_000);
+        /// Which clocks are lowered.
+        lever: Lever = Lever::Auto, one_of();
+        /// Core clock while parked; the lowest without.
+        core_mhz: Option<Mhz> = None, optional(mhz(1..=10_000));
+        /// Memory clock while parked; the lowest without.
+        memory_mhz: Option<Mhz> = None, optional(mhz(1..=50_000));
+        /// Core clock that a woken GPU is held to; left to the driver without.
+        wake_core_mhz: Option<Mhz> = None, optional(mhz(1..=10_000));
+        /// Period of the status line.
+        log_interval_s: Seconds = Seconds(30.0), seconds(1.0..=86_400.0);
+        /// Program and arguments that switch fans on.
+        fan_on: Vec<String> = vec![], argv(64);
+        /// Program and arguments that switch fans off.
+        fan_off: Vec<String> = vec![], argv(64);
+        /// All GPUs have been parked for this long before fans go off.
+        fan_off_after_s: Seconds = Seconds(900.0), seconds(0.0..=86_400.0);
+        /// A fan program is killed after this.
+        fan_timeout_s: Seconds = Seconds(10.0), seconds(0.1..=300.0);
     }
 
     /// The experiment that proves what is saved.

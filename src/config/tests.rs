@@ -217,6 +217,15 @@ fn keys_that_contradict_each_other_are_reported_unless_one_is_wrong_anyway() {
         complaint("linucb: {initial_alpha: 0.05}")[0].contains("linucb.min_alpha is 0.1, must be at most")
     );
     assert!(complaint("control: {convergence_top_k: 101}")[0].contains("at most control.convergence_window"));
+    assert!(
+        complaint("park: {temperature_high_c: 70}")[0]
+            .contains("park.temperature_low_c is 75, must be at most")
+    );
+    for ports in ["park: {ports: [5001]}", "park: {sources: [connections]}"] {
+        let must_be = "must be given if, and only if, park.sources has connections";
+        assert!(complaint(ports)[0].contains(must_be), "{ports}");
+    }
+    parse("park: {sources: [connections], ports: [5001], temperature_high_c: null}");
     let wrong_anyway = complaint("{control: {decision_interval_s: 5}, vllm: {outage_after_s: x}}");
     assert_eq!(wrong_anyway.len(), 1);
 }

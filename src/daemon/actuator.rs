@@ -87,6 +87,12 @@ impl Actuator {
         }
     }
 
+    /// Why the clocks cannot be controlled any more, if so; for those who look rather than wait.
+    #[must_use]
+    pub fn take_failure(&self) -> Option<GpuError> {
+        self.shared.lock().fatal.take()
+    }
+
     /// Marked at the start of each driver call, at rest between them.
     #[must_use]
     pub fn pulse(&self) -> Pulse {

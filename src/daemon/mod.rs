@@ -9,6 +9,7 @@ pub mod clock;
 pub mod feed;
 pub mod log;
 pub mod notify;
+pub mod park;
 mod record;
 pub mod recorder;
 pub mod reload;

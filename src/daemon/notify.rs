@@ -51,6 +51,27 @@ impl Notifier {
         self.send("READY=1");
     }
 
+    /// How often a sign of life is due, if the manager asks for any: well before it loses patience.
+    #[must_use]
+    pub fn alive_every(&self) -> Option<Duration> {
+        self.watchdog.map(|every| every / 4)
+    }
+
+    /// A sign of life.
+    pub fn alive(&self) {
+        self.send("WATCHDOG=1");
+    }
+
+    /// One line for `systemctl status`.
+    pub fn status(&self, line: &str) {
+        self.send(&format!("STATUS={line}"));
+    }
+
+    /// The run is over.
+    pub fn stopping(&self) {
+        self.send("STOPPING=1");
+    }
+
     /// The configuration is read again.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
@@ -85,27 +106,23 @@ impl NotifyObserver {
 
 impl Observer for NotifyObserver {
     fn step(&mut self, facts: &StepFacts<'_>) {
-        if let Some(every) = self.notifier.watchdog
-            && self.alive.is_none_or(|at| at.elapsed() >= every / 4)
+        if let Some(every) = self.notifier.alive_every()
+            && self.alive.is_none_or(|at| at.elapsed() >= every)
         {
             self.alive = Some(Instant::now());
-            self.notifier.send("WATCHDOG=1");
+            self.notifier.alive();
         }
         let mode = facts.controller.mode();
         if self.status.is_none_or(|(at, shown)| shown != mode || at.elapsed() >= STATUS_EVERY) {
             self.status = Some((Instant::now(), mode));
             let learned = facts.controller.learned();
             let running = facts.controller.running();
-            self.notifier.send(&format!(
-                "STATUS={}, clocks: {running}, {} rounds",
-                mode.name(),
-                learned.rounds
-            ));
+            self.notifier.status(&format!("{}, clocks: {running}, {} rounds", mode.name(), learned.rounds));
         }
     }
 
     fn end(&mut self, _controller: &Controller, _unix_time: f64) {
-        self.notifier.send("STOPPING=1");
+        self.notifier.stopping();
     }
 }
 

@@ -163,6 +163,8 @@ fn merge(old: &Config, new: &Config) -> Config {
     to.metrics.baseline_measurements = from.metrics.baseline_measurements;
     to.model.save_dir = from.model.save_dir;
     to.experiment = from.experiment;
+    // `agft park`'s alone.
+    to.park = from.park;
     to.observe = from.observe;
     let detailed = to.logging.detailed_round_logging;
     to.logging = from.logging;

@@ -210,6 +210,10 @@ pub struct GpuSetup {
     pub persistence: Option<bool>,
 }
 
+fn sensor<T>(gpu: &GpuInfo, value: Option<T>, call: &'static str) -> Result<T, GpuError> {
+    value.ok_or_else(|| GpuError::NotSupported { gpu: gpu.to_string(), call })
+}
+
 /// What can be read of a GPU. Needs no privilege and changes nothing.
 pub trait GpuSensors: Send {
     /// Who this is.
@@ -237,6 +241,38 @@ pub trait GpuSensors: Send {
     /// # Errors
     /// [`GpuError::NotSupported`] if the board has no power sensor.
     fn power(&self) -> Result<Watts, GpuError>;
+
+    /// Utilisation alone, in percent: one call where a [`reading`](Self::reading) is several.
+    ///
+    /// # Errors
+    /// [`GpuError::NotSupported`] if the board has no such sensor.
+    fn utilization(&self) -> Result<f64, GpuError> {
+        sensor(self.info(), self.reading()?.utilization_percent, "utilization")
+    }
+
+    /// Core temperature alone, in degrees Celsius.
+    ///
+    /// # Errors
+    /// [`GpuError::NotSupported`] if the board has no such sensor.
+    fn temperature(&self) -> Result<f64, GpuError> {
+        sensor(self.info(), self.reading()?.temperature_c, "temperature")
+    }
+
+    /// The running core clock alone.
+    ///
+    /// # Errors
+    /// [`GpuError::NotSupported`] if the driver does not tell it.
+    fn core_clock(&self) -> Result<Mhz, GpuError> {
+        sensor(self.info(), self.reading()?.core_clock, "core clock")
+    }
+
+    /// The running memory clock alone.
+    ///
+    /// # Errors
+    /// [`GpuError::NotSupported`] if the driver does not tell it.
+    fn memory_clock(&self) -> Result<Mhz, GpuError> {
+        sensor(self.info(), self.reading()?.memory_clock, "memory clock")
+    }
 
     /// The total-energy counter, in millijoules since the driver was loaded. Advances in ticks of 10-100 ms.
     ///

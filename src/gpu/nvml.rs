@@ -180,20 +180,6 @@ impl NvmlSensors {
         self.device.clock_info(clock).map(Mhz).map_err(self.failed("nvmlDeviceGetClockInfo"))
     }
 
-    fn core_clock(&self) -> Result<Mhz, GpuError> {
-        self.clock(Clock::SM).or_else(|_| self.clock(Clock::Graphics))
-    }
-
-    fn utilization(&self) -> Result<f64, GpuError> {
-        let rates = self.device.utilization_rates().map_err(self.failed("nvmlDeviceGetUtilizationRates"))?;
-        Ok(f64::from(rates.gpu))
-    }
-
-    fn temperature(&self) -> Result<f64, GpuError> {
-        let celsius = self.device.temperature(TemperatureSensor::Gpu);
-        celsius.map(f64::from).map_err(self.failed("nvmlDeviceGetTemperature"))
-    }
-
     fn reasons(&self) -> Result<ClockReasons, GpuError> {
         let bits = match raw::clock_event_reasons(&self.device) {
             Err(NvmlError::FailedToLoadSymbol(_)) => {
@@ -326,6 +312,24 @@ impl GpuSensors for NvmlSensors {
                 Err(GpuError::NotSupported { gpu: self.label.clone(), call: "nvmlDeviceGetPowerUsage" })
             }
         }
+    }
+
+    fn core_clock(&self) -> Result<Mhz, GpuError> {
+        self.clock(Clock::SM).or_else(|_| self.clock(Clock::Graphics))
+    }
+
+    fn utilization(&self) -> Result<f64, GpuError> {
+        let rates = self.device.utilization_rates().map_err(self.failed("nvmlDeviceGetUtilizationRates"))?;
+        Ok(f64::from(rates.gpu))
+    }
+
+    fn temperature(&self) -> Result<f64, GpuError> {
+        let celsius = self.device.temperature(TemperatureSensor::Gpu);
+        celsius.map(f64::from).map_err(self.failed("nvmlDeviceGetTemperature"))
+    }
+
+    fn memory_clock(&self) -> Result<Mhz, GpuError> {
+        self.clock(Clock::Memory)
     }
 
     fn energy(&self) -> Result<Millijoules, GpuError> {

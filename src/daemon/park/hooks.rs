@@ -1,0 +1,130 @@
+//! Runs the fan programs: no shell, one at a time, killed when they take too long, and never waited for by the loop.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::park::fans::FanCommand;
+
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The programs, each with its arguments; empty for none.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// Switches fans on.
+    pub on: Vec<String>,
+    /// Switches fans off.
+    pub off: Vec<String>,
+    /// Time that one may take.
+    pub timeout: Duration,
+}
+
+/// The thread that runs them. Dropped, it finishes what was asked for.
+pub struct FanHooks {
+    orders: Option<Sender<FanCommand>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FanHooks {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`std::io::Error`] if the system refuses.
+    pub fn spawn(programs: Programs) -> std::io::Result<Self> {
+        let (orders, received) = channel();
+        let thread = std::thread::Builder::new()
+            .name("agft-fans".into())
+            .spawn(move || serve(&programs, &received))?;
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
+    }
+
+    /// Has the program for this run.
+    pub fn order(&self, command: FanCommand) {
+        if let Some(orders) = &self.orders {
+            // Without the thread there is nobody to ask.
+            let _ = orders.send(command);
+        }
+    }
+}
+
+impl Drop for FanHooks {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(programs: &Programs, orders: &Receiver<FanCommand>) {
+    while let Ok(command) = orders.recv() {
+        let (name, argv) = match command {
+            FanCommand::On => ("fan_on", &programs.on),
+            FanCommand::Off => ("fan_off", &programs.off),
+        };
+        let Some((program, arguments)) = argv.split_first() else { continue };
+        match run(program, arguments, programs.timeout) {
+            Ok(Some(status)) if status.success() => tracing::info!(program, "{name} done"),
+            Ok(Some(status)) => tracing::warn!(program, %status, "{name} failed"),
+            Ok(None) => {
+                let timeout_s = programs.timeout.as_secs_f64();
+                tracing::warn!(
+                    program,
+                    timeout_s,
+                    "{name} took too long and was killed (park.fan_timeout_s)"
+                );
+            }
+            Err(error) => tracing::warn!(program, %error, "{name} cannot be run; see park.{name}"),
+        }
+    }
+}
+
+/// How the program ended; `None` if it had to be killed.
+fn run(program: &str, arguments: &[String], timeout: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // A group of its own: what it started ends with it. The service manager's socket is not its business.
+    command.process_group(0).current_dir("/");
+    command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
+    let mut child = command.spawn()?;
+    let until = Instant::now() + timeout;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= until {
+            end(&mut child)?;
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn end(child: &mut Child) -> std::io::Result<()> {
+    if kill_process_group(Pid::from_child(child), Signal::KILL).is_err() {
+        child.kill()?;
+    }
+    child.wait().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_gets_its_arguments_as_they_are_and_is_killed_when_it_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a b; $(x)");
+        let name = file.to_str().unwrap().to_owned();
+        let long = Duration::from_secs(20);
+        assert!(run("/usr/bin/touch", std::slice::from_ref(&name), long).unwrap().unwrap().success());
+        assert!(file.exists());
+        assert!(!run("/bin/false", &[], long).unwrap().unwrap().success());
+        assert!(run("/bin/sleep", &["60".into()], Duration::from_millis(50)).unwrap().is_none());
+        assert!(run("/does/not/exist", &[], long).is_err());
+    }
+}

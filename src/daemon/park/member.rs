@@ -1,0 +1,456 @@
+//! One GPU of a parking run: what it is asked and when, what its rule makes of that, and what becomes of it.
+
+use crate::bandit::Target;
+use crate::control::ClockOutcome;
+use crate::daemon::actuator::Actuator;
+use crate::daemon::watch::Pulse;
+use crate::gpu::{GpuError, GpuInfo, GpuSensors, SupportedClocks};
+use crate::park::books::Books;
+use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
+use crate::park::wake::{Running, Verdict, WakeCheck};
+use crate::units::{Clocks, Joules, Mhz, Millijoules, Seconds, Time};
+
+use super::activity::Connections;
+
+/// Between two looks at the temperature of a GPU that is not parked, and at its power while it is quiet.
+const SLOW: Seconds = Seconds(1.0);
+/// Between two looks at the temperature of a parked GPU.
+const SLOW_PARKED: Seconds = Seconds(5.0);
+/// A look that is due so soon is made now.
+const SLACK: Seconds = Seconds(0.002);
+
+/// Clocks of a GPU's two states.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Levels {
+    /// Parked. A core clock of `top` leaves it to the driver.
+    pub parked: Clocks,
+    /// The highest there are.
+    pub top: Clocks,
+    /// After a wake.
+    pub awake: Target,
+    /// If the memory clock cannot be locked, do without.
+    pub memory_is_optional: bool,
+}
+
+impl Levels {
+    fn watched(&self) -> Running {
+        let core = (self.parked.core != self.top.core).then_some(self.parked.core);
+        Running { core, memory: self.parked.memory }
+    }
+}
+
+/// Periods of looks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Periods {
+    /// Not parked.
+    pub active: Seconds,
+    /// Parked.
+    pub parked: Seconds,
+}
+
+/// Up to when time with the clocks down is on the books.
+#[derive(Debug, Clone, Copy)]
+struct Booked {
+    until: Time,
+    /// It is down for heat: work may be there, and nothing is said to be saved.
+    hot: bool,
+    /// The energy counter then, where there is one.
+    counter: Option<Millijoules>,
+}
+
+/// A GPU, and all that is known of it.
+pub struct Member {
+    sensors: Box<dyn GpuSensors>,
+    info: GpuInfo,
+    pub(super) actuator: Actuator,
+    rule: ParkRule,
+    settings: Settings,
+    levels: Levels,
+    periods: Periods,
+    pub(super) books: Books,
+    utilization: Option<f64>,
+    temperature: Option<f64>,
+    utilization_due: Time,
+    temperature_due: Time,
+    power_due: Time,
+    check: Option<WakeCheck>,
+    booked: Option<Booked>,
+}
+
+impl Member {
+    /// At its driver's clocks, with nothing seen yet.
+    #[must_use]
+    pub fn new(
+        sensors: Box<dyn GpuSensors>,
+        actuator: Actuator,
+        settings: Settings,
+        levels: Levels,
+        periods: Periods,
+        now: Time,
+    ) -> Self {
+        Self {
+            info: sensors.info().clone(),
+            sensors,
+            actuator,
+            rule: ParkRule::new(settings),
+            settings,
+            levels,
+            periods,
+            books: Books::default(),
+            utilization: None,
+            temperature: None,
+            utilization_due: now,
+            temperature_due: now,
+            power_due: now,
+            check: None,
+            booked: None,
+        }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn info(&self) -> &GpuInfo {
+        &self.info
+    }
+
+    /// Marked while its clocks are written.
+    #[must_use]
+    pub fn clock_pulse(&self) -> Pulse {
+        self.actuator.pulse()
+    }
+
+    /// What another thread calls when its clocks were given back without it.
+    #[must_use]
+    pub fn disturber(&self) -> Box<dyn Fn(String) + Send> {
+        self.actuator.disturber()
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.rule.state()
+    }
+
+    /// Does it have to be looked at by the GPU's own sensors before `time`?
+    #[must_use]
+    pub fn due(&self) -> Time {
+        let mut due = Time(f64::INFINITY);
+        let mut by = |time: Time| due = if time < due { time } else { due };
+        if self.settings.utilization_threshold_percent.is_some() || self.check.is_some() {
+            by(self.utilization_due);
+        }
+        if self.settings.hot.is_some() {
+            by(self.temperature_due);
+        }
+        due
+    }
+
+    /// Asks one sensor: `None` where it is missing or fails for the moment.
+    fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&(dyn GpuSensors + 'static)) -> Result<T, GpuError>,
+    ) -> Result<Option<T>, GpuError> {
+        self.books.calls += 1;
+        self.books.calls_parked += u64::from(matches!(self.rule.state(), State::Parked { .. }));
+        match question(self.sensors.as_ref()) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.ends_sampling() => Err(error),
+            Err(error) => {
+                tracing::debug!(gpu = %self.info, %error, "no answer");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Looks at what is due, decides, and acts.
+    ///
+    /// # Errors
+    /// [`GpuError`] after which the GPU cannot be controlled.
+    pub fn turn(&mut self, connections: Connections, now: Time) -> Result<(), GpuError> {
+        self.hear(now)?;
+        let due = |at: Time| at <= now + SLACK;
+        let looks = due(self.utilization_due);
+        if looks {
+            let down = self.rule.state().is_down();
+            if self.settings.utilization_threshold_percent.is_some() || self.check.is_some() {
+                self.utilization = self.ask(GpuSensors::utilization)?;
+            }
+            let period = if down { self.periods.parked } else { self.periods.active };
+            self.utilization_due = now + period;
+        }
+        if self.settings.hot.is_some() && due(self.temperature_due) {
+            self.temperature = self.ask(GpuSensors::temperature)?;
+            let idle = matches!(self.rule.state(), State::Parked { .. });
+            self.temperature_due = now + if idle { SLOW_PARKED } else { SLOW };
+        }
+        let seen = Observation {
+            now,
+            utilization_percent: self.utilization,
+            temperature_c: self.temperature,
+            open_connections: connections.open,
+            last_connection: connections.last_opened,
+        };
+        let was_hot = self.rule.state() == State::Hot;
+        let decision = self.rule.step(&seen, self.books.saving());
+        if was_hot && matches!(self.rule.state(), State::Parked { .. }) {
+            tracing::info!(gpu = %self.info, temperature_c = self.temperature, "cool again, and idle: stays parked");
+            self.open_account(false, now)?;
+        }
+        self.carry_out(decision, now)?;
+        if looks {
+            self.verify(now)?;
+            self.sample_idle_power(now)?;
+        }
+        Ok(())
+    }
+
+    /// What became of earlier commands.
+    fn hear(&mut self, now: Time) -> Result<(), GpuError> {
+        if let Some(error) = self.actuator.take_failure() {
+            let memory = matches!(
+                &error,
+                GpuError::NotSupported { call, .. } if *call == "nvmlDeviceSetMemoryLockedClocks"
+            );
+            if !(memory && self.levels.memory_is_optional && self.levels.parked.memory.is_some()) {
+                return Err(error);
+            }
+            tracing::warn!(gpu = %self.info, %error, "parked by the core clock alone");
+            self.levels.parked.memory = None;
+            self.book(now)?;
+            self.booked = None;
+            self.rule.ask_again();
+        }
+        for outcome in self.actuator.outcomes() {
+            match outcome {
+                ClockOutcome::InForce { target, .. } => {
+                    tracing::debug!(gpu = %self.info, clocks = %target, "in force");
+                }
+                ClockOutcome::Refused { why, .. } if self.rule.state().is_down() => {
+                    tracing::warn!(gpu = %self.info, why, "not parked: the clocks are the driver's");
+                    self.book(now)?;
+                    self.booked = None;
+                    self.rule.refused(now);
+                }
+                ClockOutcome::Refused { why, .. } => {
+                    tracing::warn!(gpu = %self.info, why, "clocks given back");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, decision: Decision, now: Time) -> Result<(), GpuError> {
+        match decision {
+            Decision::Stay => return Ok(()),
+            Decision::Park(idle) => {
+                tracing::info!(gpu = %self.info, idle_s = idle.0, clocks = %self.levels.parked, "parked");
+                self.park(false, now)?;
+            }
+            Decision::Cool { temperature_c } => {
+                self.books.hot += 1;
+                tracing::warn!(gpu = %self.info, temperature_c, clocks = %self.levels.parked, "too hot: parked");
+                self.park(true, now)?;
+            }
+            Decision::Wake(source) => {
+                // First of all: work waits for it.
+                self.actuator.command(self.levels.awake);
+                self.books.woken(&source);
+                self.book(now)?;
+                let parked_s = self.books.parked;
+                self.booked = None;
+                tracing::info!(gpu = %self.info, by = %source, parked_s_in_all = parked_s, "woken");
+                let top = Running { core: Some(self.levels.top.core), memory: self.levels.top.memory };
+                self.check = Some(WakeCheck::new(self.levels.watched(), top, now));
+                self.utilization_due = now + self.periods.active;
+            }
+        }
+        Ok(())
+    }
+
+    fn park(&mut self, hot: bool, now: Time) -> Result<(), GpuError> {
+        self.check = None;
+        if self.booked.is_none() {
+            self.actuator.command(Target::Lock(self.levels.parked));
+            self.books.parked();
+        }
+        self.open_account(hot, now)?;
+        self.utilization_due = now + self.periods.parked;
+        Ok(())
+    }
+
+    /// Books what is open, and begins anew.
+    fn open_account(&mut self, hot: bool, now: Time) -> Result<(), GpuError> {
+        self.book(now)?;
+        let counter = if hot { None } else { self.ask(GpuSensors::energy)? };
+        self.booked = Some(Booked { until: now, hot, counter });
+        Ok(())
+    }
+
+    /// Is the wake seen in the running clocks?
+    fn verify(&mut self, now: Time) -> Result<(), GpuError> {
+        let Some(mut check) = self.check else { return Ok(()) };
+        // Where that cannot be seen, clocks that stay down are no reason for an alarm.
+        let busy = self
+            .utilization
+            .is_some_and(|percent| percent > self.settings.utilization_threshold_percent.unwrap_or(0.0));
+        if check.waits_for_work() && !busy {
+            check.still_idle(now);
+            self.check = Some(check);
+            return Ok(());
+        }
+        let watched = self.levels.watched();
+        let core = match watched.core {
+            Some(_) => self.ask(GpuSensors::core_clock)?,
+            None => None,
+        };
+        let memory = match watched.memory {
+            Some(_) => self.ask(GpuSensors::memory_clock)?,
+            None => None,
+        };
+        let verdict = check.look(Running { core, memory }, busy, now);
+        self.check = Some(check);
+        match verdict {
+            Verdict::Wait | Verdict::Idle => {}
+            Verdict::NotSeen => self.check = None,
+            Verdict::Back(took) => {
+                self.check = None;
+                self.books.clocks_back(took);
+                self.rule.woke(took);
+                let clock = |clock: Option<Mhz>| clock.map(|clock| clock.0);
+                tracing::info!(
+                    gpu = %self.info, took_s = took.0, core_mhz = clock(core), memory_mhz = clock(memory),
+                    "clocks are back"
+                );
+            }
+            Verdict::ResetAgain => {
+                self.books.late_wakes += 1;
+                tracing::error!(
+                    gpu = %self.info,
+                    core_mhz = core.map(|clock| clock.0),
+                    memory_mhz = memory.map(|clock| clock.0),
+                    "work runs at the parked clock though the clocks were given back: reset again"
+                );
+                self.actuator.disturber()("work runs at the parked clock".into());
+            }
+            Verdict::GiveUp => {
+                self.check = None;
+                self.rule.woke(Seconds(f64::INFINITY));
+                tracing::error!(
+                    gpu = %self.info,
+                    "the clocks do not come back; is another program locking them? see `nvidia-smi -q -d CLOCK`"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn sample_idle_power(&mut self, now: Time) -> Result<(), GpuError> {
+        // Power is a mean over a second on many boards: only then it is that of the quiet GPU.
+        let State::Quiet { since } = self.rule.state() else { return Ok(()) };
+        if now.since(since) < SLOW || now < self.power_due {
+            return Ok(());
+        }
+        self.power_due = now + SLOW;
+        if let Some(power) = self.ask(GpuSensors::power)? {
+            self.books.quiet_power(power);
+        }
+        Ok(())
+    }
+
+    /// Books the parked time up to now.
+    ///
+    /// # Errors
+    /// [`GpuError`] after which the GPU cannot be controlled.
+    pub fn book(&mut self, now: Time) -> Result<(), GpuError> {
+        let Some(booked) = self.booked else { return Ok(()) };
+        let span = now.since(booked.until);
+        let mut counter = None;
+        if booked.hot {
+            self.books.hot_time += span.0;
+        } else {
+            let energy = match booked.counter {
+                Some(before) => {
+                    counter = self.ask(GpuSensors::energy)?;
+                    counter.and_then(|counter| counter.since(before))
+                }
+                // No counter: the power of this moment stands for the span.
+                None => self.ask(GpuSensors::power)?.map(|power| Joules(power.0 * span.0)),
+            };
+            self.books.parked_span(span, energy);
+        }
+        self.booked = Some(Booked { until: now, counter, ..booked });
+        Ok(())
+    }
+
+    /// Sensor calls a minute while parked so far.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "calls of a run are far below 2^53")]
+    pub fn calls_per_parked_minute(&self) -> Option<f64> {
+        (self.books.parked >= 1.0).then(|| self.books.calls_parked as f64 * 60.0 / self.books.parked)
+    }
+}
+
+/// The clocks that a lever means for a board.
+#[must_use]
+pub fn levels(park: &crate::config::Park, clocks: &SupportedClocks) -> Levels {
+    use crate::config::Lever;
+    let top_memory = clocks.memory().next();
+    let top = Clocks { core: clocks.core_max(), memory: top_memory };
+    let low_core = park.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));
+    let low_memory = match park.memory_mhz {
+        Some(wanted) => clocks.memory().min_by_key(|memory| memory.abs_diff(wanted)),
+        None => clocks.memory().last(),
+    };
+    let several = clocks.memory().count() > 1;
+    let parked = match park.lever {
+        Lever::Core => Clocks::core_only(low_core),
+        Lever::Memory => Clocks { core: top.core, memory: low_memory },
+        Lever::Both => Clocks { core: low_core, memory: low_memory },
+        Lever::Auto => Clocks { core: low_core, memory: low_memory.filter(|_| several) },
+    };
+    let awake = park
+        .wake_core_mhz
+        .map_or(Target::Default, |core| Target::Lock(Clocks::core_only(clocks.nearest_core(core))));
+    Levels { parked, top, awake, memory_is_optional: park.lever == Lever::Auto }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Lever, Park};
+    use crate::gpu::MemoryLevel;
+
+    fn clocks(memory: &[u32]) -> SupportedClocks {
+        let level = |memory: &u32| MemoryLevel { memory: Mhz(*memory), core: vec![Mhz(2100), Mhz(210)] };
+        SupportedClocks::new(memory.iter().map(level).collect()).unwrap()
+    }
+
+    fn parked(lever: Lever, memory: &[u32]) -> (u32, Option<u32>) {
+        let levels = levels(&Park { lever, ..Park::default() }, &clocks(memory));
+        (levels.parked.core.0, levels.parked.memory.map(|memory| memory.0))
+    }
+
+    #[test]
+    fn levers_choose_the_clocks_and_auto_spares_a_board_with_one_memory_clock() {
+        let (gddr, hbm) = ([8001, 810, 405], [1593]);
+        assert_eq!(parked(Lever::Core, &gddr), (210, None));
+        // The whole range of core clocks: the driver's choice.
+        assert_eq!(parked(Lever::Memory, &gddr), (2100, Some(405)));
+        assert_eq!(parked(Lever::Both, &gddr), (210, Some(405)));
+        assert_eq!(parked(Lever::Auto, &gddr), (210, Some(405)));
+        assert_eq!(parked(Lever::Auto, &hbm), (210, None));
+    }
+
+    #[test]
+    fn configured_clocks_are_the_nearest_supported_ones() {
+        let park = Park {
+            core_mhz: Some(Mhz(300)),
+            memory_mhz: Some(Mhz(700)),
+            wake_core_mhz: Some(Mhz(1900)),
+            ..Park::default()
+        };
+        let levels = levels(&park, &clocks(&[8001, 810, 405]));
+        assert_eq!(levels.parked, Clocks { core: Mhz(210), memory: Some(Mhz(810)) });
+        assert_eq!(levels.awake, Target::Lock(Clocks::core_only(Mhz(2100))));
+    }
+}

@@ -1,0 +1,262 @@
+//! The loop of `agft park`: looks at each GPU when its look is due, parks and wakes, keeps the books.
+//!
+//! It shares with the engine's daemon all that makes clocks safe (lease, actuator, guardian, watch) and none of its
+//! learning. Sensors are read in the loop itself: a call that hangs is seen by the watch, which has the guardian give the
+//! clocks back.
+
+pub mod activity;
+pub mod hooks;
+pub mod member;
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use self::activity::{ActivitySource, Connections};
+use self::hooks::FanHooks;
+use self::member::Member;
+use super::clock::Clock;
+use super::notify::Notifier;
+use super::tick::{End, RunError};
+use super::watch::{Alarm, Pulse, Watch};
+use crate::bandit::Target;
+use crate::park::fans::FanRule;
+use crate::park::rule::State;
+use crate::units::{Seconds, Time};
+
+/// Without anything due the loop still looks after itself this often.
+const LONGEST_SLEEP: Seconds = Seconds(1.0);
+/// So soon after a command its outcome is heard.
+const OUTCOME: Seconds = Seconds(0.05);
+/// The service manager's line is renewed this often.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// Everything a parking run is made of.
+pub struct ParkRun {
+    /// The GPUs.
+    pub members: Vec<Member>,
+    /// Sources of activity beside the GPUs.
+    pub sources: Vec<Box<dyn ActivitySource>>,
+    /// Period of looks at those.
+    pub sources_every: Seconds,
+    /// Who watches over this, and over the guardian. After the members: dropped in this order, the guardian hears goodbye
+    /// when the clocks are back.
+    pub watch: Option<Watch>,
+    /// Marked while the loop works, at rest while it sleeps.
+    pub pulse: Pulse,
+    /// Decides on the fans.
+    pub fans: FanRule,
+    /// Who switches them; nobody if there is nothing to run.
+    pub hooks: Option<FanHooks>,
+    /// Period of the STATUS lines.
+    pub log_every: Seconds,
+    /// The service manager, if one listens.
+    pub notifier: Option<Notifier>,
+    /// The clock of the run.
+    pub clock: Clock,
+    /// Panics at this turn: tests need to see the clocks given back on that way out too.
+    pub panic_at_turn: Option<u64>,
+}
+
+/// Parks until `stop` resolves or a GPU cannot be controlled any more; gives all clocks back either way.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn drive(mut run: ParkRun, stop: impl Future<Output = End>) -> Result<End, RunError> {
+    let mut result = turns(&mut run, stop).await;
+    let stuck = matches!(result, Err(RunError::Alarm(Alarm::Stuck { .. })));
+    let now = run.clock.now();
+    if !stuck {
+        // All at once, and before anything is asked of a driver that may be in trouble.
+        run.members.iter().for_each(|member| member.actuator.command(Target::Default));
+    }
+    let mut sums = Vec::new();
+    for mut member in run.members.drain(..) {
+        if !stuck {
+            run.pulse.mark();
+            let _ = member.book(now);
+        }
+        sums.push((member.info().clone(), member.books.clone(), member.calls_per_parked_minute()));
+        if stuck {
+            member.actuator.abandon();
+        } else if let Err(error) = member.actuator.shutdown() {
+            // What ended the run first is the error to report.
+            result = result.and(Err(error.into()));
+        }
+        run.pulse.rest();
+    }
+    // Goodbye to the guardian, if all is back.
+    drop(run.watch.take());
+    if let Some(notifier) = &run.notifier {
+        notifier.stopping();
+    }
+    if let (Some(command), Some(hooks)) = (run.fans.end(), &run.hooks) {
+        hooks.order(command);
+    }
+    for (gpu, books, calls) in sums {
+        tracing::info!(%gpu, sensor_calls = books.calls, sensor_calls_per_parked_min = calls, "SUMMARY {books}");
+    }
+    drop(run.hooks.take());
+    result
+}
+
+async fn turns(run: &mut ParkRun, stop: impl Future<Output = End>) -> Result<End, RunError> {
+    tokio::pin!(stop);
+    let mut shell = Shell::new(run);
+    loop {
+        let pause = shell.pause(run);
+        tokio::select! {
+            biased;
+            end = &mut stop => return Ok(end),
+            alarm = alarm(run.watch.as_ref()) => return Err(alarm.into()),
+            () = sleep(pause) => {}
+        }
+        run.pulse.mark();
+        let turned = shell.turn(run);
+        run.pulse.rest();
+        turned?;
+    }
+}
+
+async fn alarm(watch: Option<&Watch>) -> Alarm {
+    match watch {
+        Some(watch) => watch.alarm().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the loop remembers from turn to turn.
+struct Shell {
+    number: u64,
+    connections: Connections,
+    /// A source has failed, and that was said.
+    failed: bool,
+    sources_due: Time,
+    log_due: Time,
+    /// A command is on its way: its outcome is soon to be heard.
+    outcome_due: Option<Time>,
+    states: Vec<State>,
+    alive: Option<Instant>,
+    status: Option<Instant>,
+}
+
+impl Shell {
+    fn new(run: &ParkRun) -> Self {
+        let now = run.clock.now();
+        Self {
+            number: 0,
+            connections: Connections::default(),
+            failed: false,
+            sources_due: now,
+            log_due: now + run.log_every,
+            outcome_due: None,
+            states: run.members.iter().map(Member::state).collect(),
+            alive: None,
+            status: None,
+        }
+    }
+
+    /// Until the next look that is due.
+    fn pause(&self, run: &ParkRun) -> Duration {
+        let now = run.clock.now();
+        let mut next = (now + LONGEST_SLEEP).0.min(self.log_due.0);
+        if !run.sources.is_empty() {
+            next = next.min(self.sources_due.0);
+        }
+        next = self.outcome_due.map_or(next, |due| next.min(due.0));
+        next = run.members.iter().fold(next, |next, member| next.min(member.due().0));
+        Duration::from_secs_f64((next - now.0).max(0.0))
+    }
+
+    fn turn(&mut self, run: &mut ParkRun) -> Result<(), RunError> {
+        self.number += 1;
+        #[expect(clippy::panic, reason = "asked for, to test that unwinding gives the clocks back")]
+        if run.panic_at_turn == Some(self.number) {
+            panic!("panic asked for at turn {}", self.number);
+        }
+        let now = run.clock.now();
+        self.look_at_sources(run, now);
+        self.outcome_due = self.outcome_due.filter(|due| *due > now);
+        for (member, before) in run.members.iter_mut().zip(&mut self.states) {
+            // One slow driver call is no hang of the next GPU's.
+            run.pulse.mark();
+            member.turn(self.connections, run.clock.now())?;
+            let state = member.state();
+            if state.name() != before.name() {
+                tracing::debug!(gpu = %member.info(), from = before.name(), to = state.name(), "state");
+                *before = state;
+                self.outcome_due = Some(now + OUTCOME);
+            }
+        }
+        let quiet = run.members.iter().all(|member| matches!(member.state(), State::Parked { .. }));
+        if let (Some(command), Some(hooks)) = (run.fans.step(quiet, now), &run.hooks) {
+            hooks.order(command);
+        }
+        if now >= self.log_due {
+            self.log_due = now + run.log_every;
+            self.say(run, now)?;
+        }
+        self.notify(run);
+        Ok(())
+    }
+
+    fn look_at_sources(&mut self, run: &mut ParkRun, now: Time) {
+        if run.sources.is_empty() || now < self.sources_due {
+            return;
+        }
+        self.sources_due = now + run.sources_every;
+        let mut together = Connections { open: Some(0), last_opened: None };
+        let mut failed = false;
+        for source in &mut run.sources {
+            match source.look(now) {
+                Ok(seen) => {
+                    together.open = together.open.zip(seen.open).map(|(a, b)| a.saturating_add(b));
+                    let later = |a: Time, b: Time| if b > a { b } else { a };
+                    together.last_opened = match (together.last_opened, seen.last_opened) {
+                        (Some(a), Some(b)) => Some(later(a, b)),
+                        (a, b) => a.or(b),
+                    };
+                }
+                Err(error) => {
+                    failed = true;
+                    together.open = None;
+                    if !self.failed {
+                        tracing::error!(source = source.name(), %error, "connections are not known: no GPU is parked");
+                    }
+                }
+            }
+        }
+        self.failed = failed;
+        self.connections = together;
+    }
+
+    fn say(&self, run: &mut ParkRun, now: Time) -> Result<(), RunError> {
+        for member in &mut run.members {
+            member.book(now)?;
+            tracing::info!(
+                gpu = %member.info(),
+                connections = self.connections.open,
+                sensor_calls_per_parked_min = member.calls_per_parked_minute(),
+                "STATUS {}: {}",
+                member.state().name(),
+                member.books
+            );
+        }
+        Ok(())
+    }
+
+    fn notify(&mut self, run: &ParkRun) {
+        let Some(notifier) = &run.notifier else { return };
+        if let Some(every) = notifier.alive_every()
+            && self.alive.is_none_or(|at| at.elapsed() >= every)
+        {
+            self.alive = Some(Instant::now());
+            notifier.alive();
+        }
+        if self.status.is_none_or(|at| at.elapsed() >= STATUS_EVERY) {
+            self.status = Some(Instant::now());
+            let down = run.members.iter().filter(|member| member.state().is_down()).count();
+            notifier.status(&format!("{down} of {} GPUs parked", run.members.len()));
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Laws of parking, on random gaps and observations.
+
+use proptest::prelude::*;
+
+use super::rule::tests::SETTINGS;
+use super::rule::{Decision, HotAt, Observation, ParkRule, Settings, State, Wait};
+use super::ski::{CREDIT, SkiRental};
+use crate::units::{Joules, Seconds, Time, Watts};
+
+/// One look: time since the last one, utilisation, temperature, connections.
+type Look = (f64, Option<f64>, f64, Option<u32>);
+
+fn look() -> impl Strategy<Value = Look> {
+    let utilization = prop_oneof![6 => Just(Some(0.0)), 2 => (0.0..100.0).prop_map(Some), 1 => Just(None)];
+    let connections = prop_oneof![6 => Just(Some(0)), 2 => (1_u32..4).prop_map(Some), 1 => Just(None)];
+    (0.05_f64..20.0, utilization, 30.0_f64..90.0, connections)
+}
+
+proptest! {
+    #[test]
+    fn never_parked_while_a_source_says_work_or_is_silent_unless_too_hot(
+        looks in prop::collection::vec(look(), 1..80),
+        connections: bool,
+        ski: bool,
+        at_start: bool,
+    ) {
+        let wait = if ski {
+            Wait::SkiRental { wake: Joules(50.0), unmeasured: Seconds(20.0) }
+        } else {
+            Wait::Timeout(Seconds(20.0))
+        };
+        let hot = HotAt { high_c: 80.0, low_c: 70.0 };
+        let settings = Settings { wait, connections, at_start, hot: Some(hot), ..SETTINGS };
+        let mut rule = ParkRule::new(settings);
+        let mut now = 0.0;
+        let mut quiet_since = None;
+        for (pause, utilization, celsius, open) in looks {
+            now += pause;
+            let seen = Observation {
+                now: Time(now),
+                utilization_percent: utilization,
+                temperature_c: Some(celsius),
+                open_connections: open,
+                last_connection: None,
+            };
+            let was_hot = rule.state() == State::Hot;
+            let decision = rule.step(&seen, Some(Watts(10.0)));
+            let quiet = utilization == Some(0.0) && (!connections || open == Some(0));
+            quiet_since = quiet.then(|| quiet_since.unwrap_or(now));
+            let parked = matches!(rule.state(), State::Parked { .. });
+            prop_assert!(quiet || !parked, "parked at {now} with work");
+            if let Decision::Park(idle) = decision {
+                let since = quiet_since.unwrap_or(now);
+                prop_assert!((idle.0 - (now - since)).abs() < 1e-9);
+                prop_assert!(idle >= SETTINGS.quiet);
+            }
+            // Heat: above the upper limit always, at or below the lower one never, between them as before.
+            let hot_now = rule.state() == State::Hot;
+            prop_assert!(hot_now || celsius <= hot.high_c);
+            prop_assert!(!hot_now || celsius > hot.low_c);
+            prop_assert!(celsius > hot.high_c || celsius <= hot.low_c || hot_now == was_hot);
+        }
+    }
+
+    #[test]
+    fn break_even_never_costs_more_than_twice_the_clairvoyant(
+        gaps in prop::collection::vec(0.001_f64..1e4, 1..50),
+        wake in 1.0_f64..1e4,
+        saving in 0.5_f64..100.0,
+    ) {
+        // Knowing nothing it is the break-even rule.
+        let terms = SkiRental::default().terms(Joules(wake), Watts(saving));
+        prop_assert!((terms.wait.0 - wake / saving).abs() < 1e-9 * terms.wait.0);
+        for gap in gaps {
+            let gap = Seconds(gap);
+            prop_assert!(terms.cost(gap).0 <= 2.0 * terms.clairvoyant(gap).0 * (1.0 + 1e-12));
+        }
+    }
+
+    #[test]
+    fn learned_waits_never_cost_more_than_twice_the_clairvoyant_and_the_credit(
+        // Against the learner: gaps just longer than its wait, or just anything.
+        gaps in prop::collection::vec((any::<bool>(), 0.001_f64..100.0), 1..200),
+        wake in 1.0_f64..1e3,
+        saving in 0.5_f64..100.0,
+    ) {
+        let mut ski = SkiRental::default();
+        let (mut ours, mut clairvoyants) = (0.0, 0.0);
+        for (spiteful, gap) in gaps {
+            let terms = ski.terms(Joules(wake), Watts(saving));
+            prop_assert!((0.0..=terms.break_even().0).contains(&terms.wait.0));
+            let gap = Seconds(if spiteful { terms.wait.0 + 1e-6 } else { gap });
+            ours += terms.cost(gap).0;
+            clairvoyants += terms.clairvoyant(gap).0;
+            ski.ended(gap, &terms);
+            prop_assert!(ours <= 2.0 * clairvoyants + CREDIT * wake + 1e-6 * (1.0 + ours));
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Parking of GPUs that nobody uses, without an engine to ask: when to park, when to wake, what it saved.
+//!
+//! ```text
+//!             work                    work                          work
+//!        +------------+         +---------------+            +----------------+
+//!        v            |         v               |            v                |
+//!     Serving --all sources quiet--> Quiet --waited long enough--> Parked ----+
+//!        |                        |                               ^ |
+//!        +------- too hot --------+---> Hot ----cool, no work-----+ |
+//!                                       ^ ----cool, work--> Serving |
+//!                                       +--------- too hot ---------+
+//! ```
+//!
+//! Everything here is pure: observations and times come in, decisions and sums go out. [`rule`] is the state machine of
+//! one GPU, [`ski`] says how long an idle gap is waited out, [`wake`] judges whether the clocks are back, [`fans`] decides
+//! on the fans of the machine, [`books`] keeps the sums.
+
+pub mod books;
+pub mod fans;
+pub mod rule;
+pub mod ski;
+pub mod wake;
+
+#[cfg(test)]
+mod laws;
