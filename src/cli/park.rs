@@ -13,7 +13,7 @@ use crate::config::{Config, Park, ParkSource, WaitKind};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::notify::Notifier;
-use crate::daemon::park::activity::{ActivitySource, ProcNetTcp};
+use crate::daemon::park::activity::{ActivitySource, Ports};
 use crate::daemon::park::hooks::{FanHooks, Programs};
 use crate::daemon::park::member::{Levels, Member, Periods, levels};
 use crate::daemon::park::{ParkRun, drive};
@@ -161,6 +161,7 @@ fn open(host: NvmlHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, G
 fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let park = &config.park;
     check_fan_programs(park)?;
+    let sources = sources(park)?;
     let host = NvmlHost::open()?;
     let chosen = choose(host, park)?;
     let infos: Vec<GpuInfo> = chosen.iter().map(|gpu| gpu.info.clone()).collect();
@@ -200,7 +201,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         }
         let run = ParkRun {
             members,
-            sources: sources(park),
+            sources,
             sources_every: period,
             watch: Some(watch),
             pulse,
@@ -220,12 +221,14 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
 }
 
 /// Sources of activity beside the GPUs.
-fn sources(park: &Park) -> Vec<Box<dyn ActivitySource>> {
-    if park.sources.contains(&ParkSource::Connections) {
-        vec![Box::new(ProcNetTcp::new(&park.ports))]
-    } else {
-        Vec::new()
+fn sources(park: &Park) -> anyhow::Result<Vec<Box<dyn ActivitySource>>> {
+    if !park.sources.contains(&ParkSource::Connections) {
+        return Ok(Vec::new());
     }
+    let ports =
+        Ports::watch(&park.ports, Duration::from_millis(park.active_poll_ms)).context("park.ports")?;
+    tracing::info!(ports = ?park.ports, from = %ports.source(), "connections are watched");
+    Ok(vec![Box::new(ports)])
 }
 
 fn fan_hooks(park: &Park) -> std::io::Result<Option<FanHooks>> {
