@@ -77,7 +77,7 @@ fn unchanged_file_changes_nothing() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
     daemon.signal(Signal::HUP);
-    daemon.wait_for_log("configuration reloaded: nothing changed");
+    daemon.wait_for_log("configuration reloaded: nothing takes effect now");
     daemon.stop();
 }
 
