@@ -76,7 +76,7 @@ fn work_that_comes_right_after_parking_wakes_as_fast() {
     wait_until_parked(&bench, &daemon);
     let took = wake(&bench, &daemon);
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert!(daemon.log().contains("utilisation rose: woken"), "{}", daemon.tail());
+    daemon.wait_for_log("utilisation rose: woken");
     daemon.stop();
     bench.assert_given_back(daemon.pid());
 }
@@ -90,7 +90,7 @@ fn power_alone_wakes_a_gpu_without_a_utilisation_sensor() {
     std::thread::sleep(SUNK);
     let took = wake(&bench, &daemon);
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert!(daemon.log().contains("power rose: woken"), "{}", daemon.tail());
+    daemon.wait_for_log("power rose: woken");
     daemon.stop();
     bench.assert_given_back(daemon.pid());
 }
