@@ -5,6 +5,7 @@
 
 #[path = "connections/network.rs"]
 mod network;
+mod support;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
@@ -14,7 +15,8 @@ use std::time::{Duration, Instant};
 use agft::connections::{
     self, ConnectionError, Counts, Families, Kind, Sabotage, Source, WatchSettings, Watcher,
 };
-use network::{Elsewhere, Server, established, eventually};
+use network::{Elsewhere, Server, established};
+use support::eventually;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 fn settings(port: u16) -> WatchSettings {

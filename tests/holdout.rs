@@ -5,14 +5,14 @@ mod support;
 
 use agft::config::Config;
 use agft::control::{Mode, Round};
-use agft::daemon::setup;
 use agft::lab::grid::{Load, Source};
+use agft::lab::policy::as_configured;
 use agft::lab::savings::Trial;
 use agft::sim::run::{Driver, RunSpec, run};
 use agft::sim::{Pattern, World, WorldSpec};
 
-use agft::units::{Seconds, Time};
-use agft::{bandit, control};
+use agft::bandit;
+use agft::units::Seconds;
 use support::daemon::Bench;
 use support::eventually;
 
@@ -28,10 +28,7 @@ fn config(share: f64, block_s: f64, settle_s: f64) -> Config {
 fn rounds(config: &Config, pattern: Pattern, seconds: f64) -> Vec<Round> {
     let world = WorldSpec::named("rtx4090", "8b", pattern, None).unwrap();
     let supported = World::new(world.clone(), 1).unwrap().supported_clocks().unwrap();
-    let space = bandit::ActionSpace::new(&supported, &setup::space_settings(config, Vec::new()));
-    let learned = control::Learned::fresh(setup::learner(config), config.metrics.baseline_measurements);
-    let settings = setup::control_settings(config, &supported, false);
-    let mut controller = control::Controller::new(settings, learned, space, 1, Time(0.0));
+    let mut controller = as_configured(config, &supported);
     let spec = RunSpec { world, seed: 1, seconds: Seconds(seconds), tick: Seconds(0.3) };
     let mut rounds = Vec::new();
     run(&spec, Driver::Controller(&mut controller), |round| rounds.push(round.clone())).unwrap();

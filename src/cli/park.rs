@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::guarded::{CLOCK_THREAD, Guarded};
-use super::run::exit_code;
+use super::run::exit_of_run;
 use super::{Cli, Exit, load_config, logging, report_config_error};
 use crate::config::{Config, Park, ParkSource, WaitKind};
 use crate::daemon::actuator::Actuator;
@@ -55,14 +55,7 @@ pub fn run(args: &ParkArgs, cli: &Cli) -> Exit {
         Err(exit) => return exit,
     };
     let _log = logging::start(logging::console_level(cli.log_level, &config.logging), cli.log_format, None);
-    match daemon(cli, &config) {
-        Ok(()) => Exit::Ok,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "agft ends");
-            complain!("agft: {error:#}");
-            exit_code(&error)
-        }
-    }
+    exit_of_run(daemon(cli, &config))
 }
 
 /// The configuration with what the command line says instead, by the same rules.

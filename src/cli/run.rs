@@ -49,7 +49,12 @@ pub fn run(cli: &Cli) -> Exit {
     if let Some(listen) = cli.metrics_listen {
         config.observe.metrics_listen = listen;
     }
-    match daemon(cli, &config) {
+    exit_of_run(daemon(cli, &config))
+}
+
+/// The exit code of a run, after saying why it failed, if it did.
+pub(super) fn exit_of_run(ended: anyhow::Result<()>) -> Exit {
+    match ended {
         Ok(()) => Exit::Ok,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "agft ends");
@@ -59,8 +64,7 @@ pub fn run(cli: &Cli) -> Exit {
     }
 }
 
-/// The exit code of a run that failed.
-pub(super) fn exit_code(error: &anyhow::Error) -> Exit {
+fn exit_code(error: &anyhow::Error) -> Exit {
     if let Some(ClaimError::Busy(_)) = error.downcast_ref() {
         return Exit::InUse;
     }

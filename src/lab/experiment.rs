@@ -74,22 +74,7 @@ impl Experiment {
     /// # Errors
     /// The first [`LabError`] in the order of the cells.
     pub fn run(&self, jobs: usize, done: impl Fn() + Sync) -> Result<Vec<CellResult>, LabError> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(jobs)
-            .build()
-            .map_err(|cause| LabError::Threads { jobs, cause })?;
-        let cells: Vec<(&Load, u64)> =
-            self.loads.iter().flat_map(|load| self.seeds.iter().map(move |seed| (load, *seed))).collect();
-        let results: Vec<Result<CellResult, LabError>> = pool.install(|| {
-            cells
-                .into_par_iter()
-                .map(|(load, seed)| {
-                    self.cell(load, seed, &done)
-                        .map_err(|cause| LabError::Cell { cell: format!("{load}, seed {seed}"), cause })
-                })
-                .collect()
-        });
-        results.into_iter().collect()
+        for_each_cell(&self.loads, &self.seeds, jobs, |load, seed| self.cell(load, seed, &done))
     }
 
     /// Pieces of work, for a progress bar.
@@ -132,6 +117,34 @@ impl Experiment {
         let runs = runs.into_iter().collect::<Result<_, _>>()?;
         Ok(CellResult { load: load.clone(), seed, sweep: cell.sweep, runs })
     }
+}
+
+/// What `run` makes of every load with every seed, on `jobs` threads (0: one per core), in the order of the cells.
+///
+/// # Errors
+/// The first [`LabError`] in that order.
+pub(super) fn for_each_cell<T: Send>(
+    loads: &[Load],
+    seeds: &[u64],
+    jobs: usize,
+    run: impl Fn(&Load, u64) -> Result<T, RunError> + Sync,
+) -> Result<Vec<T>, LabError> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(jobs)
+        .build()
+        .map_err(|cause| LabError::Threads { jobs, cause })?;
+    let cells: Vec<(&Load, u64)> =
+        loads.iter().flat_map(|load| seeds.iter().map(move |seed| (load, *seed))).collect();
+    let results: Vec<Result<T, LabError>> = pool.install(|| {
+        cells
+            .into_par_iter()
+            .map(|(load, seed)| {
+                run(load, seed)
+                    .map_err(|cause| LabError::Cell { cell: format!("{load}, seed {seed}"), cause })
+            })
+            .collect()
+    });
+    results.into_iter().collect()
 }
 
 pub(super) fn supported(world: &crate::sim::WorldSpec, seed: u64) -> Result<SupportedClocks, RunError> {

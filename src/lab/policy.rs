@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::LabError;
 use crate::bandit::ActionSpace;
 use crate::config::{Config, PolicyKind};
-use crate::control::{Controller, Learned, Settings};
+use crate::control::{Controller, Learned};
 use crate::daemon::setup;
 use crate::gpu::SupportedClocks;
 use crate::units::{Time, Watts};
@@ -102,17 +102,24 @@ fn cap_from(text: &str) -> Result<Cap, LabError> {
     }
 }
 
-/// The controller that the daemon would run with this configuration.
+/// The controller that the daemon would run with this configuration, this policy and seed, but for the holdout: a run of
+/// minutes is too short for it. It would cost some runs a moment, and show nothing.
 #[must_use]
 pub fn controller(config: &Config, supported: &SupportedClocks, policy: PolicyKind, seed: u64) -> Controller {
     let mut config = config.clone();
     config.control.policy = policy;
     config.control.seed = seed;
-    let memory = setup::memory_clocks(&config, supported);
-    let space = ActionSpace::new(supported, &setup::space_settings(&config, memory));
-    // A run of minutes is too short for the experiment: it would cost some runs a moment, and show nothing.
-    let settings = Settings { holdout: None, ..setup::control_settings(&config, supported, false) };
-    let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
+    config.holdout.share = 0.0;
+    as_configured(&config, supported)
+}
+
+/// The controller that the daemon would run with this configuration.
+#[must_use]
+pub fn as_configured(config: &Config, supported: &SupportedClocks) -> Controller {
+    let memory = setup::memory_clocks(config, supported);
+    let space = ActionSpace::new(supported, &setup::space_settings(config, memory));
+    let settings = setup::control_settings(config, supported, false);
+    let learned = Learned::fresh(setup::learner(config), config.metrics.baseline_measurements);
     Controller::new(settings, learned, space, 1, Time(0.0))
 }
 

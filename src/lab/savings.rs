@@ -8,18 +8,15 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use rayon::prelude::*;
-
 use super::LabError;
-use super::experiment::supported;
+use super::experiment::{for_each_cell, supported};
 use super::grid::Load;
+use super::policy::as_configured;
 use crate::config::Config;
-use crate::control::{Controller, Learned, Round};
-use crate::daemon::setup;
-use crate::gpu::SupportedClocks;
+use crate::control::Round;
 use crate::holdout::{Change, Effect, Savings, SlotWindow};
 use crate::sim::run::{Driver, RunError, RunSpec, run};
-use crate::units::{Seconds, Time};
+use crate::units::Seconds;
 
 /// The quantities that are compared.
 const NAMES: [&str; 3] = ["power", "TPOT", "TTFT"];
@@ -60,22 +57,7 @@ impl Trial {
     /// # Errors
     /// The first [`LabError`] in the order of the cells.
     pub fn run(&self, jobs: usize, done: impl Fn() + Sync) -> Result<Vec<Told>, LabError> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(jobs)
-            .build()
-            .map_err(|cause| LabError::Threads { jobs, cause })?;
-        let cells: Vec<(&Load, u64)> =
-            self.loads.iter().flat_map(|load| self.seeds.iter().map(move |seed| (load, *seed))).collect();
-        let told: Vec<Result<Told, LabError>> = pool.install(|| {
-            cells
-                .into_par_iter()
-                .map(|(load, seed)| {
-                    self.cell(load, seed, &done)
-                        .map_err(|cause| LabError::Cell { cell: format!("{load}, seed {seed}"), cause })
-                })
-                .collect()
-        });
-        told.into_iter().collect()
+        for_each_cell(&self.loads, &self.seeds, jobs, |load, seed| self.cell(load, seed, &done))
     }
 
     fn cell(&self, load: &Load, seed: u64, done: &(impl Fn() + Sync)) -> Result<Told, RunError> {
@@ -84,15 +66,17 @@ impl Trial {
         let tick = self.config.control.decision_interval_s;
         let spec = RunSpec { world, seed, seconds: Seconds(self.seconds), tick };
         let mut at_default: BTreeMap<u64, SlotWindow> = BTreeMap::new();
-        let mut watcher =
-            self.controller(&supported, seed, |config| config.control.data_collection_mode = true);
+        let mut config = self.config.clone();
+        config.control.seed = seed;
+        let mut trial = as_configured(&config, &supported);
+        config.control.data_collection_mode = true;
+        let mut watcher = as_configured(&config, &supported);
         run(&spec, Driver::Controller(&mut watcher), |round| {
             at_default.insert(tick_of(round, tick), SlotWindow::from(round));
         })?;
         done();
         let (mut default, mut treated) = (Totals::default(), Totals::default());
         let mut savings = Savings::new(self.config.holdout.share);
-        let mut trial = self.controller(&supported, seed, |_| {});
         run(&spec, Driver::Controller(&mut trial), |round| {
             let Some(at) = round.holdout else { return };
             let window = SlotWindow::from(round);
@@ -111,20 +95,6 @@ impl Trial {
             truth: std::array::from_fn(|k| Some(with[k]? / without[k]? - 1.0)),
             said: [power_w, tpot_s, ttft_s],
         })
-    }
-
-    /// The daemon's controller with the experiment in it.
-    fn controller(&self, supported: &SupportedClocks, seed: u64, change: impl Fn(&mut Config)) -> Controller {
-        let mut config = self.config.clone();
-        config.control.seed = seed;
-        change(&mut config);
-        let space = crate::bandit::ActionSpace::new(
-            supported,
-            &setup::space_settings(&config, setup::memory_clocks(&config, supported)),
-        );
-        let settings = setup::control_settings(&config, supported, false);
-        let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
-        Controller::new(settings, learned, space, 1, Time(0.0))
     }
 }
 

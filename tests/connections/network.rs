@@ -6,21 +6,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Asks until the answer is as wanted; the last answer when patience is over.
-pub(crate) fn eventually<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
-    let start = Instant::now();
-    loop {
-        let answer = ask();
-        if wanted(&answer) || start.elapsed() > PATIENCE {
-            return answer;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
+use crate::support::PATIENCE;
 
 /// Connections established at this local port, counted in the kernel's table by means of the test's own.
 pub(crate) fn established(net: &str, port: u16) -> u32 {
