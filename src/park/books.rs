@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::rule::WakeSource;
+use super::source::WakeSource;
 use crate::units::{Joules, Seconds, Watts};
 
 /// Sums since the start of the run.
