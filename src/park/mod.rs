@@ -13,10 +13,12 @@
 //!
 //! Everything here is pure: observations and times come in, decisions and sums go out. [`rule`] is the state machine of
 //! one GPU, [`ski`] says how long an idle gap is waited out, [`wake`] judges whether the clocks are back, [`fans`] decides
-//! on the fans of the machine, [`books`] keeps the sums.
+//! on the fans of the machine, [`books`] keeps the sums ([`latency`] of wakes, [`power`] of spells).
 
 pub mod books;
 pub mod fans;
+pub mod latency;
+pub mod power;
 pub mod rule;
 pub mod ski;
 pub mod wake;
