@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::Order;
 use crate::units::Seconds;
-use crate::view::{History, State};
+use crate::view::{History, ParkState, State};
 
 /// The longest request, in bytes, with its line end.
 pub const MAX_REQUEST: usize = 4096;
@@ -56,6 +56,13 @@ pub enum Answer {
         /// The state.
         state: Box<State>,
     },
+    /// The same of an `agft park`.
+    Park {
+        /// Always true.
+        ok: bool,
+        /// The state.
+        park: Box<ParkState>,
+    },
     /// The last minutes.
     History {
         /// Always true.
@@ -83,6 +90,12 @@ impl Answer {
     #[must_use]
     pub fn state(state: &State) -> Self {
         Self::State { ok: true, state: Box::new(state.clone()) }
+    }
+
+    /// The state of an `agft park`.
+    #[must_use]
+    pub fn park(state: &ParkState) -> Self {
+        Self::Park { ok: true, park: Box::new(state.clone()) }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::connections::{ConnectionError, Source, WatchSettings, Watcher};
 use crate::units::Time;
+use crate::view::ConnectionsState;
 
 /// Connections, as far as a source sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -26,6 +27,9 @@ pub trait ActivitySource {
     /// # Errors
     /// [`SourceError`]: nothing is known, and no GPU is parked on that.
     fn look(&mut self, now: Time) -> Result<Connections, SourceError>;
+
+    /// What it watches and how, for operators; how many are open is not asked here.
+    fn shown(&self) -> ConnectionsState;
 }
 
 /// Why a source does not know.
@@ -39,6 +43,7 @@ pub enum SourceError {
 /// Connections to local ports: the kernel's events where they can be had, else its table, polled.
 pub struct Ports {
     watcher: Watcher,
+    ports: Vec<u16>,
     opened: u64,
     last_opened: Option<Time>,
 }
@@ -52,7 +57,7 @@ impl Ports {
         let settings = WatchSettings { ports: ports.to_vec(), poll_every, ..WatchSettings::default() };
         let watcher = Watcher::start(settings)?;
         let opened = opened(&watcher);
-        Ok(Self { watcher, opened, last_opened: None })
+        Ok(Self { watcher, ports: ports.to_vec(), opened, last_opened: None })
     }
 
     /// Where it knows them from.
@@ -81,5 +86,19 @@ impl ActivitySource for Ports {
             self.last_opened = Some(now);
         }
         Ok(Connections { open: Some(self.watcher.open_now()), last_opened: self.last_opened })
+    }
+
+    fn shown(&self) -> ConnectionsState {
+        let source = self.watcher.source();
+        let name = match source {
+            Source::KernelEvents => "kernel_events",
+            Source::Polling { .. } => "socket_table",
+        };
+        ConnectionsState {
+            ports: self.ports.clone(),
+            source: name.into(),
+            source_detail: source.to_string(),
+            open: None,
+        }
     }
 }
