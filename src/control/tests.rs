@@ -160,6 +160,7 @@ impl Scene {
             gpus: vec![gpu],
             outcomes,
             orders: std::mem::take(&mut self.orders),
+            connections: None,
         };
         let output = self.controller.step(&seen);
         if let Some(target) = output.command {

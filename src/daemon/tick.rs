@@ -233,6 +233,7 @@ fn take_up(parts: &mut Parts, change: Change) {
             gpus: Vec::new(),
             outcomes: Vec::new(),
             orders: vec![Order::Pause],
+            connections: None,
         };
         // What it commands is the driver's default, which is commanded below.
         parts.controller.step(&nothing);
@@ -267,6 +268,7 @@ fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
         gpus: parts.sampler.collect(),
         outcomes: parts.actuator.as_ref().map_or_else(Vec::new, Actuator::outcomes),
         orders,
+        connections: None,
     };
     let output = parts.controller.step(&seen);
     if let (Some(target), Some(actuator)) = (output.command, &parts.actuator) {

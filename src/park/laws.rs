@@ -6,8 +6,9 @@ use rand_distr::{Distribution, Exp, Normal, Uniform};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::books::Books;
+use super::gap::{GapSettings, Prices, Wait};
 use super::rule::tests::SETTINGS;
-use super::rule::{Decision, HotAt, Observation, ParkRule, Settings, State, Wait};
+use super::rule::{Decision, HotAt, Observation, ParkRule, Settings, State};
 use super::ski::{CREDIT, SkiRental};
 use crate::units::{Joules, Seconds, Time, Watts};
 
@@ -29,12 +30,17 @@ proptest! {
         at_start: bool,
     ) {
         let wait = if ski {
-            Wait::SkiRental { wake: Joules(50.0), unmeasured: Seconds(20.0) }
+            Wait::SkiRental { wake: Some(Joules(50.0)), unmeasured: Seconds(20.0) }
         } else {
             Wait::Timeout(Seconds(20.0))
         };
         let hot = HotAt { high_c: 80.0, low_c: 70.0 };
-        let settings = Settings { wait, connections, at_start, hot: Some(hot), ..SETTINGS };
+        let settings = Settings {
+            gap: GapSettings { wait, at_start, ..SETTINGS.gap },
+            connections,
+            hot: Some(hot),
+            ..SETTINGS
+        };
         let mut rule = ParkRule::new(settings);
         let mut now = 0.0;
         let mut quiet_since = None;
@@ -48,7 +54,7 @@ proptest! {
                 last_connection: None,
             };
             let was_hot = rule.state() == State::Hot;
-            let decision = rule.step(&seen, Some(Watts(10.0)));
+            let decision = rule.step(&seen, Prices { saving: Some(Watts(10.0)), wake: None });
             let quiet = utilization == Some(0.0) && (!connections || open == Some(0));
             quiet_since = quiet.then(|| quiet_since.unwrap_or(now));
             let parked = matches!(rule.state(), State::Parked { .. });
@@ -56,7 +62,7 @@ proptest! {
             if let Decision::Park(idle) = decision {
                 let since = quiet_since.unwrap_or(now);
                 prop_assert!((idle.0 - (now - since)).abs() < 1e-9);
-                prop_assert!(idle >= SETTINGS.quiet);
+                prop_assert!(idle >= SETTINGS.gap.quiet);
             }
             // Heat: above the upper limit always, at or below the lower one never, between them as before.
             let hot_now = rule.state() == State::Hot;

@@ -66,6 +66,7 @@ fn observation(now: f64, joules: &[f64]) -> Observation {
         gpus,
         outcomes: Vec::new(),
         orders: Vec::new(),
+        connections: None,
     }
 }
 

@@ -6,7 +6,9 @@ use crate::daemon::actuator::Actuator;
 use crate::daemon::watch::Pulse;
 use crate::gpu::{GpuError, GpuInfo, GpuSensors, SupportedClocks};
 use crate::park::books::Books;
-use crate::park::rule::{Decision, Observation, ParkRule, Settings, State, WakeSource};
+use crate::park::gap::Prices;
+use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
+use crate::park::source::WakeSource;
 use crate::park::wake::{Running, Verdict, WakeCheck};
 use crate::units::{Clocks, Joules, Mhz, Millijoules, Seconds, Time};
 use crate::view::{ParkStanding, ParkedGpu};
@@ -319,7 +321,7 @@ impl Member {
             last_connection: connections.last_opened,
         };
         let was_hot = self.rule.state() == State::Hot;
-        let decision = self.rule.step(&seen, self.books.saving());
+        let decision = self.rule.step(&seen, Prices { saving: self.books.saving(), wake: None });
         if was_hot && matches!(self.rule.state(), State::Parked { .. }) {
             tracing::info!(gpu = %self.info, temperature_c = self.temperature, "cool again, and idle: stays parked");
             self.open_account(false, now)?;
