@@ -10,7 +10,7 @@ use super::guarded::{CLOCK_THREAD, Guarded};
 use super::{Cli, Exit, exit_of, load_config, logging};
 use crate::bandit::ActionSpace;
 use crate::config::{Config, Listen};
-use crate::control::{Controller, Learned};
+use crate::control::{Controller, Learned, Order};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::feed::{Feed, Schedule};
@@ -259,17 +259,25 @@ fn show(
             Some(server)
         }
     };
+    let (socket, orders) = control_socket(config, Published::Run(latest)).unzip();
+    parts.orders = orders;
+    Ok(Shown { _page: page, _socket: socket })
+}
+
+/// Serves the control socket; gives the operators' orders too. Without one the loop does its work all the same.
+pub(super) fn control_socket(
+    config: &Config,
+    published: Published,
+) -> Option<(socket::Server, tokio::sync::mpsc::Receiver<Order>)> {
     let dir = runtime_dir(config);
     let socket = HeldDir::open(&dir)
         .map_err(anyhow::Error::from)
-        .and_then(|_| Ok(socket::Server::start(&dir, Published::Run(latest))?));
-    let socket = match socket {
+        .and_then(|_| Ok(socket::Server::start(&dir, published)?));
+    match socket {
         Ok((server, orders)) => {
             tracing::info!(path = %server.path().display(), "control socket");
-            parts.orders = Some(orders);
-            Some(server)
+            Some((server, orders))
         }
-        // The loop does its work without it.
         Err(error) => {
             tracing::warn!(
                 error = format!("{error:#}"),
@@ -277,8 +285,7 @@ fn show(
             );
             None
         }
-    };
-    Ok(Shown { _page: page, _socket: socket })
+    }
 }
 
 fn start_log(

@@ -206,7 +206,8 @@ fn savings() -> SavingsState {
 
 /// An `agft park` with one parked GPU of which everything is known.
 pub(crate) fn park_state() -> ParkState {
-    let mut books = Books { calls: 500, calls_parked: 74, hot_spells: 1, hot_s: 5.0, ..Books::default() };
+    let mut books = Books::default();
+    (books.calls, books.calls_parked, books.hot_spells, books.hot_s) = (500, 74, 1, 5.0);
     for idle in [78.0, 80.0, 82.0] {
         if idle > 78.0 {
             books.woken("connections", false);

@@ -226,12 +226,13 @@ impl Member {
         self.periods = periods;
         // What this board could not lock it still cannot.
         let mut levels = levels;
-        if levels.memory_is_optional && self.levels.memory_is_optional && self.levels.parked.memory.is_none() {
+        if levels.memory_is_optional && self.levels.memory_is_optional && self.levels.parked.memory.is_none()
+        {
             levels.parked.memory = None;
         }
         if (settings, levels) != (self.settings, self.levels) {
             self.let_go(now)?;
-            self.rule = ParkRule::new(settings);
+            self.rule.configure(settings);
             (self.settings, self.levels) = (settings, levels);
             (self.utilization_due, self.temperature_due) = (now, now);
         }
@@ -456,7 +457,7 @@ impl Member {
             Verdict::NotSeen => self.check = None,
             Verdict::Back(took) => {
                 self.check = None;
-                self.books.clocks_back(took, self.settings.wake_limit);
+                self.books.clocks_back(took, self.settings.gap.wake_limit);
                 self.rule.woke(took);
                 let clock = |clock: Option<Mhz>| clock.map(|clock| clock.0);
                 tracing::info!(

@@ -10,8 +10,9 @@ use super::member::Periods;
 use crate::config::{Park, ParkSource, WaitKind};
 use crate::connections::ConnectionError;
 use crate::gpu::GpuError;
-use crate::park::rule::{HotAt, Settings, Wait};
-use crate::store::{TrustError, trusted_path};
+use crate::park::gap::{GapSettings, Wait};
+use crate::park::rule::{HotAt, Settings};
+use crate::store::{Untrusted, trusted_path};
 use crate::units::{Joules, Seconds};
 
 /// Why a run cannot be made of a configuration.
@@ -28,7 +29,7 @@ pub enum SetupError {
         /// The program.
         program: String,
         /// Why it is not trusted.
-        source: TrustError,
+        source: Untrusted,
     },
     /// The fan thread cannot be started.
     #[error("fan thread: {0}")]
@@ -43,18 +44,20 @@ pub enum SetupError {
 pub fn settings(park: &Park) -> Settings {
     let utilization = park.sources.contains(&ParkSource::Utilization);
     Settings {
-        wait: match park.rule {
-            WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
-            WaitKind::SkiRental => {
-                Wait::SkiRental { wake: Joules(park.wake_cost_j), unmeasured: park.idle_timeout_s }
-            }
+        gap: GapSettings {
+            wait: match park.rule {
+                WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
+                WaitKind::SkiRental => {
+                    Wait::SkiRental { wake: Some(Joules(park.wake_cost_j)), unmeasured: park.idle_timeout_s }
+                }
+            },
+            quiet: park.quiet_s,
+            at_start: park.at_start,
+            wake_limit: park.wake_limit_s,
         },
-        quiet: park.quiet_s,
-        at_start: park.at_start,
         utilization_threshold_percent: utilization.then_some(park.utilization_threshold_percent),
         connections: park.sources.contains(&ParkSource::Connections),
         hot: park.temperature_high_c.map(|high_c| HotAt { high_c, low_c: park.temperature_low_c }),
-        wake_limit: park.wake_limit_s,
     }
 }
 
@@ -108,8 +111,11 @@ pub fn check_fan_programs(park: &Park) -> Result<(), SetupError> {
     }
     for (key, argv) in [("park.fan_on", &park.fan_on), ("park.fan_off", &park.fan_off)] {
         if let Some(program) = argv.first() {
-            trusted_path(Path::new(program))
-                .map_err(|source| SetupError::Program { key, program: program.clone(), source })?;
+            trusted_path(Path::new(program)).map_err(|source| SetupError::Program {
+                key,
+                program: program.clone(),
+                source,
+            })?;
         }
     }
     Ok(())
