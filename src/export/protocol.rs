@@ -124,9 +124,12 @@ mod tests {
         let state = serde_json::to_value(crate::view::testing::state()).unwrap();
         let park = serde_json::to_value(crate::view::testing::park_state()).unwrap();
         let (_, documented) = DOCUMENT.split_once("## The state of agft park").unwrap();
-        for (state, document) in
-            [(&state, DOCUMENT), (&park, documented), (&park["gpus"][0], documented), (&park["connections"], documented)]
-        {
+        for (state, document) in [
+            (&state, DOCUMENT),
+            (&park, documented),
+            (&park["gpus"][0], documented),
+            (&park["connections"], documented),
+        ] {
             for key in state.as_object().unwrap().keys() {
                 assert!(document.contains(&format!("`{key}`")), "{key}");
             }

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use crate::connections::{ConnectionError, Source, WatchSettings, Watcher};
+use tokio::sync::broadcast;
+
+use crate::connections::{ConnectionError, Event, Source, WatchSettings, Watcher};
 use crate::units::Time;
 use crate::view::ConnectionsState;
 
@@ -22,11 +24,15 @@ pub trait ActivitySource {
     /// Its name in the log.
     fn name(&self) -> &'static str;
 
-    /// What there is now. Asked every `park.active_poll_ms`; must not block, and must not touch a GPU.
+    /// What there is now. Asked every `park.active_poll_ms`, while a GPU is parked at each of its [`news`](Self::news) and
+    /// once a second; must not block, and must not touch a GPU.
     ///
     /// # Errors
     /// [`SourceError`]: nothing is known, and no GPU is parked on that.
     fn look(&mut self, now: Time) -> Result<Connections, SourceError>;
+
+    /// News from now on: each is a reason to look. `None` if it has to be asked.
+    fn news(&self) -> Option<broadcast::Receiver<Event>>;
 
     /// What it watches and how, for operators; how many are open is not asked here.
     fn shown(&self) -> ConnectionsState;
@@ -86,6 +92,10 @@ impl ActivitySource for Ports {
             self.last_opened = Some(now);
         }
         Ok(Connections { open: Some(self.watcher.open_now()), last_opened: self.last_opened })
+    }
+
+    fn news(&self) -> Option<broadcast::Receiver<Event>> {
+        Some(self.watcher.events())
     }
 
     fn shown(&self) -> ConnectionsState {

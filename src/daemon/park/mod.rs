@@ -13,6 +13,7 @@ mod show;
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -27,6 +28,7 @@ use super::tick::{End, RunError};
 use super::watch::{Alarm, Pulse, Watch};
 use crate::bandit::Target;
 use crate::config::Park;
+use crate::connections::Event;
 use crate::control::Order;
 use crate::park::fans::FanRule;
 use crate::park::rule::State;
@@ -132,6 +134,7 @@ async fn turns(run: &mut ParkRun, stop: impl Future<Output = End>) -> Result<End
             alarm = alarm(run.watch.as_ref()) => return Err(alarm.into()),
             order = order(run.orders.as_mut()) => asked = Asked::Order(order),
             () = hangup(run.reload.as_mut()) => asked = Asked::Reload,
+            () = news(shell.news.as_mut(), shell.parked) => shell.sources_due = run.clock.now(),
             () = sleep(pause) => {}
         }
         run.pulse.mark();
@@ -168,6 +171,21 @@ async fn hangup(reload: Option<&mut Reloader>) {
     }
 }
 
+/// Waits for news of connections, if a parked GPU has to hear of them. Others are looked at often enough, and a server
+/// with thousands of clients must not keep the loop busy.
+async fn news(news: Option<&mut broadcast::Receiver<Event>>, wanted: bool) {
+    match news {
+        Some(news) if wanted => loop {
+            match news.recv().await {
+                Ok(_) | Err(RecvError::Lagged(_)) => return,
+                // Its thread is gone, which a look will tell.
+                Err(RecvError::Closed) => std::future::pending::<()>().await,
+            }
+        },
+        _ => std::future::pending().await,
+    }
+}
+
 async fn alarm(watch: Option<&Watch>) -> Alarm {
     match watch {
         Some(watch) => watch.alarm().await,
@@ -175,10 +193,22 @@ async fn alarm(watch: Option<&Watch>) -> Alarm {
     }
 }
 
+/// What the sources tell by themselves; nothing if any of them has to be asked.
+fn heard(run: &ParkRun) -> Option<broadcast::Receiver<Event>> {
+    match run.sources.as_slice() {
+        [source] => source.news(),
+        _ => None,
+    }
+}
+
 /// What the loop remembers from turn to turn.
 struct Shell {
     number: u64,
     connections: Connections,
+    /// What the source of connections tells by itself.
+    news: Option<broadcast::Receiver<Event>>,
+    /// Is a GPU parked?
+    parked: bool,
     /// A source has failed, and that was said.
     failed: bool,
     sources_due: Time,
@@ -196,6 +226,8 @@ impl Shell {
         Self {
             number: 0,
             connections: Connections::default(),
+            news: heard(run),
+            parked: false,
             failed: false,
             sources_due: now,
             log_due: now + run.log_every,
@@ -204,6 +236,11 @@ impl Shell {
             alive: None,
             status: None,
         }
+    }
+
+    /// Between two looks at the sources.
+    fn sources_every(&self, run: &ParkRun) -> Seconds {
+        if self.parked && self.news.is_some() { LONGEST_SLEEP } else { run.sources_every }
     }
 
     /// Until the next look that is due.
@@ -235,6 +272,7 @@ impl Shell {
             Asked::Reload => {
                 run.notifier.iter().for_each(Notifier::reloading);
                 if reload::reload(run, now)? {
+                    self.news = heard(run);
                     self.sources_due = now;
                     self.log_due = now + run.log_every;
                 }
@@ -268,6 +306,12 @@ impl Shell {
                 self.outcome_due = Some(now + OUTCOME);
             }
         }
+        let parked = run.members.iter().any(|member| matches!(member.state(), State::Parked { .. }));
+        if parked != std::mem::replace(&mut self.parked, parked) {
+            // What was told before is known, and what comes from now on is heard.
+            self.news = heard(run);
+            self.sources_due = run.clock.now();
+        }
         let quiet = run.members.iter().all(|member| matches!(member.state(), State::Parked { .. }));
         if let (Some(command), Some(hooks)) = (run.fans.step(quiet, now), &run.hooks) {
             hooks.order(command);
@@ -285,7 +329,7 @@ impl Shell {
         if run.sources.is_empty() || now < self.sources_due {
             return;
         }
-        self.sources_due = now + run.sources_every;
+        self.sources_due = now + self.sources_every(run);
         let mut together = Connections { open: Some(0), last_opened: None };
         let mut failed = false;
         for source in &mut run.sources {
