@@ -66,13 +66,9 @@ impl Reloader {
         for (key, change) in differences(&merged, &wanted).into_iter().filter(|(key, _)| ours(key)) {
             tracing::warn!(key, change, "takes effect with the next start");
         }
-        let applied = differences(&self.config, &merged);
-        if applied.is_empty() {
+        if differences(&self.config, &merged).is_empty() {
             tracing::info!(%file, "configuration reloaded: nothing takes effect now");
             return None;
-        }
-        for (key, change) in applied {
-            tracing::info!(key, change, "takes effect now");
         }
         Some(merged)
     }
@@ -129,6 +125,7 @@ pub(super) fn reload(run: &mut ParkRun, now: Time) -> Result<bool, crate::gpu::G
             return Ok(false);
         }
     };
+    run.pulse.mark();
     if let Some(sources) = prepared.sources {
         run.sources = sources;
     }
@@ -137,7 +134,13 @@ pub(super) fn reload(run: &mut ParkRun, now: Time) -> Result<bool, crate::gpu::G
         if let (Some(command), Some(hooks)) = (run.fans.end(), &run.hooks) {
             hooks.order(command);
         }
-        run.hooks = hooks;
+        // A program that still runs is waited for, but not by the loop.
+        if let Some(old) = std::mem::replace(&mut run.hooks, hooks) {
+            let waits = std::thread::Builder::new().name("agft-fans-end".into());
+            if let Err(error) = waits.spawn(move || drop(old)) {
+                tracing::warn!(%error, "the loop waited for the fans");
+            }
+        }
     }
     if new.fan_off_after_s != run.park.fan_off_after_s {
         if let (Some(command), Some(hooks)) = (run.fans.end(), &run.hooks) {
@@ -148,10 +151,14 @@ pub(super) fn reload(run: &mut ParkRun, now: Time) -> Result<bool, crate::gpu::G
     run.log_every = new.log_interval_s;
     let (settings, periods) = (setup::settings(new), setup::periods(new));
     for (member, levels) in run.members.iter_mut().zip(prepared.levels) {
+        run.pulse.mark();
         member.reconfigure(settings, levels, periods, now)?;
     }
     run.park = config.park.clone();
     if let Some(reloader) = &mut run.reload {
+        for (key, change) in differences(&reloader.config, &config) {
+            tracing::info!(key, change, "takes effect now");
+        }
         tracing::info!(file = %reloader.path.display(), "configuration reloaded");
         reloader.config = config;
     }
