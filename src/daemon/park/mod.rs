@@ -6,6 +6,7 @@
 
 pub mod activity;
 pub mod hooks;
+pub mod levels;
 pub mod member;
 pub mod reload;
 pub mod setup;

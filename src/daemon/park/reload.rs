@@ -12,7 +12,7 @@ use tokio::signal::unix::Signal;
 use super::ParkRun;
 use super::activity::ActivitySource;
 use super::hooks::FanHooks;
-use super::member::{Levels, levels};
+use super::levels::{Levels, levels};
 use super::setup::{self, SetupError};
 use crate::config::{Config, ConfigError, Park};
 use crate::daemon::reload::{differences, refuse};
