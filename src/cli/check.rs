@@ -149,7 +149,9 @@ fn check_rights(lines: &mut Lines) {
 fn check_connections(lines: &mut Lines) {
     match connections::probe() {
         source @ Source::KernelEvents { .. } => lines.ok("connections", &source.to_string()),
-        source @ Source::Polling { .. } => lines.warn("connections", &source.to_string()),
+        source @ (Source::PerfEvents { .. } | Source::Polling { .. }) => {
+            lines.warn("connections", &source.to_string())
+        }
     }
 }
 

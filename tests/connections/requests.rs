@@ -11,7 +11,7 @@ use tokio::sync::broadcast::error::TryRecvError;
 
 use crate::network::Server;
 use crate::support::eventually;
-use crate::{both, counts, kernel_events, settings, settles_at, watch};
+use crate::{all, counts, kernel_events, settings, settles_at, watch};
 
 /// As `agft::connections` has it.
 const BURST: Duration = Duration::from_millis(10);
@@ -137,7 +137,7 @@ fn a_busy_port_tells_of_requests_once_in_ten_milliseconds_and_others_tell_nothin
 #[test]
 fn a_client_that_is_ignored_before_it_connects_is_never_told_of() {
     let server = Server::start("127.0.0.1:0");
-    for settings in both(server.port()) {
+    for settings in all(server.port()) {
         let watcher = watch(settings);
         let mut events = watcher.events();
         let (socket, address) = bound(0);
@@ -172,7 +172,7 @@ fn settles_at_with(watcher: &Watcher, port: u16, expected: u32, in_table: u32) {
 #[test]
 fn a_client_ignored_while_connected_vanishes_and_its_port_counts_again_for_the_next() {
     let server = Server::start("127.0.0.1:0");
-    for settings in both(server.port()) {
+    for settings in all(server.port()) {
         let watcher = watch(WatchSettings { resync_every: Duration::from_millis(30), ..settings });
         let scraper = bound(0);
         let address = scraper.1;
