@@ -10,6 +10,8 @@ mod perf;
 #[path = "connections/requests.rs"]
 mod requests;
 mod support;
+#[path = "connections/trouble.rs"]
+mod trouble;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
@@ -427,6 +429,13 @@ fn nobody_watches() {
     println!("{} {:?}", watcher.source(), counts(&watcher));
     drop(clients);
     settles_at(&watcher, server.port(), 0);
+}
+
+#[test]
+#[ignore = "a part of another test, run by it with fewer rights"]
+fn watches_with_what_is_left() {
+    let tracefs = std::env::var_os(network::ARGUMENT).expect("where tracefs is");
+    trouble::watch_with_what_is_left(tracefs.as_ref());
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod ignored;
 mod kernel;
 pub mod ledger;
 mod memory;
+mod servers;
 mod settings;
 mod snapshot;
 pub mod state;
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 
+pub use servers::notes_on_servers;
 pub use settings::{ConnectionError, Families, SourceKind, WatchSettings};
 use worker::{Order, Worker};
 

@@ -17,7 +17,7 @@ use crate::{counts, kernel_events, settings, settles_at, watch};
 const FORMAT: &str = "events/sock/inet_sock_set_state";
 
 /// A directory with what is read of tracefs. Where it is not mounted, root mounts it for as long as it takes to copy that.
-fn tracefs() -> Option<PathBuf> {
+pub(crate) fn tracefs() -> Option<PathBuf> {
     static PLACE: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
         let usual = PathBuf::from("/sys/kernel/tracing");
         if fs::read(usual.join(FORMAT).join("format")).is_ok() {

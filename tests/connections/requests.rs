@@ -163,6 +163,36 @@ fn a_client_that_is_ignored_before_it_connects_is_never_told_of() {
     }
 }
 
+#[test]
+fn an_ignored_client_that_sends_all_the_time_does_not_hide_others() {
+    let server = Server::start("127.0.0.1:0");
+    let Some(watcher) = watch_requests(server.port()) else { return };
+    let scraper = bound(0);
+    watcher.ignore(scraper.1);
+    let mut scraper = connected(scraper, &server);
+    let mut client = server.connect();
+    settles_at_with(&watcher, server.port(), 1, 2);
+    let mut events = watcher.events();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                ask(&mut scraper);
+            }
+        });
+        let told: Vec<SocketAddr> = (0..10)
+            .map(|_| {
+                std::thread::sleep(BURST);
+                ask(&mut client);
+                next(&mut events).client
+            })
+            .collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(told, [client.local_addr().expect("an address"); 10]);
+    });
+    assert_eq!(counts(&watcher).requests_total, 10);
+}
+
 /// As `settles_at`, where the kernel's table has more than is counted.
 fn settles_at_with(watcher: &Watcher, port: u16, expected: u32, in_table: u32) {
     let read = || (counts(watcher).open, crate::established("/proc/self/net", port));

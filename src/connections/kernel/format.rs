@@ -99,7 +99,7 @@ impl Format {
     }
 }
 
-/// `field:__u16 sport;	offset:24;	size:2;	signed:0;`, the type of any number of words, the name perhaps with `[16]`.
+/// `field:__u16 sport; offset:24; size:2; signed:0;`, the type of any number of words, the name perhaps with `[16]`.
 fn parse_field(line: &str) -> Option<(&str, Field)> {
     let mut parts = line.trim().strip_prefix("field:")?.split(';').map(str::trim);
     let name = parts.next()?.rsplit([' ', '\t', '*']).next()?;

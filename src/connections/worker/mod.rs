@@ -18,7 +18,7 @@ use super::kernel::{KernelEvents, News};
 use super::ledger::{Connection, Ledger};
 use super::snapshot::Tables;
 use super::state::Effect;
-use super::{ConnectionError, Counts, Event, Kind, Published, Sabotage, SourceKind, WatchSettings};
+use super::{ConnectionError, Counts, Event, Kind, Published, Sabotage, SourceKind, WatchSettings, servers};
 use source::Retry;
 
 /// Events this fresh are not contradicted by a snapshot: the kernel tells of a change just before it makes it.
@@ -117,7 +117,12 @@ impl Worker {
             settings,
         };
         match worker.read_table() {
-            Ok(()) => Ok(worker),
+            Ok(()) => {
+                for note in servers::notes(&mut worker.tables, &worker.settings.ports) {
+                    tracing::info!("connections: {note}");
+                }
+                Ok(worker)
+            }
             Err(error) => Err(table_error(&worker.settings, error)),
         }
     }
