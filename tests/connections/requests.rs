@@ -176,7 +176,11 @@ fn an_ignored_client_that_sends_all_the_time_does_not_hide_others() {
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            // Bounded, so that a failure is not waited for in vain.
+            let begin = Instant::now();
+            while !done.load(std::sync::atomic::Ordering::Relaxed)
+                && begin.elapsed() < crate::support::PATIENCE
+            {
                 ask(&mut scraper);
             }
         });
