@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use nvidia_ml::{GpuConfig, Injection, Level, MockConfig, Range};
+use nvidia_ml::{GpuConfig, Injection, MockConfig, Range};
 use rustix::process::Signal;
 use support::daemon::{Bench, Daemon};
 use support::eventually;
@@ -143,21 +143,11 @@ fn memory_goes_down_where_the_board_can_and_the_levers_are_obeyed() {
         (locked.core, locked.memory)
     };
     let low = Some(Range { min: 405, max: 405 });
-    assert_eq!(locks("auto"), (Some(LOWEST), low));
+    assert_eq!(locks("auto"), (Some(LOWEST), None), "the simplest first");
+    assert_eq!(locks("both"), (Some(LOWEST), low));
     assert_eq!(locks("core"), (Some(LOWEST), None));
     // All of the core clocks: the driver's choice.
     assert_eq!(locks("memory"), (Some(Range { min: 210, max: 2100 }), low));
-}
-
-#[test]
-fn board_that_lists_memory_clocks_and_refuses_their_lock_is_parked_by_the_core_clock() {
-    let levels = vec![Level::stepped(8001, 210, 2100, 15), Level::stepped(405, 210, 420, 15)];
-    let gpu = GpuConfig { levels, memory_lock: false, ..GpuConfig::a6000() };
-    let bench = quick(&MockConfig::new(vec![gpu]));
-    let mut daemon = parked(&bench, &[]);
-    daemon.wait_for_log("parked by the core clock alone");
-    daemon.stop();
-    assert!(bench.is_free());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `agft park`: parks GPUs that nobody uses, beside any program or none.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -15,9 +16,11 @@ use crate::control::Order;
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::notify::Notifier;
+use crate::daemon::park::keeper::Keeper;
 use crate::daemon::park::levels::{Levels, levels};
 use crate::daemon::park::member::Member;
 use crate::daemon::park::reload::Reloader;
+use crate::daemon::park::setup::SetupError;
 use crate::daemon::park::{ParkRun, Show, drive, setup};
 use crate::daemon::signals::Signals;
 use crate::daemon::tick::End;
@@ -30,6 +33,8 @@ use crate::gpu::lease::ClockLease;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
 use crate::park::fans::FanRule;
+use crate::park::levers::TrialTimes;
+use crate::store::load_levers;
 use crate::units::{Mhz, Seconds};
 use crate::view::ParkState;
 
@@ -55,6 +60,10 @@ pub struct ParkArgs {
     /// Where the metrics page is: ADDRESS:PORT or off (overrides park.metrics_listen)
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub metrics_listen: Option<Listen>,
+
+    /// Try levers out in a fraction of the time: tests wait for real clocks
+    #[arg(long, value_name = "TIMES", hide = true)]
+    pub trial_speed: Option<f64>,
 }
 
 /// Parks until a signal or an error.
@@ -136,20 +145,20 @@ fn choose(host: NvmlHost, park: &Park) -> anyhow::Result<Vec<Chosen>> {
     Ok(chosen)
 }
 
-fn open(host: NvmlHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, GpuError> {
+fn open(host: NvmlHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, SetupError> {
     let sensors = host.sensors(selector)?;
     let info = sensors.info().clone();
     if sensors.setup().mig == Some(true) {
-        return Err(GpuError::Mig { gpu: info.to_string(), index: info.index });
+        return Err(GpuError::Mig { gpu: info.to_string(), index: info.index }.into());
     }
     if park.sources.contains(&ParkSource::Utilization)
         && let Err(error) = sensors.utilization()
         && error.is_missing_sensor()
     {
-        return Err(error);
+        return Err(error.into());
     }
     let clocks = sensors.supported_clocks()?;
-    let levels = levels(park, &clocks);
+    let levels = levels(park, &info, &clocks)?;
     Ok(Chosen { sensors: Box::new(sensors), info, core_min: clocks.core_min(), levels })
 }
 
@@ -182,14 +191,20 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
             Some(guarded) => Some(guarded.start_guardian().context(HELP)?),
             None => None,
         };
+        let save_dir = Path::new(&config.model.save_dir);
+        let keeper = (!dry_run).then(|| Keeper::spawn(save_dir.to_owned())).transpose();
+        let keeper = keeper.context("the thread that keeps what was measured")?;
+        let times = TrialTimes::default().faster(args.trial_speed.unwrap_or(1.0));
         let mut members = Vec::new();
         for gpu in chosen {
-            tracing::info!(gpu = %gpu.info, uuid = gpu.info.uuid, parked = %gpu.levels.parked, "may be parked");
+            tracing::info!(gpu = %gpu.info, uuid = gpu.info.uuid, parked = %gpu.levels.simplest.clocks, "may be parked");
             let actuator = match &guarded {
                 Some(guarded) => Some(take_clocks(host, &gpu, guarded, clock)?),
                 None => None,
             };
-            members.push(Member::new(gpu.sensors, actuator, settings, gpu.levels, periods, clock.now()));
+            let known = load_levers(save_dir, &gpu.info);
+            let member = Member::new(gpu.sensors, actuator, settings, gpu.levels, periods, clock.now());
+            members.push(member.with_known(known, times));
         }
         let pulse = Pulse::new();
         let mut watched: Vec<_> =
@@ -226,6 +241,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
             pulse,
             fans: FanRule::new(park.fan_off_after_s),
             hooks,
+            keeper,
             log_every: park.log_interval_s,
             park: park.clone(),
             reload,

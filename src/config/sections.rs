@@ -191,8 +191,8 @@ sections! {
         quiet_s: Seconds = Seconds(3.2), seconds(0.1..=3600.0);
         /// Park a GPU that has not worked since the start after `quiet_s` alone.
         at_start: bool = true, flag();
-        /// What parking and the next wake may cost together, for `ski-rental`.
-        wake_cost_j: f64 = 100.0, real(0.1..=1e6);
+        /// What a wake costs, for `ski-rental`; measured without.
+        wake_cost_j: Option<f64> = None, optional(real(0.1..=1e6));
         /// A wake that took longer raises the bar of `ski-rental`.
         wake_limit_s: Seconds = Seconds(1.0), seconds(0.1..=60.0);
         /// Utilisation above this is work.

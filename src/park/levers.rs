@@ -16,10 +16,33 @@ use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
 
 /// A gap has to have lasted so long before anything is tried out in it.
 pub const TRIAL_AFTER: Seconds = Seconds(15.0);
-/// Clocks and power have settled so long after a change.
-const SETTLE: Seconds = Seconds(2.0);
-/// Power is measured for so long.
-const MEASURE: Seconds = Seconds(8.0);
+
+/// Times of a trial.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrialTimes {
+    /// A gap has to have lasted so long before anything is tried out in it.
+    pub after: Seconds,
+    /// Clocks and power have settled so long after a change.
+    pub settle: Seconds,
+    /// Power is measured for so long.
+    pub measure: Seconds,
+}
+
+impl Default for TrialTimes {
+    fn default() -> Self {
+        Self { after: TRIAL_AFTER, settle: Seconds(2.0), measure: Seconds(8.0) }
+    }
+}
+
+impl TrialTimes {
+    /// The same in a fraction of the time: tests wait for real clocks.
+    #[must_use]
+    pub fn faster(self, times: f64) -> Self {
+        let part = |span: Seconds| Seconds(span.0 / times);
+        Self { after: part(self.after), settle: part(self.settle), measure: part(self.measure) }
+    }
+}
+
 /// An idle board whose clocks are not back after this leaves them down by itself.
 const BACK_WITHIN: Seconds = Seconds(1.0);
 /// Taken for the time of a wake until one was measured.
@@ -208,13 +231,35 @@ pub struct Levers {
     /// Mean length of the parked spells, smoothed, seconds.
     spell_s: Option<f64>,
     top: Running,
+    #[serde(skip)]
+    times: TrialTimes,
 }
 
 impl Levers {
     /// These, the simplest first, with what is known of them; `top` are the highest clocks.
     #[must_use]
     pub fn new(list: Vec<Lever>, book: LeverBook, top: Running) -> Self {
-        Self { list, book, refused: BTreeSet::new(), trial: None, spell_s: None, top }
+        let times = TrialTimes::default();
+        Self { list, book, refused: BTreeSet::new(), trial: None, spell_s: None, top, times }
+    }
+
+    /// Other times for trials.
+    #[must_use]
+    pub fn with_times(mut self, times: TrialTimes) -> Self {
+        self.times = times;
+        self
+    }
+
+    /// Other levers from now on; what is known stays, but for refusals.
+    #[must_use]
+    pub fn with_list(self, list: Vec<Lever>, top: Running) -> Self {
+        Self { list, top, refused: BTreeSet::new(), trial: None, ..self }
+    }
+
+    /// All of them, refused or not.
+    #[must_use]
+    pub fn list(&self) -> &[Lever] {
+        &self.list
     }
 
     /// What was measured.
@@ -287,6 +332,25 @@ impl Levers {
         self.usable().find(unknown).map(|lever| Phase::Lever(lever.kind))
     }
 
+    /// Since when, or at the earliest from when on, a board that has been parked since `parked_since` has to be looked at for
+    /// a trial; `None` if all is known.
+    #[must_use]
+    pub fn trial_due(&self, parked_since: Time) -> Option<Time> {
+        (self.is_trying() || self.wanted().is_some()).then_some(parked_since + self.times.after)
+    }
+
+    /// Is the board on its way back from a lever, so that its clocks are worth a close look?
+    #[must_use]
+    pub fn is_timing(&self) -> bool {
+        matches!(self.trial, Some(Trial { phase: Phase::Back(_), .. }))
+    }
+
+    /// Between two looks at the energy in a trial.
+    #[must_use]
+    pub fn trial_period(&self) -> Seconds {
+        Seconds(self.times.measure.0 / 16.0)
+    }
+
     /// Is a trial under way?
     #[must_use]
     pub fn is_trying(&self) -> bool {
@@ -304,7 +368,7 @@ impl Levers {
     ) -> Option<Order> {
         let now = stretch.end;
         let Some(trial) = self.trial else {
-            if now.since(parked_since) < TRIAL_AFTER {
+            if now.since(parked_since) < self.times.after {
                 return None;
             }
             let phase = self.wanted()?;
@@ -323,14 +387,14 @@ impl Levers {
                 Some(self.go_on(now, busy))
             }
             Phase::Unparked | Phase::Lever(_) => {
-                let from = trial.since + SETTLE;
+                let from = trial.since + self.times.settle;
                 let mut trial = trial;
                 if stretch.start >= from {
                     trial.level.seconds += now.since(stretch.start).0;
                     trial.level.joules += stretch.energy.0;
                 }
                 self.trial = Some(trial);
-                if trial.level.seconds < MEASURE.0 {
+                if trial.level.seconds < self.times.measure.0 {
                     return None;
                 }
                 let power = trial.level.power().map(|power| power.0);

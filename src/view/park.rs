@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::park::books::{Books, Estimate};
+use crate::park::levers::LeverBook;
 use crate::units::Clocks;
 
 /// Is it at work?
@@ -85,8 +86,16 @@ pub struct ParkedGpu {
     pub state: ParkStanding,
     /// ... since when, Unix time.
     pub since_unix_s: f64,
-    /// The clocks that parking locks.
+    /// The clocks that parking locks ...
     pub parked_clocks: Clocks,
+    /// ... and what of them is lowered: `core`, `memory` or `both`.
+    pub lever: String,
+    /// Levers are being tried out, and the clocks change with that.
+    pub trying: bool,
+    /// What was measured of the board's levers.
+    pub levers: LeverBook,
+    /// What a wake was measured to cost, joules.
+    pub wake_cost_j: Option<f64>,
     /// The lock that the driver confirmed; `None` at its default clocks.
     pub in_force: Option<Clocks>,
     /// Utilisation when last read, percent.

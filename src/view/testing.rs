@@ -242,6 +242,17 @@ fn parking() -> ParkingState {
     }
 }
 
+/// All levers of a board with GDDR memory.
+fn park_levers() -> LeverBook {
+    let known = |parked| Known { parked_w: Some(parked), wake_s: Some(0.03), longest_wake_s: 1.2, wakes: 2 };
+    let levers = [(LeverKind::Core, 65.0), (LeverKind::Memory, 60.0), (LeverKind::Both, 50.0)];
+    LeverBook {
+        driver: Some("570.1".into()),
+        unparked_w: Some(80.0),
+        levers: levers.into_iter().map(|(kind, parked)| (kind, known(parked))).collect(),
+    }
+}
+
 /// An `agft park` with one parked GPU of which everything is known.
 pub(crate) fn park_state() -> ParkState {
     let mut books = park_books();
@@ -270,6 +281,10 @@ pub(crate) fn park_state() -> ParkState {
             state: ParkStanding::Parked,
             since_unix_s: 1_790_001_000.0,
             parked_clocks: parked,
+            lever: "both".into(),
+            trying: false,
+            levers: park_levers(),
+            wake_cost_j: Some(30.0),
             in_force: Some(parked),
             utilization_percent: Some(0.0),
             temperature_c: Some(41.0),

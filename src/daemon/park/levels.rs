@@ -1,58 +1,52 @@
 //! The clocks of a GPU's two states, by the lever of the configuration.
 
 use crate::bandit::Target;
-use crate::config::{Lever, Park};
-use crate::gpu::SupportedClocks;
+use crate::config::Park;
+use crate::daemon::setup::{chosen_levers, top};
+use crate::gpu::{GpuInfo, SupportedClocks};
+use crate::park::levers::Lever;
 use crate::park::wake::Running;
 use crate::units::Clocks;
 
+use super::setup::SetupError;
+
 /// Clocks of a GPU's two states.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Levels {
-    /// Parked. A core clock of `top` leaves it to the driver.
-    pub parked: Clocks,
-    /// The highest there are.
-    pub top: Clocks,
+    /// The simplest way to park.
+    pub simplest: Lever,
+    /// All ways to park, that one first.
+    pub levers: Vec<Lever>,
+    /// The highest clocks.
+    pub top: Running,
     /// After a wake.
     pub awake: Target,
-    /// If the memory clock cannot be locked, do without.
-    pub memory_is_optional: bool,
 }
 
-impl Levels {
-    /// The parked clocks that can be told from others.
-    pub(super) fn watched(&self) -> Running {
-        let core = (self.parked.core != self.top.core).then_some(self.parked.core);
-        Running { core, memory: self.parked.memory }
-    }
-}
-
-/// The clocks that a lever means for a board.
-#[must_use]
-pub fn levels(park: &Park, clocks: &SupportedClocks) -> Levels {
-    let top_memory = clocks.memory().next();
-    let top = Clocks { core: clocks.core_max(), memory: top_memory };
-    let low_core = park.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));
-    let low_memory = match park.memory_mhz {
+/// The clocks that the configuration means for a board.
+///
+/// # Errors
+/// [`SetupError::NoMemoryClock`] if it wants a memory clock lowered that is the board's only one.
+pub fn levels(park: &Park, gpu: &GpuInfo, clocks: &SupportedClocks) -> Result<Levels, SetupError> {
+    let core = park.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));
+    let memory = match park.memory_mhz {
         Some(wanted) => clocks.memory().min_by_key(|memory| memory.abs_diff(wanted)),
         None => clocks.memory().last(),
     };
-    let several = clocks.memory().count() > 1;
-    let parked = match park.lever {
-        Lever::Core => Clocks::core_only(low_core),
-        Lever::Memory => Clocks { core: top.core, memory: low_memory },
-        Lever::Both => Clocks { core: low_core, memory: low_memory },
-        Lever::Auto => Clocks { core: low_core, memory: low_memory.filter(|_| several) },
+    let levers = chosen_levers(park.lever, Lever::of(clocks, core, memory));
+    let Some(simplest) = levers.first().copied() else {
+        return Err(SetupError::NoMemoryClock { lever: park.lever.to_string(), gpu: gpu.to_string() });
     };
     let awake = park
         .wake_core_mhz
         .map_or(Target::Default, |core| Target::Lock(Clocks::core_only(clocks.nearest_core(core))));
-    Levels { parked, top, awake, memory_is_optional: park.lever == Lever::Auto }
+    Ok(Levels { simplest, levers, top: top(clocks), awake })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Lever as Choice;
     use crate::gpu::MemoryLevel;
     use crate::units::Mhz;
 
@@ -61,32 +55,54 @@ mod tests {
         SupportedClocks::new(memory.iter().map(level).collect()).unwrap()
     }
 
-    fn parked(lever: Lever, memory: &[u32]) -> (u32, Option<u32>) {
-        let levels = levels(&Park { lever, ..Park::default() }, &clocks(memory));
-        (levels.parked.core.0, levels.parked.memory.map(|memory| memory.0))
+    fn gpu() -> GpuInfo {
+        GpuInfo {
+            index: 1,
+            uuid: "GPU-1".into(),
+            name: "Board".into(),
+            driver_version: None,
+            power_limit: None,
+        }
+    }
+
+    fn parked(lever: Choice, memory: &[u32]) -> Vec<(u32, Option<u32>)> {
+        let levels = levels(&Park { lever, ..Park::default() }, &gpu(), &clocks(memory)).unwrap();
+        assert_eq!(levels.levers.first(), Some(&levels.simplest));
+        let number = |lever: &Lever| (lever.clocks.core.0, lever.clocks.memory.map(|memory| memory.0));
+        levels.levers.iter().map(number).collect()
     }
 
     #[test]
-    fn levers_choose_the_clocks_and_auto_spares_a_board_with_one_memory_clock() {
+    fn levers_choose_the_clocks_and_auto_has_all_that_the_board_can() {
         let (gddr, hbm) = ([8001, 810, 405], [1593]);
-        assert_eq!(parked(Lever::Core, &gddr), (210, None));
+        assert_eq!(parked(Choice::Core, &gddr), [(210, None)]);
         // The whole range of core clocks: the driver's choice.
-        assert_eq!(parked(Lever::Memory, &gddr), (2100, Some(405)));
-        assert_eq!(parked(Lever::Both, &gddr), (210, Some(405)));
-        assert_eq!(parked(Lever::Auto, &gddr), (210, Some(405)));
-        assert_eq!(parked(Lever::Auto, &hbm), (210, None));
+        assert_eq!(parked(Choice::Memory, &gddr), [(2100, Some(405))]);
+        assert_eq!(parked(Choice::Both, &gddr), [(210, Some(405))]);
+        assert_eq!(parked(Choice::Auto, &gddr), [(210, None), (2100, Some(405)), (210, Some(405))]);
+        assert_eq!(parked(Choice::Auto, &hbm), [(210, None)]);
+    }
+
+    #[test]
+    fn board_with_one_memory_clock_is_refused_where_that_is_to_be_lowered() {
+        for lever in [Choice::Memory, Choice::Both] {
+            let park = Park { lever, ..Park::default() };
+            let error = levels(&park, &gpu(), &clocks(&[1593])).unwrap_err().to_string();
+            assert!(error.contains("GPU 1 (Board)") && error.contains("park.lever: auto"), "{error}");
+        }
     }
 
     #[test]
     fn configured_clocks_are_the_nearest_supported_ones() {
         let park = Park {
+            lever: Choice::Both,
             core_mhz: Some(Mhz(300)),
             memory_mhz: Some(Mhz(700)),
             wake_core_mhz: Some(Mhz(1900)),
             ..Park::default()
         };
-        let levels = levels(&park, &clocks(&[8001, 810, 405]));
-        assert_eq!(levels.parked, Clocks { core: Mhz(210), memory: Some(Mhz(810)) });
+        let levels = levels(&park, &gpu(), &clocks(&[8001, 810, 405])).unwrap();
+        assert_eq!(levels.simplest.clocks, Clocks { core: Mhz(210), memory: Some(Mhz(810)) });
         assert_eq!(levels.awake, Target::Lock(Clocks::core_only(Mhz(2100))));
     }
 }

@@ -1,12 +1,12 @@
 //! One GPU of a parking run: what it is asked and when, what its rule makes of that, and what becomes of it.
 
 use crate::bandit::Target;
-use crate::control::ClockOutcome;
 use crate::daemon::actuator::Actuator;
 use crate::daemon::watch::Pulse;
 use crate::gpu::{GpuError, GpuInfo, GpuSensors, SupportedClocks};
 use crate::park::books::Books;
-use crate::park::gap::Prices;
+use crate::park::levers::{LeverBook, Levers, TrialTimes};
+use crate::park::price::WakePrice;
 use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
 use crate::park::source::WakeSource;
 use crate::park::wake::{Running, Verdict, WakeCheck};
@@ -15,9 +15,18 @@ use crate::view::{ParkStanding, ParkedGpu};
 
 use super::activity::Connections;
 use super::levels::Levels;
+use super::lowering::Lowering;
+
+mod clocks;
 
 /// Between two looks at the temperature of a GPU that is not parked, and at its power while it is quiet.
 const SLOW: Seconds = Seconds(1.0);
+/// Between two looks at the power of a GPU at work.
+const BUSY: Seconds = Seconds(5.0);
+/// Between two looks at the utilisation while a trial lasts, at most.
+const TRIAL_LOOK: Seconds = Seconds(0.2);
+/// Time from work until the driver's own averaging shows it.
+const AVERAGED: Seconds = Seconds(0.1);
 /// Between two looks at the temperature of a parked GPU.
 const SLOW_PARKED: Seconds = Seconds(5.0);
 /// Work that comes so soon after a connection was that client's.
@@ -53,6 +62,10 @@ pub struct Member {
     rule: ParkRule,
     settings: Settings,
     levels: Levels,
+    lowering: Lowering,
+    price: WakePrice,
+    /// Work had waited so long when it was noticed.
+    unnoticed: Seconds,
     periods: Periods,
     pub(super) books: Books,
     utilization: Option<f64>,
@@ -60,6 +73,7 @@ pub struct Member {
     utilization_due: Time,
     temperature_due: Time,
     power_due: Time,
+    busy_due: Time,
     check: Option<WakeCheck>,
     booked: Option<Booked>,
     in_force: Option<Clocks>,
@@ -84,7 +98,13 @@ impl Member {
             actuator,
             rule: ParkRule::new(settings),
             settings,
+            lowering: Lowering::new(
+                Levers::new(levels.levers.clone(), LeverBook::default(), levels.top),
+                levels.simplest,
+            ),
             levels,
+            price: WakePrice::default(),
+            unnoticed: Seconds(0.0),
             periods,
             books: Books::default(),
             utilization: None,
@@ -92,12 +112,34 @@ impl Member {
             utilization_due: now,
             temperature_due: now,
             power_due: now,
+            busy_due: now,
             check: None,
             booked: None,
             in_force: None,
             paused: false,
             standing: (ParkStanding::Serving, now),
         }
+    }
+
+    /// With what an earlier run has measured of its levers, and times for the trials of this one.
+    #[must_use]
+    pub fn with_known(mut self, book: LeverBook, times: TrialTimes) -> Self {
+        let levers = Levers::new(self.levels.levers.clone(), book, self.levels.top).with_times(times);
+        self.lowering = Lowering::new(levers, self.levels.simplest);
+        self
+    }
+
+    /// What a trial found, once: to be kept for the next run.
+    #[must_use]
+    pub fn take_news(&mut self) -> Option<LeverBook> {
+        self.lowering.take_news()
+    }
+
+    /// All that is known of its levers, if anything is, and if it was measured here.
+    #[must_use]
+    pub fn measured(&self) -> Option<LeverBook> {
+        let book = self.lowering.levers().book();
+        (self.actuator.is_some() && !book.levers.is_empty()).then(|| book.clone())
     }
 
     /// Who it is.
@@ -144,6 +186,9 @@ impl Member {
         if self.settings.hot.is_some() {
             by(self.temperature_due);
         }
+        if let Some(trial) = self.trial_due() {
+            by(trial);
+        }
         due
     }
 
@@ -185,6 +230,7 @@ impl Member {
     fn let_go(&mut self, now: Time) -> Result<(), GpuError> {
         self.command(Target::Default);
         self.book(now)?;
+        self.lowering.end(now);
         self.booked = None;
         self.books.end_spell();
         self.check = None;
@@ -205,15 +251,10 @@ impl Member {
         now: Time,
     ) -> Result<(), GpuError> {
         self.periods = periods;
-        // What this board could not lock it still cannot.
-        let mut levels = levels;
-        if levels.memory_is_optional && self.levels.memory_is_optional && self.levels.parked.memory.is_none()
-        {
-            levels.parked.memory = None;
-        }
-        if (settings, levels) != (self.settings, self.levels) {
+        if settings != self.settings || levels != self.levels {
             self.let_go(now)?;
             self.rule.configure(settings);
+            self.lowering.set_list(&levels.levers, levels.simplest, levels.top);
             (self.settings, self.levels) = (settings, levels);
             (self.utilization_due, self.temperature_due) = (now, now);
         }
@@ -250,16 +291,22 @@ impl Member {
         let mut books = self.books.clone();
         if let Some(booked) = self.booked {
             // Not on the books yet, as that would ask for the energy.
-            let open = now.since(booked.until).0;
+            let open = if self.lowering.is_released() { 0.0 } else { now.since(booked.until).0 };
             *(if booked.hot { &mut books.hot_s } else { &mut books.parked_s }) += open;
         }
+        let lever = self.lowering.shown(self.rule.state().is_down(), self.price.busy());
+        let levers = self.lowering.levers();
         ParkedGpu {
             index: self.info.index,
             uuid: self.info.uuid.clone(),
             name: self.info.name.clone(),
             state: self.standing.0,
             since_unix_s: unix_s - now.since(self.standing.1).0,
-            parked_clocks: self.levels.parked,
+            parked_clocks: lever.clocks,
+            lever: lever.kind.name().to_owned(),
+            trying: levers.is_trying(),
+            levers: levers.book().clone(),
+            wake_cost_j: self.prices().wake.map(|cost| cost.0),
             in_force: self.in_force,
             utilization_percent: self.utilization,
             temperature_c: self.temperature,
@@ -287,7 +334,13 @@ impl Member {
             if self.settings.utilization_threshold_percent.is_some() || self.check.is_some() {
                 self.utilization = self.ask(GpuSensors::utilization)?;
             }
-            let period = if down { self.periods.parked } else { self.periods.active };
+            let period = match down {
+                true if self.lowering.levers().is_trying() => {
+                    Seconds(self.periods.parked.0.min(TRIAL_LOOK.0))
+                }
+                true => self.periods.parked,
+                false => self.periods.active,
+            };
             self.utilization_due = now + period;
         }
         if self.settings.hot.is_some() && due(self.temperature_due) {
@@ -303,9 +356,10 @@ impl Member {
             last_connection: connections.last_opened,
         };
         let was_hot = self.rule.state() == State::Hot;
-        let decision = self.rule.step(&seen, Prices { saving: self.books.saving(), wake: None });
+        let decision = self.rule.step(&seen, self.prices());
         if was_hot && matches!(self.rule.state(), State::Parked { .. }) {
             tracing::info!(gpu = %self.info, temperature_c = self.temperature, "cool again, and idle: stays parked");
+            self.lowering.cooled(now);
             self.open_account(false, now)?;
         }
         // Connections come before the work that they bring: one that was not seen was missed.
@@ -316,61 +370,21 @@ impl Member {
         if looks {
             self.verify(now)?;
             self.sample_idle_power(now)?;
+            self.sample_busy_power(connections, now)?;
         }
-        Ok(())
-    }
-
-    /// What became of earlier commands.
-    fn hear(&mut self, now: Time) -> Result<(), GpuError> {
-        let Some(actuator) = &self.actuator else { return Ok(()) };
-        let (failure, outcomes) = (actuator.take_failure(), actuator.outcomes());
-        if let Some(error) = failure {
-            let memory = matches!(
-                &error,
-                GpuError::NotSupported { call, .. } if *call == "nvmlDeviceSetMemoryLockedClocks"
-            );
-            if !(memory && self.levels.memory_is_optional && self.levels.parked.memory.is_some()) {
-                return Err(error);
-            }
-            tracing::warn!(gpu = %self.info, %error, "parked by the core clock alone");
-            self.levels.parked.memory = None;
-            self.book(now)?;
-            self.booked = None;
-            self.rule.ask_again();
-        }
-        for outcome in outcomes {
-            self.in_force = match &outcome {
-                ClockOutcome::InForce { target: Target::Lock(clocks), .. } => Some(*clocks),
-                _ => None,
-            };
-            match outcome {
-                ClockOutcome::InForce { target, .. } => {
-                    tracing::debug!(gpu = %self.info, clocks = %target, "in force");
-                }
-                ClockOutcome::Refused { why, .. } if self.rule.state().is_down() => {
-                    tracing::warn!(gpu = %self.info, why, "not parked: the clocks are the driver's");
-                    self.book(now)?;
-                    self.booked = None;
-                    self.rule.refused(now);
-                }
-                ClockOutcome::Refused { why, .. } => {
-                    tracing::warn!(gpu = %self.info, why, "clocks given back");
-                }
-            }
-        }
-        Ok(())
+        self.try_levers(now)
     }
 
     fn carry_out(&mut self, decision: Decision, missed: bool, now: Time) -> Result<(), GpuError> {
         match decision {
             Decision::Stay => return Ok(()),
             Decision::Park(idle) => {
-                tracing::info!(gpu = %self.info, idle_s = idle.0, clocks = %self.levels.parked, "parked");
+                tracing::info!(gpu = %self.info, idle_s = idle.0, clocks = %self.parks_at(), "parked");
                 self.park(false, now)?;
             }
             Decision::Cool { temperature_c } => {
                 self.books.hot_spells += 1;
-                tracing::warn!(gpu = %self.info, temperature_c, clocks = %self.levels.parked, "too hot: parked");
+                tracing::warn!(gpu = %self.info, temperature_c, clocks = %self.parks_at(), "too hot: parked");
                 self.park(true, now)?;
             }
             Decision::Wake(source) => {
@@ -378,13 +392,17 @@ impl Member {
                 self.command(self.levels.awake);
                 self.book(now)?;
                 let by_work = matches!(source, WakeSource::Utilization { .. });
-                self.books.woken(source.name(), missed && by_work);
+                self.unnoticed =
+                    if by_work { Seconds(self.periods.parked.0 / 2.0 + AVERAGED.0) } else { Seconds(0.0) };
+                // In a trial the clocks may be the driver's already: nothing was parked, and nothing is to come back.
+                let released = self.lowering.is_released();
+                self.books.woken(source.name(), missed && by_work && !released);
+                self.lowering.end(now);
                 let parked_s = self.books.parked_s;
                 self.booked = None;
                 tracing::info!(gpu = %self.info, by = %source, parked_s_in_all = parked_s, "woken");
-                let top = Running { core: Some(self.levels.top.core), memory: self.levels.top.memory };
-                let check = || WakeCheck::new(self.levels.watched(), top, now);
-                self.check = self.actuator.is_some().then(check);
+                let check = || WakeCheck::new(self.lowering.lever().lowered(), self.levels.top, now);
+                self.check = (self.actuator.is_some() && !released).then(check);
                 self.utilization_due = now + self.periods.active;
             }
         }
@@ -393,8 +411,11 @@ impl Member {
 
     fn park(&mut self, hot: bool, now: Time) -> Result<(), GpuError> {
         self.check = None;
+        self.book(now)?;
+        // Nothing is written if that is in force already.
+        let target = self.lowering.park(hot, self.price.busy(), now);
+        self.command(target);
         if self.booked.is_none() {
-            self.command(Target::Lock(self.levels.parked));
             self.books.parked();
         }
         self.open_account(hot, now)?;
@@ -422,16 +443,8 @@ impl Member {
             self.check = Some(check);
             return Ok(());
         }
-        let watched = self.levels.watched();
-        let core = match watched.core {
-            Some(_) => self.ask(GpuSensors::core_clock)?,
-            None => None,
-        };
-        let memory = match watched.memory {
-            Some(_) => self.ask(GpuSensors::memory_clock)?,
-            None => None,
-        };
-        let verdict = check.look(Running { core, memory }, busy, now);
+        let running @ Running { core, memory } = self.running()?;
+        let verdict = check.look(running, busy, now);
         self.check = Some(check);
         match verdict {
             Verdict::Wait | Verdict::Idle => {}
@@ -440,6 +453,8 @@ impl Member {
                 self.check = None;
                 self.books.clocks_back(took, self.settings.gap.wake_limit);
                 self.rule.woke(took);
+                self.lowering.woke(took);
+                self.price.woke(Seconds(took.0 + self.unnoticed.0));
                 let clock = |clock: Option<Mhz>| clock.map(|clock| clock.0);
                 tracing::info!(
                     gpu = %self.info, took_s = took.0, core_mhz = clock(core), memory_mhz = clock(memory),
@@ -495,8 +510,13 @@ impl Member {
     pub fn book(&mut self, now: Time) -> Result<(), GpuError> {
         let Some(booked) = self.booked else { return Ok(()) };
         let span = now.since(booked.until);
+        if span.0 <= 0.0 {
+            return Ok(());
+        }
         let mut counter = None;
-        if booked.hot {
+        if self.lowering.is_released() {
+            // Parked in name only, and no part of what parking saves. The account goes on when the clocks are down again.
+        } else if booked.hot {
             self.books.hot_s += span.0;
         } else {
             let energy = match booked.counter {

@@ -6,7 +6,9 @@
 
 pub mod activity;
 pub mod hooks;
+pub mod keeper;
 pub mod levels;
+mod lowering;
 pub mod member;
 pub mod reload;
 pub mod setup;
@@ -20,6 +22,7 @@ use tokio::time::sleep;
 
 use self::activity::{ActivitySource, Connections};
 use self::hooks::FanHooks;
+use self::keeper::Keeper;
 use self::member::Member;
 use self::reload::Reloader;
 pub use self::show::Show;
@@ -59,6 +62,8 @@ pub struct ParkRun {
     pub fans: FanRule,
     /// Who switches them; nobody if there is nothing to run.
     pub hooks: Option<FanHooks>,
+    /// Who keeps what was measured of levers; nobody in a dry run.
+    pub keeper: Option<Keeper>,
     /// Period of the STATUS lines.
     pub log_every: Seconds,
     /// The configuration in force.
@@ -95,6 +100,9 @@ pub async fn drive(mut run: ParkRun, stop: impl Future<Output = End>) -> Result<
             run.pulse.mark();
             let _ = member.book(now);
         }
+        if let (Some(keeper), Some(book)) = (&run.keeper, member.measured()) {
+            keeper.keep(member.info(), book);
+        }
         sums.push((member.info().clone(), member.books.clone(), member.books.calls_per_parked_minute()));
         match member.actuator.take() {
             Some(actuator) if stuck => actuator.abandon(),
@@ -120,6 +128,7 @@ pub async fn drive(mut run: ParkRun, stop: impl Future<Output = End>) -> Result<
         tracing::info!(%gpu, sensor_calls = books.calls, sensor_calls_per_parked_min = calls, "SUMMARY {books}");
     }
     drop(run.hooks.take());
+    drop(run.keeper.take());
     result
 }
 
@@ -300,6 +309,9 @@ impl Shell {
             // One slow driver call is no hang of the next GPU's.
             run.pulse.mark();
             member.turn(self.connections, run.clock.now())?;
+            if let (Some(book), Some(keeper)) = (member.take_news(), &run.keeper) {
+                keeper.keep(member.info(), book);
+            }
             let state = member.state();
             if state.name() != before.name() {
                 tracing::debug!(gpu = %member.info(), from = before.name(), to = state.name(), "state");

@@ -100,7 +100,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(old: &Park, new: &Park, run: &ParkRun) -> Result<Self, SetupError> {
-        let clocks = run.members.iter().map(|member| Ok(levels(new, &member.supported_clocks()?)));
+        let clocks = run.members.iter().map(|member| levels(new, member.info(), &member.supported_clocks()?));
         let watches = |park: &Park| (park.ports.clone(), park.sources.clone());
         let fans = |park: &Park| (park.fan_on.clone(), park.fan_off.clone(), park.fan_timeout_s);
         Ok(Self {

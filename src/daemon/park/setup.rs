@@ -34,6 +34,17 @@ pub enum SetupError {
     /// The fan thread cannot be started.
     #[error("fan thread: {0}")]
     Fans(#[source] io::Error),
+    /// The memory clock of this board cannot be lowered.
+    #[error(
+        "park.lever is {lever}, and {gpu} has one memory clock only; set park.lever: auto or core, or leave the GPU out of \
+         park.gpus"
+    )]
+    NoMemoryClock {
+        /// The lever that was asked for.
+        lever: String,
+        /// The GPU, for humans.
+        gpu: String,
+    },
     /// The driver does not say which clocks there are.
     #[error(transparent)]
     Gpu(#[from] GpuError),
@@ -48,7 +59,7 @@ pub fn settings(park: &Park) -> Settings {
             wait: match park.rule {
                 WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
                 WaitKind::SkiRental => {
-                    Wait::SkiRental { wake: Some(Joules(park.wake_cost_j)), unmeasured: park.idle_timeout_s }
+                    Wait::SkiRental { wake: park.wake_cost_j.map(Joules), unmeasured: park.idle_timeout_s }
                 }
             },
             quiet: park.quiet_s,

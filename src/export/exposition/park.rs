@@ -9,6 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::{Families, Format, Label, count, flag, hertz, written};
+use crate::park::levers::LeverKind;
 use crate::view::{ParkMode, ParkStanding, ParkState, ParkedGpu};
 
 /// The page.
@@ -79,6 +80,9 @@ fn standing(to: &mut Families<'_>, gpus: &Gpus<'_>) -> fmt::Result {
     let what =
         ("park_memory_clock", Some("hertz"), "Memory clock that parking locks; none where it is left alone.");
     to.gauges(what, each(gpus, |gpu| gpu.parked_clocks.memory.map(hertz)))?;
+    let levers =
+        gpus.iter().map(|(gpu, of)| (vec![("gpu", gpu.as_str()), ("lever", of.lever.as_str())], 1.0));
+    to.gauges(("park_lever_info", None, "What parking lowers; always 1."), levers)?;
     let what =
         ("park_temperature", Some("celsius"), "Core temperature, where park.temperature_high_c is set.");
     to.gauges(what, each(gpus, |gpu| gpu.temperature_c))?;
@@ -136,6 +140,15 @@ fn energy(to: &mut Families<'_>, gpus: &Gpus<'_>) -> fmt::Result {
     to.gauges(what, each(gpus, |gpu| gpu.idle_power_w))?;
     let what = ("park_parked_power", Some("watts"), "Mean board power while parked.");
     to.gauges(what, each(gpus, |gpu| gpu.parked_power_w))?;
+    let saving = gpus.iter().flat_map(|(gpu, of)| {
+        let of_lever = |kind: LeverKind| {
+            let labels = vec![("gpu", gpu.as_str()), ("lever", kind.name())];
+            Some((labels, of.levers.saving(kind)?.0))
+        };
+        of.levers.levers.keys().copied().filter_map(of_lever).collect::<Vec<_>>()
+    });
+    let help = "Power that parking saves by this lever, as it was measured on this GPU.";
+    to.gauges(("park_lever_saving", Some("watts"), help), saving)?;
     let saved = gpus.iter().flat_map(|(gpu, of)| {
         let bounds = of.saved.map(|of| [("low", of.low), ("mean", of.joules), ("high", of.high)]);
         bounds
@@ -181,6 +194,9 @@ mod tests {
             r#"agft_park_wake_latency_seconds_bucket{le="0.05",gpu="0"} 1"#,
             r#"agft_park_wake_latency_seconds_bucket{le="+Inf",gpu="0"} 2"#,
             r#"agft_park_saved_joules{gpu="0",bound="mean"} 18000.0"#,
+            r#"agft_park_lever_saving_watts{gpu="0",lever="core"} 15.0"#,
+            r#"agft_park_lever_saving_watts{gpu="0",lever="both"} 30.0"#,
+            r#"agft_park_lever_info{gpu="0",lever="both"} 1.0"#,
             r#"agft_park_connections_source{source="kernel_events"} 1.0"#,
         ] {
             assert!(page.lines().any(|found| found == line), "no {line} in\n{page}");
