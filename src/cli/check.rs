@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Cli, Exit, report_config_error};
 use crate::config::Config;
 use crate::connections::{self, Source};
+use crate::gpu::nvapi::Nvapi;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuError, GpuSensors};
 use crate::metrics::page::Page;
@@ -83,6 +84,14 @@ fn check_gpus(config: &Config, lines: &mut Lines) {
         Err(error) => return lines.bad("driver", &error.to_string(), Exit::Failure),
     };
     lines.ok("driver", "libnvidia-ml.so.1 loaded and initialised");
+    match Nvapi::open() {
+        Ok(_) => {
+            lines.ok("NVAPI", "loaded: agft park can force performance states where clocks cannot be locked")
+        }
+        Err(error) => {
+            lines.ok("NVAPI", &format!("not there, which matters to agft park before Volta alone: {error}"))
+        }
+    }
     let mut names = Vec::new();
     for selector in &config.gpu.device_id {
         let what = format!("GPU {selector}");

@@ -6,8 +6,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Exit, report_gpu_error};
+use crate::gpu::nvapi::BY_DRIVER;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::probe::{ProbeReport, probe};
+use crate::gpu::pstate::{PstateClocks, stuck_branch};
 use crate::gpu::{GpuError, GpuInfo, GpuReading, GpuSelector, GpuSensors, SupportedClocks};
 use crate::units::Millijoules;
 
@@ -50,6 +52,8 @@ struct Controllable {
     memory_clock: bool,
     energy_counter: bool,
     power_sensor: bool,
+    /// NVAPI is there and knows this GPU: its performance state can be forced.
+    performance_state: bool,
 }
 
 /// Lists the GPUs.
@@ -71,12 +75,18 @@ fn reports(args: &GpusArgs) -> Result<Vec<GpuReport>, GpuError> {
                 true => Some(probe(&sensors, Duration::from_secs(args.probe_seconds))?),
                 false => None,
             };
-            Ok(report(info, &sensors, probe))
+            let pstates = PstateClocks::open(host, &info.uuid, BY_DRIVER).map(drop);
+            Ok(report(info, &sensors, probe, pstates))
         })
         .collect()
 }
 
-fn report(info: GpuInfo, sensors: &dyn GpuSensors, probe: Option<ProbeReport>) -> GpuReport {
+fn report(
+    info: GpuInfo,
+    sensors: &dyn GpuSensors,
+    probe: Option<ProbeReport>,
+    pstates: Result<(), GpuError>,
+) -> GpuReport {
     let supported_clocks = sensors.supported_clocks().ok();
     let reading = sensors.reading().ok();
     let energy = sensors.energy().ok();
@@ -86,6 +96,7 @@ fn report(info: GpuInfo, sensors: &dyn GpuSensors, probe: Option<ProbeReport>) -
             memory_clock: supported_clocks.as_ref().is_some_and(|clocks| clocks.levels().len() > 1),
             energy_counter: energy.is_some(),
             power_sensor: reading.is_some_and(|reading| reading.power.is_some()),
+            performance_state: pstates.is_ok(),
         },
         info,
         reading,
@@ -143,6 +154,16 @@ fn print_one(report: &GpuReport) {
         let limit = info.power_limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
         say!("  power          {}{limit}", show(reading.power.map(|p| p.to_string())));
         say!("  utilisation    {}", show(reading.utilization_percent.map(|u| format!("{u:.0} %"))));
+    }
+    let stuck = info.driver_version.as_deref().and_then(stuck_branch);
+    match (controllable.performance_state, stuck) {
+        (true, None) => {
+            say!("  NVAPI          there: a performance state can be forced (park.lever: pstate)")
+        }
+        (true, Some(stuck)) => {
+            say!("  NVAPI          not used under drivers {}.x: {}", stuck.branch, stuck.what)
+        }
+        (false, _) => say!("  NVAPI          not there: no performance state can be forced"),
     }
     let energy = if controllable.energy_counter {
         "from the driver's counter"

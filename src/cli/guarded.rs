@@ -45,14 +45,27 @@ impl Guarded {
         let uuids: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         let undone = undo(&dir, host, &uuids, &cli.config, Timestamp::now()).context("gpu.runtime_dir")?;
         undone.iter().for_each(log);
+        let own = |undone: &Undone| match undone {
+            Undone::Failed { gpu, error } if uuids.contains(gpu) => Some(error.clone()),
+            _ => None,
+        };
+        if let Some(error) = undone.iter().find_map(own) {
+            return Err(error).context("a dead agft forced a performance state that cannot be given back");
+        }
         let spec = GuardianSpec {
             gpus: uuids,
+            forced: Vec::new(),
             runtime_dir: path,
             config: holder.config.clone(),
             silence: GuardianSpec::silence(period),
             json_log: cli.log_format == LogFormat::Json,
         };
         Ok(Self { dir: Arc::new(dir), link: Link::new(), spec, config: holder.config, _claims: claims })
+    }
+
+    /// The guardian has to know of performance states that are forced on these GPUs; before it is started.
+    pub(super) fn guard_states(&mut self, gpus: Vec<String>) {
+        self.spec.forced = gpus;
     }
 
     /// Starts the guardian; before the first lock.

@@ -18,6 +18,9 @@ pub struct GuardianArgs {
     /// UUID of a GPU to watch over
     #[arg(long = "gpu", required = true)]
     pub gpus: Vec<String>,
+    /// Of these, a GPU whose performance state is forced
+    #[arg(long = "forced-gpu")]
+    pub forced: Vec<String>,
     /// Directory of locks and journals
     #[arg(long)]
     pub runtime_dir: PathBuf,
@@ -34,6 +37,7 @@ pub(super) fn run(args: &GuardianArgs, cli: &Cli) -> Exit {
     let ward = Ward {
         controller: args.controller,
         gpus: args.gpus.clone(),
+        forced: args.forced.clone(),
         runtime_dir: args.runtime_dir.clone(),
         config: cli.config.clone(),
         silence: Duration::from_millis(args.silence_ms),

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::guarded::{CLOCK_THREAD, Guarded};
 use super::run::{bind_page, control_socket, exit_of_run};
 use super::{Cli, Exit, load_config, logging, report_config_error};
-use crate::config::{Config, ConfigError, Listen, Park, ParkSource};
+use crate::config::{Config, ConfigError, Listen, Park, ParkLever, ParkSource};
 use crate::control::Order;
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
@@ -31,11 +31,12 @@ use crate::export::http::{self, Bound};
 use crate::export::socket;
 use crate::gpu::lease::ClockLease;
 use crate::gpu::nvml::NvmlHost;
-use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
+use crate::gpu::pstate::PstateClocks;
+use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSelector, GpuSensors, SupportedClocks};
 use crate::park::fans::FanRule;
 use crate::park::levers::TrialTimes;
 use crate::store::load_levers;
-use crate::units::{Mhz, Seconds};
+use crate::units::Seconds;
 use crate::view::ParkState;
 
 /// Options of `park`. The file's section `park` has all there is to set.
@@ -118,7 +119,7 @@ fn with_arguments(mut config: Config, args: &ParkArgs) -> Result<Config, ConfigE
 struct Chosen {
     sensors: Box<dyn GpuSensors>,
     info: GpuInfo,
-    core_min: Mhz,
+    clocks: SupportedClocks,
     levels: Levels,
 }
 
@@ -158,8 +159,34 @@ fn open(host: NvmlHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, S
         return Err(error.into());
     }
     let clocks = sensors.supported_clocks()?;
-    let levels = levels(park, &info, &clocks)?;
-    Ok(Chosen { sensors: Box::new(sensors), info, core_min: clocks.core_min(), levels })
+    let levels = levels(park, &info, &clocks, park.lever == ParkLever::Pstate)?;
+    Ok(Chosen { sensors: Box::new(sensors), info, clocks, levels })
+}
+
+/// Which of the GPUs are parked by performance state: all, if that is configured, else those that lock no core clock. They
+/// are this run's own by now: a reset of the core clock is what comes first in any case.
+fn find_by_state(host: NvmlHost, park: &Park, chosen: &mut [Chosen]) -> anyhow::Result<Vec<String>> {
+    let mut by_state = Vec::new();
+    for gpu in chosen {
+        let uuid = gpu.info.uuid.clone();
+        let usable = || PstateClocks::open_to_force(host, &gpu.info, park.pstate);
+        match park.lever {
+            ParkLever::Core | ParkLever::Memory | ParkLever::Both => continue,
+            ParkLever::Pstate => drop(usable().context("park.lever is pstate")?),
+            ParkLever::Auto => {
+                let reset = host.clocks(&GpuSelector::Uuid(uuid.clone()))?.reset_core();
+                if !matches!(reset, Err(GpuError::NotSupported { .. })) {
+                    continue;
+                }
+                usable()
+                    .with_context(|| format!("{} locks no core clock; by performance state", gpu.info))?;
+                tracing::info!(gpu = %gpu.info, pstate = park.pstate, "locks no core clock: parked by performance state");
+                gpu.levels = levels(park, &gpu.info, &gpu.clocks, true)?;
+            }
+        }
+        by_state.push(uuid);
+    }
+    Ok(by_state)
 }
 
 fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
@@ -169,7 +196,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
     let sources = setup::sources(park)?;
     let page = bind_page("park.metrics_listen", park.metrics_listen, Listen::PARK)?;
     let host = NvmlHost::open()?;
-    let chosen = choose(host, park)?;
+    let mut chosen = choose(host, park)?;
     let infos: Vec<GpuInfo> = chosen.iter().map(|gpu| gpu.info.clone()).collect();
     let settings = setup::settings(park);
     let dry_run = args.dry_run;
@@ -178,7 +205,11 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
     let periods = setup::periods(park);
     let guarded = match dry_run {
         true => None,
-        false => Some(Guarded::claim(cli, config, host, &infos, periods.active)?),
+        false => {
+            let mut guarded = Guarded::claim(cli, config, host, &infos, periods.active)?;
+            guarded.guard_states(find_by_state(host, park, &mut chosen)?);
+            Some(guarded)
+        }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -199,7 +230,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
         for gpu in chosen {
             tracing::info!(gpu = %gpu.info, uuid = gpu.info.uuid, parked = %gpu.levels.simplest.clocks, "may be parked");
             let actuator = match &guarded {
-                Some(guarded) => Some(take_clocks(host, &gpu, guarded, clock)?),
+                Some(guarded) => Some(take_clocks(host, &gpu, park, guarded, clock)?),
                 None => None,
             };
             let known = load_levers(save_dir, &gpu.info);
@@ -259,9 +290,19 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
     })
 }
 
-fn take_clocks(host: NvmlHost, gpu: &Chosen, guarded: &Guarded, clock: Clock) -> anyhow::Result<Actuator> {
-    let clocks = host.clocks(&GpuSelector::Uuid(gpu.info.uuid.clone()))?;
-    let lease = ClockLease::take_with(vec![(Box::new(clocks), gpu.core_min)], Box::new(guarded.ledger()))
+fn take_clocks(
+    host: NvmlHost,
+    gpu: &Chosen,
+    park: &Park,
+    guarded: &Guarded,
+    clock: Clock,
+) -> anyhow::Result<Actuator> {
+    let clocks: Box<dyn GpuClocks> = if gpu.levels.by_state {
+        Box::new(PstateClocks::open_to_force(host, &gpu.info, park.pstate)?)
+    } else {
+        Box::new(host.clocks(&GpuSelector::Uuid(gpu.info.uuid.clone()))?)
+    };
+    let lease = ClockLease::take_with(vec![(clocks, gpu.clocks.core_min())], Box::new(guarded.ledger()))
         .context("clocks cannot be controlled")?;
     Actuator::spawn(lease, clock).context("clock thread")
 }

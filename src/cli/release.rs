@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::export::protocol::Request;
 use crate::gpu::lease::give_back;
 use crate::gpu::nvml::NvmlHost;
+use crate::gpu::pstate::{MayBeForced, clocks_to_reset};
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
 use crate::guardian::undo::{Undone, runtime_dir, undo};
 use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Role};
@@ -70,7 +71,7 @@ fn release(
 ) -> Result<Exit, GpuError> {
     let mut exit = Exit::Ok;
     for gpu in targets(host, selectors)? {
-        match release_one(host, &gpu) {
+        match release_one(host, &gpu, dir) {
             Ok(()) => say!("{gpu}: clocks given back{}", holder(dir, &gpu, cli)),
             Err(error) => {
                 complain!("agft: {error}");
@@ -90,8 +91,9 @@ fn targets(host: NvmlHost, selectors: Option<Vec<GpuSelector>>) -> Result<Vec<Gp
     }
 }
 
-fn release_one(host: NvmlHost, gpu: &GpuInfo) -> Result<(), GpuError> {
-    give_back(&mut host.clocks(&GpuSelector::Uuid(gpu.uuid.clone()))?)
+fn release_one(host: NvmlHost, gpu: &GpuInfo, dir: Option<&HeldDir>) -> Result<(), GpuError> {
+    let forced = dir.map_or(MayBeForced::Unknown, |dir| dir.state_may_be_forced(&gpu.uuid));
+    give_back(clocks_to_reset(host, &gpu.uuid, forced)?.as_mut())
 }
 
 /// A word about an agft that runs on the GPU and may lock it again; else its journal, if any, is done with.

@@ -39,6 +39,7 @@ names! {
     ConnectionCount { Connections = "connections", Recent = "recent", }
     WaitKind { Timeout = "timeout", SkiRental = "ski-rental", }
     Lever { Core = "core", Memory = "memory", Both = "both", Auto = "auto", }
+    ParkLever { Core = "core", Memory = "memory", Both = "both", Auto = "auto", Pstate = "pstate", }
     PolicyKind { LinUcb = "linucb", Structured = "structured", }
     RewardForm { LogRatio = "log_ratio", Clipped = "clipped", }
     Statistic { Mean = "mean", P95 = "p95", P99 = "p99", }
@@ -105,7 +106,7 @@ pub enum WaitKind {
     SkiRental,
 }
 
-/// Which clocks parking lowers (`idle.lever`, `park.lever`).
+/// Which clocks parking lowers (`idle.lever`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lever {
@@ -117,6 +118,35 @@ pub enum Lever {
     Both,
     /// Whichever was measured to pay most on this board.
     Auto,
+}
+
+/// What `agft park` lowers (`park.lever`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ParkLever {
+    /// The core clock.
+    Core,
+    /// The memory clock.
+    Memory,
+    /// Both; a board that cannot is refused.
+    Both,
+    /// Whichever was measured to pay most on this board; the performance state where it locks no clocks.
+    Auto,
+    /// The performance state, through NVAPI.
+    Pstate,
+}
+
+impl ParkLever {
+    /// Which clocks are locked, on a board that is not parked by performance state.
+    #[must_use]
+    pub fn locks(self) -> Lever {
+        match self {
+            Self::Core => Lever::Core,
+            Self::Memory => Lever::Memory,
+            Self::Both => Lever::Both,
+            Self::Auto | Self::Pstate => Lever::Auto,
+        }
+    }
 }
 
 /// Least severity that is logged (`logging.console_level`, `logging.file_level`).

@@ -3,7 +3,7 @@
 //! A key's unit is in its type ([`Mhz`], [`Seconds`]) or in its name (`_ms`, `_mb`, `_percent`).
 
 use super::choices::{
-    ConnectionCount, IdleSource, Lever, Listen, LogLevel, ParkSource, PolicyKind, WaitKind,
+    ConnectionCount, IdleSource, Lever, Listen, LogLevel, ParkLever, ParkSource, PolicyKind, WaitKind,
 };
 use super::reader::Reader;
 use super::rule::{
@@ -206,7 +206,9 @@ sections! {
         /// Period of looks at the utilisation of a parked GPU.
         parked_poll_ms: u64 = 1000, millis(20..=10_000);
         /// Which clocks are lowered.
-        lever: Lever = Lever::Auto, one_of();
+        lever: ParkLever = ParkLever::Auto, one_of();
+        /// The performance state of a GPU that is parked by that.
+        pstate: u32 = 8, whole(1..=15);
         /// Core clock while parked; the lowest without.
         core_mhz: Option<Mhz> = None, optional(mhz(1..=10_000));
         /// Memory clock while parked; the lowest without.

@@ -16,6 +16,8 @@ pub enum Domain {
     Core,
     /// The memory clock.
     Memory,
+    /// The performance state, which has both.
+    State,
 }
 
 /// Someone who has to know of locks before they are made: so that they are given back if this process cannot.
@@ -154,7 +156,8 @@ impl ClockLease {
                 None => {}
             }
             let low = member.core_min.min(clocks.core);
-            self.ledger.before_lock(member.clocks.info(), Domain::Core, low, clocks.core)?;
+            let domain = if member.clocks.forces_state() { Domain::State } else { Domain::Core };
+            self.ledger.before_lock(member.clocks.info(), domain, low, clocks.core)?;
             member.clocks.lock_core(low, clocks.core)?;
         }
         Ok(())

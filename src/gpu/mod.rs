@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::faults::{Fault, Reaction};
 use crate::units::{Mhz, Millijoules, Watts};
 
+pub mod nvapi;
 pub mod nvml;
 pub mod probe;
+pub mod pstate;
 
 /// Who a GPU is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -285,6 +287,11 @@ pub trait GpuSensors: Send {
 pub trait GpuClocks: Send {
     /// Who this is.
     fn info(&self) -> &GpuInfo;
+
+    /// Is the core clock lowered by forcing a performance state, and not by a lock?
+    fn forces_state(&self) -> bool {
+        false
+    }
 
     /// Lock the core clock to the range `[min, max]`: under load the GPU runs at `max`.
     ///

@@ -86,6 +86,19 @@ impl NvmlHost {
         Ok(NvmlClocks { device, info, label })
     }
 
+    /// The number of the PCI bus of a GPU; `None` if there is another one on a bus of that number, in another domain.
+    ///
+    /// # Errors
+    /// [`GpuError::NotFound`], or what [`list`](Self::list) gives.
+    pub fn only_on_bus(&self, uuid: &str) -> Result<Option<u32>, GpuError> {
+        let (device, info) = self.device(&GpuSelector::Uuid(uuid.to_owned()))?;
+        let pci = device.pci_info();
+        let pci = pci.map_err(|error| call_failed(&info.to_string(), "nvmlDeviceGetPciInfo", "", error))?;
+        let others = self.devices()?.into_iter().filter_map(|(_, found)| found.ok());
+        let same = others.filter(|(other, _)| other.pci_info().is_ok_and(|other| other.bus == pci.bus));
+        Ok((same.count() == 1).then_some(pci.bus))
+    }
+
     fn device(&self, selector: &GpuSelector) -> Result<(Device<'static>, GpuInfo), GpuError> {
         let mut devices = self.devices()?;
         if let GpuSelector::Index(index) = selector

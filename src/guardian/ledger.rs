@@ -40,6 +40,7 @@ impl Ledger for HeldLedger {
         let listed = known.is_some_and(|journal| match domain {
             Domain::Core => journal.core.is_some(),
             Domain::Memory => journal.memory.is_some(),
+            Domain::State => journal.state_forced,
         });
         if !listed {
             let mut journal = known
@@ -49,6 +50,7 @@ impl Ledger for HeldLedger {
             match domain {
                 Domain::Core => journal.core = range,
                 Domain::Memory => journal.memory = range,
+                Domain::State => journal.state_forced = true,
             }
             self.dir
                 .write(&journal)

@@ -23,6 +23,8 @@ const SEND: Duration = Duration::from_millis(200);
 pub struct GuardianSpec {
     /// UUIDs of the GPUs.
     pub gpus: Vec<String>,
+    /// Of these, the GPUs whose performance state is forced.
+    pub forced: Vec<String>,
     /// Directory of locks and journals.
     pub runtime_dir: PathBuf,
     /// Configuration file, for the lock files.
@@ -121,6 +123,9 @@ impl Link {
         }
         for gpu in &spec.gpus {
             command.arg("--gpu").arg(gpu);
+        }
+        for gpu in &spec.forced {
+            command.arg("--forced-gpu").arg(gpu);
         }
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
         // The service manager's socket is the controller's alone.

@@ -24,7 +24,8 @@ use super::{FromGuardian, ToGuardian};
 use crate::daemon::signals::Signals;
 use crate::gpu::lease::give_back;
 use crate::gpu::nvml::NvmlHost;
-use crate::gpu::{GpuClocks, GpuError, GpuSelector, Recovery};
+use crate::gpu::pstate::{MayBeForced, clocks_to_reset};
+use crate::gpu::{GpuClocks, GpuError, Recovery};
 use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
 
 /// How long a dead predecessor's guardian may take to finish.
@@ -49,6 +50,8 @@ pub struct Ward {
     pub controller: u32,
     /// UUIDs of the GPUs.
     pub gpus: Vec<String>,
+    /// Of these, the GPUs whose performance state is forced.
+    pub forced: Vec<String>,
     /// Directory of locks and journals.
     pub runtime_dir: PathBuf,
     /// The controller's configuration file, for the lock files.
@@ -227,8 +230,8 @@ impl Guardian {
         let host = NvmlHost::open()?;
         let mut gpus = Vec::new();
         for uuid in &ward.gpus {
-            let clocks = host.clocks(&GpuSelector::Uuid(uuid.clone()))?;
-            gpus.push(Gpu { uuid: uuid.clone(), clocks: Box::new(clocks) });
+            let forced = if ward.forced.contains(uuid) { MayBeForced::Yes } else { MayBeForced::No };
+            gpus.push(Gpu { uuid: uuid.clone(), clocks: clocks_to_reset(host, uuid, forced)? });
         }
         let dir = HeldDir::open(&ward.runtime_dir).map_err(ClaimError::from)?;
         let claims = claim(&dir, &ward.gpus, &ward.config).await?;

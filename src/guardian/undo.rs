@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use crate::config::Config;
+use crate::gpu::GpuError;
 use crate::gpu::lease::give_back;
 use crate::gpu::nvml::NvmlHost;
-use crate::gpu::{GpuError, GpuSelector};
+use crate::gpu::pstate::{MayBeForced, clocks_to_reset};
 use crate::store::StoreError;
 use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Leftover, Role};
 
@@ -77,19 +78,35 @@ pub fn undo(
 ) -> Result<Vec<Undone>, StoreError> {
     let mut done = Vec::new();
     for leftover in dir.leftovers(now)? {
-        let (gpu, holder) = match leftover {
+        let (gpu, holder, forced) = match leftover {
             Leftover::OtherBoot { gpu } => {
                 done.push(Undone::Dropped { gpu });
                 continue;
             }
             Leftover::Damaged { gpu, kept_as, why } => {
                 done.push(Undone::PutAside { kept_as, why });
-                (gpu, None)
+                (gpu, None, MayBeForced::Unknown)
             }
-            Leftover::Locked(journal) => (journal.gpu, Some(journal.holder)),
+            Leftover::Locked(journal) => {
+                let forced = if journal.state_forced { MayBeForced::Yes } else { MayBeForced::No };
+                (journal.gpu, Some(journal.holder), forced)
+            }
         };
         if own.contains(&gpu) {
-            done.push(Undone::Own { gpu, holder });
+            // The caller resets locks, and may know nothing of performance states.
+            let state = match forced {
+                MayBeForced::No => Ok(()),
+                forced => {
+                    clocks_to_reset(host, &gpu, forced).and_then(|mut clocks| match clocks.forces_state() {
+                        true => give_back(clocks.as_mut()),
+                        false => Ok(()),
+                    })
+                }
+            };
+            done.push(match state {
+                Ok(()) => Undone::Own { gpu, holder },
+                Err(error) => Undone::Failed { gpu, error },
+            });
             continue;
         }
         let _claim = match dir.claim(&gpu, Role::Controller, &Holder::current(config)) {
@@ -100,8 +117,7 @@ pub fn undo(
             }
             Err(ClaimError::Store(error)) => return Err(error),
         };
-        let reset =
-            host.clocks(&GpuSelector::Uuid(gpu.clone())).and_then(|mut clocks| give_back(&mut clocks));
+        let reset = clocks_to_reset(host, &gpu, forced).and_then(|mut clocks| give_back(clocks.as_mut()));
         done.push(match reset {
             Ok(()) => {
                 dir.clear(&gpu)?;

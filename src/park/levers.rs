@@ -62,6 +62,8 @@ pub enum LeverKind {
     Memory,
     /// Both.
     Both,
+    /// The performance state, which has low clocks of its own.
+    Pstate,
 }
 
 impl LeverKind {
@@ -72,6 +74,7 @@ impl LeverKind {
             Self::Core => "core",
             Self::Memory => "memory",
             Self::Both => "both",
+            Self::Pstate => "pstate",
         }
     }
 }
@@ -90,7 +93,8 @@ impl Lever {
     #[must_use]
     pub fn lowered(&self) -> Running {
         Running {
-            core: (self.kind != LeverKind::Memory).then_some(self.clocks.core),
+            // Which core clock a performance state has is not known.
+            core: matches!(self.kind, LeverKind::Core | LeverKind::Both).then_some(self.clocks.core),
             memory: self.clocks.memory,
         }
     }

@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use super::dir::{Dir, Found};
 use super::error::StoreError;
 use super::{file, rfc3339, time};
+use crate::gpu::pstate::MayBeForced;
 use crate::units::Mhz;
 
 /// The format that is written.
@@ -98,6 +99,9 @@ pub struct Journal {
     pub core: Option<LockedRange>,
     /// The same for the memory clock.
     pub memory: Option<LockedRange>,
+    /// A performance state is forced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub state_forced: bool,
     /// When this was written, RFC 3339.
     written_at: String,
 }
@@ -113,6 +117,7 @@ impl Journal {
             gpu: gpu.to_owned(),
             core: None,
             memory: None,
+            state_forced: false,
             written_at: rfc3339(now),
         }
     }
@@ -301,6 +306,20 @@ impl HeldDir {
     #[must_use]
     pub fn has_journal(&self, gpu: &str) -> bool {
         self.dir.exists(&journal_name(gpu)).unwrap_or(true)
+    }
+
+    /// Does a journal say that a performance state of this GPU is forced?
+    #[must_use]
+    pub fn state_may_be_forced(&self, gpu: &str) -> MayBeForced {
+        match self.dir.read_trusted(&journal_name(gpu), MAX_BYTES) {
+            Ok(Found::Absent) => MayBeForced::No,
+            Ok(Found::Here(bytes)) => match Journal::decode(&bytes) {
+                Ok(journal) if journal.state_forced => MayBeForced::Yes,
+                Ok(_) => MayBeForced::No,
+                Err(_) => MayBeForced::Unknown,
+            },
+            Ok(Found::Refused(_)) | Err(_) => MayBeForced::Unknown,
+        }
     }
 
     /// Nothing of this GPU is locked any more.

@@ -88,7 +88,7 @@ pub struct ParkedGpu {
     pub since_unix_s: f64,
     /// The clocks that parking locks ...
     pub parked_clocks: Clocks,
-    /// ... and what of them is lowered: `core`, `memory` or `both`.
+    /// ... and what of them is lowered: `core`, `memory`, `both` or `pstate`.
     pub lever: String,
     /// Levers are being tried out, and the clocks change with that.
     pub trying: bool,

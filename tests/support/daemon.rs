@@ -168,7 +168,7 @@ impl Bench {
     pub(crate) fn is_free(&self) -> bool {
         (0..self.mock.gpu_count()).all(|gpu| {
             let locks = self.mock.locks(gpu).expect("a GPU of this machine");
-            locks.core.is_none() && locks.memory.is_none()
+            locks.core.is_none() && locks.memory.is_none() && locks.pstate.is_none()
         })
     }
 

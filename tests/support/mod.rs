@@ -73,6 +73,12 @@ impl MockNvml {
         self.directory().join("libnvidia-ml.so.1")
     }
 
+    /// With `libnvidia-api.so.1` beside it, for the same GPUs.
+    pub(crate) fn add_nvapi(&self) {
+        let api = self.directory().join("libnvidia-api.so.1");
+        std::fs::copy(self.library(), api).expect("a copy of the library");
+    }
+
     /// The state file.
     pub(crate) fn state_path(&self) -> PathBuf {
         self.memory.path().join(STATE_FILE)

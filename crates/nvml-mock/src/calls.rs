@@ -2,7 +2,7 @@
 
 macro_rules! calls {
     ($($name:ident),* $(,)?) => {
-        /// An exported NVML function.
+        /// An exported NVML function, or one of NVAPI.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[expect(non_camel_case_types, reason = "these are NVML's own names")]
         #[repr(u32)]
@@ -67,6 +67,10 @@ calls!(
     nvmlDeviceGetComputeRunningProcesses,
     nvmlDeviceGetComputeRunningProcesses_v2,
     nvmlDeviceGetComputeRunningProcesses_v3,
+    NvAPI_Initialize,
+    NvAPI_EnumPhysicalGPUs,
+    NvAPI_GPU_GetBusId,
+    NvAPI_GPU_SetForcePstate,
 );
 
 impl Call {

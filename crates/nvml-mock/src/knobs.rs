@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::MockError;
+use crate::model::BY_DRIVER;
 use crate::state::{Locks, MockState};
 
 /// A GPU at one moment.
@@ -52,7 +53,7 @@ impl MockState {
                 load: state.load,
                 core_mhz,
                 memory_mhz,
-                locks: Locks { core: state.core_lock, memory: state.memory_lock },
+                locks: state.locks(),
                 power_w: state.power_instant(config, now),
                 energy_mj: state.energy_counter(config, now),
                 temperature_c: state.temperature_c,
@@ -67,7 +68,7 @@ impl MockState {
     /// # Errors
     /// [`MockError::NoSuchGpu`].
     pub fn locks(&self, gpu: usize) -> Result<Locks, MockError> {
-        self.read(gpu, |_, state, _| Locks { core: state.core_lock, memory: state.memory_lock })
+        self.read(gpu, |_, state, _| state.locks())
     }
 
     /// Share of the time a kernel runs, clamped to 0 to 1 (not a number: 0). Above 0 the clocks go to the upper bound
@@ -126,7 +127,7 @@ impl MockState {
     /// [`MockError::NoSuchGpu`].
     pub fn reload_driver(&self, gpu: usize) -> Result<(), MockError> {
         self.change(gpu, |state| {
-            (state.core_lock, state.memory_lock) = (None, None);
+            (state.core_lock, state.memory_lock, state.pstate) = (None, None, BY_DRIVER);
             (state.energy_mj, state.shown_mj) = (0.0, 0);
         })
     }

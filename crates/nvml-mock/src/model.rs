@@ -4,6 +4,7 @@
 //! of time: energy at any later instant is a short sum, and reading needs no writing.
 
 use crate::config::{GpuConfig, IdleClocks};
+use crate::state::Locks;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 pub(crate) type Ns = u64;
@@ -15,6 +16,9 @@ const VOLTAGE_RISE: f64 = 0.20;
 
 /// A driver that has been loaded for a while.
 const ENERGY_AT_START_MJ: f64 = 1e9;
+
+/// NVAPI's number for "the driver chooses the performance state".
+pub(crate) const BY_DRIVER: u32 = 16;
 
 /// NVML's event reason bits that follow from the state itself.
 const REASON_IDLE: u64 = 0x1;
@@ -126,6 +130,8 @@ state! {
     stuck: bool,
     core_lock: Option<Range>,
     memory_lock: Option<Range>,
+    /// Forced performance state, or [`BY_DRIVER`].
+    pstate: u32,
     /// Running clocks at `at`.
     core: u32,
     memory: u32,
@@ -238,6 +244,7 @@ impl GpuState {
             stuck: false,
             core_lock: None,
             memory_lock: None,
+            pstate: BY_DRIVER,
             core: 0,
             memory: 0,
             next_core: 0,
@@ -251,6 +258,12 @@ impl GpuState {
         state.mean_w = state.power(config, now);
         state.shown_w = state.mean_w;
         state
+    }
+
+    /// What is locked or forced.
+    pub(crate) fn locks(&self) -> Locks {
+        let pstate = (self.pstate != BY_DRIVER).then_some(self.pstate);
+        Locks { core: self.core_lock, memory: self.memory_lock, pstate }
     }
 
     /// Running (core, memory) clocks at `t`, not before `at`.
@@ -328,12 +341,17 @@ impl GpuState {
             return;
         }
         let busy = self.load > 0.0;
-        let memory = config.target(config.memory_clocks(), self.memory_lock, busy);
+        let lowest = Some(Range { min: 1, max: 1 });
+        // Every state but the driver's choice is the lowest here.
+        let forced = self.pstate != BY_DRIVER;
+        let memory_lock = if forced { lowest } else { self.memory_lock };
+        let core_lock = if forced { lowest } else { self.core_lock };
+        let memory = config.target(config.memory_clocks(), memory_lock, busy);
         let clamp = config.core_clamp_mhz.unwrap_or(u32::MAX);
         let clocks = config.core_clocks(memory);
         // A clamp below every clock of the level would leave none to run at: then the lowest stays.
         let from = clocks.iter().position(|clock| *clock <= clamp).unwrap_or(clocks.len().saturating_sub(1));
-        let core = config.target(clocks.iter().copied().skip(from), self.core_lock, busy);
+        let core = config.target(clocks.iter().copied().skip(from), core_lock, busy);
         if (core, memory) != (self.next_core, self.next_memory) {
             (self.next_core, self.next_memory) = (core, memory);
             self.settled = self.at + u64::from(config.settle_ms) * 1_000_000;

@@ -75,6 +75,8 @@ pub struct Locks {
     pub core: Option<Range>,
     /// Memory clock lock.
     pub memory: Option<Range>,
+    /// Performance state that NVAPI forces.
+    pub pstate: Option<u32>,
 }
 
 /// A mocked machine, shared with every process that has the same file open.

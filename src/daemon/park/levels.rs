@@ -4,7 +4,7 @@ use crate::bandit::Target;
 use crate::config::Park;
 use crate::daemon::setup::{chosen_levers, top};
 use crate::gpu::{GpuInfo, SupportedClocks};
-use crate::park::levers::Lever;
+use crate::park::levers::{Lever, LeverKind};
 use crate::park::wake::Running;
 use crate::units::Clocks;
 
@@ -21,32 +21,46 @@ pub struct Levels {
     pub top: Running,
     /// After a wake.
     pub awake: Target,
+    /// Lowered by forcing a performance state, as the board locks no clocks or the configuration wants it.
+    pub by_state: bool,
 }
 
 /// The clocks that the configuration means for a board.
 ///
 /// # Errors
 /// [`SetupError::NoMemoryClock`] if it wants a memory clock lowered that is the board's only one.
-pub fn levels(park: &Park, gpu: &GpuInfo, clocks: &SupportedClocks) -> Result<Levels, SetupError> {
+pub fn levels(
+    park: &Park,
+    gpu: &GpuInfo,
+    clocks: &SupportedClocks,
+    by_state: bool,
+) -> Result<Levels, SetupError> {
+    if by_state {
+        // The nearest to what the state is known to have: shown, and for the memory clock looked for.
+        let memory = clocks.memory().last().filter(|_| clocks.memory().count() > 1);
+        let simplest = Lever { kind: LeverKind::Pstate, clocks: Clocks { core: clocks.core_min(), memory } };
+        let (levers, awake) = (vec![simplest], Target::Default);
+        return Ok(Levels { simplest, levers, top: top(clocks), awake, by_state });
+    }
     let core = park.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));
     let memory = match park.memory_mhz {
         Some(wanted) => clocks.memory().min_by_key(|memory| memory.abs_diff(wanted)),
         None => clocks.memory().last(),
     };
-    let levers = chosen_levers(park.lever, Lever::of(clocks, core, memory));
+    let levers = chosen_levers(park.lever.locks(), Lever::of(clocks, core, memory));
     let Some(simplest) = levers.first().copied() else {
         return Err(SetupError::NoMemoryClock { lever: park.lever.to_string(), gpu: gpu.to_string() });
     };
     let awake = park
         .wake_core_mhz
         .map_or(Target::Default, |core| Target::Lock(Clocks::core_only(clocks.nearest_core(core))));
-    Ok(Levels { simplest, levers, top: top(clocks), awake })
+    Ok(Levels { simplest, levers, top: top(clocks), awake, by_state })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Lever as Choice;
+    use crate::config::ParkLever as Choice;
     use crate::gpu::MemoryLevel;
     use crate::units::Mhz;
 
@@ -66,7 +80,7 @@ mod tests {
     }
 
     fn parked(lever: Choice, memory: &[u32]) -> Vec<(u32, Option<u32>)> {
-        let levels = levels(&Park { lever, ..Park::default() }, &gpu(), &clocks(memory)).unwrap();
+        let levels = levels(&Park { lever, ..Park::default() }, &gpu(), &clocks(memory), false).unwrap();
         assert_eq!(levels.levers.first(), Some(&levels.simplest));
         let number = |lever: &Lever| (lever.clocks.core.0, lever.clocks.memory.map(|memory| memory.0));
         levels.levers.iter().map(number).collect()
@@ -87,7 +101,7 @@ mod tests {
     fn board_with_one_memory_clock_is_refused_where_that_is_to_be_lowered() {
         for lever in [Choice::Memory, Choice::Both] {
             let park = Park { lever, ..Park::default() };
-            let error = levels(&park, &gpu(), &clocks(&[1593])).unwrap_err().to_string();
+            let error = levels(&park, &gpu(), &clocks(&[1593]), false).unwrap_err().to_string();
             assert!(error.contains("GPU 1 (Board)") && error.contains("park.lever: auto"), "{error}");
         }
     }
@@ -101,7 +115,7 @@ mod tests {
             wake_core_mhz: Some(Mhz(1900)),
             ..Park::default()
         };
-        let levels = levels(&park, &gpu(), &clocks(&[8001, 810, 405])).unwrap();
+        let levels = levels(&park, &gpu(), &clocks(&[8001, 810, 405]), false).unwrap();
         assert_eq!(levels.simplest.clocks, Clocks { core: Mhz(210), memory: Some(Mhz(810)) });
         assert_eq!(levels.awake, Target::Lock(Clocks::core_only(Mhz(2100))));
     }

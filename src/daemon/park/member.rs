@@ -142,6 +142,12 @@ impl Member {
         (self.actuator.is_some() && !book.levers.is_empty()).then(|| book.clone())
     }
 
+    /// Is it parked by performance state?
+    #[must_use]
+    pub fn is_by_state(&self) -> bool {
+        self.levels.by_state
+    }
+
     /// Who it is.
     #[must_use]
     pub fn info(&self) -> &GpuInfo {

@@ -13,8 +13,9 @@ use super::ParkRun;
 use super::activity::ActivitySource;
 use super::hooks::FanHooks;
 use super::levels::{Levels, levels};
+use super::member::Member;
 use super::setup::{self, SetupError};
-use crate::config::{Config, ConfigError, Park};
+use crate::config::{Config, ConfigError, Park, ParkLever};
 use crate::daemon::reload::{differences, refuse};
 use crate::park::fans::FanRule;
 use crate::units::Time;
@@ -86,6 +87,7 @@ fn merge(old: &Config, new: &Config) -> Config {
         gpus: old.park.gpus.clone(),
         active_poll_ms: old.park.active_poll_ms,
         metrics_listen: old.park.metrics_listen,
+        pstate: old.park.pstate,
         ..new.park.clone()
     };
     merged
@@ -100,7 +102,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(old: &Park, new: &Park, run: &ParkRun) -> Result<Self, SetupError> {
-        let clocks = run.members.iter().map(|member| levels(new, member.info(), &member.supported_clocks()?));
+        let clocks = run.members.iter().map(|member| wanted_levels(old, new, member));
         let watches = |park: &Park| (park.ports.clone(), park.sources.clone());
         let fans = |park: &Park| (park.fan_on.clone(), park.fan_off.clone(), park.fan_timeout_s);
         Ok(Self {
@@ -109,6 +111,15 @@ impl Prepared {
             hooks: if fans(old) == fans(new) { None } else { Some(setup::fan_hooks(new)?) },
         })
     }
+}
+
+fn wanted_levels(old: &Park, new: &Park, member: &Member) -> Result<Levels, SetupError> {
+    let by_state = member.is_by_state();
+    // The guardian of this run was told of the GPUs whose state is forced.
+    if new.lever != old.lever && (by_state || new.lever == ParkLever::Pstate) {
+        return Err(SetupError::Pstate { gpu: member.info().to_string() });
+    }
+    levels(new, member.info(), &member.supported_clocks()?, by_state)
 }
 
 /// Reads the file and takes it up. Says whether anything changed.

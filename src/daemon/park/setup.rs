@@ -45,6 +45,14 @@ pub enum SetupError {
         /// The GPU, for humans.
         gpu: String,
     },
+    /// Another lever while a GPU is parked by performance state.
+    #[error(
+        "park.lever: {gpu} is parked by performance state in this run; start agft park again for another lever"
+    )]
+    Pstate {
+        /// The GPU, for humans.
+        gpu: String,
+    },
     /// The driver does not say which clocks there are.
     #[error(transparent)]
     Gpu(#[from] GpuError),

@@ -10,6 +10,7 @@
 
 mod clocks;
 mod machine;
+mod nvapi;
 mod sensors;
 
 use std::ffi::{c_char, c_uint, c_void};

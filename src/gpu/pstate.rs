@@ -1,0 +1,154 @@
+//! A GPU whose clocks are lowered by forcing a performance state: lent, guarded and given back like a lock.
+
+use super::nvapi::{BY_DRIVER, Nvapi, NvapiGpu};
+use super::nvml::{NvmlClocks, NvmlHost};
+use super::{GpuClocks, GpuError, GpuInfo, GpuSelector};
+use crate::units::Mhz;
+
+/// A branch of the driver that does not give a forced state back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StuckBranch {
+    /// The number before the first dot of its versions.
+    pub branch: &'static str,
+    /// What happens.
+    pub what: &'static str,
+    /// Who says so.
+    pub source: &'static str,
+}
+
+/// Drivers under which no state is forced.
+pub const STUCK_BRANCHES: [StuckBranch; 1] = [StuckBranch {
+    branch: "616",
+    what: "a GPU stays in the low state under load until it is reset",
+    source: "https://github.com/sasha0552/nvidia-pstated/issues/13",
+}];
+
+/// Why states are not forced under this driver, if so.
+#[must_use]
+pub fn stuck_branch(driver: &str) -> Option<&'static StuckBranch> {
+    let branch = driver.split('.').next()?;
+    STUCK_BRANCHES.iter().find(|stuck| stuck.branch == branch)
+}
+
+/// What lowers and gives back the performance state of one GPU.
+#[derive(Debug)]
+pub struct PstateClocks {
+    nvml: NvmlClocks,
+    api: NvapiGpu,
+    /// The low state.
+    state: u32,
+    label: String,
+}
+
+impl PstateClocks {
+    /// Of the GPU with this UUID, with `state` as the low state.
+    ///
+    /// # Errors
+    /// [`GpuError`] if there is no NVAPI, or its GPU on the same bus cannot be told for certain.
+    pub fn open(host: NvmlHost, uuid: &str, state: u32) -> Result<Self, GpuError> {
+        let nvml = host.clocks(&GpuSelector::Uuid(uuid.to_owned()))?;
+        let label = nvml.info().to_string();
+        let failed = |detail: String| GpuError::Failed { gpu: label.clone(), call: "NVAPI", detail };
+        let api = Nvapi::open().map_err(|error| failed(error.to_string()))?;
+        let bus = host.only_on_bus(uuid)?;
+        let found = bus.and_then(|bus| api.gpu(bus));
+        let api = found.ok_or_else(|| failed("no GPU, or more than one, is on its PCI bus number".into()))?;
+        Ok(Self { nvml, api, state, label })
+    }
+
+    /// The same, if states may be forced under this driver at all.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and for the drivers of [`STUCK_BRANCHES`].
+    pub fn open_to_force(host: NvmlHost, gpu: &GpuInfo, state: u32) -> Result<Self, GpuError> {
+        let stuck = gpu.driver_version.as_deref().and_then(stuck_branch);
+        if let Some(StuckBranch { branch, what, source }) = stuck {
+            let detail = format!(
+                "not used under drivers {branch}.x: {what} ({source}); use another driver, or leave the GPU out of park.gpus"
+            );
+            return Err(GpuError::Failed { gpu: gpu.to_string(), call: "NVAPI", detail });
+        }
+        Self::open(host, &gpu.uuid, state)
+    }
+}
+
+impl GpuClocks for PstateClocks {
+    fn info(&self) -> &GpuInfo {
+        self.nvml.info()
+    }
+
+    fn forces_state(&self) -> bool {
+        true
+    }
+
+    /// The state has its own clocks, whatever is asked for.
+    fn lock_core(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+        self.api.force(self.state, &self.label)
+    }
+
+    /// Part of the state.
+    fn lock_memory(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+        Ok(())
+    }
+
+    fn reset_core(&mut self) -> Result<(), GpuError> {
+        let state = self.api.force(BY_DRIVER, &self.label);
+        // Where the board locks clocks too, none may stay.
+        let lock = match self.nvml.reset_core() {
+            Err(GpuError::NotSupported { .. }) => Ok(()),
+            answer => answer,
+        };
+        state.and(lock)
+    }
+
+    fn reset_memory(&mut self) -> Result<(), GpuError> {
+        self.nvml.reset_memory()
+    }
+}
+
+/// What gives the clocks of a GPU back, whichever way they were lowered.
+///
+/// # Errors
+/// [`GpuError`].
+pub fn clocks_to_reset(
+    host: NvmlHost,
+    uuid: &str,
+    forced: MayBeForced,
+) -> Result<Box<dyn GpuClocks>, GpuError> {
+    let by_state = match forced {
+        MayBeForced::No => false,
+        MayBeForced::Yes => true,
+        MayBeForced::Unknown => Nvapi::open().is_ok(),
+    };
+    Ok(if by_state {
+        Box::new(PstateClocks::open(host, uuid, BY_DRIVER)?)
+    } else {
+        Box::new(host.clocks(&GpuSelector::Uuid(uuid.to_owned()))?)
+    })
+}
+
+/// Is a performance state forced?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MayBeForced {
+    /// It is not.
+    No,
+    /// It is, or may be.
+    Yes,
+    /// Who knew is not known any more.
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn branch_is_the_whole_number_before_the_first_dot() {
+        for driver in ["616.56", "616.12.04", "616"] {
+            assert_eq!(stuck_branch(driver), Some(&STUCK_BRANCHES[0]), "{driver}");
+        }
+        for driver in ["535.183.01", "580.65", "61.6", "6160.1", ""] {
+            assert_eq!(stuck_branch(driver), None, "{driver}");
+        }
+    }
+}
