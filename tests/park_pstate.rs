@@ -126,6 +126,33 @@ fn state_that_outlives_agft_and_guardian_is_given_back_by_release_and_by_the_nex
 }
 
 #[test]
+fn guardian_that_comes_later_knows_of_the_state_too() {
+    let bench = bench();
+    bench.mock.set_load(0, 1.0).unwrap();
+    let mut daemon = bench.start(&["park"]);
+    daemon.wait_for_log("may be parked");
+    let first = eventually(|| bench.guardian(), Option::is_some).unwrap();
+    daemon.wait_for_log("guardian is ready");
+    kill_process(first, Signal::KILL).unwrap();
+    let next = || bench.guardian().filter(|pid| *pid != first);
+    assert!(eventually(next, Option::is_some).is_some(), "{}", daemon.tail());
+    bench.mock.set_load(0, 0.0).unwrap();
+    wait_for_state(&bench, &daemon, 0, Some(8));
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    assert!(eventually(|| bench.is_free(), |free| *free));
+}
+
+#[test]
+fn damaged_journal_counts_as_a_state_that_may_be_forced() {
+    let bench = bench();
+    killed_with_its_guardian(&bench);
+    std::fs::write(&bench.journals()[0], "{").unwrap();
+    let released = bench.run(&["release", "--journal"]);
+    assert!(bench.mock.locks(0).unwrap().pstate.is_none(), "{released:?}");
+}
+
+#[test]
 fn state_that_cannot_be_given_back_at_once_is_tried_again() {
     let bench = bench();
     let mut daemon = parked(&bench);

@@ -37,6 +37,8 @@ pub struct PstateClocks {
     api: NvapiGpu,
     /// The low state.
     state: u32,
+    /// Nobody says that a state was forced: a board that knows none is no failure.
+    unsure: bool,
     label: String,
 }
 
@@ -53,7 +55,7 @@ impl PstateClocks {
         let bus = host.only_on_bus(uuid)?;
         let found = bus.and_then(|bus| api.gpu(bus));
         let api = found.ok_or_else(|| failed("no GPU, or more than one, is on its PCI bus number".into()))?;
-        Ok(Self { nvml, api, state, label })
+        Ok(Self { nvml, api, state, unsure: false, label })
     }
 
     /// The same, if states may be forced under this driver at all.
@@ -92,7 +94,10 @@ impl GpuClocks for PstateClocks {
     }
 
     fn reset_core(&mut self) -> Result<(), GpuError> {
-        let state = self.api.force(BY_DRIVER, &self.label);
+        let state = match self.api.force(BY_DRIVER, &self.label) {
+            Err(GpuError::NotSupported { .. }) if self.unsure => Ok(()),
+            answer => answer,
+        };
         // Where the board locks clocks too, none may stay.
         let lock = match self.nvml.reset_core() {
             Err(GpuError::NotSupported { .. }) => Ok(()),
@@ -116,14 +121,14 @@ pub fn clocks_to_reset(
     forced: MayBeForced,
 ) -> Result<Box<dyn GpuClocks>, GpuError> {
     let by_state = match forced {
-        MayBeForced::No => false,
-        MayBeForced::Yes => true,
-        MayBeForced::Unknown => Nvapi::open().is_ok(),
+        MayBeForced::No => None,
+        MayBeForced::Yes => Some(PstateClocks::open(host, uuid, BY_DRIVER)?),
+        // Where there is no NVAPI for it, none was forced.
+        MayBeForced::Unknown => PstateClocks::open(host, uuid, BY_DRIVER).ok(),
     };
-    Ok(if by_state {
-        Box::new(PstateClocks::open(host, uuid, BY_DRIVER)?)
-    } else {
-        Box::new(host.clocks(&GpuSelector::Uuid(uuid.to_owned()))?)
+    Ok(match by_state {
+        Some(clocks) => Box::new(PstateClocks { unsure: forced == MayBeForced::Unknown, ..clocks }),
+        None => Box::new(host.clocks(&GpuSelector::Uuid(uuid.to_owned()))?),
     })
 }
 
