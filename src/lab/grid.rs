@@ -8,7 +8,7 @@ use super::LabError;
 use super::traces;
 use crate::sim::dice::Dice;
 use crate::sim::{
-    Arrivals, EngineSettings, GpuPreset, Lengths, ModelPreset, Pattern, Request, SimError, Workload,
+    Arrivals, EngineSettings, FrontEnd, GpuPreset, Lengths, ModelPreset, Pattern, Request, SimError, Workload,
     WorldSpec,
 };
 use crate::units::Seconds;
@@ -177,7 +177,8 @@ impl Load {
                 (Arrivals::Listed(fit.requests(requests, seconds, seed)?), turns)
             }
         };
-        Ok(Stage { world: WorldSpec { gpu, model, engine, arrivals }, turns })
+        let world = WorldSpec { gpu, model, engine, arrivals, front: FrontEnd::default() };
+        Ok(Stage { world, turns })
     }
 }
 
