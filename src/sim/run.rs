@@ -6,9 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::SimError;
+use super::board::Usage;
 use super::gpu::{Clock, SharedWorld, SimGpu, shared};
 use super::record::{RunRecord, TickRecord, is_over};
-use super::board::Usage;
 use super::world::{ClockCall, World, WorldSpec};
 use crate::bandit::Target;
 use crate::control::{
@@ -183,8 +183,9 @@ pub fn run(
             break;
         }
     }
-    Ok(bench
-        .with_world(|world| RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), usage, rounds)))
+    Ok(bench.with_world(|world| {
+        RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), usage, rounds)
+    }))
 }
 
 /// When the core clock's lock changed; the reset with which every lease begins is none.
@@ -355,8 +356,7 @@ impl Bench {
         let connections = self.with_world(World::connections);
         self.requests_seen = connections.requests_total;
         let connections = self.sees_connections.then_some(connections);
-        let seen =
-            Observation { now: Time(now), scrape, gpus, outcomes, orders: Vec::new(), connections };
+        let seen = Observation { now: Time(now), scrape, gpus, outcomes, orders: Vec::new(), connections };
         let output = controller.step(&seen);
         onlooker.look(&seen, &output, controller);
         self.carry_out(onlooker.command(Time(now), output.command))?;
