@@ -148,7 +148,7 @@ fn check_rights(lines: &mut Lines) {
 /// Where connections to the engine would be watched, for parking by connections.
 fn check_connections(lines: &mut Lines) {
     match connections::probe() {
-        source @ Source::KernelEvents => lines.ok("connections", &source.to_string()),
+        source @ Source::KernelEvents { .. } => lines.ok("connections", &source.to_string()),
         source @ Source::Polling { .. } => lines.warn("connections", &source.to_string()),
     }
 }

@@ -24,7 +24,8 @@ use crate::gpu::lease::ClockLease;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
 use crate::park::fans::FanRule;
-use crate::park::rule::{HotAt, Settings, Wait};
+use crate::park::gap::{GapSettings, Wait};
+use crate::park::rule::{HotAt, Settings};
 use crate::store::trusted_path;
 use crate::units::{Joules, Mhz, Seconds};
 
@@ -88,18 +89,20 @@ fn with_arguments(mut config: Config, args: &ParkArgs) -> Result<Config, Exit> {
 fn settings(park: &Park) -> Settings {
     let utilization = park.sources.contains(&ParkSource::Utilization);
     Settings {
-        wait: match park.rule {
-            WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
-            WaitKind::SkiRental => {
-                Wait::SkiRental { wake: Joules(park.wake_cost_j), unmeasured: park.idle_timeout_s }
-            }
+        gap: GapSettings {
+            wait: match park.rule {
+                WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
+                WaitKind::SkiRental => {
+                    Wait::SkiRental { wake: Some(Joules(park.wake_cost_j)), unmeasured: park.idle_timeout_s }
+                }
+            },
+            quiet: park.quiet_s,
+            at_start: park.at_start,
+            wake_limit: park.wake_limit_s,
         },
-        quiet: park.quiet_s,
-        at_start: park.at_start,
         utilization_threshold_percent: utilization.then_some(park.utilization_threshold_percent),
         connections: park.sources.contains(&ParkSource::Connections),
         hot: park.temperature_high_c.map(|high_c| HotAt { high_c, low_c: park.temperature_low_c }),
-        wake_limit: park.wake_limit_s,
     }
 }
 

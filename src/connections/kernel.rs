@@ -1,4 +1,4 @@
-//! Connection events from the kernel: `bpf/connections.bpf.c`, loaded and attached. The only file that names aya.
+//! Events from the kernel: `bpf/connections.bpf.c`, loaded and attached. The only file that names aya.
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,69 +11,108 @@ use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
 use super::ledger::Connection;
 use super::memory;
 use super::state::{Effect, TcpState, effect};
+use super::{Source, WatchSettings, ignored};
 
 static OBJECT: &[u8] = include_bytes_aligned!("../../bpf/connections.bpf.o");
-/// Name of the function in the object.
-const PROGRAM: &str = "inet_sock_set_state";
-const TRACEPOINT: &str = "inet_sock_set_state";
+/// Tracepoints, and the functions in the object that go on them.
+const CHANGES: &str = "inet_sock_set_state";
+const SEGMENTS: &str = "tcp_probe";
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 /// Bits in the kernel's capability masks.
 const CAPABILITIES: [(u32, &str); 2] = [(39, "CAP_BPF"), (38, "CAP_PERFMON")];
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// The program, attached; it goes with this value.
+/// Kinds of records.
+const STATE_CHANGED: u8 = 0;
+const CLIENT_SENT: u8 = 1;
+
+/// What the kernel tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// A connection has changed its state.
+    Changed(Connection, Effect),
+    /// A client has sent, at this time of the kernel's clock.
+    Sent(Connection, u64),
+}
+
+/// The programs, attached; they go with this value.
 pub(super) struct KernelEvents {
     bpf: Ebpf,
     ring: RingBuf<MapData>,
-    ports: HashMap<MapData, u16, u64>,
+    /// By port: lost events, and when a client was last said to have sent.
+    ports: HashMap<MapData, u16, [u64; 2]>,
+    /// `struct client` of connections.bpf.c.
+    ignored: HashMap<MapData, [u8; 20], u8>,
+    requests: bool,
 }
 
 impl KernelEvents {
-    /// Loads and attaches the program.
+    /// Loads and attaches the programs.
     ///
     /// # Errors
     /// Why there are no events here, in plain words and with what would help.
-    pub(super) fn attach(ports: &[u16], ring_bytes: u32) -> Result<Self, String> {
-        let loaded = Self::load(ports, ring_bytes);
+    pub(super) fn attach(settings: &WatchSettings) -> Result<Self, String> {
+        let loaded = Self::load(settings);
         // The kernel's types take 35 MB while they are read; the allocator would keep them.
         memory::give_back();
         loaded.map_err(|error| diagnose(&error))
     }
 
-    fn load(ports: &[u16], ring_bytes: u32) -> anyhow::Result<Self> {
+    fn load(settings: &WatchSettings) -> anyhow::Result<Self> {
         // Kernels before 5.11 take maps from the locked memory a process may have.
         let all = rustix::process::Rlimit { current: None, maximum: None };
         let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, all);
 
         let types = Btf::from_sys_fs()?;
-        let mut bpf =
-            EbpfLoader::new().btf(Some(&types)).map_max_entries("events", ring_bytes).load(OBJECT)?;
-        let mut counted = HashMap::try_from(take(&mut bpf, "ports")?)?;
-        for port in ports {
-            counted.insert(port, 0, 0)?;
+        let most_ignored = u32::try_from(ignored::MOST * settings.ports.len().max(1))?;
+        let mut bpf = EbpfLoader::new()
+            .btf(Some(&types))
+            .map_max_entries("events", settings.ring_bytes)
+            .map_max_entries("ignored", most_ignored)
+            .load(OBJECT)?;
+        let mut ports = HashMap::try_from(take(&mut bpf, "ports")?)?;
+        for port in &settings.ports {
+            ports.insert(port, [0, 0], 0)?;
         }
         let ring = RingBuf::try_from(take(&mut bpf, "events")?)?;
-        let program: &mut BtfTracePoint =
-            bpf.program_mut(PROGRAM).ok_or_else(|| missing(PROGRAM))?.try_into()?;
-        program.load(TRACEPOINT, &types)?;
-        program.attach()?;
-        Ok(Self { bpf, ring, ports: counted })
+        let ignored = HashMap::try_from(take(&mut bpf, "ignored")?)?;
+        put_on(&mut bpf, CHANGES, &types)?;
+        let requests = settings.requests
+            && put_on(&mut bpf, SEGMENTS, &types)
+                .inspect_err(|error| tracing::debug!("connections: tcp_probe: {}", causes(error)))
+                .is_ok();
+        Ok(Self { bpf, ring, ports, ignored, requests })
     }
 
-    /// The next change of a connection, if there is one by now.
-    pub(super) fn next(&mut self) -> Option<(Connection, Effect)> {
+    /// What this is, for operators.
+    pub(super) fn source(&self) -> Source {
+        Source::KernelEvents { requests: self.requests }
+    }
+
+    /// What is told next, if there is something by now.
+    pub(super) fn next(&mut self) -> Option<News> {
         while let Some(record) = self.ring.next() {
-            if let Some(change) = decode(&record) {
-                return Some(change);
+            if let Some(news) = decode(&record) {
+                return Some(news);
             }
         }
         None
     }
 
-    /// How many events of this port found the ring full.
+    /// How many changes of this port found the ring full.
     pub(super) fn lost(&self, port: u16) -> u64 {
-        self.ports.get(&port, 0).unwrap_or(0)
+        self.ports.get(&port, 0).map_or(0, |[lost, _]| lost)
+    }
+
+    /// Tells no more of what this client sends to this port, or tells again.
+    pub(super) fn ignore(&mut self, client: SocketAddr, port: u16, ignore: bool) {
+        let mut key = [0; 20];
+        key[..16].copy_from_slice(&to_wire(client.ip()));
+        key[16..18].copy_from_slice(&client.port().to_ne_bytes());
+        key[18..].copy_from_slice(&port.to_ne_bytes());
+        // Full it cannot be, and what is missing need not be removed; the reader passes such clients over itself.
+        let _ = if ignore { self.ignored.insert(key, 1, 0) } else { self.ignored.remove(&key) };
     }
 
     /// Readable when there are events.
@@ -83,10 +122,27 @@ impl KernelEvents {
 
     /// Takes the program off its tracepoint and leaves everything else, as trouble would.
     pub(super) fn detach(&mut self) {
-        let program = self.bpf.program_mut(PROGRAM).map(TryInto::<&mut BtfTracePoint>::try_into);
+        let program = self.bpf.program_mut(CHANGES).map(TryInto::<&mut BtfTracePoint>::try_into);
         if let Some(Ok(program)) = program {
             let _ = program.unload();
         }
+    }
+}
+
+/// Puts the function on the tracepoint whose name it bears.
+fn put_on(bpf: &mut Ebpf, tracepoint: &str, types: &Btf) -> anyhow::Result<()> {
+    let program: &mut BtfTracePoint =
+        bpf.program_mut(tracepoint).ok_or_else(|| missing(tracepoint))?.try_into()?;
+    program.load(tracepoint, types)?;
+    program.attach()?;
+    Ok(())
+}
+
+/// As the program has addresses.
+fn to_wire(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
     }
 }
 
@@ -99,8 +155,8 @@ fn missing(what: &str) -> anyhow::Error {
 }
 
 /// `struct record` of connections.bpf.c.
-fn decode(record: &[u8]) -> Option<(Connection, Effect)> {
-    let record: &[u8; 48] = record.try_into().ok()?;
+fn decode(record: &[u8]) -> Option<News> {
+    let record: &[u8; 56] = record.try_into().ok()?;
     let ip = |at: usize| {
         let octets = <[u8; 16]>::try_from(record.get(at..at + 16)?).ok()?;
         Some(IpAddr::V6(Ipv6Addr::from(octets)).to_canonical())
@@ -111,8 +167,14 @@ fn decode(record: &[u8]) -> Option<(Connection, Effect)> {
         remote: SocketAddr::new(ip(16)?, port(34)?),
         netns: u32::from_ne_bytes(record.get(36..40)?.try_into().ok()?),
     };
-    let (old, new) = (TcpState::from_kernel(record[40])?, TcpState::from_kernel(record[41])?);
-    Some((connection, effect(old, new)))
+    match record[42] {
+        STATE_CHANGED => {
+            let (old, new) = (TcpState::from_kernel(record[40])?, TcpState::from_kernel(record[41])?);
+            Some(News::Changed(connection, effect(old, new)))
+        }
+        CLIENT_SENT => Some(News::Sent(connection, u64::from_ne_bytes(record.get(48..56)?.try_into().ok()?))),
+        _ => None,
+    }
 }
 
 /// Why the kernel refused, from what can be known without asking it again.
@@ -174,6 +236,7 @@ mod tests {
         #[test]
         fn a_record_is_read_as_the_program_writes_it(
             local: [u8; 16], remote: [u8; 4], ports: (u16, u16), netns: u32, old in 1_u8..=12, new in 1_u8..=12,
+            kind in 0_u8..4, sent_ns: u64,
         ) {
             let mapped = std::net::Ipv4Addr::from(remote).to_ipv6_mapped();
             let mut record = Vec::new();
@@ -182,14 +245,21 @@ mod tests {
             record.extend_from_slice(&ports.0.to_ne_bytes());
             record.extend_from_slice(&ports.1.to_ne_bytes());
             record.extend_from_slice(&netns.to_ne_bytes());
-            record.extend_from_slice(&[old, new, 0, 0, 0, 0, 0, 0]);
-            let (connection, change) = decode(&record).expect("a record");
+            record.extend_from_slice(&[old, new, kind, 0, 0, 0, 0, 0]);
+            record.extend_from_slice(&sent_ns.to_ne_bytes());
             let local = IpAddr::V6(Ipv6Addr::from(local)).to_canonical();
-            prop_assert_eq!(connection.local, SocketAddr::new(local, ports.0));
-            prop_assert_eq!(connection.remote, SocketAddr::from((remote, ports.1)));
-            prop_assert_eq!(connection.netns, netns);
+            let connection = Connection {
+                netns,
+                local: SocketAddr::new(local, ports.0),
+                remote: SocketAddr::from((remote, ports.1)),
+            };
             let states = (TcpState::from_kernel(old).expect("old"), TcpState::from_kernel(new).expect("new"));
-            prop_assert_eq!(change, effect(states.0, states.1));
+            let expected = match kind {
+                0 => Some(News::Changed(connection, effect(states.0, states.1))),
+                1 => Some(News::Sent(connection, sent_ns)),
+                _ => None,
+            };
+            prop_assert_eq!(decode(&record), expected);
         }
 
         #[test]

@@ -22,6 +22,18 @@ pub struct Connection {
     pub remote: SocketAddr,
 }
 
+impl Connection {
+    /// Namespace of a connection of which only both ends are known.
+    pub const SOMEWHERE: u32 = 0;
+
+    /// Are these the same connection, as far as both are known?
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let somewhere = self.netns == Self::SOMEWHERE || other.netns == Self::SOMEWHERE;
+        (self.local, self.remote) == (other.local, other.remote) && (somewhere || self.netns == other.netns)
+    }
+}
+
 /// What the kernel's table of sockets said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -47,8 +59,13 @@ pub struct Ledger {
     open: HashSet<Connection>,
     opened_total: u64,
     closed_total: u64,
+    requests_total: u64,
+    last_request_ns: Option<u64>,
     lost: u64,
 }
+
+/// Requests closer together than this count as one, nanoseconds; as in connections.bpf.c.
+pub const BURST_NS: u64 = 10_000_000;
 
 /// What a snapshot changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,6 +109,31 @@ impl Ledger {
     #[must_use]
     pub fn closed_total(&self) -> u64 {
         self.closed_total
+    }
+
+    /// How many bursts of requests there were so far.
+    #[must_use]
+    pub fn requests_total(&self) -> u64 {
+        self.requests_total
+    }
+
+    /// Takes note of a client's sending at this time of the kernel's clock; does it begin a burst of its own?
+    pub fn request(&mut self, at_ns: u64) -> bool {
+        if self.last_request_ns.is_some_and(|last| at_ns < last.saturating_add(BURST_NS)) {
+            return false;
+        }
+        self.last_request_ns = Some(at_ns);
+        self.requests_total += 1;
+        true
+    }
+
+    /// Strikes out the open connections of this client, which were not to be counted; those it had.
+    pub fn strike(&mut self, client: SocketAddr) -> Vec<Connection> {
+        let struck: Vec<Connection> = self.open.iter().filter(|one| one.remote == client).copied().collect();
+        for connection in &struck {
+            self.apply(*connection, Effect::Closed);
+        }
+        struck
     }
 
     /// How many events the kernel had no room for.
@@ -215,6 +257,25 @@ mod tests {
                 let open = last.is_some_and(|(_, effect)| *effect == Effect::Opened);
                 prop_assert_eq!(ledger.open.contains(connection), open);
             }
+        }
+
+        #[test]
+        fn requests_count_once_in_any_burst(times in vec(0..200_u64, 0..60)) {
+            let mut ledger = Ledger::default();
+            let counted: Vec<u64> = times.iter().map(|ms| ms * 1_000_000).filter(|at| ledger.request(*at)).collect();
+            prop_assert_eq!(ledger.requests_total(), counted.len() as u64);
+            prop_assert!(counted.windows(2).all(|pair| pair[1] >= pair[0] + BURST_NS));
+            prop_assert!(times.is_empty() || !counted.is_empty());
+        }
+
+        #[test]
+        fn a_client_that_is_struck_out_is_not_open_and_totals_still_fit(events in any_events(), client in 1_u16..12) {
+            let mut ledger = after(&events);
+            let (open, client) = (ledger.open_now(), connection(0, client).remote);
+            let struck = ledger.strike(client);
+            prop_assert!(ledger.open.iter().all(|one| one.remote != client));
+            prop_assert_eq!(ledger.open_now() as usize + struck.len(), open as usize);
+            prop_assert_eq!(ledger.opened_total() - ledger.closed_total(), u64::from(ledger.open_now()));
         }
 
         #[test]

@@ -6,9 +6,11 @@
 //! shorter than the period may be missed. Either way the kernel's table has the last word: it is read at the start and
 //! from time to time, and sets the count right.
 //!
-//! A connection is no request: clients keep connections open between requests, and a request over an open connection
-//! makes no event. Nothing is open -> nothing is asked; the opposite does not follow.
+//! A connection is no request: clients keep connections open between requests. Nothing is open -> nothing is asked; the
+//! opposite does not follow. With kernel events a second program, on `tcp_probe`, tells of clients that send over
+//! connections that are open ([`Kind::Requested`]).
 
+mod ignored;
 mod kernel;
 pub mod ledger;
 mod memory;
@@ -19,6 +21,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,15 +43,22 @@ pub enum Kind {
     Opened,
     /// Either side has ended the connection.
     Closed,
+    /// A client has sent something over an open connection, the first for 10 ms at this port.
+    ///
+    /// A request that comes with the last part of the handshake, or before it (`TCP_DEFER_ACCEPT`, TCP Fast Open), makes
+    /// [`Opened`](Self::Opened) alone: an opening is to be taken for a request too.
+    Requested,
 }
 
-/// A connection opened or closed.
+/// A connection opened or closed, or a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
     /// When agft learnt of it.
     pub at: Instant,
     /// The server's port.
     pub port: u16,
+    /// The client's end.
+    pub client: SocketAddr,
     /// What happened.
     pub kind: Kind,
     /// Connections to this port that are open after it.
@@ -62,8 +72,11 @@ pub struct Counts {
     pub open: u32,
     /// Connections seen open so far, those found at the start included.
     pub opened_total: u64,
-    /// Connections seen to close so far.
+    /// Connections seen to close so far, those that came to be ignored while open included.
     pub closed_total: u64,
+    /// Times that clients sent over open connections so far, anything within 10 ms counted once. Stays as it is where
+    /// the source does not tell of requests.
+    pub requests_total: u64,
     /// Events the kernel had no room for; each loss is followed by a reading of its table.
     pub lost: u64,
     /// Readings of the kernel's table so far.
@@ -76,7 +89,10 @@ pub struct Counts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// From the kernel, as they happen.
-    KernelEvents,
+    KernelEvents {
+        /// Are requests over open connections told of too?
+        requests: bool,
+    },
     /// From comparing what the kernel's table has at regular intervals.
     Polling {
         /// The interval.
@@ -89,7 +105,14 @@ pub enum Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::KernelEvents => write!(f, "kernel events (BPF on inet_sock_set_state)"),
+            Self::KernelEvents { requests: true } => {
+                write!(f, "kernel events (BPF on inet_sock_set_state, on tcp_probe for requests)")
+            }
+            Self::KernelEvents { requests: false } => write!(
+                f,
+                "kernel events (BPF on inet_sock_set_state); requests over open connections are not seen, as nothing \
+                 could be attached to tcp_probe"
+            ),
             Self::Polling { every, why } => {
                 let ms = every.as_millis();
                 write!(f, "the socket table, every {ms} ms, as kernel events cannot be had: {why}")
@@ -102,8 +125,8 @@ impl fmt::Display for Source {
 #[must_use]
 pub fn probe() -> Source {
     let settings = WatchSettings::default();
-    match kernel::KernelEvents::attach(&[], settings.ring_bytes) {
-        Ok(_) => Source::KernelEvents,
+    match kernel::KernelEvents::attach(&settings) {
+        Ok(kernel) => kernel.source(),
         Err(why) => Source::Polling { every: settings.poll_every, why },
     }
 }
@@ -158,6 +181,18 @@ impl Watcher {
     #[must_use]
     pub fn counts(&self) -> BTreeMap<u16, Counts> {
         self.lock().counts.clone()
+    }
+
+    /// Passes over this client from when this returns until its connection has closed: no event tells of it, and it is
+    /// not counted as open. For agft's own requests. At most 64 at once; a new one takes the place of the oldest.
+    ///
+    /// Said before the client connects (a socket can be bound first), nothing is told of it at all. The client is its end
+    /// as the server sees it, which address translation may have changed.
+    pub fn ignore(&self, client: SocketAddr) {
+        let (done, wait) = mpsc::channel();
+        self.order(Order::Ignore(SocketAddr::new(client.ip().to_canonical(), client.port()), done));
+        // An error means that the thread has ended.
+        let _ = wait.recv();
     }
 
     /// Connections open now, all ports together.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Room in the BPF program's table of ports.
-const MOST_PORTS: usize = 64;
+pub(super) const MOST_PORTS: usize = 64;
 
 /// Which connections count, by their addresses. IPv4 to a socket that serves both is IPv4.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct WatchSettings {
     pub resync_every: Duration,
     /// Room for events on their way, bytes; a power of two and at least a page.
     pub ring_bytes: u32,
+    /// Also tells of requests over open connections, where the kernel can.
+    pub requests: bool,
     /// Polls even where the kernel's events could be had.
     pub force_polling: bool,
 }
@@ -63,6 +65,7 @@ impl Default for WatchSettings {
             poll_every: Duration::from_millis(250),
             resync_every: Duration::from_secs(5),
             ring_bytes: 1 << 18,
+            requests: true,
             force_polling: false,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::broadcast;
 
-use super::kernel::KernelEvents;
+use super::ignored::Ignored;
+use super::kernel::{KernelEvents, News};
 use super::ledger::{Connection, Correction, Ledger, Snapshot};
 use super::snapshot::Tables;
 use super::state::Effect;
@@ -30,6 +32,8 @@ const MOST_CONTRADICTIONS: u32 = 3;
 #[derive(Debug)]
 pub(super) enum Order {
     Stop,
+    /// Whom to pass over, and whom to tell when that is done.
+    Ignore(SocketAddr, mpsc::Sender<()>),
     /// What goes wrong, and whom to tell when it has begun.
     Sabotage(Sabotage, mpsc::Sender<()>),
 }
@@ -40,6 +44,7 @@ pub(super) struct Worker {
     chosen: Option<u32>,
     kernel: Option<KernelEvents>,
     ledgers: BTreeMap<u16, Book>,
+    ignored: Ignored,
     /// Connections with an event of late, oldest first.
     fresh: VecDeque<(Instant, Connection)>,
     next_reading: Instant,
@@ -82,10 +87,13 @@ impl Worker {
         let attached = if settings.force_polling {
             Err("polling was asked for".to_owned())
         } else {
-            KernelEvents::attach(&settings.ports, settings.ring_bytes)
+            KernelEvents::attach(&settings)
         };
         let (kernel, source) = match attached {
-            Ok(kernel) => (Some(kernel), Source::KernelEvents),
+            Ok(kernel) => {
+                let source = kernel.source();
+                (Some(kernel), source)
+            }
             Err(why) => (None, Source::Polling { every: settings.poll_every, why }),
         };
         let published = Published { counts: BTreeMap::new(), source, trouble: None };
@@ -94,6 +102,7 @@ impl Worker {
             chosen: tables.chosen(),
             tables,
             kernel,
+            ignored: Ignored::default(),
             fresh: VecDeque::new(),
             next_reading: Instant::now(),
             next_loss_check: None,
@@ -126,11 +135,15 @@ impl Worker {
             while let Ok(order) = self.orders.try_recv() {
                 match order {
                     Order::Stop => return,
+                    Order::Ignore(client, done) => {
+                        self.ignore(client);
+                        drop(done);
+                    }
                     Order::Sabotage(sabotage, done) => self.sabotage(sabotage, done),
                 }
             }
-            let changes = self.drain();
-            self.take(&changes);
+            let news = self.drain();
+            self.take(&news);
             let now = Instant::now();
             if self.next_loss_check.is_some_and(|due| due <= now) {
                 self.next_loss_check = None;
@@ -157,20 +170,21 @@ impl Worker {
         let _ = rustix::io::read(&*self.wake, &mut [0_u8; 8]);
     }
 
-    fn drain(&mut self) -> Vec<(Connection, Effect)> {
-        let mut changes = Vec::new();
-        let Some(kernel) = &mut self.kernel else { return changes };
-        while let Some((connection, effect)) = kernel.next() {
-            if !self.discard && counts(&self.settings, self.chosen, &connection) {
-                changes.push((connection, effect));
+    fn drain(&mut self) -> Vec<News> {
+        let mut news = Vec::new();
+        let Some(kernel) = &mut self.kernel else { return news };
+        while let Some(one) = kernel.next() {
+            let (News::Changed(connection, _) | News::Sent(connection, _)) = &one;
+            if !self.discard && counts(&self.settings, self.chosen, connection) {
+                news.push(one);
             }
         }
-        changes
+        news
     }
 
-    /// Puts changes into the books and tells of them.
-    fn take(&mut self, changes: &[(Connection, Effect)]) {
-        if changes.is_empty() {
+    /// Puts news into the books and tells of them.
+    fn take(&mut self, news: &[News]) {
+        if news.is_empty() {
             return;
         }
         let at = Instant::now();
@@ -178,23 +192,78 @@ impl Worker {
             self.fresh.pop_front();
         }
         self.next_loss_check.get_or_insert(at + LOSS_CHECK);
-        let mut told = Vec::with_capacity(changes.len());
-        for (connection, effect) in changes {
-            self.fresh.push_back((at, *connection));
-            let Some(book) = self.ledgers.get_mut(&connection.local.port()) else { continue };
-            if book.ledger.apply(*connection, *effect) {
-                self.heard = true;
-                let kind = if *effect == Effect::Opened { Kind::Opened } else { Kind::Closed };
-                told.push(Event {
-                    at,
-                    port: connection.local.port(),
-                    kind,
-                    open_now: book.ledger.open_now(),
-                });
+        let mut told = Vec::with_capacity(news.len());
+        for one in news {
+            let kind = match one {
+                News::Changed(_, Effect::Opened) => Kind::Opened,
+                News::Changed(_, Effect::Closed) => Kind::Closed,
+                News::Changed(_, Effect::Nothing) => continue,
+                News::Sent(..) => Kind::Requested,
+            };
+            let (News::Changed(connection, _) | News::Sent(connection, _)) = one;
+            if kind != Kind::Requested {
+                self.fresh.push_back((at, *connection));
+            }
+            if self.passes_over(connection, kind) {
+                continue;
+            }
+            let port = connection.local.port();
+            let Some(Book { ledger, .. }) = self.ledgers.get_mut(&port) else { continue };
+            let is_news = match one {
+                News::Changed(_, effect) => {
+                    let is_news = ledger.apply(*connection, *effect);
+                    self.heard |= is_news;
+                    is_news
+                }
+                News::Sent(_, at_ns) => ledger.request(*at_ns),
+            };
+            if is_news {
+                told.push(Event { at, port, client: connection.remote, kind, open_now: ledger.open_now() });
             }
         }
         self.publish();
         self.tell(told);
+    }
+
+    /// Is this of a client that is ignored?
+    fn passes_over(&mut self, connection: &Connection, kind: Kind) -> bool {
+        match kind {
+            Kind::Opened => self.ignored.sees_open(connection),
+            Kind::Requested => self.ignored.hides(connection),
+            Kind::Closed => {
+                let ignored = self.ignored.sees_closed(connection);
+                if ignored {
+                    self.tell_kernel_to_ignore(connection.remote, false);
+                }
+                ignored
+            }
+        }
+    }
+
+    /// Passes over this client from now on.
+    fn ignore(&mut self, client: SocketAddr) {
+        // What happened before was told of rightly.
+        let news = self.drain();
+        self.take(&news);
+        if let Some(oldest) = self.ignored.add(client, Instant::now()) {
+            self.tell_kernel_to_ignore(oldest, false);
+            // Its connection, if it has one, is found by the next reading.
+            self.excused = true;
+        }
+        self.tell_kernel_to_ignore(client, true);
+        for book in self.ledgers.values_mut() {
+            for connection in book.ledger.strike(client) {
+                self.ignored.sees_open(&connection);
+            }
+        }
+        self.publish();
+    }
+
+    fn tell_kernel_to_ignore(&mut self, client: SocketAddr, ignore: bool) {
+        let Some(kernel) = &mut self.kernel else { return };
+        for port in &self.settings.ports {
+            kernel.ignore(client, *port, ignore);
+        }
     }
 
     fn tell(&self, events: Vec<Event>) {
@@ -251,18 +320,27 @@ impl Worker {
         let meanwhile = self.drain();
         let excused = std::mem::take(&mut self.excused);
         let lost = self.note_losses();
-        let on_their_way: HashSet<Connection> = meanwhile.iter().map(|(connection, _)| *connection).collect();
+        let on_their_way: HashSet<Connection> = meanwhile
+            .iter()
+            .filter_map(|news| match news {
+                News::Changed(connection, _) => Some(*connection),
+                News::Sent(..) => None,
+            })
+            .collect();
         let fresh = self.fresh.iter().filter(|(then, _)| begun.duration_since(*then) <= FRESH);
         let moving: HashSet<Connection> =
             fresh.map(|(_, connection)| *connection).chain(on_their_way.iter().copied()).collect();
 
         let (mut told, mut differences, mut unsettled) = (Vec::new(), 0, lost);
+        let mut forgotten = self.ignored.expire(begun);
         let polling = self.kernel.is_none();
         for (port, book) in &mut self.ledgers {
             let mut snapshot = snapshots.remove(port).unwrap_or_default();
             snapshot.open.retain(|connection| counts(&self.settings, self.chosen, connection));
+            forgotten.extend(self.ignored.keep_open(&snapshot, *port, &moving));
+            snapshot.open.retain(|connection| !self.ignored.sees_open(connection));
             let correction = book.ledger.resync(&snapshot, &moving);
-            told.extend(as_events(*port, &correction, book.ledger.open_now()));
+            told.extend(as_events(&correction, book.ledger.open_now()));
             unsettled |= correction.unsettled.iter().any(|one| !on_their_way.contains(one));
             book.resyncs += 1;
             // What is found at the start, or by polling, is no mistake.
@@ -270,6 +348,9 @@ impl Worker {
                 book.corrected += correction.len() as u64;
                 differences += correction.len();
             }
+        }
+        for client in forgotten {
+            self.tell_kernel_to_ignore(client, false);
         }
         self.next_reading = begun + if unsettled { SETTLE.min(self.period()) } else { self.period() };
         self.lock().trouble = blind;
@@ -319,14 +400,18 @@ impl Worker {
         } else {
             // The old one goes first: two would tell everything twice.
             self.kernel = None;
-            KernelEvents::attach(&self.settings.ports, self.settings.ring_bytes)
+            KernelEvents::attach(&self.settings)
         };
         match attached {
             Ok(kernel) => {
                 if !std::mem::replace(&mut self.said_reattached, true) {
                     tracing::warn!("connections: {said}; attached anew");
                 }
+                self.lock().source = kernel.source();
                 self.kernel = Some(kernel);
+                for client in self.ignored.clients().collect::<Vec<_>>() {
+                    self.tell_kernel_to_ignore(client, true);
+                }
                 for book in self.ledgers.values_mut() {
                     book.lost_by_program = 0;
                 }
@@ -351,6 +436,7 @@ impl Worker {
                 open: ledger.open_now(),
                 opened_total: ledger.opened_total(),
                 closed_total: ledger.closed_total(),
+                requests_total: ledger.requests_total(),
                 lost: ledger.lost(),
                 resyncs: book.resyncs,
                 corrected: book.corrected,
@@ -397,15 +483,16 @@ fn counts(settings: &WatchSettings, chosen: Option<u32>, connection: &Connection
 }
 
 /// A correction as events: opened ones first, so that none says 0 unless it is so.
-fn as_events(port: u16, correction: &Correction, open_after: u32) -> Vec<Event> {
+fn as_events(correction: &Correction, open_after: u32) -> Vec<Event> {
     let at = Instant::now();
-    let (opened, closed) = (correction.opened.len(), correction.closed.len());
-    let before = (u64::from(open_after) + closed as u64).saturating_sub(opened as u64);
+    let (opened, closed) = (&correction.opened, &correction.closed);
+    let before = (u64::from(open_after) + closed.len() as u64).saturating_sub(opened.len() as u64);
     let mut open = u32::try_from(before).unwrap_or(u32::MAX);
-    let mut events = Vec::with_capacity(opened + closed);
-    for kind in std::iter::repeat_n(Kind::Opened, opened).chain(std::iter::repeat_n(Kind::Closed, closed)) {
+    let opened = opened.iter().map(|connection| (Kind::Opened, connection));
+    let closed = closed.iter().map(|connection| (Kind::Closed, connection));
+    let events = opened.chain(closed).map(|(kind, connection)| {
         open = if kind == Kind::Closed { open.saturating_sub(1) } else { open.saturating_add(1) };
-        events.push(Event { at, port, kind, open_now: open });
-    }
-    events
+        Event { at, port: connection.local.port(), client: connection.remote, kind, open_now: open }
+    });
+    events.collect()
 }

@@ -6,7 +6,9 @@ use crate::daemon::actuator::Actuator;
 use crate::daemon::watch::Pulse;
 use crate::gpu::{GpuError, GpuInfo, GpuSensors, SupportedClocks};
 use crate::park::books::Books;
+use crate::park::gap::Prices;
 use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
+use crate::park::source::WakeSource;
 use crate::park::wake::{Running, Verdict, WakeCheck};
 use crate::units::{Clocks, Joules, Mhz, Millijoules, Seconds, Time};
 
@@ -16,6 +18,8 @@ use super::activity::Connections;
 const SLOW: Seconds = Seconds(1.0);
 /// Between two looks at the temperature of a parked GPU.
 const SLOW_PARKED: Seconds = Seconds(5.0);
+/// Work that comes so soon after a connection was that client's.
+const CONNECTED: Seconds = Seconds(1.0);
 /// A look that is due so soon is made now.
 const SLACK: Seconds = Seconds(0.002);
 
@@ -191,12 +195,16 @@ impl Member {
             last_connection: connections.last_opened,
         };
         let was_hot = self.rule.state() == State::Hot;
-        let decision = self.rule.step(&seen, self.books.saving());
+        let decision = self.rule.step(&seen, Prices { saving: self.books.saving(), wake: None });
         if was_hot && matches!(self.rule.state(), State::Parked { .. }) {
             tracing::info!(gpu = %self.info, temperature_c = self.temperature, "cool again, and idle: stays parked");
             self.open_account(false, now)?;
         }
-        self.carry_out(decision, now)?;
+        // Connections come before the work that they bring: one that was not seen was missed.
+        let nobody = connections.open == Some(0)
+            && connections.last_opened.is_none_or(|opened| now.since(opened) > CONNECTED);
+        let missed = self.settings.connections && nobody && !was_hot;
+        self.carry_out(decision, missed, now)?;
         if looks {
             self.verify(now)?;
             self.sample_idle_power(now)?;
@@ -239,7 +247,7 @@ impl Member {
         Ok(())
     }
 
-    fn carry_out(&mut self, decision: Decision, now: Time) -> Result<(), GpuError> {
+    fn carry_out(&mut self, decision: Decision, missed: bool, now: Time) -> Result<(), GpuError> {
         match decision {
             Decision::Stay => return Ok(()),
             Decision::Park(idle) => {
@@ -247,16 +255,17 @@ impl Member {
                 self.park(false, now)?;
             }
             Decision::Cool { temperature_c } => {
-                self.books.hot += 1;
+                self.books.hot_spells += 1;
                 tracing::warn!(gpu = %self.info, temperature_c, clocks = %self.levels.parked, "too hot: parked");
                 self.park(true, now)?;
             }
             Decision::Wake(source) => {
                 // First of all: work waits for it.
                 self.actuator.command(self.levels.awake);
-                self.books.woken(&source);
                 self.book(now)?;
-                let parked_s = self.books.parked;
+                let by_work = matches!(source, WakeSource::Utilization { .. });
+                self.books.woken(source.name(), missed && by_work);
+                let parked_s = self.books.parked_s;
                 self.booked = None;
                 tracing::info!(gpu = %self.info, by = %source, parked_s_in_all = parked_s, "woken");
                 let top = Running { core: Some(self.levels.top.core), memory: self.levels.top.memory };
@@ -314,7 +323,7 @@ impl Member {
             Verdict::NotSeen => self.check = None,
             Verdict::Back(took) => {
                 self.check = None;
-                self.books.clocks_back(took);
+                self.books.clocks_back(took, self.settings.wake_limit);
                 self.rule.woke(took);
                 let clock = |clock: Option<Mhz>| clock.map(|clock| clock.0);
                 tracing::info!(
@@ -323,7 +332,7 @@ impl Member {
                 );
             }
             Verdict::ResetAgain => {
-                self.books.late_wakes += 1;
+                self.books.reset_again();
                 tracing::error!(
                     gpu = %self.info,
                     core_mhz = core.map(|clock| clock.0),
@@ -346,7 +355,12 @@ impl Member {
 
     fn sample_idle_power(&mut self, now: Time) -> Result<(), GpuError> {
         // Power is a mean over a second on many boards: only then it is that of the quiet GPU.
-        let State::Quiet { since } = self.rule.state() else { return Ok(()) };
+        let State::Quiet { since } = self.rule.state() else {
+            if self.booked.is_none() {
+                self.books.end_spell();
+            }
+            return Ok(());
+        };
         if now.since(since) < SLOW || now < self.power_due {
             return Ok(());
         }
@@ -366,7 +380,7 @@ impl Member {
         let span = now.since(booked.until);
         let mut counter = None;
         if booked.hot {
-            self.books.hot_time += span.0;
+            self.books.hot_s += span.0;
         } else {
             let energy = match booked.counter {
                 Some(before) => {
@@ -380,13 +394,6 @@ impl Member {
         }
         self.booked = Some(Booked { until: now, counter, ..booked });
         Ok(())
-    }
-
-    /// Sensor calls a minute while parked so far.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "calls of a run are far below 2^53")]
-    pub fn calls_per_parked_minute(&self) -> Option<f64> {
-        (self.books.parked >= 1.0).then(|| self.books.calls_parked as f64 * 60.0 / self.books.parked)
     }
 }
 

@@ -76,7 +76,7 @@ pub async fn drive(mut run: ParkRun, stop: impl Future<Output = End>) -> Result<
             run.pulse.mark();
             let _ = member.book(now);
         }
-        sums.push((member.info().clone(), member.books.clone(), member.calls_per_parked_minute()));
+        sums.push((member.info().clone(), member.books.clone(), member.books.calls_per_parked_minute()));
         if stuck {
             member.actuator.abandon();
         } else if let Err(error) = member.actuator.shutdown() {
@@ -236,7 +236,7 @@ impl Shell {
             tracing::info!(
                 gpu = %member.info(),
                 connections = self.connections.open,
-                sensor_calls_per_parked_min = member.calls_per_parked_minute(),
+                sensor_calls_per_parked_min = member.books.calls_per_parked_minute(),
                 "STATUS {}: {}",
                 member.state().name(),
                 member.books
