@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::sim::Raise;
 use crate::sim::record::{RunRecord, Served};
 use crate::units::Time;
 
@@ -120,8 +121,9 @@ impl Figures {
         let seconds = record.seconds.0;
         let (energy, usage) = (record.whole().energy.0, record.usage);
         let gaps = gaps(record);
-        let notices: Vec<f64> = record.raises.iter().filter_map(|raise| notice(&gaps, raise.asked)).collect();
-        let settles: Vec<f64> = record.raises.iter().map(|raise| raise.landed.since(raise.asked).0).collect();
+        let wakes = wakes(&record.raises);
+        let notices: Vec<f64> = wakes.iter().filter_map(|wake| notice(&gaps, wake.asked)).collect();
+        let settles: Vec<f64> = wakes.iter().map(|wake| wake.landed.since(wake.asked).0).collect();
         Self {
             energy_j: energy,
             mean_power_w: energy / seconds,
@@ -130,7 +132,7 @@ impl Figures {
             idle_power_w: usage.idle_j / usage.idle_s.max(1e-9),
             parked_share: usage.idle_low_s / seconds,
             slow_s: usage.busy_low_s,
-            wakes: record.raises.len(),
+            wakes: wakes.len(),
             wakes_for_requests: notices.len(),
             notice_s: mean(&notices),
             settle_s: mean(&settles),
@@ -140,6 +142,18 @@ impl Figures {
             e2e_s: Spread::of(record.requests.iter().map(|request| request.e2e.0).collect()),
         }
     }
+}
+
+/// The memory clock and the core clock are raised by one call each: together they are one wake.
+fn wakes(raises: &[Raise]) -> Vec<Raise> {
+    let mut wakes: Vec<Raise> = Vec::new();
+    for raise in raises {
+        match wakes.last_mut() {
+            Some(last) if raise.asked <= last.asked => last.landed = raise.landed,
+            _ => wakes.push(*raise),
+        }
+    }
+    wakes
 }
 
 /// How long the request that ended the gap before `asked` had been there; `None` in a gap, where there is none.
@@ -212,7 +226,8 @@ fn delays(record: &RunRecord, other: &RunRecord) -> Vec<f64> {
 }
 
 fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / count(values.len()).max(1.0)
+    // From zero on, since the sum of nothing is -0.
+    values.iter().fold(0.0, |sum, value| sum + value) / count(values.len()).max(1.0)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a number of requests")]

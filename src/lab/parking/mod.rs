@@ -67,16 +67,16 @@ pub struct Outcome {
     pub against: Against,
 }
 
-/// The loads that have gaps to park in: on and off, a conversation trace at a small share of the capacity, and code
-/// completion in bursts, each on two boards with memory clocks to lower and on one without.
+/// The loads that have gaps to park in: chat on and off and a conversation trace, both at a small share of the capacity, and
+/// code completion in bursts; each on two boards with memory clocks to lower and on one without.
 ///
 /// # Errors
 /// None in practice: a test holds that every name is known.
 pub fn loads() -> Result<Vec<Load>, LabError> {
     let mut loads = Vec::new();
     for (source, utilization) in [
-        (Source::Pattern(Pattern::OnOff), None),
-        // At the share that suites ask for, conversations overlap all the time and leave no gap.
+        // At the share that the suites ask for, requests overlap all the time and leave hardly a gap.
+        (Source::Pattern(Pattern::OnOff), Some(0.05)),
         (Source::Azure, Some(0.03)),
         (Source::Code, None),
     ] {
