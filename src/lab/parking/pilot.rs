@@ -3,7 +3,8 @@
 use crate::bandit::Target;
 use crate::config::Park;
 use crate::park::books::Books;
-use crate::park::rule::{Decision, Observation, ParkRule, Settings, State, Wait};
+use crate::park::gap::{GapSettings, Prices, Wait};
+use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
 use crate::sim::run::{Autopilot, Look, WRITE_DELAY};
 use crate::units::{Clocks, Joules, Mhz, Millijoules, Seconds, Time};
 
@@ -21,8 +22,8 @@ pub struct Pilot {
     utilization: Option<f64>,
     due: Time,
     power_due: Time,
-    opened: u64,
-    last_opened: Option<Time>,
+    requests: u64,
+    last_connection: Option<Time>,
     parked_at: Option<(Time, Millijoules)>,
     woken_at: Option<Time>,
 }
@@ -32,12 +33,9 @@ impl Pilot {
     #[must_use]
     pub fn fixed(wait: Seconds, parked: Clocks, park: &Park) -> Self {
         let quiet = if wait < park.quiet_s { wait } else { park.quiet_s };
-        let settings = Settings {
-            wait: Wait::Timeout(wait),
-            quiet,
-            utilization_threshold_percent: None,
-            ..ski_rental(park)
-        };
+        let rule = ski_rental(park);
+        let gap = GapSettings { wait: Wait::Timeout(wait), quiet, ..rule.gap };
+        let settings = Settings { gap, utilization_threshold_percent: None, ..rule };
         Self::new(settings, parked, park)
     }
 
@@ -57,8 +55,8 @@ impl Pilot {
             utilization: None,
             due: Time(0.0),
             power_due: Time(0.0),
-            opened: 0,
-            last_opened: None,
+            requests: 0,
+            last_connection: None,
             parked_at: None,
             woken_at: None,
         }
@@ -69,14 +67,16 @@ impl Pilot {
             Decision::Stay | Decision::Cool { .. } => None,
             Decision::Park(_) => {
                 self.woken_at = None;
+                self.books.parked();
                 self.parked_at = Some((look.now, look.energy));
                 self.due = look.now + self.down;
                 Some(Target::Lock(self.parked))
             }
-            Decision::Wake(_) => {
+            Decision::Wake(source) => {
                 if let Some((since, before)) = self.parked_at.take() {
                     self.books.parked_span(look.now.since(since), look.energy.since(before));
                 }
+                self.books.woken(source.name(), false);
                 self.woken_at = Some(look.now);
                 self.due = look.now + self.active;
                 Some(Target::Default)
@@ -95,7 +95,12 @@ impl Pilot {
     }
 
     fn sample_quiet_power(&mut self, look: &Look) {
-        let State::Quiet { since } = self.rule.state() else { return };
+        let State::Quiet { since } = self.rule.state() else {
+            if self.parked_at.is_none() {
+                self.books.end_spell();
+            }
+            return;
+        };
         if look.now.since(since) >= SLOW && look.now >= self.power_due {
             self.power_due = look.now + SLOW;
             self.books.quiet_power(look.power);
@@ -116,18 +121,18 @@ impl Autopilot for Pilot {
             let parked = self.rule.state().is_down();
             self.due = now + if parked { self.down } else { self.active };
         }
-        if look.connections.opened_total > self.opened {
-            self.opened = look.connections.opened_total;
-            self.last_opened = Some(now);
+        if look.connections.requests_total > self.requests {
+            self.requests = look.connections.requests_total;
+            self.last_connection = Some(now);
         }
         let seen = Observation {
             now,
             utilization_percent: self.utilization,
             temperature_c: None,
             open_connections: Some(look.connections.open),
-            last_connection: self.last_opened,
+            last_connection: self.last_connection,
         };
-        let decision = self.rule.step(&seen, self.books.saving());
+        let decision = self.rule.step(&seen, Prices { saving: self.books.saving(), wake: None });
         let target = self.carry_out(decision, look);
         if polls && target.is_none() {
             self.check_wake(look.core, now);
@@ -148,13 +153,15 @@ impl Autopilot for Pilot {
 /// The rule's constants by the configuration. Heat is left aside: the simulated boards have no limit.
 fn ski_rental(park: &Park) -> Settings {
     Settings {
-        wait: Wait::SkiRental { wake: Joules(park.wake_cost_j), unmeasured: park.idle_timeout_s },
-        quiet: park.quiet_s,
-        at_start: park.at_start,
+        gap: GapSettings {
+            wait: Wait::SkiRental { wake: Some(Joules(park.wake_cost_j)), unmeasured: park.idle_timeout_s },
+            quiet: park.quiet_s,
+            at_start: park.at_start,
+            wake_limit: park.wake_limit_s,
+        },
         utilization_threshold_percent: Some(park.utilization_threshold_percent),
         connections: true,
         hot: None,
-        wake_limit: park.wake_limit_s,
     }
 }
 
