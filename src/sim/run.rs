@@ -60,9 +60,7 @@ pub enum Driver<'a> {
     Capped(Watts),
     /// The control loop; its state stays with the caller, to be looked at or to go on.
     Controller(&'a mut Controller),
-    /// The same, which also sees the connections to the engine, and steps on a request while parked.
-    Connected(&'a mut Controller),
-    /// As the first, looked at in each step by somebody who may change what it commands.
+    /// The same, looked at in each step by somebody who may change what it commands.
     Watched(&'a mut Controller, &'a mut dyn Onlooker),
     /// Another program with a timing of its own.
     Autopilot(&'a mut dyn Autopilot),
@@ -76,6 +74,12 @@ pub trait Onlooker {
     /// What is commanded in the place of `command`.
     fn command(&mut self, _now: Time, command: Option<Target>) -> Option<Target> {
         command
+    }
+
+    /// Is the controller shown the connections to the engine? Then it also steps [`NOTICE`] after the first byte of a
+    /// request, while parked.
+    fn shows_connections(&self) -> bool {
+        false
     }
 }
 
@@ -145,7 +149,7 @@ pub fn run(
     mut observe: impl FnMut(&Round),
 ) -> Result<RunRecord, RunError> {
     let mut bench = Bench::new(World::new(spec.world.clone(), spec.seed)?)?;
-    bench.sees_connections = matches!(driver, Driver::Connected(_));
+    bench.sees_connections = matches!(&driver, Driver::Watched(_, onlooker) if onlooker.shows_connections());
     let end = spec.seconds.0;
     let mut rounds = 0;
     match &driver {
@@ -160,7 +164,7 @@ pub fn run(
         tick += 1;
         let now = f64::from(tick) * spec.tick.0;
         match &mut driver {
-            Driver::Controller(controller) | Driver::Connected(controller) => {
+            Driver::Controller(controller) => {
                 if let Some(round) = bench.tick(controller, &mut Nobody, now, spec.tick.0)?.round {
                     rounds += 1;
                     observe(&round);
@@ -405,5 +409,55 @@ impl Counter {
         let first = *self.first.get_or_insert(value);
         let ticked = before.is_some_and(|before| before != value);
         ticked.then(|| value.since(first)).flatten().map(|total| EnergyPoint { at, total })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::lab::policy::as_configured;
+    use crate::sim::{Arrivals, FrontEnd, Pattern, Request};
+
+    /// Keeps the moments of steps, with the requests seen.
+    #[derive(Default)]
+    struct Keeper(Vec<(f64, Option<u64>)>);
+
+    impl Onlooker for Keeper {
+        fn look(&mut self, seen: &Observation, _: &Output, _: &Controller) {
+            let requests = seen.connections.map(|connections| connections.requests_total);
+            self.0.push((seen.now.0, requests));
+        }
+
+        fn shows_connections(&self) -> bool {
+            true
+        }
+    }
+
+    /// One request, long after the controller has parked.
+    fn spec(arrival: f64) -> RunSpec {
+        let request =
+            Request { arrival: Time(arrival), prompt_tokens: 100, output_tokens: 20, cached_tokens: 0 };
+        let world = WorldSpec::named("a40", "3b", Pattern::Light, None).unwrap();
+        let front = FrontEnd { delay: Seconds(0.003), ..FrontEnd::default() };
+        let world = WorldSpec { arrivals: Arrivals::Listed(vec![request]), front, ..world };
+        RunSpec { world, seed: 1, seconds: Seconds(arrival + 2.0), tick: Seconds(0.3) }
+    }
+
+    #[test]
+    fn parked_controller_that_sees_connections_steps_on_a_request_whenever_it_comes() {
+        // Between two looks, just before one, and between the scrape and its tick.
+        for arrival in [20.15, 20.1999, 20.3995, 20.6965] {
+            let spec = spec(arrival);
+            let supported = World::new(spec.world.clone(), 1).unwrap().supported_clocks().unwrap();
+            let mut config = Config::default();
+            config.holdout.share = 0.0;
+            let (mut controller, mut keeper) = (as_configured(&config, &supported), Keeper::default());
+            run(&spec, Driver::Watched(&mut controller, &mut keeper), |_| {}).unwrap();
+            let first = keeper.0.iter().find(|(_, requests)| *requests == Some(1)).unwrap();
+            let after = first.0 - arrival;
+            assert!((0.0..=NOTICE + 1e-9).contains(&after), "{arrival}: {after}");
+            assert!(keeper.0.iter().all(|(at, requests)| *at >= arrival || *requests == Some(0)));
+        }
     }
 }

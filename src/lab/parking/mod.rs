@@ -17,10 +17,11 @@ use super::experiment::{for_each_cell, supported};
 use super::grid::{Load, Source};
 use super::policy::as_configured;
 use crate::config::{Config, PolicyKind};
+use crate::control::{Controller, Observation, Output};
 use crate::daemon::park::member;
 use crate::gpu::SupportedClocks;
 use crate::sim::record::RunRecord;
-use crate::sim::run::{Driver, RunError, RunSpec, run};
+use crate::sim::run::{Driver, Onlooker, RunError, RunSpec, run};
 use crate::sim::{FrontEnd, Pattern};
 use crate::units::{Clocks, Seconds};
 
@@ -152,6 +153,17 @@ impl Trial {
     }
 }
 
+/// Shows a controller the connections.
+struct Connected;
+
+impl Onlooker for Connected {
+    fn look(&mut self, _: &Observation, _: &Output, _: &Controller) {}
+
+    fn shows_connections(&self) -> bool {
+        true
+    }
+}
+
 /// A cell's world and what it is run with.
 #[derive(Clone)]
 struct Stage<'a> {
@@ -176,7 +188,7 @@ impl Stage<'_> {
             ParkPolicy::Rule => self.fly(&mut Pilot::rule(parked, &self.config.park)),
             ParkPolicy::Engine => run(&self.spec, Driver::Controller(&mut self.controller()), |_| {}),
             ParkPolicy::EngineConnections => {
-                run(&self.spec, Driver::Connected(&mut self.controller()), |_| {})
+                run(&self.spec, Driver::Watched(&mut self.controller(), &mut Connected), |_| {})
             }
             ParkPolicy::Clairvoyant => self.foresee(parked, never),
             ParkPolicy::ClairvoyantCore => self.foresee(Clocks::core_only(self.supported.core_min()), never),
@@ -195,7 +207,7 @@ impl Stage<'_> {
     }
 
     /// The engine daemon's controller with nothing to choose but its highest clock.
-    fn controller(&self) -> crate::control::Controller {
+    fn controller(&self) -> Controller {
         let mut config = self.config.clone();
         config.control.policy = PolicyKind::LinUcb;
         config.control.seed = self.spec.seed;
