@@ -274,6 +274,7 @@ async fn live(
             SamplerSettings {
                 energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
                 sensors_every: Duration::from_millis(config.gpu.sensor_poll_interval_ms),
+                watch_every: Duration::from_millis(config.idle.power_poll_interval_ms),
             },
             clock,
         )?,
@@ -282,6 +283,7 @@ async fn live(
         pulse: Pulse::new(),
         observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display), Box::new(show)],
         reload: None,
+        clients: None,
         orders,
         schedule,
         clock,

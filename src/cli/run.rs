@@ -12,6 +12,7 @@ use crate::bandit::ActionSpace;
 use crate::config::{Config, Listen};
 use crate::control::{Controller, Learned};
 use crate::daemon::actuator::Actuator;
+use crate::daemon::clients::Clients;
 use crate::daemon::clock::Clock;
 use crate::daemon::feed::{Feed, Schedule};
 use crate::daemon::log::LogObserver;
@@ -400,9 +401,8 @@ fn assemble(
 
     let sampler_settings = SamplerSettings {
         energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
-        sensors_every: Duration::from_millis(
-            config.gpu.sensor_poll_interval_ms.min(config.idle.power_poll_interval_ms),
-        ),
+        sensors_every: Duration::from_millis(config.gpu.sensor_poll_interval_ms),
+        watch_every: Duration::from_millis(config.idle.power_poll_interval_ms),
     };
     let sampler = Sampler::spawn(gpus.sensors, sampler_settings, clock).context("sensor thread")?;
     for (gpu, source) in gpus.infos.iter().zip(sampler.sources()) {
@@ -441,6 +441,7 @@ fn assemble(
         pulse,
         observers,
         reload: None,
+        clients: Clients::listen(config),
         orders: None,
         schedule,
         clock,

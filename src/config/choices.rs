@@ -35,6 +35,8 @@ macro_rules! names {
 
 names! {
     ParkSource { Utilization = "utilization", Connections = "connections", }
+    IdleSource { Metrics = "metrics", Utilization = "utilization", Connections = "connections", }
+    ConnectionCount { Connections = "connections", Recent = "recent", }
     WaitKind { Timeout = "timeout", SkiRental = "ski-rental", }
     Lever { Core = "core", Memory = "memory", Both = "both", Auto = "auto", }
     PolicyKind { LinUcb = "linucb", Structured = "structured", }
@@ -71,7 +73,29 @@ pub enum ParkSource {
     Connections,
 }
 
-/// How long `agft park` waits out an idle gap (`park.rule`).
+/// Who tells the learning agft of work (`idle.sources`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdleSource {
+    /// The engine's page.
+    Metrics,
+    /// The GPUs' sensors: utilisation and power.
+    Utilization,
+    /// TCP connections to the engine.
+    Connections,
+}
+
+/// Which connections are work (`idle.count`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionCount {
+    /// Each that is open.
+    Connections,
+    /// Each that was just opened or used.
+    Recent,
+}
+
+/// How long an idle gap is waited out (`idle.rule`, `park.rule`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitKind {

@@ -2,7 +2,9 @@
 //!
 //! A key's unit is in its type ([`Mhz`], [`Seconds`]) or in its name (`_ms`, `_mb`, `_percent`).
 
-use super::choices::{Lever, Listen, LogLevel, ParkSource, PolicyKind, WaitKind};
+use super::choices::{
+    ConnectionCount, IdleSource, Lever, Listen, LogLevel, ParkSource, PolicyKind, WaitKind,
+};
 use super::reader::Reader;
 use super::rule::{
     argv, flag, gpus, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url,
@@ -154,6 +156,21 @@ sections! {
         power_poll_interval_ms: u64 = 100, millis(10..=1000);
         /// Rise of board power over its idle level that wakes before the next scrape does.
         wake_power_ratio: f64 = 1.12, real(1.01..=3.0);
+        /// Who tells of work; parked only if all of these are quiet.
+        sources: Vec<IdleSource> = vec![IdleSource::Metrics, IdleSource::Utilization, IdleSource::Connections],
+            some_of();
+        /// The engine's ports as it has them itself, for the source `connections`; that of `vllm.prometheus_url` without.
+        ports: Vec<u16> = vec![], ports(64);
+        /// What of its connections is work.
+        count: ConnectionCount = ConnectionCount::Recent, one_of();
+        /// How long an idle gap is waited out.
+        rule: WaitKind = WaitKind::SkiRental, one_of();
+        /// The fixed time of `timeout`.
+        timeout_s: Seconds = Seconds(60.0), seconds(0.0..=86_400.0);
+        /// What a wake costs, for `ski-rental`; measured without.
+        wake_cost_j: Option<f64> = None, optional(real(0.1..=1e6));
+        /// A wake that took longer raises the bar of `ski-rental`.
+        wake_limit_s: Seconds = Seconds(1.0), seconds(0.1..=60.0);
     }
 
     /// `agft park`: GPUs that nobody uses, without an engine to ask.

@@ -7,6 +7,7 @@ pub mod event;
 pub mod idle;
 pub mod learned;
 pub(crate) mod load;
+pub mod parking;
 pub mod round;
 mod seen;
 pub mod step;

@@ -66,7 +66,7 @@ impl Controller {
                             if self.settings.idle.is_some_and(|idle| idle.clocks == *clocks) {
                                 // Without an idle clock there is no parking.
                                 self.settings.idle = None;
-                                self.idle.interrupt();
+                                self.idle.interrupt(seen.now);
                             }
                             self.drop_arm(*clocks, why.clone(), seen.now, out);
                         }
@@ -77,7 +77,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn take_orders(&mut self, orders: &[Order], out: &mut Output) {
+    pub(super) fn take_orders(&mut self, orders: &[Order], now: Time, out: &mut Output) {
         for order in orders {
             let pause = *order == Order::Pause;
             if std::mem::replace(&mut self.paused, pause) == pause {
@@ -85,7 +85,7 @@ impl Controller {
             }
             // What was held is no longer held, what was measured no longer now.
             self.learned.policy.interrupt();
-            self.idle.interrupt();
+            self.idle.interrupt(now);
             self.latency.clear();
             self.load = LoadEstimate::default();
             self.limit_broken = false;
@@ -178,7 +178,7 @@ impl Controller {
     pub(super) fn verify_clocks(&mut self, window: &Window, now: Time, out: &mut Output) {
         self.upkeep.off = false;
         let worked = window.generation_tokens.is_some_and(|tokens| tokens > 0.0);
-        if self.settings.dry_run || self.settings.data_collection || self.idle.is_parked() || !worked {
+        if self.settings.dry_run || self.settings.data_collection || self.is_parked() || !worked {
             return;
         }
         let Target::Lock(asked) = self.in_force.target else { return self.verify_woken(now, out) };

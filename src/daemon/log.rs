@@ -6,9 +6,9 @@ use tracing::{debug, error, info, warn};
 
 use super::tick::{Observer, StepFacts};
 use crate::config::Config;
-use crate::control::event::WakeSource;
 use crate::control::{Controller, Event, Mode, Round, Settings};
 use crate::metrics::health;
+use crate::park::source::WakeSource;
 
 /// Logs every event, every command, and, if asked for, every round.
 pub struct LogObserver {
@@ -162,6 +162,7 @@ fn log_woken(by: &WakeSource, parked_s: f64) {
         WakeSource::Power { power, parked } => {
             info!(parked_s, power_w = power.0, parked_power_w = parked.0, "power rose: woken");
         }
+        WakeSource::Connections { open } => info!(parked_s, open, "a client asks: woken"),
         WakeSource::Utilization { percent } => info!(parked_s, percent, "utilisation rose: woken"),
     }
 }

@@ -18,6 +18,7 @@
 //! wakes, [`power`] of spells).
 
 pub mod books;
+pub mod callers;
 pub mod fans;
 pub mod gap;
 pub mod latency;

@@ -1,5 +1,7 @@
 //! Are the clocks back? A parked GPU that works is slow until somebody notices, so a wake is believed only when seen.
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{Mhz, Seconds, Time};
 
 /// The running clocks must have left the parked ones within this.
@@ -10,7 +12,7 @@ const TOLERANCE: Mhz = Mhz(30);
 const RESETS: u32 = 5;
 
 /// Clocks at which a GPU runs or is parked; `None` where not known, or not ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Running {
     /// Core clock.
     pub core: Option<Mhz>,
@@ -19,7 +21,7 @@ pub struct Running {
 }
 
 /// A wake whose effect has not been seen yet.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct WakeCheck {
     parked: Running,
     woken: Time,

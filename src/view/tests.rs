@@ -6,6 +6,7 @@ use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::space::SpaceSettings;
 use crate::control::{GpuTick, Settings};
 use crate::gpu::{GpuReading, MemoryLevel, SupportedClocks};
+use crate::park::source::WakeSource;
 use crate::reward::energy::EnergyPoint;
 use crate::reward::slo::Violation;
 use crate::reward::{Objective, RewardForm};

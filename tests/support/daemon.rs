@@ -67,6 +67,8 @@ impl Bench {
             ("holdout.share", "0"),
             ("control.policy", "linucb"),
             ("idle.power_poll_interval_ms", "20"),
+            // Kernel events are not to be had everywhere, and would make a test of the sensors one of something else.
+            ("idle.sources", "[metrics, utilization]"),
             ("linucb.coarse_step_mhz", "300"),
             ("model.save_dir", models.as_str()),
             ("model.save_interval", "10"),

@@ -12,7 +12,7 @@ use crate::units::Time;
 pub struct Connections {
     /// Open now; `None` where that is not known.
     pub open: Option<u32>,
-    /// When one was last seen to be new; it may be closed again.
+    /// When one was last seen to be new, or used; it may be closed again.
     pub last_opened: Option<Time>,
 }
 
@@ -39,7 +39,7 @@ pub enum SourceError {
 /// Connections to local ports: the kernel's events where they can be had, else its table, polled.
 pub struct Ports {
     watcher: Watcher,
-    opened: u64,
+    heard: u64,
     last_opened: Option<Time>,
 }
 
@@ -51,8 +51,8 @@ impl Ports {
     pub fn watch(ports: &[u16], poll_every: Duration) -> Result<Self, ConnectionError> {
         let settings = WatchSettings { ports: ports.to_vec(), poll_every, ..WatchSettings::default() };
         let watcher = Watcher::start(settings)?;
-        let opened = opened(&watcher);
-        Ok(Self { watcher, opened, last_opened: None })
+        let heard = heard(&watcher);
+        Ok(Self { watcher, heard, last_opened: None })
     }
 
     /// Where it knows them from.
@@ -62,8 +62,8 @@ impl Ports {
     }
 }
 
-fn opened(watcher: &Watcher) -> u64 {
-    watcher.counts().values().map(|counts| counts.opened_total).sum()
+fn heard(watcher: &Watcher) -> u64 {
+    watcher.counts().values().map(|counts| counts.opened_total + counts.requests_total).sum()
 }
 
 impl ActivitySource for Ports {
@@ -76,8 +76,8 @@ impl ActivitySource for Ports {
             return Err(SourceError::Connections(trouble));
         }
         // However short: one that is closed again was still somebody.
-        let opened = opened(&self.watcher);
-        if opened > std::mem::replace(&mut self.opened, opened) {
+        let heard = heard(&self.watcher);
+        if heard > std::mem::replace(&mut self.heard, heard) {
             self.last_opened = Some(now);
         }
         Ok(Connections { open: Some(self.watcher.open_now()), last_opened: self.last_opened })

@@ -323,7 +323,7 @@ impl Member {
             Verdict::NotSeen => self.check = None,
             Verdict::Back(took) => {
                 self.check = None;
-                self.books.clocks_back(took, self.settings.wake_limit);
+                self.books.clocks_back(took, self.settings.gap.wake_limit);
                 self.rule.woke(took);
                 let clock = |clock: Option<Mhz>| clock.map(|clock| clock.0);
                 tracing::info!(
