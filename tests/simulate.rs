@@ -178,7 +178,7 @@ fn rules_of_parking_are_compared_on_the_same_arrivals() {
     close(number(fixed, "/mean_power_w"), energy(fixed) / 600.0);
     assert!((0.2..1.0).contains(&share) && number(fixed, "/wakes") >= 1.0, "{fixed}");
     for (arguments, wanted) in [
-        ("--parking=always", "unknown parking rule `always`; known: none, fixed=SECONDS"),
+        ("--parking=always", "unknown parking rule `always`; known: none, fixed=SECONDS, staged="),
         ("--parking --own-connections 2", "--own-connections 2: give shares from 0 to 1"),
         ("--parking --format csv", "--format csv: --parking gives a table or json"),
     ] {

@@ -107,7 +107,7 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "SHARE", conflicts_with = "calibration")]
     pub savings: Option<f64>,
 
-    /// Compare rules of parking instead: none, fixed=SECONDS, rule (agft park), engine, engine-connections,
+    /// Compare rules of parking instead: none, fixed=SECONDS, staged=SECONDS/SECONDS, rule (agft park), engine, engine-connections,
     /// clairvoyant-core, clairvoyant. Without --suite or --trace on loads with gaps, of which --gpu and --workload pick
     #[arg(
         long,

@@ -23,7 +23,7 @@ use crate::gpu::SupportedClocks;
 use crate::sim::record::RunRecord;
 use crate::sim::run::{Driver, Onlooker, RunError, RunSpec, run};
 use crate::sim::{FrontEnd, Pattern};
-use crate::units::{Clocks, Seconds};
+use crate::units::{Clocks, Mhz, Seconds};
 
 use figures::{Against, Figures};
 use foresight::Foresight;
@@ -185,6 +185,11 @@ impl Stage<'_> {
         match policy {
             ParkPolicy::Never => run(&self.spec, Driver::Default, |_| {}),
             ParkPolicy::Fixed(wait) => self.fly(&mut Pilot::fixed(wait, parked, &self.config.park)),
+            ParkPolicy::Staged(first, second) => {
+                let half = Mhz(self.supported.core_max().0 / 2);
+                let shallow = Clocks::core_only(self.supported.nearest_core(half));
+                self.fly(&mut Pilot::staged(first, shallow, second, parked, &self.config.park))
+            }
             ParkPolicy::Rule => self.fly(&mut Pilot::rule(parked, &self.config.park)),
             ParkPolicy::Engine => run(&self.spec, Driver::Controller(&mut self.controller()), |_| {}),
             ParkPolicy::EngineConnections => {

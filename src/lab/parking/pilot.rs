@@ -16,6 +16,8 @@ const SLOW: Seconds = Seconds(1.0);
 pub struct Pilot {
     rule: ParkRule,
     parked: Clocks,
+    /// Parked for good only after this much of a gap; at these clocks before.
+    stage: Option<(Seconds, Clocks)>,
     active: Seconds,
     down: Seconds,
     books: Books,
@@ -26,6 +28,7 @@ pub struct Pilot {
     last_connection: Option<Time>,
     parked_at: Option<(Time, Millijoules)>,
     woken_at: Option<Time>,
+    down_at: Option<Clocks>,
 }
 
 impl Pilot {
@@ -45,10 +48,17 @@ impl Pilot {
         Self::new(ski_rental(park), parked, park)
     }
 
+    /// As [`fixed`](Self::fixed), but at `shallow` clocks until `deep` after the last connection was closed.
+    #[must_use]
+    pub fn staged(wait: Seconds, shallow: Clocks, deep: Seconds, parked: Clocks, park: &Park) -> Self {
+        Self { stage: Some((deep, shallow)), ..Self::fixed(wait, parked, park) }
+    }
+
     fn new(settings: Settings, parked: Clocks, park: &Park) -> Self {
         Self {
             rule: ParkRule::new(settings),
             parked,
+            stage: None,
             active: millis(park.active_poll_ms),
             down: millis(park.parked_poll_ms),
             books: Books::default(),
@@ -59,18 +69,19 @@ impl Pilot {
             last_connection: None,
             parked_at: None,
             woken_at: None,
+            down_at: None,
         }
     }
 
     fn carry_out(&mut self, decision: Decision, look: &Look) -> Option<Target> {
         match decision {
-            Decision::Stay | Decision::Cool { .. } => None,
+            Decision::Stay | Decision::Cool { .. } => self.clocks_now(look.now),
             Decision::Park(_) => {
                 self.woken_at = None;
                 self.books.parked();
                 self.parked_at = Some((look.now, look.energy));
                 self.due = look.now + self.down;
-                Some(Target::Lock(self.parked))
+                self.clocks_now(look.now)
             }
             Decision::Wake(source) => {
                 if let Some((since, before)) = self.parked_at.take() {
@@ -79,9 +90,25 @@ impl Pilot {
                 self.books.woken(source.name(), false);
                 self.woken_at = Some(look.now);
                 self.due = look.now + self.active;
+                self.down_at = None;
                 Some(Target::Default)
             }
         }
+    }
+
+    /// The clocks of the gap's present stage, if they are to be asked for.
+    fn clocks_now(&mut self, now: Time) -> Option<Target> {
+        let State::Parked { idle_since } = self.rule.state() else { return None };
+        let wanted = match self.stage {
+            Some((deep, shallow)) if now.since(idle_since) < deep => {
+                // A look in time for the next stage.
+                let next = idle_since + deep;
+                self.due = if next < self.due { next } else { self.due };
+                shallow
+            }
+            _ => self.parked,
+        };
+        (self.down_at.replace(wanted) != Some(wanted)).then_some(Target::Lock(wanted))
     }
 
     /// Are the clocks back from a wake?

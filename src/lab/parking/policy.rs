@@ -13,6 +13,8 @@ pub enum ParkPolicy {
     Never,
     /// A fixed time after the last connection was closed, as memscaler does.
     Fixed(Seconds),
+    /// The same at half the highest core clock, and at the parked clocks only after the longer time.
+    Staged(Seconds, Seconds),
     /// The rule of `agft park` as `ski-rental`, by utilisation and connections.
     Rule,
     /// The daemon beside an engine, by page and sensors.
@@ -33,7 +35,7 @@ impl ParkPolicy {
     /// Does it go by connections?
     #[must_use]
     pub fn sees_connections(self) -> bool {
-        matches!(self, Self::Fixed(_) | Self::Rule | Self::EngineConnections)
+        matches!(self, Self::Fixed(_) | Self::Staged(..) | Self::Rule | Self::EngineConnections)
     }
 
     /// Is it run for every comparison?
@@ -47,6 +49,7 @@ impl fmt::Display for ParkPolicy {
         match self {
             Self::Never => f.write_str("none"),
             Self::Fixed(wait) => write!(f, "fixed={}", wait.0),
+            Self::Staged(first, second) => write!(f, "staged={}/{}", first.0, second.0),
             Self::Rule => f.write_str("rule"),
             Self::Engine => f.write_str("engine"),
             Self::EngineConnections => f.write_str("engine-connections"),
@@ -60,13 +63,23 @@ impl FromStr for ParkPolicy {
     type Err = LabError;
 
     fn from_str(name: &str) -> Result<Self, LabError> {
+        let seconds = |text: &str| {
+            let seconds = text.parse::<f64>().ok().filter(|wait| (0.1..=86_400.0).contains(wait));
+            seconds.map(Seconds)
+        };
+        let bad = |rule| LabError::BadValue { what: "parking rule", given: name.to_owned(), rule };
         if let Some(wait) = name.strip_prefix("fixed=") {
-            let seconds = wait.parse::<f64>().ok().filter(|wait| (0.1..=86_400.0).contains(wait));
-            return seconds.map(|wait| Self::Fixed(Seconds(wait))).ok_or_else(|| LabError::BadValue {
-                what: "parking rule",
-                given: name.to_owned(),
-                rule: "give seconds from 0.1 to 86400, such as fixed=60",
-            });
+            return seconds(wait)
+                .map(Self::Fixed)
+                .ok_or_else(|| bad("give seconds from 0.1 to 86400, such as fixed=60"));
+        }
+        if let Some(waits) = name.strip_prefix("staged=") {
+            return waits
+                .split_once('/')
+                .and_then(|(first, second)| seconds(first).zip(seconds(second)))
+                .filter(|(first, second)| first <= second)
+                .map(|(first, second)| Self::Staged(first, second))
+                .ok_or_else(|| bad("give two times in seconds from 0.1 to 86400, such as staged=0.5/3"));
         }
         match name {
             "none" => Ok(Self::Never),
@@ -78,7 +91,7 @@ impl FromStr for ParkPolicy {
             _ => Err(LabError::UnknownName {
                 kind: "parking rule",
                 given: name.to_owned(),
-                known: "none, fixed=SECONDS, rule, engine, engine-connections, clairvoyant-core, clairvoyant",
+                known: "none, fixed=SECONDS, staged=SECONDS/SECONDS, rule, engine, engine-connections, clairvoyant-core, clairvoyant",
             }),
         }
     }
@@ -93,6 +106,10 @@ mod tests {
         for name in ParkPolicy::DEFAULT.split(',') {
             assert_eq!(name.parse::<ParkPolicy>().unwrap().to_string(), name);
         }
+        let staged = ParkPolicy::Staged(Seconds(0.5), Seconds(3.0));
+        assert_eq!(staged.to_string().parse::<ParkPolicy>().unwrap(), staged);
+        let error = "staged=3/1".parse::<ParkPolicy>().unwrap_err().to_string();
+        assert!(error.starts_with("parking rule `staged=3/1`: give two times"), "{error}");
         for wrong in ["fixed=", "fixed=0", "fixed=nan"] {
             let error = wrong.parse::<ParkPolicy>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("parking rule `{wrong}`: give seconds")), "{error}");
