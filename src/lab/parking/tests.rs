@@ -1,7 +1,6 @@
 use super::*;
 use crate::sim::record::Served;
-use crate::sim::run::NOTICE;
-use crate::sim::run::WRITE_DELAY;
+use crate::sim::run::{NOTICE, WRITE_DELAY};
 use crate::sim::{Arrivals, Usage};
 use crate::units::Time;
 
@@ -65,6 +64,30 @@ fn watcher_of_connections_has_written_the_clocks_within_notice_and_write_delay()
         #[expect(clippy::cast_precision_loss, reason = "a number of wakes")]
         let expected = wakes as f64 * (notice_s + settle_s - FRONT_END_DELAY.0);
         assert!((slow_s / expected - 1.0).abs() < 0.05, "{slow_s} against {expected}");
+    }
+}
+
+#[test]
+fn stage_between_saves_more_than_waiting_and_less_than_parking_at_once() {
+    let outcomes = trial("h100", "fixed=0.5,staged=0.5/3,fixed=3", &[1.0]);
+    let [now, staged, later] = ["fixed=0.5", "staged=0.5/3", "fixed=3"].map(|policy| of(&outcomes, policy));
+    let energy = |outcome: &Outcome| outcome.figures.energy_j;
+    assert!(energy(&now) < energy(&staged) && energy(&staged) < energy(&later));
+    // Stages change when the clocks are how low, not when they are down at all.
+    assert!((staged.figures.parked_share - now.figures.parked_share).abs() < 0.005);
+    assert!(staged.figures.parked_share > later.figures.parked_share + 0.005);
+}
+
+#[test]
+fn daemon_beside_an_engine_wakes_by_connections_kept_or_not_far_sooner_than_by_its_sensors() {
+    let outcomes = trial("a40", "engine,engine-connections", &[1.0, 0.0]);
+    let notices: Vec<f64> = outcomes.iter().map(|outcome| outcome.figures.notice_s).collect();
+    assert!(outcomes.iter().all(|outcome| outcome.figures.wakes_for_requests > 3));
+    let [by_sensors, own, kept] = notices[..] else { panic!("{notices:?}") };
+    // Ten looks a second at a sensor that averages, against a step on each request.
+    assert!(by_sensors > 0.04, "{by_sensors}");
+    for notice in [own, kept] {
+        assert!(notice > WRITE_DELAY && notice <= NOTICE + WRITE_DELAY + 1e-9, "{notice}");
     }
 }
 
