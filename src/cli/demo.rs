@@ -34,6 +34,7 @@ use crate::gpu::GpuSensors;
 use crate::gpu::lease::ClockLease;
 use crate::holdout::Savings;
 use crate::metrics::scrape::Scraper;
+use crate::park::levers::LeverBook;
 use crate::sim::{Arrivals, Pattern, SharedWorld, SimGpu, World, WorldSpec, serve, shared};
 use crate::units::{Seconds, Time};
 
@@ -251,7 +252,11 @@ async fn live(
 
     let length = f64::from(args.seconds);
     let shown = Arc::new(Mutex::new(Shown { marks: [None, None], rounds: 0 }));
-    let controller = Controller::new(settings, learned, space, 1, clock.now());
+    let controller = Controller::new(settings, learned, space, 1, clock.now()).with_levers(setup::levers(
+        &config,
+        &supported,
+        LeverBook::default(),
+    ));
     let about = show::about(&config, controller.settings());
     let mut gpu = sensors.info().clone();
     gpu.name += " (simulated)";

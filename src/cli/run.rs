@@ -1,7 +1,7 @@
 //! `agft`: the daemon.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -36,7 +36,7 @@ use crate::guardian::undo::runtime_dir;
 use crate::holdout::Savings;
 use crate::metrics::scrape::{self, Scraper};
 use crate::store::held::{ClaimError, HeldDir};
-use crate::store::{Identity, Load, ModelStore};
+use crate::store::{Identity, Load, ModelStore, load_levers};
 use crate::units::{Mhz, Seconds};
 
 /// Runs the daemon until a signal or an error.
@@ -428,7 +428,14 @@ fn assemble(
         }
         _ => None,
     };
-    let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
+    let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0]);
+    let levers = setup::levers(config, &gpus.clocks, known);
+    if levers.usable().next().is_none() {
+        tracing::warn!(lever = %config.idle.lever, "this GPU is never parked: it has one memory clock (idle.lever)");
+        settings.idle = None;
+    }
+    let controller =
+        Controller::new(settings, learned, space, gpus.infos.len(), clock.now()).with_levers(levers);
     let period = config.control.decision_interval_s;
     let schedule = Schedule { start: clock.now() + Seconds(0.5 * period.0), period };
     let feed = Feed::spawn(scraper, schedule, clock);

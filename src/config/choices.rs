@@ -105,7 +105,7 @@ pub enum WaitKind {
     SkiRental,
 }
 
-/// Which clocks `agft park` lowers (`park.lever`).
+/// Which clocks parking lowers (`idle.lever`, `park.lever`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lever {
@@ -115,7 +115,7 @@ pub enum Lever {
     Memory,
     /// Both; a board that cannot is refused.
     Both,
-    /// The core clock, and the memory clock where the board can.
+    /// Whichever was measured to pay most on this board.
     Auto,
 }
 

@@ -163,6 +163,8 @@ sections! {
         ports: Vec<u16> = vec![], ports(64);
         /// What of its connections is work.
         count: ConnectionCount = ConnectionCount::Recent, one_of();
+        /// Which clocks are lowered.
+        lever: Lever = Lever::Auto, one_of();
         /// How long an idle gap is waited out.
         rule: WaitKind = WaitKind::SkiRental, one_of();
         /// The fixed time of `timeout`.

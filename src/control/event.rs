@@ -2,6 +2,7 @@
 
 use crate::bandit::Target;
 use crate::metrics::health;
+use crate::park::levers::LeverBook;
 use crate::park::source::WakeSource;
 use crate::reward::slo::Violation;
 use crate::units::{Clocks, Mhz, Seconds};
@@ -40,6 +41,8 @@ pub enum Event {
         /// The idle clock.
         clocks: Clocks,
     },
+    /// What each lever of a parked GPU saves is known now.
+    LeversMeasured(Box<LeverBook>),
     /// Work is back.
     Woken {
         /// What showed it.

@@ -73,8 +73,10 @@ pub struct Look {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IdleWatch {
     gaps: Option<GapRule>,
-    /// Lowest power seen since parking.
+    /// Lowest power seen since parking ...
     level: Option<Watts>,
+    /// ... or since this.
+    level_from: Option<Time>,
     /// Lowest power seen in an empty window while not parked.
     quiet_power: Option<Watts>,
     /// Not parked since, if it ever was.
@@ -127,6 +129,7 @@ impl IdleWatch {
         Self {
             gaps: settings.map(|settings| GapRule::new(&settings.gap)),
             level: None,
+            level_from: None,
             quiet_power: None,
             up_since: None,
             seen: None,
@@ -181,7 +184,7 @@ impl IdleWatch {
         self.gaps = Some(gaps);
         match decision {
             GapDecision::Park(_) => {
-                self.level = None;
+                (self.level, self.level_from) = (None, None);
                 Verdict::Park
             }
             GapDecision::Wake(source, span) => {
@@ -257,7 +260,9 @@ impl IdleWatch {
             // An empty page alone is no proof, and a parked GPU that works unseen would crawl.
             return Some(WakeSource::Unseen);
         }
-        if let Some(power) = activity.power.filter(|_| now.since(parked_since) >= LEVEL_SETTLE) {
+        if let Some(power) =
+            activity.power.filter(|_| now >= self.level_from.unwrap_or(parked_since + LEVEL_SETTLE))
+        {
             let level = self.level.map_or(power.0, |level| level.0.min(power.0));
             self.level = Some(Watts(level));
             if power.0 > settings.wake_power_ratio * level && power.0 > level + WAKE_MARGIN.0 {
@@ -291,6 +296,11 @@ impl IdleWatch {
     #[must_use]
     pub fn is_parked(&self) -> bool {
         self.gaps.as_ref().is_some_and(GapRule::is_parked)
+    }
+
+    /// The clocks of the parked GPU were changed: its power says nothing for a while.
+    pub fn disturbed(&mut self, now: Time) {
+        (self.level, self.level_from) = (None, Some(now + POWER_RISES));
     }
 
     /// When work was last seen on the page.

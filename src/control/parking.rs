@@ -3,12 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::idle::{IdleSettings, IdleWatch, Look, PageSight, Verdict};
+use crate::bandit::Target;
 use crate::gpu::GpuReading;
 use crate::park::books::Books;
-use crate::park::gap::Prices;
+use crate::park::gap::{GapState, Prices};
+use crate::park::levers::{self, Lever, LeverBook, LeverKind, Levers, Order};
 use crate::park::source::WakeSource;
 use crate::park::wake::{self, Running, WakeCheck};
-use crate::units::{Joules, Mhz, Seconds, Time, Watts};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
 
 /// Time that the first wakes are taken to cost.
 const WAKE_PRIOR: f64 = 0.1;
@@ -24,6 +26,11 @@ const BLAMED: Seconds = Seconds(5.0);
 pub struct Parking {
     pub(super) watch: IdleWatch,
     books: Books,
+    levers: Levers,
+    /// What parks, or parked last.
+    lever: Option<Lever>,
+    /// Parked, and yet at the driver's clocks: a trial needs to see them.
+    released: bool,
     /// A wake whose effect has not been seen yet.
     waking: Option<WakeCheck>,
     woken: Option<Woken>,
@@ -54,14 +61,20 @@ pub(super) struct Stretch {
     pub(super) now: Time,
     /// Mean power of all GPUs.
     pub(super) power: Option<Watts>,
+    /// The slowest clocks at its end.
+    pub(super) running: Running,
     pub(super) may_park: bool,
 }
 
 impl Parking {
-    pub(super) fn new(settings: Option<&IdleSettings>) -> Self {
+    pub(super) fn new(settings: Option<&IdleSettings>, top: Running) -> Self {
+        let core = |settings: &IdleSettings| Lever { kind: LeverKind::Core, clocks: settings.clocks };
         Self {
             watch: IdleWatch::new(settings),
             books: Books::default(),
+            levers: Levers::new(settings.map(core).into_iter().collect(), LeverBook::default(), top),
+            lever: None,
+            released: false,
             waking: None,
             woken: None,
             wake_delay: None,
@@ -82,13 +95,61 @@ impl Parking {
         &self.books
     }
 
+    /// What can be lowered, and what is known of it.
+    #[must_use]
+    pub fn levers(&self) -> &Levers {
+        &self.levers
+    }
+
+    /// Other levers from now on.
+    pub(super) fn set_levers(&mut self, levers: Levers) {
+        self.levers = levers;
+    }
+
+    /// Goes on with the sums of `before`, and with what it has measured.
+    pub(super) fn take_over(&mut self, before: &Self) {
+        self.books = before.books.clone();
+        self.books.end_spell();
+        self.levers.set_book(before.levers.book().clone());
+        (self.wake_delay, self.busy_watts) = (before.wake_delay, before.busy_watts);
+    }
+
+    /// The clocks of a parked GPU.
+    pub(super) fn target(&self) -> Target {
+        let clocks = self.lever.map(|lever| lever.clocks).filter(|_| !self.released);
+        clocks.map_or(Target::Default, Target::Lock)
+    }
+
+    /// The core clock to which parking lowers, if it does.
+    pub(super) fn parked_core(&self) -> Option<Mhz> {
+        self.lever?.lowered().core
+    }
+
+    /// The driver does not take this lock. Was it one for parking, and is there another?
+    pub(super) fn refuse(&mut self, clocks: Clocks) -> Refused {
+        if !self.levers.refuse(clocks) {
+            Refused::NotOurs
+        } else if self.levers.usable().next().is_none() {
+            Refused::NoneLeft
+        } else {
+            Refused::OthersLeft
+        }
+    }
+
     /// What the rule reckons with.
     #[must_use]
     pub fn prices(&self) -> Prices {
         // One request that runs by itself: time is worth power, as in the energy-delay product, where a delay of a share of
         // the request's time weighs as much as that share of its energy.
         let wake = self.busy_watts.map(|watts| Joules(watts * self.wake_delay().0));
-        Prices { saving: self.books.saving(), wake }
+        // In a trial the two powers are of the same gap.
+        let best = self.levers.best(self.busy_power());
+        let saving = best.and_then(|lever| self.levers.book().saving(lever.kind));
+        Prices { saving: saving.or_else(|| self.books.saving()), wake }
+    }
+
+    fn busy_power(&self) -> Option<Watts> {
+        self.busy_watts.map(Watts)
     }
 
     /// Time that work waits for its clocks after a parked spell.
@@ -109,11 +170,36 @@ impl Parking {
         let prices = self.prices();
         let verdict = self.watch.on_window(seen.page, &seen.look, settings, prices, seen.may_park, seen.now);
         match verdict {
-            Verdict::Park => self.books.parked(),
-            Verdict::Wake(source, _) => self.note_wake(&source, &seen.look, seen.now),
-            Verdict::Serve | Verdict::Empty | Verdict::Stay => {}
+            Verdict::Park => {
+                self.books.parked();
+                (self.lever, self.released) = (self.levers.best(self.busy_power()), false);
+            }
+            Verdict::Stay => self.try_levers(seen),
+            Verdict::Wake(source, span) => self.note_wake(&source, span, &seen.look, seen.now),
+            Verdict::Serve | Verdict::Empty => {}
         }
         verdict
+    }
+
+    fn try_levers(&mut self, seen: &Stretch) {
+        let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(|gaps| gaps.state()) else {
+            return;
+        };
+        let Some(power) = seen.power else { return };
+        let span = seen.end.since(seen.start);
+        let energy = Joules(power.0 * span.0);
+        let stretch = levers::Stretch { start: seen.start, end: seen.end, energy };
+        let order = self.levers.on_parked(parked_since, &stretch, seen.running, self.busy_power());
+        match order {
+            None => return,
+            Some(Order::Release) => self.released = true,
+            Some(Order::Lock(clocks)) => {
+                self.released = false;
+                self.lever = self.levers.usable().find(|lever| lever.clocks == clocks).copied();
+            }
+        }
+        // Whatever power does now, it is our doing.
+        self.watch.disturbed(seen.now);
     }
 
     /// A look between windows.
@@ -124,7 +210,7 @@ impl Parking {
         now: Time,
     ) -> Option<(WakeSource, Seconds)> {
         let (source, span) = self.watch.on_look(look, settings, now)?;
-        self.note_wake(&source, look, now);
+        self.note_wake(&source, span, look, now);
         Some((source, span))
     }
 
@@ -137,8 +223,12 @@ impl Parking {
                 self.busy_watts = Some(before + GAIN * (power.0 - before));
             }
         } else if self.watch.is_parked() {
-            self.books.parked_span(span, seen.power.map(|power| Joules(power.0 * span.0)));
             self.idle_since = None;
+            // At the driver's clocks it is parked in name only.
+            if self.released {
+                return;
+            }
+            self.books.parked_span(span, seen.power.map(|power| Joules(power.0 * span.0)));
         } else {
             let since = *self.idle_since.get_or_insert(seen.start);
             if let Some(power) = seen.power.filter(|_| seen.start.since(since) >= SINK) {
@@ -147,16 +237,19 @@ impl Parking {
         }
     }
 
-    fn note_wake(&mut self, by: &WakeSource, look: &Look, now: Time) {
+    fn note_wake(&mut self, by: &WakeSource, parked: Seconds, look: &Look, now: Time) {
+        self.levers.spell_over(parked);
         let known = look.connections.is_some();
         self.books.woken(by.name(), known && !matches!(by, WakeSource::Connections { .. }));
         self.woken = Some(Woken { at: now, unnoticed: unnoticed(by), blamed: false });
         self.idle_since = None;
+        self.begin_wake(now);
     }
 
-    /// The clocks are on their way back from `parked`; `top` are the highest there are.
-    pub(super) fn wakes(&mut self, parked: Running, top: Running, now: Time) {
-        self.waking = Some(WakeCheck::new(parked, top, now));
+    /// The clocks are on their way back.
+    fn begin_wake(&mut self, now: Time) {
+        let lowered = self.lever.map(|lever| lever.lowered()).filter(|_| !self.released);
+        self.waking = lowered.map(|lowered| WakeCheck::new(lowered, self.levers.top(), now));
     }
 
     /// Is a wake under way, so that the clocks are worth a closer look?
@@ -179,11 +272,7 @@ impl Parking {
             self.waking = Some(check);
             return;
         }
-        // The slowest of them is what work waits for.
-        let lowest = |clock: fn(&GpuReading) -> Option<Mhz>| {
-            readings.iter().map(|reading| reading.as_ref().and_then(clock)).min().flatten()
-        };
-        let running = Running { core: lowest(|r| r.core_clock), memory: lowest(|r| r.memory_clock) };
+        let running = slowest(readings);
         self.waking = Some(check);
         match check.look(running, busy, now) {
             wake::Verdict::Wait | wake::Verdict::Idle => self.waking = Some(check),
@@ -191,6 +280,9 @@ impl Parking {
                 self.waking = None;
                 self.books.clocks_back(took, settings.gap.wake_limit);
                 self.watch.woke(took, settings);
+                if let Some(lever) = self.lever {
+                    self.levers.woke(lever.clocks, took);
+                }
                 let unnoticed = self.woken.map_or(0.0, |woken| woken.unnoticed.0);
                 let before = self.wake_delay.unwrap_or(WAKE_PRIOR);
                 self.wake_delay = Some(before + GAIN * (took.0 + unnoticed - before));
@@ -220,10 +312,32 @@ impl Parking {
 
     /// Something else took the clocks over.
     pub(super) fn interrupt(&mut self, now: Time) {
+        if let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(|gaps| gaps.state()) {
+            self.levers.spell_over(now.since(parked_since));
+        }
         self.watch.interrupt(now);
         self.books.end_spell();
         (self.waking, self.idle_since) = (None, None);
     }
+}
+
+/// A lock for parking was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It was not for parking.
+    NotOurs,
+    /// There are other ways to park.
+    OthersLeft,
+    /// There is no other way.
+    NoneLeft,
+}
+
+/// The slowest clocks of a group: what work waits for.
+pub(super) fn slowest(readings: &[Option<GpuReading>]) -> Running {
+    let lowest = |clock: fn(&GpuReading) -> Option<Mhz>| {
+        readings.iter().map(|reading| reading.as_ref().and_then(clock)).min().flatten()
+    };
+    Running { core: lowest(|reading| reading.core_clock), memory: lowest(|reading| reading.memory_clock) }
 }
 
 /// How long work waits, in the mean, before a source tells of it.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::event::Event;
 use super::idle::Activity;
 use super::load::LoadEstimate;
+use super::parking::Refused;
 use super::step::Controller;
 use super::verify::{BUSY_PERCENT, Check};
 use super::{ClockOutcome, Mode, Observation, Order, Output, Refusal, Scrape};
@@ -63,10 +64,13 @@ impl Controller {
                     out.events.push(Event::ClockRefused { target: *target, why: why.clone() });
                     match (recovery, target) {
                         (Refusal::DropArm, Target::Lock(clocks)) => {
-                            if self.settings.idle.is_some_and(|idle| idle.clocks == *clocks) {
-                                // Without an idle clock there is no parking.
-                                self.settings.idle = None;
-                                self.idle.interrupt(seen.now);
+                            match self.idle.refuse(*clocks) {
+                                Refused::NotOurs => {}
+                                Refused::OthersLeft => self.idle.interrupt(seen.now),
+                                Refused::NoneLeft => {
+                                    self.settings.idle = None;
+                                    self.idle.interrupt(seen.now);
+                                }
                             }
                             self.drop_arm(*clocks, why.clone(), seen.now, out);
                         }
@@ -238,7 +242,7 @@ impl Controller {
 
     /// Parking is the one state in which work would crawl: that it is over is not taken on trust.
     fn verify_woken(&mut self, now: Time, out: &mut Output) {
-        let idle = self.settings.idle.map(|idle| idle.clocks.core).filter(|_| self.upkeep.woken);
+        let idle = self.idle.parked_core().filter(|_| self.upkeep.woken);
         let Some(idle) = idle.filter(|_| self.in_force.target == self.asked) else { return };
         if self.upkeep.alarmed.is_some_and(|at| now.since(at) < FAULT_PAUSE) {
             return;

@@ -6,7 +6,7 @@ use super::event::Event;
 use super::idle::{Look, PageSight, Verdict};
 use super::learned::Learned;
 use super::load::{LoadEstimate, has_progress, has_work};
-use super::parking::{Parking, Stretch};
+use super::parking::{Parking, Stretch, slowest};
 use super::round::Round;
 use super::seen::ClockUpkeep;
 use super::verify::{BUSY_PERCENT, ClockVerifier};
@@ -19,13 +19,14 @@ use crate::holdout::{HoldoutSettings, InSlot};
 use crate::metrics::Snapshot;
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
+use crate::park::levers::Levers;
 use crate::park::source::WakeSource;
 use crate::park::wake::Running;
 use crate::reward::baseline::Load;
 use crate::reward::energy::{EnergyMeter, group_power};
 use crate::reward::slo::{LatencyWatch, Limited};
 use crate::reward::{Cost, delay, reward};
-use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
+use crate::units::{Joules, Mhz, Seconds, Time, Watts};
 
 /// A clock change this early in a window still counts as the window's clock: commands follow a scrape by some
 /// milliseconds.
@@ -84,7 +85,8 @@ impl Controller {
     pub fn new(settings: Settings, learned: Learned, space: ActionSpace, gpus: usize, now: Time) -> Self {
         let concurrency = Ema::new(settings.ema_alpha);
         let health = Health::new(now, settings.outage_after);
-        let idle = Parking::new(settings.idle.as_ref());
+        let top = Running { core: space.arms().first().map(|arm| arm.core), memory: None };
+        let idle = Parking::new(settings.idle.as_ref(), top);
         Self {
             settings,
             learned,
@@ -136,8 +138,17 @@ impl Controller {
         out
     }
 
-    /// Takes the place of `before`: unless it was set otherwise, the holdout experiment goes on where it was.
-    pub fn continue_experiment(&mut self, before: &Self) {
+    /// Parks by the best of these levers, and tries out which that is.
+    #[must_use]
+    pub fn with_levers(mut self, levers: Levers) -> Self {
+        self.idle.set_levers(levers);
+        self
+    }
+
+    /// Takes the place of `before`: keeps what was measured of parking, and unless it was set otherwise the holdout
+    /// experiment goes on where it was.
+    pub fn take_over(&mut self, before: &Self) {
+        self.idle.take_over(&before.idle);
         if let (Some(now), Some(old)) = (&mut self.settings.holdout, before.settings.holdout) {
             if *now == (HoldoutSettings { seed: now.seed, ..old }) {
                 self.started = before.started;
@@ -253,12 +264,6 @@ impl Controller {
     fn wake(&mut self, by: WakeSource, parked: Seconds, now: Time, out: &mut Output) -> Target {
         out.events.push(Event::Woken { by, parked });
         self.upkeep.woken = true;
-        if let Some(settings) = self.settings.idle {
-            let top = self.space.arms().first().map(|arm| arm.core);
-            let running = |clocks: Clocks| Running { core: Some(clocks.core), memory: clocks.memory };
-            let top = Running { core: top, memory: None };
-            self.idle.wakes(running(settings.clocks), top, now);
-        }
         let serving = self.in_force.serving;
         let allowed = serving.clocks().is_none_or(|clocks| self.space.is_allowed(clocks, now));
         // While exploring, what ran last may be a clock that was only being tried.
@@ -281,16 +286,21 @@ impl Controller {
             end: window.end,
             now,
             power: group_power(&self.meters, window.start, window.end).map(|(power, _)| power),
+            running: slowest(&self.readings),
             may_park: !held && self.can_afford_wakes(now),
         };
+        let trying = self.idle.levers().is_trying();
         let verdict = self.idle.on_window(&stretch, self.settings.idle.as_ref());
+        if trying && !self.idle.levers().is_trying() && verdict == Verdict::Stay {
+            out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));
+        }
         let mut woken_to = None;
         match verdict {
             Verdict::Park | Verdict::Stay => {
-                if verdict == Verdict::Park
-                    && let Some(settings) = self.settings.idle
-                {
-                    out.events.push(Event::Parked { clocks: settings.clocks });
+                if verdict == Verdict::Park {
+                    if let Target::Lock(clocks) = self.idle.target() {
+                        out.events.push(Event::Parked { clocks });
+                    }
                     self.in_force.serving = self.in_force.target;
                     self.learned.policy.interrupt();
                 }
@@ -336,8 +346,7 @@ impl Controller {
             self.learned.policy.interrupt();
             (Mode::Holdout, Some(Target::Default), None)
         } else if self.is_parked() {
-            let idle = self.settings.idle.map_or(Target::Default, |idle| Target::Lock(idle.clocks));
-            (Mode::Idle, Some(idle), None)
+            (Mode::Idle, Some(self.idle.target()), None)
         } else if !work {
             // Nothing to decide on: wait for parking or for work.
             (self.mode_of_policy(), woken_to, None)

@@ -101,6 +101,7 @@ fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
         Event::LimitKept => info!("latency limits kept again"),
         Event::Paused => info!("paused by an operator: driver-default clocks"),
         Event::Resumed => info!("resumed by an operator"),
+        Event::LeversMeasured(book) => info!("idle: {book}"),
         Event::Parked { clocks } => info!(core_mhz = clocks.core.0, "idle: parked"),
         Event::Woken { by, parked } => log_woken(by, parked.0),
         Event::ClockNotHeld { asked, running, member } => warn!(

@@ -18,6 +18,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::control::{Controller, Learned, Settings};
 use crate::gpu::SupportedClocks;
 use crate::metrics::scrape::{Scraper, without_query};
+use crate::park::levers::LeverBook;
 
 /// What a run has to know to take up a new configuration.
 pub struct Reloader {
@@ -122,7 +123,8 @@ impl Reloader {
         let memory = setup::memory_clocks(&merged, &self.clocks);
         let space = ActionSpace::new(&self.clocks, &setup::space_settings(&merged, memory));
         let settings = setup::control_settings(&merged, &self.clocks, self.dry_run);
-        let controller = Controller::new(settings.clone(), learned, space, self.gpus, self.clock.now());
+        let controller = Controller::new(settings.clone(), learned, space, self.gpus, self.clock.now())
+            .with_levers(setup::levers(&merged, &self.clocks, LeverBook::default()));
         tracing::info!(%file, rounds = controller.learned().rounds, "configuration reloaded");
         self.config = merged.clone();
         Some(Change { controller, feed, settings, config: merged })

@@ -7,13 +7,15 @@ use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::memory;
 use crate::bandit::space::SpaceSettings;
 use crate::bandit::structured::StructuredSettings;
-use crate::config::{Config, ConnectionCount, IdleSource, PolicyKind, WaitKind};
+use crate::config::{self, Config, ConnectionCount, IdleSource, PolicyKind, WaitKind};
 use crate::control::Settings;
 use crate::control::idle::{CountedConnections, IdleSettings};
 use crate::gpu::SupportedClocks;
 use crate::holdout::HoldoutSettings;
 use crate::metrics::scrape::ScrapeSettings;
 use crate::park::gap::{GapSettings, Wait};
+use crate::park::levers::{Lever, LeverBook, LeverKind, Levers};
+use crate::park::wake::Running;
 use crate::reward::slo::Limits;
 use crate::units::{Clocks, Joules, Mhz, Seconds};
 
@@ -64,6 +66,32 @@ pub fn control_settings(config: &Config, clocks: &SupportedClocks, dry_run: bool
         floor_step: config.linucb.coarse_step_mhz,
         recover_arms_below: control.auto_add_actual_frequency.then_some(control.min_action_space_size),
     }
+}
+
+/// The ways to park a GPU with these clocks, and what is known of them.
+#[must_use]
+pub fn levers(config: &Config, clocks: &SupportedClocks, book: LeverBook) -> Levers {
+    let core = clocks.nearest_core(config.gpu.idle_frequency);
+    let list = chosen_levers(config.idle.lever, Lever::of(clocks, core, clocks.memory().last()));
+    Levers::new(list, book, top(clocks))
+}
+
+/// The highest clocks.
+#[must_use]
+pub fn top(clocks: &SupportedClocks) -> Running {
+    Running { core: Some(clocks.core_max()), memory: clocks.memory().next() }
+}
+
+/// Of these levers those that are configured.
+#[must_use]
+pub fn chosen_levers(chosen: config::Lever, levers: Vec<Lever>) -> Vec<Lever> {
+    let wanted = match chosen {
+        config::Lever::Auto => return levers,
+        config::Lever::Core => LeverKind::Core,
+        config::Lever::Memory => LeverKind::Memory,
+        config::Lever::Both => LeverKind::Both,
+    };
+    levers.into_iter().filter(|lever| lever.kind == wanted).collect()
 }
 
 fn idle_settings(config: &Config, core: Mhz) -> IdleSettings {

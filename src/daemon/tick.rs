@@ -237,7 +237,7 @@ async fn next_order(orders: Option<&mut tokio::sync::mpsc::Receiver<Order>>) -> 
 fn take_up(parts: &mut Parts, change: Change) {
     let paused = parts.controller.is_paused();
     let before = std::mem::replace(&mut parts.controller, change.controller);
-    parts.controller.continue_experiment(&before);
+    parts.controller.take_over(&before);
     if paused {
         let now = parts.clock.now();
         let nothing = Observation {

@@ -22,6 +22,7 @@ pub mod callers;
 pub mod fans;
 pub mod gap;
 pub mod latency;
+pub mod levers;
 pub mod power;
 pub mod rule;
 pub mod ski;

@@ -321,6 +321,7 @@ fn count(event: &Event, counts: &mut Counts) {
         }
         Event::Health(health::Event::Degraded { .. } | health::Event::Recovered { .. })
         | Event::BaselineDone { .. }
+        | Event::LeversMeasured(_)
         | Event::LimitKept
         | Event::Paused
         | Event::Resumed

@@ -148,6 +148,7 @@ fn describe(event: &Event) -> (NoteKind, String) {
         Event::Paused => (Info, "paused by an operator".into()),
         Event::Resumed => (Info, "resumed by an operator".into()),
         Event::Parked { clocks } => (Info, format!("idle: parked at {clocks}")),
+        Event::LeversMeasured(book) => (Info, book.to_string()),
         Event::Woken { by, parked } => (Info, format!("woken by {by} after {:.1} s", parked.0)),
         Event::ClockNotHeld { asked, running, member } => {
             (Fault, format!("GPU {member} does not follow {asked}: runs at {running}"))
