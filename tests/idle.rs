@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use nvidia_ml::{GpuConfig, MockConfig, Range, monotonic_ns};
@@ -140,4 +142,77 @@ fn engine_that_restarts_while_parked_is_woken_into_serving_clocks() {
     wake(&bench, &daemon);
     daemon.stop();
     bench.assert_given_back(daemon.pid());
+}
+
+/// Listens to the engine's clients too, and reads the sensors of a parked GPU once a second; `None`, said, where the
+/// kernel does not tell of requests.
+fn with_clients() -> Option<Bench> {
+    let source = agft::connections::probe();
+    if source != (agft::connections::Source::KernelEvents { requests: true }) {
+        eprintln!("skipped: needs requests, and here is only {source}");
+        return None;
+    }
+    Some(Bench::new().set("idle.sources", "[metrics, utilization, connections]"))
+}
+
+fn client(bench: &Bench) -> TcpStream {
+    let address = bench.engine.url().replace("http://", "").replace("/metrics", "");
+    TcpStream::connect(address).expect("the engine")
+}
+
+fn ask(client: &mut TcpStream) {
+    client.write_all(b"POST /v1/completions HTTP/1.1\r\n").expect("a request");
+}
+
+#[test]
+fn request_over_a_connection_that_is_open_wakes_at_once_and_agfts_own_do_not() {
+    let Some(bench) = with_clients() else { return };
+    let mut daemon = bench.start(&[]);
+    let mut client = client(&bench);
+    wait_until_parked(&bench, &daemon);
+    // Scrapes go on, over the connection that they always had.
+    let seen = bench.mock.history().len();
+    wait_for_pages(&bench, 30);
+    assert_eq!(bench.mock.history().len(), seen, "{}", daemon.tail());
+    let mut took = Vec::new();
+    for _ in 0..4 {
+        // What brings no work is parked again.
+        wait_until_parked(&bench, &daemon);
+        let seen = bench.mock.history().len();
+        let start = monotonic_ns();
+        ask(&mut client);
+        let write = eventually(|| bench.mock.history().get(seen).cloned(), Option::is_some);
+        let write = write.expect("not woken");
+        took.push(Duration::from_nanos(write.at_ns - start));
+    }
+    eprintln!("from the request to the call that gives the clocks back: {took:?}");
+    daemon.wait_for_log("a client asks: woken");
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn health_check_that_never_brings_work_wakes_five_times_and_no_more() {
+    let Some(bench) = with_clients() else { return };
+    // Calls are judged after three seconds.
+    let judged = Duration::from_millis(3200);
+    let mut daemon = bench.start(&[]);
+    for _ in 0..5 {
+        wait_until_parked(&bench, &daemon);
+        ask(&mut client(&bench));
+        daemon_wakes(&bench, &daemon);
+        std::thread::sleep(judged);
+    }
+    wait_until_parked(&bench, &daemon);
+    let seen = bench.mock.history().len();
+    ask(&mut client(&bench));
+    daemon.wait_for_log("its calls never bring work");
+    wait_for_pages(&bench, 20);
+    assert_eq!(bench.mock.history().len(), seen, "{}", daemon.tail());
+    daemon.stop();
+}
+
+fn daemon_wakes(bench: &Bench, daemon: &Daemon) {
+    let lock = eventually(|| bench.lock(), |lock| *lock != Some(IDLE_MHZ));
+    assert_ne!(lock, Some(IDLE_MHZ), "{}", daemon.tail());
 }

@@ -125,7 +125,14 @@ fn busy(now: f64) -> Observation {
         .map(|at| agft::reward::energy::EnergyPoint { at: Time(at), total: Joules(200.0 * at) });
     let gpu = GpuTick { reading: None, read_at: None, energy: energy.collect() };
     let scrape = Scrape::Page(Box::new(snapshot));
-    Observation { now: Time(now), scrape, gpus: vec![gpu], outcomes: Vec::new(), orders: Vec::new() }
+    Observation {
+        now: Time(now),
+        scrape,
+        gpus: vec![gpu],
+        outcomes: Vec::new(),
+        orders: Vec::new(),
+        connections: None,
+    }
 }
 
 /// The identity under which the corpus is stored.

@@ -34,6 +34,7 @@ use crate::gpu::GpuSensors;
 use crate::gpu::lease::ClockLease;
 use crate::holdout::Savings;
 use crate::metrics::scrape::Scraper;
+use crate::park::levers::LeverBook;
 use crate::sim::{Arrivals, Pattern, SharedWorld, SimGpu, World, WorldSpec, serve, shared};
 use crate::units::{Seconds, Time};
 
@@ -251,7 +252,11 @@ async fn live(
 
     let length = f64::from(args.seconds);
     let shown = Arc::new(Mutex::new(Shown { marks: [None, None], rounds: 0 }));
-    let controller = Controller::new(settings, learned, space, 1, clock.now());
+    let controller = Controller::new(settings, learned, space, 1, clock.now()).with_levers(setup::levers(
+        &config,
+        &supported,
+        LeverBook::default(),
+    ));
     let about = show::about(&config, controller.settings());
     let mut gpu = sensors.info().clone();
     gpu.name += " (simulated)";
@@ -274,6 +279,7 @@ async fn live(
             SamplerSettings {
                 energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
                 sensors_every: Duration::from_millis(config.gpu.sensor_poll_interval_ms),
+                watch_every: Duration::from_millis(config.idle.power_poll_interval_ms),
             },
             clock,
         )?,
@@ -282,6 +288,7 @@ async fn live(
         pulse: Pulse::new(),
         observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display), Box::new(show)],
         reload: None,
+        clients: None,
         orders,
         schedule,
         clock,
@@ -332,7 +339,7 @@ fn save_view(latest: &Latest, file: &Path) -> anyhow::Result<()> {
 
 /// Serves the run's page until this is dropped.
 fn page(address: SocketAddr, latest: &Latest) -> anyhow::Result<http::Server> {
-    let page = http::Bound::new(address).context("--listen")?;
+    let page = http::Bound::new("--listen", address)?;
     complain!("page: http://{}/", page.address());
     Ok(page.serve(latest.clone(), Hosts::default())?)
 }

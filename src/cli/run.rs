@@ -1,7 +1,7 @@
 //! `agft`: the daemon.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,8 +10,9 @@ use super::guarded::{CLOCK_THREAD, Guarded};
 use super::{Cli, Exit, exit_of, load_config, logging};
 use crate::bandit::ActionSpace;
 use crate::config::{Config, Listen};
-use crate::control::{Controller, Learned};
+use crate::control::{Controller, Learned, Order};
 use crate::daemon::actuator::Actuator;
+use crate::daemon::clients::Clients;
 use crate::daemon::clock::Clock;
 use crate::daemon::feed::{Feed, Schedule};
 use crate::daemon::log::LogObserver;
@@ -25,6 +26,7 @@ use crate::daemon::signals::Signals;
 use crate::daemon::steps::StepTap;
 use crate::daemon::tick::{End, Observer, Parts, RunError, drive, unix_seconds};
 use crate::daemon::watch::{Alarm, Pulse};
+use crate::export::Published;
 use crate::export::guard::Hosts;
 use crate::export::http::{self, Bound, HttpError};
 use crate::export::socket;
@@ -35,7 +37,7 @@ use crate::guardian::undo::runtime_dir;
 use crate::holdout::Savings;
 use crate::metrics::scrape::{self, Scraper};
 use crate::store::held::{ClaimError, HeldDir};
-use crate::store::{Identity, Load, ModelStore};
+use crate::store::{Identity, Load, ModelStore, load_levers};
 use crate::units::{Mhz, Seconds};
 
 /// Runs the daemon until a signal or an error.
@@ -147,7 +149,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     );
     let scraper = Scraper::new(&setup::scrape_settings(config))?;
     // What is wrong with the port shows before the first clock is touched.
-    let page = bind_page(config.observe.metrics_listen)?;
+    let page = bind_page("observe.metrics_listen", config.observe.metrics_listen, Listen::LOCAL)?;
     let hands_off = cli.dry_run || config.control.data_collection_mode;
     gpus.check_setup(!hands_off)?;
     // Until the end of the run.
@@ -219,9 +221,13 @@ struct Shown {
 ///
 /// The default port is often another agft's, one for each engine of a machine: that costs the page and not the run. A
 /// port that was asked for has to be had.
-fn bind_page(listen: Listen) -> Result<Option<Bound>, HttpError> {
-    match listen.0.map(Bound::new).transpose() {
-        Err(error @ HttpError::InUse { .. }) if listen == Listen::LOCAL => {
+pub(super) fn bind_page(
+    key: &'static str,
+    listen: Listen,
+    usual: Listen,
+) -> Result<Option<Bound>, HttpError> {
+    match listen.0.map(|address| Bound::new(key, address)).transpose() {
+        Err(error @ HttpError::InUse { .. }) if listen == usual => {
             tracing::warn!(%error, "no metrics page");
             Ok(None)
         }
@@ -254,17 +260,25 @@ fn show(
             Some(server)
         }
     };
+    let (socket, orders) = control_socket(config, Published::Run(latest)).unzip();
+    parts.orders = orders;
+    Ok(Shown { _page: page, _socket: socket })
+}
+
+/// Serves the control socket; gives the operators' orders too. Without one the loop does its work all the same.
+pub(super) fn control_socket(
+    config: &Config,
+    published: Published,
+) -> Option<(socket::Server, tokio::sync::mpsc::Receiver<Order>)> {
     let dir = runtime_dir(config);
     let socket = HeldDir::open(&dir)
         .map_err(anyhow::Error::from)
-        .and_then(|_| Ok(socket::Server::start(&dir, latest)?));
-    let socket = match socket {
+        .and_then(|_| Ok(socket::Server::start(&dir, published)?));
+    match socket {
         Ok((server, orders)) => {
             tracing::info!(path = %server.path().display(), "control socket");
-            parts.orders = Some(orders);
-            Some(server)
+            Some((server, orders))
         }
-        // The loop does its work without it.
         Err(error) => {
             tracing::warn!(
                 error = format!("{error:#}"),
@@ -272,8 +286,7 @@ fn show(
             );
             None
         }
-    };
-    Ok(Shown { _page: page, _socket: socket })
+    }
 }
 
 fn start_log(
@@ -400,9 +413,8 @@ fn assemble(
 
     let sampler_settings = SamplerSettings {
         energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
-        sensors_every: Duration::from_millis(
-            config.gpu.sensor_poll_interval_ms.min(config.idle.power_poll_interval_ms),
-        ),
+        sensors_every: Duration::from_millis(config.gpu.sensor_poll_interval_ms),
+        watch_every: Duration::from_millis(config.idle.power_poll_interval_ms),
     };
     let sampler = Sampler::spawn(gpus.sensors, sampler_settings, clock).context("sensor thread")?;
     for (gpu, source) in gpus.infos.iter().zip(sampler.sources()) {
@@ -428,7 +440,14 @@ fn assemble(
         }
         _ => None,
     };
-    let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
+    let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0]);
+    let levers = setup::levers(config, &gpus.clocks, known);
+    if levers.usable().next().is_none() {
+        tracing::warn!(lever = %config.idle.lever, "this GPU is never parked: it has one memory clock (idle.lever)");
+        settings.idle = None;
+    }
+    let controller =
+        Controller::new(settings, learned, space, gpus.infos.len(), clock.now()).with_levers(levers);
     let period = config.control.decision_interval_s;
     let schedule = Schedule { start: clock.now() + Seconds(0.5 * period.0), period };
     let feed = Feed::spawn(scraper, schedule, clock);
@@ -441,6 +460,7 @@ fn assemble(
         pulse,
         observers,
         reload: None,
+        clients: Clients::listen(config),
         orders: None,
         schedule,
         clock,

@@ -1,13 +1,13 @@
 //! Keys that bound each other, and combinations that are allowed but odd.
 
 use super::Config;
-use super::choices::ParkSource;
+use super::choices::{IdleSource, ParkSource};
 use super::error::{Problem, Warning};
 use super::reader::Reader;
 
 /// Reports every pair of keys that contradict each other.
 pub(super) fn relations(config: &Config, reader: &mut Reader<'_>) {
-    let Config { vllm, control, linucb, holdout, park, .. } = config;
+    let Config { vllm, control, linucb, holdout, park, idle, .. } = config;
     let mut require = |holds: bool, key: &str, value: String, than: &str, must_be: String| {
         if !holds {
             let remedy = Some("change one of the two".into());
@@ -58,6 +58,14 @@ pub(super) fn relations(config: &Config, reader: &mut Reader<'_>) {
         "park.sources",
         "given if, and only if, park.sources has connections".into(),
     );
+    if !idle.sources.contains(&IdleSource::Metrics) || idle.sources.len() < 2 {
+        let value = idle.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let must_be = "metrics, which is asked anyway, and at least one of utilization and connections: the page \
+                       alone shows work when a step of it is over";
+        let remedy = Some("write [metrics, utilization, connections]".into());
+        let problem = Problem::Value { key: "idle.sources".into(), value, must_be: must_be.into(), remedy };
+        reader.relation(&["idle.sources"], problem);
+    }
 }
 
 /// Warns of what is allowed and probably not meant.

@@ -35,6 +35,8 @@ macro_rules! names {
 
 names! {
     ParkSource { Utilization = "utilization", Connections = "connections", }
+    IdleSource { Metrics = "metrics", Utilization = "utilization", Connections = "connections", }
+    ConnectionCount { Connections = "connections", Recent = "recent", }
     WaitKind { Timeout = "timeout", SkiRental = "ski-rental", }
     Lever { Core = "core", Memory = "memory", Both = "both", Auto = "auto", }
     PolicyKind { LinUcb = "linucb", Structured = "structured", }
@@ -71,7 +73,29 @@ pub enum ParkSource {
     Connections,
 }
 
-/// How long `agft park` waits out an idle gap (`park.rule`).
+/// Who tells the learning agft of work (`idle.sources`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdleSource {
+    /// The engine's page.
+    Metrics,
+    /// The GPUs' sensors: utilisation and power.
+    Utilization,
+    /// TCP connections to the engine.
+    Connections,
+}
+
+/// Which connections are work (`idle.count`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionCount {
+    /// Each that is open.
+    Connections,
+    /// Each that was just opened or used.
+    Recent,
+}
+
+/// How long an idle gap is waited out (`idle.rule`, `park.rule`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitKind {
@@ -81,7 +105,7 @@ pub enum WaitKind {
     SkiRental,
 }
 
-/// Which clocks `agft park` lowers (`park.lever`).
+/// Which clocks parking lowers (`idle.lever`, `park.lever`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lever {
@@ -91,7 +115,7 @@ pub enum Lever {
     Memory,
     /// Both; a board that cannot is refused.
     Both,
-    /// The core clock, and the memory clock where the board can.
+    /// Whichever was measured to pay most on this board.
     Auto,
 }
 
@@ -118,6 +142,8 @@ pub struct Listen(pub Option<SocketAddr>);
 impl Listen {
     /// This machine only, on agft's port.
     pub const LOCAL: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9477))));
+    /// The same for `agft park`, which may run beside a learning agft.
+    pub const PARK: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9478))));
 }
 
 impl FromStr for Listen {

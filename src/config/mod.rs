@@ -19,7 +19,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use choices::{Lever, Listen, LogLevel, ParkSource, PolicyKind, WaitKind};
+pub use choices::{ConnectionCount, IdleSource, Lever, Listen, LogLevel, ParkSource, PolicyKind, WaitKind};
 pub use error::{ConfigError, Problem, Warning};
 pub use sections::{
     Control, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Park, Vllm,

@@ -2,7 +2,9 @@
 //!
 //! A key's unit is in its type ([`Mhz`], [`Seconds`]) or in its name (`_ms`, `_mb`, `_percent`).
 
-use super::choices::{Lever, Listen, LogLevel, ParkSource, PolicyKind, WaitKind};
+use super::choices::{
+    ConnectionCount, IdleSource, Lever, Listen, LogLevel, ParkSource, PolicyKind, WaitKind,
+};
 use super::reader::Reader;
 use super::rule::{
     argv, flag, gpus, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url,
@@ -154,6 +156,23 @@ sections! {
         power_poll_interval_ms: u64 = 100, millis(10..=1000);
         /// Rise of board power over its idle level that wakes before the next scrape does.
         wake_power_ratio: f64 = 1.12, real(1.01..=3.0);
+        /// Who tells of work; parked only if all of these are quiet.
+        sources: Vec<IdleSource> = vec![IdleSource::Metrics, IdleSource::Utilization, IdleSource::Connections],
+            some_of();
+        /// The engine's ports as it has them itself, for the source `connections`; that of `vllm.prometheus_url` without.
+        ports: Vec<u16> = vec![], ports(64);
+        /// What of its connections is work.
+        count: ConnectionCount = ConnectionCount::Recent, one_of();
+        /// Which clocks are lowered.
+        lever: Lever = Lever::Auto, one_of();
+        /// How long an idle gap is waited out.
+        rule: WaitKind = WaitKind::SkiRental, one_of();
+        /// The fixed time of `timeout`.
+        timeout_s: Seconds = Seconds(60.0), seconds(0.0..=86_400.0);
+        /// What a wake costs, for `ski-rental`; measured without.
+        wake_cost_j: Option<f64> = None, optional(real(0.1..=1e6));
+        /// A wake that took longer raises the bar of `ski-rental`.
+        wake_limit_s: Seconds = Seconds(1.0), seconds(0.1..=60.0);
     }
 
     /// `agft park`: GPUs that nobody uses, without an engine to ask.
@@ -179,7 +198,7 @@ sections! {
         /// Utilisation above this is work.
         utilization_threshold_percent: f64 = 0.0, real(0.0..=100.0);
         /// Temperature above which a GPU is parked whatever it does.
-        temperature_high_c: Option<f64> = Some(80.0), optional(real(30.0..=120.0));
+        temperature_high_c: Option<f64> = None, optional(real(30.0..=120.0));
         /// Temperature down to which it stays so.
         temperature_low_c: f64 = 75.0, real(0.0..=120.0);
         /// Period of looks at a GPU that is not parked, and at connections.
@@ -194,6 +213,8 @@ sections! {
         memory_mhz: Option<Mhz> = None, optional(mhz(1..=50_000));
         /// Core clock that a woken GPU is held to; left to the driver without.
         wake_core_mhz: Option<Mhz> = None, optional(mhz(1..=10_000));
+        /// Address and port of the metrics page of `agft park`.
+        metrics_listen: Listen = Listen::PARK, listen();
         /// Period of the status line.
         log_interval_s: Seconds = Seconds(30.0), seconds(1.0..=86_400.0);
         /// Program and arguments that switch fans on.

@@ -2,8 +2,10 @@
 
 use crate::bandit::Target;
 use crate::metrics::health;
+use crate::park::levers::LeverBook;
+use crate::park::source::WakeSource;
 use crate::reward::slo::Violation;
-use crate::units::{Clocks, Mhz, Seconds, Watts};
+use crate::units::{Clocks, Mhz, Seconds};
 
 /// Something worth telling.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +41,8 @@ pub enum Event {
         /// The idle clock.
         clocks: Clocks,
     },
+    /// What each lever of a parked GPU saves is known now.
+    LeversMeasured(Box<LeverBook>),
     /// Work is back.
     Woken {
         /// What showed it.
@@ -96,26 +100,5 @@ pub enum Event {
         best: Option<Clocks>,
         /// Lessons it took.
         rounds: u64,
-    },
-}
-
-/// What ended an idle spell.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum WakeSource {
-    /// The metrics page.
-    Page,
-    /// Board power above the parked level.
-    Power {
-        /// Measured.
-        power: Watts,
-        /// Parked level.
-        parked: Watts,
-    },
-    /// Nothing: the GPUs cannot be seen, and may work.
-    Unseen,
-    /// GPU utilisation.
-    Utilization {
-        /// Percent.
-        percent: f64,
     },
 }

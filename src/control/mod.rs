@@ -7,6 +7,7 @@ pub mod event;
 pub mod idle;
 pub mod learned;
 pub(crate) mod load;
+pub mod parking;
 pub mod round;
 mod seen;
 pub mod step;
@@ -45,6 +46,20 @@ pub struct Observation {
     /// What operators asked for since, oldest first.
     #[serde(default)]
     pub orders: Vec<Order>,
+    /// Connections to the engine, where they are watched and known.
+    #[serde(default)]
+    pub connections: Option<Connections>,
+}
+
+/// Connections to the engine's port, without agft's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Open now.
+    pub open: u32,
+    /// Seen to open so far.
+    pub opened_total: u64,
+    /// Requests seen so far: bytes from a client over a connection, old or new. Several at once count as one.
+    pub requests_total: u64,
 }
 
 /// What an operator asks of a running loop.

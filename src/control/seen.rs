@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::event::Event;
 use super::idle::Activity;
 use super::load::LoadEstimate;
+use super::parking::Refused;
 use super::step::Controller;
 use super::verify::{BUSY_PERCENT, Check};
 use super::{ClockOutcome, Mode, Observation, Order, Output, Refusal, Scrape};
@@ -63,10 +64,13 @@ impl Controller {
                     out.events.push(Event::ClockRefused { target: *target, why: why.clone() });
                     match (recovery, target) {
                         (Refusal::DropArm, Target::Lock(clocks)) => {
-                            if self.settings.idle.is_some_and(|idle| idle.clocks == *clocks) {
-                                // Without an idle clock there is no parking.
-                                self.settings.idle = None;
-                                self.idle.interrupt();
+                            match self.idle.refuse(*clocks) {
+                                Refused::NotOurs => {}
+                                Refused::OthersLeft => self.idle.interrupt(seen.now),
+                                Refused::NoneLeft => {
+                                    self.settings.idle = None;
+                                    self.idle.interrupt(seen.now);
+                                }
                             }
                             self.drop_arm(*clocks, why.clone(), seen.now, out);
                         }
@@ -77,7 +81,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn take_orders(&mut self, orders: &[Order], out: &mut Output) {
+    pub(super) fn take_orders(&mut self, orders: &[Order], now: Time, out: &mut Output) {
         for order in orders {
             let pause = *order == Order::Pause;
             if std::mem::replace(&mut self.paused, pause) == pause {
@@ -85,7 +89,7 @@ impl Controller {
             }
             // What was held is no longer held, what was measured no longer now.
             self.learned.policy.interrupt();
-            self.idle.interrupt();
+            self.idle.interrupt(now);
             self.latency.clear();
             self.load = LoadEstimate::default();
             self.limit_broken = false;
@@ -178,7 +182,7 @@ impl Controller {
     pub(super) fn verify_clocks(&mut self, window: &Window, now: Time, out: &mut Output) {
         self.upkeep.off = false;
         let worked = window.generation_tokens.is_some_and(|tokens| tokens > 0.0);
-        if self.settings.dry_run || self.settings.data_collection || self.idle.is_parked() || !worked {
+        if self.settings.dry_run || self.settings.data_collection || self.is_parked() || !worked {
             return;
         }
         let Target::Lock(asked) = self.in_force.target else { return self.verify_woken(now, out) };
@@ -238,7 +242,7 @@ impl Controller {
 
     /// Parking is the one state in which work would crawl: that it is over is not taken on trust.
     fn verify_woken(&mut self, now: Time, out: &mut Output) {
-        let idle = self.settings.idle.map(|idle| idle.clocks.core).filter(|_| self.upkeep.woken);
+        let idle = self.idle.parked_core().filter(|_| self.upkeep.woken);
         let Some(idle) = idle.filter(|_| self.in_force.target == self.asked) else { return };
         if self.upkeep.alarmed.is_some_and(|at| now.since(at) < FAULT_PAUSE) {
             return;

@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Event, WakeSource};
-use super::idle::{IdleWatch, Verdict};
+use super::event::Event;
+use super::idle::{Look, PageSight, Verdict};
 use super::learned::Learned;
 use super::load::{LoadEstimate, has_progress, has_work};
+use super::parking::{Parking, Stretch, slowest};
 use super::round::Round;
 use super::seen::ClockUpkeep;
-use super::verify::ClockVerifier;
-use super::{Mode, Observation, Output, Settings};
+use super::verify::{BUSY_PERCENT, ClockVerifier};
+use super::{Connections, Mode, Observation, Output, Settings};
 use crate::bandit::{ActionSpace, Choice, Evidence, Phase, Policy, Target, View};
 use crate::features::DIMENSION;
 use crate::features::{Context, Ema};
@@ -18,9 +19,12 @@ use crate::holdout::{HoldoutSettings, InSlot};
 use crate::metrics::Snapshot;
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
+use crate::park::levers::Levers;
+use crate::park::source::WakeSource;
+use crate::park::wake::Running;
 use crate::reward::baseline::Load;
 use crate::reward::energy::{EnergyMeter, group_power};
-use crate::reward::slo::LatencyWatch;
+use crate::reward::slo::{LatencyWatch, Limited};
 use crate::reward::{Cost, delay, reward};
 use crate::units::{Joules, Mhz, Seconds, Time, Watts};
 
@@ -42,7 +46,8 @@ pub struct Controller {
     /// The last command: what runs as soon as the driver confirms it.
     pub(super) asked: Target,
     pub(super) verifier: ClockVerifier,
-    pub(super) idle: IdleWatch,
+    pub(super) idle: Parking,
+    pub(super) connections: Option<Connections>,
     pub(super) latency: LatencyWatch,
     pub(super) concurrency: Ema,
     pub(super) load: LoadEstimate,
@@ -80,6 +85,8 @@ impl Controller {
     pub fn new(settings: Settings, learned: Learned, space: ActionSpace, gpus: usize, now: Time) -> Self {
         let concurrency = Ema::new(settings.ema_alpha);
         let health = Health::new(now, settings.outage_after);
+        let top = Running { core: space.arms().first().map(|arm| arm.core), memory: None };
+        let idle = Parking::new(settings.idle.as_ref(), top);
         Self {
             settings,
             learned,
@@ -92,7 +99,8 @@ impl Controller {
             in_force: InForce { target: Target::Default, since: now, serving: Target::Default },
             asked: Target::Default,
             verifier: ClockVerifier::default(),
-            idle: IdleWatch::default(),
+            idle,
+            connections: None,
             latency: LatencyWatch::default(),
             concurrency,
             load: LoadEstimate::default(),
@@ -110,11 +118,13 @@ impl Controller {
         let mut out = Output::default();
         let now = seen.now;
         self.take_gpus(seen);
+        self.connections = seen.connections;
+        self.look_at_waking(now);
         self.take_outcomes(seen, &mut out);
-        self.take_orders(&seen.orders, &mut out);
+        self.take_orders(&seen.orders, now, &mut out);
         let window = self.take_scrape(seen, &mut out);
         let command = if self.health.status() == health::Status::Outage {
-            self.enter_outage()
+            self.enter_outage(now)
         } else if self.paused {
             self.mode = Mode::Paused;
             Some(Target::Default)
@@ -128,8 +138,17 @@ impl Controller {
         out
     }
 
-    /// Takes the place of `before`: unless it was set otherwise, the holdout experiment goes on where it was.
-    pub fn continue_experiment(&mut self, before: &Self) {
+    /// Parks by the best of these levers, and tries out which that is.
+    #[must_use]
+    pub fn with_levers(mut self, levers: Levers) -> Self {
+        self.idle.set_levers(levers);
+        self
+    }
+
+    /// Takes the place of `before`: keeps what was measured of parking, and unless it was set otherwise the holdout
+    /// experiment goes on where it was.
+    pub fn take_over(&mut self, before: &Self) {
+        self.idle.take_over(&before.idle);
         if let (Some(now), Some(old)) = (&mut self.settings.holdout, before.settings.holdout) {
             if *now == (HoldoutSettings { seed: now.seed, ..old }) {
                 self.started = before.started;
@@ -172,7 +191,13 @@ impl Controller {
     /// Is the GPU parked?
     #[must_use]
     pub fn is_parked(&self) -> bool {
-        self.idle.is_parked()
+        self.idle.watch.is_parked()
+    }
+
+    /// What it knows of parking.
+    #[must_use]
+    pub fn parking(&self) -> &Parking {
+        &self.idle
     }
 
     /// Has an operator paused the loop?
@@ -205,10 +230,10 @@ impl Controller {
         self.fault_until.is_some_and(|until| now < until)
     }
 
-    fn enter_outage(&mut self) -> Option<Target> {
+    fn enter_outage(&mut self, now: Time) -> Option<Target> {
         if self.mode != Mode::Outage {
             self.forget_the_present();
-            self.idle.interrupt();
+            self.idle.interrupt(now);
         }
         self.mode = Mode::Outage;
         Some(Target::Default)
@@ -221,8 +246,19 @@ impl Controller {
             return Some(Target::Default);
         }
         let settings = self.settings.idle?;
-        let (source, parked) = self.idle.on_activity(self.activity(), &settings, now)?;
+        let (source, parked) = self.idle.on_look(&self.look(), &settings, now)?;
         Some(self.wake(source, parked, now, out))
+    }
+
+    fn look(&self) -> Look {
+        Look { activity: self.activity(), connections: self.connections }
+    }
+
+    fn look_at_waking(&mut self, now: Time) {
+        let Some(settings) = self.settings.idle else { return };
+        let activity = self.activity();
+        let busy = activity.utilization_percent.is_some_and(|percent| percent >= BUSY_PERCENT);
+        self.idle.look_at_clocks(&self.readings, busy, &settings, now);
     }
 
     fn wake(&mut self, by: WakeSource, parked: Seconds, now: Time, out: &mut Output) -> Target {
@@ -237,22 +273,34 @@ impl Controller {
 
     fn close_round(&mut self, window: &Window, now: Time, out: &mut Output) -> Option<Target> {
         let work = has_work(window);
-        let activity = self.activity();
-        let was_parked = self.idle.is_parked();
+        let was_parked = self.is_parked();
         let held = self.is_held(now);
-        if held {
+        if held && was_parked {
             // What agft saves by parking is part of what the experiment measures.
-            self.idle.interrupt();
+            self.idle.interrupt(now);
         }
-        let may_park = self.settings.idle.as_ref().filter(|_| !held);
-        let verdict = self.idle.on_window(work, activity, may_park, now);
+        let stretch = Stretch {
+            page: PageSight { work, step_time: step_time(window) },
+            look: self.look(),
+            start: window.start,
+            end: window.end,
+            now,
+            power: group_power(&self.meters, window.start, window.end).map(|(power, _)| power),
+            running: slowest(&self.readings),
+            may_park: !held && self.can_afford_wakes(now),
+        };
+        let trying = self.idle.levers().is_trying();
+        let verdict = self.idle.on_window(&stretch, self.settings.idle.as_ref());
+        if trying && !self.idle.levers().is_trying() && verdict == Verdict::Stay {
+            out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));
+        }
         let mut woken_to = None;
         match verdict {
             Verdict::Park | Verdict::Stay => {
-                if verdict == Verdict::Park
-                    && let Some(settings) = self.settings.idle
-                {
-                    out.events.push(Event::Parked { clocks: settings.clocks });
+                if verdict == Verdict::Park {
+                    if let Target::Lock(clocks) = self.idle.target() {
+                        out.events.push(Event::Parked { clocks });
+                    }
                     self.in_force.serving = self.in_force.target;
                     self.learned.policy.interrupt();
                 }
@@ -282,7 +330,7 @@ impl Controller {
                 self.take_baseline(load, cost, out);
             }
         }
-        let serving = !was_parked && !self.idle.is_parked();
+        let serving = !was_parked && !self.is_parked();
         let taught = serving && self.teach(window, &scaled, evidence.ran_at, earned, now, out);
         if let Some(limits) = self.settings.limits {
             self.latency.push(window, &limits);
@@ -297,9 +345,8 @@ impl Controller {
         } else if held {
             self.learned.policy.interrupt();
             (Mode::Holdout, Some(Target::Default), None)
-        } else if self.idle.is_parked() {
-            let idle = self.settings.idle.map_or(Target::Default, |idle| Target::Lock(idle.clocks));
-            (Mode::Idle, Some(idle), None)
+        } else if self.is_parked() {
+            (Mode::Idle, Some(self.idle.target()), None)
         } else if !work {
             // Nothing to decide on: wait for parking or for work.
             (self.mode_of_policy(), woken_to, None)
@@ -321,6 +368,12 @@ impl Controller {
             self.describe(window, context, scaled, now, &evidence, baseline.map(|b| b.cost), choice, command);
         out.round = Some(Round { reward: earned, learned: taught, violation, holdout, ..round });
         command
+    }
+
+    /// Would the limit on the time to first token be kept if it took as much longer as a wake takes?
+    fn can_afford_wakes(&self, now: Time) -> bool {
+        let wake = self.idle.wake_delay();
+        self.settings.limits.is_none_or(|limits| self.latency.leaves(Limited::Ttft, wake, &limits, now))
     }
 
     /// Does a slot of the holdout experiment leave the clocks to the driver now?
@@ -362,7 +415,7 @@ impl Controller {
         // A card that is too hot, or that runs at another clock than asked, says nothing about the one asked for.
         let throttled = self.readings.iter().flatten().any(|reading| reading.reasons.is_throttled());
         let ours = confirmed && !throttled && !self.upkeep.off;
-        let ran_at = (early && ours && !was_parked && !self.idle.is_parked()).then_some(self.in_force.target);
+        let ran_at = (early && ours && !was_parked && !self.is_parked()).then_some(self.in_force.target);
         let settled = since + self.settings.settle;
         let from = if settled.0 > window.start.0 { settled } else { window.start };
         let power = group_power(&self.meters, from, window.end).map(|(power, _)| power);
@@ -436,6 +489,11 @@ impl Controller {
         let step = self.settings.floor_step.as_f64();
         let violation = self.latency.violation(&limits, now);
         if let Some(violation) = violation {
+            if violation.limit == Limited::Ttft
+                && let Some(idle) = self.settings.idle
+            {
+                self.idle.limit_broken(&idle, now);
+            }
             let running = self.in_force.target;
             let clock = running.clocks().map(|clocks| clocks.core.as_f64());
             if !self.settings.data_collection {
@@ -520,6 +578,12 @@ impl Controller {
             arms_out: self.space.arms().len() - allowed,
         }
     }
+}
+
+/// Mean length of the engine's steps: the time between tokens of a request.
+fn step_time(window: &Window) -> Option<Seconds> {
+    let histogram = window.itl.as_ref().or(window.request_tpot.as_ref())?;
+    (histogram.count > 0.0).then(|| Seconds(histogram.sum / histogram.count))
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to u32 first")]

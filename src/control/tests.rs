@@ -11,6 +11,7 @@ use crate::bandit::structured::StructuredSettings;
 use crate::bandit::{ActionSpace, Learner, Policy, Target};
 use crate::gpu::{ClockReasons, GpuReading, MemoryLevel, SupportedClocks};
 use crate::metrics::{Histogram, Signals, Snapshot};
+use crate::park::gap::{GapSettings, Wait};
 use crate::reward::energy::EnergyPoint;
 use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Objective, RewardForm};
@@ -30,7 +31,18 @@ fn settings() -> Settings {
         objective: Objective::Edp,
         reward: RewardForm::LogRatio,
         limits: None,
-        idle: Some(IdleSettings { after_windows: 3, clocks: IDLE, wake_power_ratio: 1.12 }),
+        idle: Some(IdleSettings {
+            gap: GapSettings {
+                wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.45) },
+                quiet: Seconds(0.45),
+                at_start: true,
+                wake_limit: Seconds(1.0),
+            },
+            clocks: IDLE,
+            wake_power_ratio: 1.12,
+            utilization: true,
+            connections: None,
+        }),
         data_collection: false,
         dry_run: false,
         ema_alpha: 0.4,
@@ -160,6 +172,7 @@ impl Scene {
             gpus: vec![gpu],
             outcomes,
             orders: std::mem::take(&mut self.orders),
+            connections: None,
         };
         let output = self.controller.step(&seen);
         if let Some(target) = output.command {

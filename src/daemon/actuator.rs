@@ -191,6 +191,10 @@ fn carry_out(lease: &mut ClockLease, target: Target, clock: &Clock, shared: &Sha
     let at = clock.now();
     match result {
         Ok(()) => Some(ClockOutcome::InForce { target, at }),
+        // A board may list memory clocks and lock none: the pair cannot be had, and everything else can.
+        Err(error) if error.is_refused_memory_lock() => {
+            Some(ClockOutcome::Refused { target, at, recovery: Refusal::DropArm, why: error.to_string() })
+        }
         Err(error) => match Refusal::from_recovery(error.recovery()) {
             Some(recovery) => Some(ClockOutcome::Refused { target, at, recovery, why: error.to_string() }),
             None => {

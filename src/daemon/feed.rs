@@ -3,6 +3,7 @@
 //! A request starts shortly before each tick, early enough for the page to be there when the tick comes, late enough
 //! that the window it closes belongs almost wholly to the clocks that ran in it.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,11 +20,20 @@ use crate::units::{Seconds, Time};
 pub trait Source: Send + 'static {
     /// One page, with instants of `clock`; the error is for humans.
     fn fetch(&self, clock: Clock) -> impl Future<Output = Result<Snapshot, String>> + Send;
+
+    /// This end of the connection that the last page came over, where that is known.
+    fn own_address(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 impl Source for Scraper {
     async fn fetch(&self, clock: Clock) -> Result<Snapshot, String> {
         self.fetch_snapshot(|| clock.now()).await.map_err(|error| error.to_string())
+    }
+
+    fn own_address(&self) -> Option<SocketAddr> {
+        Scraper::own_address(self)
     }
 }
 
@@ -82,6 +92,7 @@ impl Lead {
 #[derive(Default)]
 struct Slot {
     answer: Mutex<Option<Scrape>>,
+    own_address: Mutex<Option<SocketAddr>>,
     arrived: Notify,
 }
 
@@ -104,6 +115,12 @@ impl Feed {
     #[must_use]
     pub fn take(&self) -> Scrape {
         self.slot.answer.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Scrape::Pending)
+    }
+
+    /// This end of the connection that the last page came over, where that is known.
+    #[must_use]
+    pub fn own_address(&self) -> Option<SocketAddr> {
+        *self.slot.own_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the next answer.
@@ -131,6 +148,7 @@ async fn run<S: Source>(source: S, schedule: Schedule, clock: Clock, slot: Arc<S
             }
             Err(why) => Scrape::Failed(why),
         };
+        *slot.own_address.lock().unwrap_or_else(PoisonError::into_inner) = source.own_address();
         *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(scrape);
         slot.arrived.notify_one();
         // One request per tick, however fast the answer came.

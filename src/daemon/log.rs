@@ -6,9 +6,9 @@ use tracing::{debug, error, info, warn};
 
 use super::tick::{Observer, StepFacts};
 use crate::config::Config;
-use crate::control::event::WakeSource;
 use crate::control::{Controller, Event, Mode, Round, Settings};
 use crate::metrics::health;
+use crate::park::source::WakeSource;
 
 /// Logs every event, every command, and, if asked for, every round.
 pub struct LogObserver {
@@ -101,6 +101,7 @@ fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
         Event::LimitKept => info!("latency limits kept again"),
         Event::Paused => info!("paused by an operator: driver-default clocks"),
         Event::Resumed => info!("resumed by an operator"),
+        Event::LeversMeasured(book) => info!("idle: {book}"),
         Event::Parked { clocks } => info!(core_mhz = clocks.core.0, "idle: parked"),
         Event::Woken { by, parked } => log_woken(by, parked.0),
         Event::ClockNotHeld { asked, running, member } => warn!(
@@ -162,6 +163,7 @@ fn log_woken(by: &WakeSource, parked_s: f64) {
         WakeSource::Power { power, parked } => {
             info!(parked_s, power_w = power.0, parked_power_w = parked.0, "power rose: woken");
         }
+        WakeSource::Connections { open } => info!(parked_s, open, "a client asks: woken"),
         WakeSource::Utilization { percent } => info!(parked_s, percent, "utilisation rose: woken"),
     }
 }

@@ -5,6 +5,7 @@
 //! fifth ([`recorder`]), and a sixth watches over these and over the guardian ([`watch`]).
 
 pub mod actuator;
+pub mod clients;
 pub mod clock;
 pub mod feed;
 pub mod log;

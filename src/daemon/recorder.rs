@@ -15,10 +15,11 @@ use crate::config::Config;
 use crate::control::{Controller, Event, Learned, Mode, Round, Settings};
 use crate::gpu::GpuInfo;
 use crate::holdout::{Savings, SlotWindow};
+use crate::park::levers::LeverBook;
 use crate::reward::slo::Limits;
 use crate::store::{
     Identity, ModelMetadata, ModelStore, RoundLimits, RoundRecord, RoundWriter, RunDir, RunInfo, RunSummary,
-    rfc3339, unix_seconds,
+    rfc3339, save_levers, unix_seconds,
 };
 use crate::units::{Joules, Seconds, Time};
 
@@ -67,6 +68,7 @@ enum Job {
     Round(Box<RoundRecord>, Time),
     Save(Box<Learned>, Box<ModelMetadata>, Box<RunSummary>),
     Savings(Box<Savings>),
+    Levers(Box<LeverBook>),
     Finish(Box<RunSummary>),
 }
 
@@ -126,7 +128,16 @@ impl Recorder {
             Some(tap) => Some(tap.sink(run.steps(tap.limits())?)),
             None => None,
         };
-        let writer = Writer { store, identity: identity.clone(), run, rounds, steps: sink, failing: false };
+        let writer = Writer {
+            store,
+            model_dir: settings.model_dir.clone(),
+            gpu: gpu.clone(),
+            identity: identity.clone(),
+            run,
+            rounds,
+            steps: sink,
+            failing: false,
+        };
         let keep = settings.keep_runs;
         let thread = std::thread::Builder::new().name("agft-store".into()).spawn(move || {
             if let Err(error) = writer.run.remove_old(keep) {
@@ -254,6 +265,13 @@ impl Observer for Recorder {
                 self.send_step(job);
             }
         }
+        if self.settings.save_model {
+            for event in &facts.output.events {
+                if let Event::LeversMeasured(book) = event {
+                    self.send(Job::Levers(book.clone()));
+                }
+            }
+        }
         let Some(round) = &facts.output.round else { return };
         let at = Timestamp::now();
         self.totals.rounds += 1;
@@ -294,6 +312,10 @@ impl Observer for Recorder {
             let metadata = Box::new(self.metadata(controller, Timestamp::now()));
             let learned = Box::new(controller.learned().clone());
             let _ = self.jobs.send(Job::Save(learned, metadata, Box::new(summary.clone())));
+            let levers = controller.parking().levers();
+            if !levers.book().levers.is_empty() {
+                let _ = self.jobs.send(Job::Levers(Box::new(levers.book().clone())));
+            }
             if self.savings.state().cycles > 0 {
                 let _ = self.jobs.send(Job::Savings(Box::new(self.savings.clone())));
             }
@@ -311,6 +333,8 @@ impl Observer for Recorder {
 /// The thread's side.
 struct Writer {
     store: ModelStore,
+    model_dir: PathBuf,
+    gpu: GpuInfo,
     identity: Identity,
     run: RunDir,
     rounds: RoundWriter,
@@ -338,6 +362,7 @@ impl Writer {
                 }
                 Ok(Job::Save(learned, metadata, summary)) => self.save(&learned, &metadata, &summary),
                 Ok(Job::Savings(savings)) => self.save_savings(&savings),
+                Ok(Job::Levers(book)) => self.save_levers(&book),
                 Ok(Job::Finish(summary)) => return self.finish(&summary),
                 Err(RecvTimeoutError::Timeout) => self.rounds.flush(now),
                 // The loop ended without a last word: a panic. What is buffered is written by dropping.
@@ -370,6 +395,12 @@ impl Writer {
     fn save_savings(&self, savings: &Savings) {
         if let Err(error) = self.store.save_savings(&self.identity, savings) {
             tracing::error!(%error, "what the holdout has shown is not stored; the next cycle tries again");
+        }
+    }
+
+    fn save_levers(&self, book: &LeverBook) {
+        if let Err(error) = save_levers(&self.model_dir, &self.gpu, book) {
+            tracing::error!(%error, "what parking saves is not stored: the next run measures it anew");
         }
     }
 

@@ -5,7 +5,7 @@
 //! are. The loop then starts as after a restart with its model: at driver-default clocks, with the new constants.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokio::signal::unix::Signal;
@@ -18,6 +18,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::control::{Controller, Learned, Settings};
 use crate::gpu::SupportedClocks;
 use crate::metrics::scrape::{Scraper, without_query};
+use crate::park::levers::LeverBook;
 
 /// What a run has to know to take up a new configuration.
 pub struct Reloader {
@@ -80,7 +81,7 @@ impl Reloader {
         let mut loaded = match Config::load_trusted(&self.path) {
             Ok(loaded) => loaded,
             Err(error) => {
-                self.refuse(&error);
+                refuse(&self.path, &error);
                 return None;
             }
         };
@@ -122,28 +123,27 @@ impl Reloader {
         let memory = setup::memory_clocks(&merged, &self.clocks);
         let space = ActionSpace::new(&self.clocks, &setup::space_settings(&merged, memory));
         let settings = setup::control_settings(&merged, &self.clocks, self.dry_run);
-        let controller = Controller::new(settings.clone(), learned, space, self.gpus, self.clock.now());
+        let controller = Controller::new(settings.clone(), learned, space, self.gpus, self.clock.now())
+            .with_levers(setup::levers(&merged, &self.clocks, LeverBook::default()));
         tracing::info!(%file, rounds = controller.learned().rounds, "configuration reloaded");
         self.config = merged.clone();
         Some(Change { controller, feed, settings, config: merged })
     }
 }
 
-impl Reloader {
-    /// One line in the log for each problem, with its place in the file.
-    fn refuse(&self, error: &ConfigError) {
-        const SAYS: &str = "configuration not reloaded: the old one stays";
-        let file = self.path.display();
-        let ConfigError::Invalid { problems, .. } = error else {
-            // The text has the place.
-            tracing::error!(%error, "{SAYS}");
-            return;
-        };
-        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
-        for problem in problems {
-            let line = config::line_of(&text, problem.key());
-            tracing::error!(%file, line, key = problem.key(), %problem, "{SAYS}");
-        }
+/// One line in the log for each problem, with its place in the file.
+pub(super) fn refuse(path: &Path, error: &ConfigError) {
+    const SAYS: &str = "configuration not reloaded: the old one stays";
+    let file = path.display();
+    let ConfigError::Invalid { problems, .. } = error else {
+        // The text has the place.
+        tracing::error!(%error, "{SAYS}");
+        return;
+    };
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    for problem in problems {
+        let line = config::line_of(&text, problem.key());
+        tracing::error!(%file, line, key = problem.key(), %problem, "{SAYS}");
     }
 }
 
@@ -173,7 +173,7 @@ fn merge(old: &Config, new: &Config) -> Config {
 }
 
 /// `section.key` of each value that differs, and from what to what.
-fn differences(old: &Config, new: &Config) -> Vec<(String, String)> {
+pub(super) fn differences(old: &Config, new: &Config) -> Vec<(String, String)> {
     let (old, new) = (keys(old), keys(new));
     let changed = old.iter().filter_map(|(key, was)| {
         let is = new.get(key)?;

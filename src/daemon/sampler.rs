@@ -1,6 +1,7 @@
-//! The thread that reads the GPUs: counter ticks every few milliseconds, all sensors ten times a second.
+//! The thread that reads the GPUs: counter ticks every few milliseconds, all sensors ten times a second; less while they
+//! are parked, which reading must not disturb.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::watch::Pulse;
 use crate::control::GpuTick;
 use crate::gpu::{GpuError, GpuReading, GpuSensors};
 use crate::reward::energy::EnergyPoint;
-use crate::units::{Joules, Millijoules, Time, Watts};
+use crate::units::{Joules, Millijoules, Seconds, Time, Watts};
 
 /// How often to look.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +22,36 @@ pub struct SamplerSettings {
     pub energy_every: Duration,
     /// At everything else.
     pub sensors_every: Duration,
+    /// At all of it while the GPUs are parked, and their sensors are what would show work.
+    pub watch_every: Duration,
 }
+
+/// What the GPUs are looked at for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Watch {
+    /// For the windows alone.
+    #[default]
+    Off,
+    /// Parked, and another source would tell of work sooner.
+    Asleep,
+    /// Parked, and work has to be found.
+    Parked,
+    /// Woken: until their clocks are back.
+    Waking,
+}
+
+impl Watch {
+    fn of(number: u8) -> Self {
+        let all = [Self::Asleep, Self::Parked, Self::Waking];
+        all.into_iter().find(|watch| *watch as u8 == number).unwrap_or_default()
+    }
+}
+
+/// Between looks at GPUs that others watch over.
+const ASLEEP: Duration = Duration::from_secs(1);
+/// Between looks at clocks that are on their way back.
+const WAKING: Duration = Duration::from_millis(10);
 
 /// Where energy comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +64,29 @@ pub enum EnergySource {
     None,
 }
 
+impl SamplerSettings {
+    /// Between two looks at all sensors.
+    fn look_every(&self, watch: Watch) -> Seconds {
+        let every = match watch {
+            Watch::Off => self.sensors_every,
+            Watch::Asleep => ASLEEP.max(self.watch_every),
+            Watch::Parked => self.watch_every,
+            Watch::Waking => WAKING.min(self.sensors_every),
+        };
+        Seconds(every.as_secs_f64())
+    }
+
+    /// Between two looks at the energy counter, which is all that is looked at in between.
+    fn pause(&self, watch: Watch) -> Duration {
+        match watch {
+            Watch::Off => self.energy_every,
+            Watch::Asleep => ASLEEP.max(self.watch_every),
+            Watch::Parked => self.watch_every.max(self.energy_every),
+            Watch::Waking => WAKING.min(self.energy_every),
+        }
+    }
+}
+
 /// At most this many counter ticks wait for the next step: a stalled loop must not fill the memory.
 const MAX_POINTS: usize = 4096;
 
@@ -41,8 +94,8 @@ const MAX_POINTS: usize = 4096;
 struct Shared {
     ticks: Mutex<Vec<GpuTick>>,
     stop: AtomicBool,
-    /// Notify after each look at the sensors, for the watch on parked GPUs.
-    watch: AtomicBool,
+    /// The [`Watch`]; anything but off has a notice sent after each look at the sensors.
+    watch: AtomicU8,
     looked: Notify,
     lost: Mutex<Option<GpuError>>,
     ended: Notify,
@@ -98,9 +151,15 @@ impl Sampler {
         self.shared.pulse.clone()
     }
 
-    /// Whether [`Sampler::looked`] shall fire after each look at the sensors.
-    pub fn set_watch(&self, watch: bool) {
-        self.shared.watch.store(watch, Ordering::Relaxed);
+    /// What to look for from now on. All but [`Watch::Off`] have [`Sampler::looked`] fire after each look at the sensors.
+    pub fn set_watch(&self, watch: Watch) {
+        let before = self.shared.watch.swap(watch as u8, Ordering::Relaxed);
+        // It may be asleep for a second.
+        if before != watch as u8
+            && let Some(thread) = &self.thread
+        {
+            thread.thread().unpark();
+        }
     }
 
     /// Waits for the next look at the sensors while watching.
@@ -179,11 +238,12 @@ impl Gpu {
 }
 
 fn sample(shared: &Shared, mut gpus: Vec<Gpu>, settings: SamplerSettings, clock: &Clock) {
-    let mut next_look = clock.now();
-    let period = settings.sensors_every.as_secs_f64();
+    let mut last_look = None;
     while !shared.stop.load(Ordering::Relaxed) {
         let now = clock.now();
-        let look = now >= next_look;
+        let watch = Watch::of(shared.watch.load(Ordering::Relaxed));
+        let every = settings.look_every(watch);
+        let look = last_look.is_none_or(|last| clock.now().since(last) >= every);
         for (index, gpu) in gpus.iter_mut().enumerate() {
             let point = gpu.energy(clock.now());
             let reading = if look { Some(gpu.sensors.reading()) } else { None };
@@ -210,15 +270,16 @@ fn sample(shared: &Shared, mut gpus: Vec<Gpu>, settings: SamplerSettings, clock:
             }
         }
         if look {
-            next_look = next_look + crate::units::Seconds(period);
-            if next_look < now {
-                next_look = now + crate::units::Seconds(period);
-            }
-            if shared.watch.load(Ordering::Relaxed) {
+            last_look = Some(last_look.map_or(now, |last: Time| {
+                // In step, unless it fell behind.
+                let due = last + every;
+                if now.since(due) < every { due } else { now }
+            }));
+            if watch != Watch::Off {
                 shared.looked.notify_one();
             }
         }
         shared.pulse.mark();
-        std::thread::sleep(settings.energy_every);
+        std::thread::park_timeout(settings.pause(watch));
     }
 }

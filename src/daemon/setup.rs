@@ -7,14 +7,17 @@ use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::memory;
 use crate::bandit::space::SpaceSettings;
 use crate::bandit::structured::StructuredSettings;
-use crate::config::{Config, PolicyKind};
+use crate::config::{self, Config, ConnectionCount, IdleSource, PolicyKind, WaitKind};
 use crate::control::Settings;
-use crate::control::idle::IdleSettings;
+use crate::control::idle::{CountedConnections, IdleSettings};
 use crate::gpu::SupportedClocks;
 use crate::holdout::HoldoutSettings;
 use crate::metrics::scrape::ScrapeSettings;
+use crate::park::gap::{GapSettings, Wait};
+use crate::park::levers::{Lever, LeverBook, LeverKind, Levers};
+use crate::park::wake::Running;
 use crate::reward::slo::Limits;
-use crate::units::{Clocks, Mhz, Seconds};
+use crate::units::{Clocks, Joules, Mhz, Seconds};
 
 /// Part of a window after a clock change that is not measured: clocks take 10-100 ms to change.
 const SETTLE: Seconds = Seconds(0.1);
@@ -50,11 +53,7 @@ pub fn control_settings(config: &Config, clocks: &SupportedClocks, dry_run: bool
             statistic: control.slo_statistic,
             window: control.slo_window_s,
         }),
-        idle: config.idle.enabled.then_some(IdleSettings {
-            after_windows: config.idle.after_windows,
-            clocks: Clocks::core_only(idle_clock),
-            wake_power_ratio: config.idle.wake_power_ratio,
-        }),
+        idle: config.idle.enabled.then(|| idle_settings(config, idle_clock)),
         holdout: (config.holdout.share > 0.0).then_some(HoldoutSettings {
             share: config.holdout.share,
             block: config.holdout.block_s,
@@ -66,6 +65,55 @@ pub fn control_settings(config: &Config, clocks: &SupportedClocks, dry_run: bool
         ema_alpha: config.metrics.ema_alpha,
         floor_step: config.linucb.coarse_step_mhz,
         recover_arms_below: control.auto_add_actual_frequency.then_some(control.min_action_space_size),
+    }
+}
+
+/// The ways to park a GPU with these clocks, and what is known of them.
+#[must_use]
+pub fn levers(config: &Config, clocks: &SupportedClocks, book: LeverBook) -> Levers {
+    let core = clocks.nearest_core(config.gpu.idle_frequency);
+    let list = chosen_levers(config.idle.lever, Lever::of(clocks, core, clocks.memory().last()));
+    Levers::new(list, book, top(clocks))
+}
+
+/// The highest clocks.
+#[must_use]
+pub fn top(clocks: &SupportedClocks) -> Running {
+    Running { core: Some(clocks.core_max()), memory: clocks.memory().next() }
+}
+
+/// Of these levers those that are configured.
+#[must_use]
+pub fn chosen_levers(chosen: config::Lever, levers: Vec<Lever>) -> Vec<Lever> {
+    let wanted = match chosen {
+        config::Lever::Auto => return levers,
+        config::Lever::Core => LeverKind::Core,
+        config::Lever::Memory => LeverKind::Memory,
+        config::Lever::Both => LeverKind::Both,
+    };
+    levers.into_iter().filter(|lever| lever.kind == wanted).collect()
+}
+
+fn idle_settings(config: &Config, core: Mhz) -> IdleSettings {
+    let idle = &config.idle;
+    // The windows from the first empty one on, less half a one for ticks that come early.
+    let quiet = (f64::from(idle.after_windows) - 1.5).max(0.0) * config.control.decision_interval_s.0;
+    let wait = match idle.rule {
+        WaitKind::Timeout => Wait::Timeout(idle.timeout_s),
+        WaitKind::SkiRental => {
+            Wait::SkiRental { wake: idle.wake_cost_j.map(Joules), unmeasured: Seconds(quiet) }
+        }
+    };
+    let connections = idle.sources.contains(&IdleSource::Connections).then_some(match idle.count {
+        ConnectionCount::Connections => CountedConnections::Open,
+        ConnectionCount::Recent => CountedConnections::Recent,
+    });
+    IdleSettings {
+        gap: GapSettings { wait, quiet: Seconds(quiet), at_start: true, wake_limit: idle.wake_limit_s },
+        clocks: Clocks::core_only(core),
+        wake_power_ratio: idle.wake_power_ratio,
+        utilization: idle.sources.contains(&IdleSource::Utilization),
+        connections,
     }
 }
 

@@ -3,10 +3,11 @@
 use std::time::SystemTime;
 
 use super::actuator::Actuator;
+use super::clients::Clients;
 use super::clock::Clock;
 use super::feed::{Feed, Schedule};
 use super::reload::{Change, Reloader};
-use super::sampler::Sampler;
+use super::sampler::{self, Sampler};
 use super::watch::{Alarm, Pulse, Watch};
 use crate::bandit::Target;
 use crate::config::Config;
@@ -33,6 +34,8 @@ pub struct Parts {
     pub observers: Vec<Box<dyn Observer>>,
     /// Who reads the configuration again on SIGHUP.
     pub reload: Option<Reloader>,
+    /// Who asks the engine, if that is watched.
+    pub clients: Option<Clients>,
     /// Where operators' orders come from.
     pub orders: Option<tokio::sync::mpsc::Receiver<Order>>,
     /// When the ticks are.
@@ -187,6 +190,9 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
             () = parts.sampler.looked() => {
                 tick(parts, None, Vec::new());
             }
+            () = asked(parts.clients.as_mut(), parts.clock), if parts.controller.is_parked() => {
+                tick(parts, None, Vec::new());
+            }
             order = next_order(parts.orders.as_mut()) => {
                 tick(parts, None, vec![order]);
             }
@@ -197,6 +203,13 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
 async fn clock_failure(actuator: Option<&Actuator>) -> GpuError {
     match actuator {
         Some(actuator) => actuator.failed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn asked(clients: Option<&mut Clients>, clock: Clock) {
+    match clients {
+        Some(clients) => clients.asked(|| clock.now()).await,
         None => std::future::pending().await,
     }
 }
@@ -224,7 +237,7 @@ async fn next_order(orders: Option<&mut tokio::sync::mpsc::Receiver<Order>>) -> 
 fn take_up(parts: &mut Parts, change: Change) {
     let paused = parts.controller.is_paused();
     let before = std::mem::replace(&mut parts.controller, change.controller);
-    parts.controller.continue_experiment(&before);
+    parts.controller.take_over(&before);
     if paused {
         let now = parts.clock.now();
         let nothing = Observation {
@@ -233,6 +246,7 @@ fn take_up(parts: &mut Parts, change: Change) {
             gpus: Vec::new(),
             outcomes: Vec::new(),
             orders: vec![Order::Pause],
+            connections: None,
         };
         // What it commands is the driver's default, which is commanded below.
         parts.controller.step(&nothing);
@@ -261,12 +275,17 @@ async fn alarm(watch: Option<&Watch>) -> Alarm {
 /// One step: at a tick (`due`) with the page, or between ticks with the sensors alone. Says whether there was an answer.
 fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
     let now = parts.clock.now();
+    let connections = parts.clients.as_mut().and_then(|clients| {
+        clients.own_address(parts.feed.own_address());
+        clients.look(now)
+    });
     let seen = Observation {
         now,
         scrape: if due.is_some() { parts.feed.take() } else { Scrape::Pending },
         gpus: parts.sampler.collect(),
         outcomes: parts.actuator.as_ref().map_or_else(Vec::new, Actuator::outcomes),
         orders,
+        connections,
     };
     let output = parts.controller.step(&seen);
     if let (Some(target), Some(actuator)) = (output.command, &parts.actuator) {
@@ -275,7 +294,12 @@ fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
     if let (Some(why), Some(actuator)) = (&output.reset, &parts.actuator) {
         actuator.disturber()(why.clone());
     }
-    parts.sampler.set_watch(parts.controller.is_parked());
+    if let Some(clients) = &mut parts.clients
+        && parts.controller.parking().worked_at() == Some(now)
+    {
+        clients.worked(now);
+    }
+    parts.sampler.set_watch(watch(parts));
     let facts = StepFacts {
         seen: &seen,
         output: &output,
@@ -288,6 +312,19 @@ fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
         observer.step(&facts);
     }
     !matches!(seen.scrape, Scrape::Pending)
+}
+
+/// What the GPUs have to be looked at for.
+fn watch(parts: &Parts) -> sampler::Watch {
+    if parts.controller.parking().is_waking() {
+        sampler::Watch::Waking
+    } else if !parts.controller.is_parked() {
+        sampler::Watch::Off
+    } else if parts.clients.as_ref().is_some_and(Clients::hears_all) {
+        sampler::Watch::Asleep
+    } else {
+        sampler::Watch::Parked
+    }
 }
 
 /// Seconds since the Unix epoch; 0 for a wall clock set before it.

@@ -479,6 +479,12 @@ impl GpuError {
         matches!(self, Self::NotSupported { .. } | Self::InvalidArgument { .. } | Self::NoPermission { .. })
     }
 
+    /// Is it the lock of the memory clock that the board does not have?
+    #[must_use]
+    pub fn is_refused_memory_lock(&self) -> bool {
+        matches!(self, Self::NotSupported { call, .. } if *call == "nvmlDeviceSetMemoryLockedClocks")
+    }
+
     /// A sensor failed so: does that end the run? A missing one does not, nor does one that fails for the moment.
     #[must_use]
     pub fn ends_sampling(&self) -> bool {

@@ -9,9 +9,12 @@ mod secret;
 mod tests;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper_util::client::legacy::connect::HttpInfo;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, LOCATION};
 use reqwest::{Certificate, Client, Response, Url, redirect};
 
@@ -58,6 +61,7 @@ pub struct Scraper {
     timeout: Duration,
     connect_timeout: Duration,
     model: Option<String>,
+    own_address: Mutex<Option<SocketAddr>>,
 }
 
 impl Scraper {
@@ -89,13 +93,27 @@ impl Scraper {
         };
         let client =
             builder.build().map_err(|error| ScrapeError::NoTls { reason: error::root_cause(&error) })?;
-        Ok(Self { client, url, token, timeout, connect_timeout, model: settings.model_name.clone() })
+        Ok(Self {
+            client,
+            url,
+            token,
+            timeout,
+            connect_timeout,
+            model: settings.model_name.clone(),
+            own_address: Mutex::default(),
+        })
     }
 
     /// The URL as it may be shown: without its query.
     #[must_use]
     pub fn shown_url(&self) -> String {
         error::shown(&self.url)
+    }
+
+    /// This end of the connection that the last answer came over.
+    #[must_use]
+    pub fn own_address(&self) -> Option<SocketAddr> {
+        *self.own_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fetches the page.
@@ -139,6 +157,8 @@ impl Scraper {
             outcome => outcome,
         };
         let mut response = response.map_err(|error| self.failed(&error))?;
+        let over = response.extensions().get::<HttpInfo>().map(HttpInfo::local_addr);
+        *self.own_address.lock().unwrap_or_else(PoisonError::into_inner) = over;
         self.check_head(&response)?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(&error))? {

@@ -1,12 +1,8 @@
-//! One GPU: from what was seen of it to parking and waking.
+//! One GPU by its own sensors and the connections to what it serves: from what was seen to parking and waking.
 
-use std::fmt;
-
-use super::ski::{SkiRental, Terms};
-use crate::units::{Joules, Seconds, Time, Watts};
-
-/// After a lock that the driver refused, none is asked for that long.
-const REFUSED: Seconds = Seconds(60.0);
+use super::gap::{GapDecision, GapRule, GapSettings, GapState, Prices, Sight};
+use super::source::WakeSource;
+use crate::units::{Seconds, Time};
 
 /// Temperatures that park a GPU whatever it does.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,37 +13,17 @@ pub struct HotAt {
     pub low_c: f64,
 }
 
-/// How long a gap is waited out.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Wait {
-    /// A fixed time from the last work on.
-    Timeout(Seconds),
-    /// What [`SkiRental`] says, after the quiet time; the timeout while powers have not been measured.
-    SkiRental {
-        /// What a wake may cost.
-        wake: Joules,
-        /// Until the saving is known.
-        unmeasured: Seconds,
-    },
-}
-
 /// Constants of parking.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// How long a gap is waited out.
-    pub wait: Wait,
-    /// So long every source has to be quiet in any case.
-    pub quiet: Seconds,
-    /// A GPU that has not worked since the start is parked after the quiet time alone.
-    pub at_start: bool,
+    /// How gaps are waited out.
+    pub gap: GapSettings,
     /// Utilisation above this is work, percent; `None` if utilisation is no source.
     pub utilization_threshold_percent: Option<f64>,
     /// Connections are a source.
     pub connections: bool,
     /// Protection against heat, if wanted.
     pub hot: Option<HotAt>,
-    /// A wake may take so long.
-    pub wake_limit: Seconds,
 }
 
 /// What is known of a GPU at one moment.
@@ -61,47 +37,8 @@ pub struct Observation {
     pub temperature_c: Option<f64>,
     /// Connections that are open on the watched ports.
     pub open_connections: Option<u32>,
-    /// When a connection was last opened, as far as known: it may be closed again.
+    /// When a connection was last opened or used, as far as known: it may be closed again.
     pub last_connection: Option<Time>,
-}
-
-/// What ended a gap.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum WakeSource {
-    /// The GPU works.
-    Utilization {
-        /// Percent.
-        percent: f64,
-    },
-    /// Somebody is connected, or was since the last look.
-    Connections {
-        /// So many are open.
-        open: u32,
-    },
-    /// A source does not answer: work cannot be ruled out.
-    Unseen,
-}
-
-impl WakeSource {
-    /// Its name in sums.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Utilization { .. } => "utilization",
-            Self::Connections { .. } => "connections",
-            Self::Unseen => "unseen",
-        }
-    }
-}
-
-impl fmt::Display for WakeSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Utilization { percent } => write!(f, "utilization {percent:.0} %"),
-            Self::Connections { open } => write!(f, "connections ({open} open)"),
-            Self::Unseen => f.write_str("a source that does not answer"),
-        }
-    }
 }
 
 /// Where a GPU stands.
@@ -158,24 +95,12 @@ pub enum Decision {
     Wake(WakeSource),
 }
 
-/// A gap under way.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Gap {
-    /// Park this long after its begin.
-    park_after: Seconds,
-    /// What was agreed for it.
-    terms: Option<Terms>,
-}
-
 /// Decides for one GPU.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParkRule {
     settings: Settings,
-    state: State,
-    ski: SkiRental,
-    gap: Option<Gap>,
-    has_worked: bool,
-    not_before: Option<Time>,
+    gaps: GapRule,
+    hot: bool,
     seen_at: Option<Time>,
 }
 
@@ -183,27 +108,24 @@ impl ParkRule {
     /// Of a GPU that is at its driver's clocks.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            state: State::Serving,
-            ski: SkiRental::default(),
-            gap: None,
-            has_worked: false,
-            not_before: None,
-            seen_at: None,
-        }
+        Self { settings, gaps: GapRule::new(&settings.gap), hot: false, seen_at: None }
     }
 
     /// Where it stands.
     #[must_use]
     pub fn state(&self) -> State {
-        self.state
+        match self.gaps.state() {
+            _ if self.hot => State::Hot,
+            GapState::Serving => State::Serving,
+            GapState::Quiet { since } => State::Quiet { since },
+            GapState::Parked { idle_since, .. } => State::Parked { idle_since },
+        }
     }
 
-    /// How many times the configured cost a wake is priced at.
+    /// How many times its cost a wake is priced at.
     #[must_use]
     pub fn bar(&self) -> f64 {
-        self.ski.bar()
+        self.gaps.bar()
     }
 
     /// Which source says, or cannot rule out, that there is work? Asked of those that count; `previous` is the last look.
@@ -229,131 +151,97 @@ impl ParkRule {
         unseen.then_some(WakeSource::Unseen)
     }
 
+    /// Does this show the work itself? A connection does not, where the GPU would show it.
+    fn is_proof(&self, work: WakeSource) -> bool {
+        match work {
+            WakeSource::Unseen => false,
+            WakeSource::Connections { .. } => self.settings.utilization_threshold_percent.is_none(),
+            WakeSource::Page | WakeSource::Power { .. } | WakeSource::Utilization { .. } => true,
+        }
+    }
+
     fn is_hot(&self, seen: &Observation) -> Option<f64> {
         // Where the sensor fails the board protects itself.
         let (limits, temperature) = (self.settings.hot?, seen.temperature_c?);
-        let limit = if self.state == State::Hot { limits.low_c } else { limits.high_c };
+        let limit = if self.hot { limits.low_c } else { limits.high_c };
         (temperature > limit).then_some(temperature)
     }
 
-    /// Something was seen. `saving` is the power that parking saves, where that has been measured.
-    pub fn step(&mut self, seen: &Observation, saving: Option<Watts>) -> Decision {
+    /// Something was seen.
+    pub fn step(&mut self, seen: &Observation, prices: Prices) -> Decision {
         let previous = self.seen_at.replace(seen.now);
         let work = self.work(seen, previous);
-        self.has_worked |= work.is_some_and(|work| work != WakeSource::Unseen);
-        let held_off = self.not_before.is_some_and(|until| seen.now < until);
-        if let Some(temperature_c) = self.is_hot(seen).filter(|_| self.state == State::Hot || !held_off) {
-            if self.state == State::Hot {
+        let held_off = self.gaps.is_held_off(seen.now);
+        if let Some(temperature_c) = self.is_hot(seen).filter(|_| self.hot || !held_off) {
+            if self.hot {
                 return Decision::Stay;
             }
-            self.gap = None;
-            self.state = State::Hot;
+            self.gaps.interrupt();
+            self.hot = true;
             return Decision::Cool { temperature_c };
         }
-        match (self.state, work) {
-            (State::Serving, Some(_)) => Decision::Stay,
-            (State::Quiet { since }, Some(_)) => {
-                self.end_gap(seen.now.since(since));
-                self.state = State::Serving;
-                Decision::Stay
-            }
-            (State::Parked { idle_since }, Some(work)) => {
-                self.end_gap(seen.now.since(idle_since));
-                self.state = State::Serving;
-                Decision::Wake(work)
-            }
-            (State::Hot, Some(work)) => {
-                self.state = State::Serving;
-                Decision::Wake(work)
-            }
-            (State::Hot, None) => {
-                self.state = State::Parked { idle_since: seen.now };
-                Decision::Stay
-            }
-            (State::Parked { .. }, None) => Decision::Stay,
-            (State::Serving, None) => {
-                let gap = self.begin_gap(saving);
-                self.gap = Some(gap);
-                self.wait_out(seen.now, seen.now, gap)
-            }
-            (State::Quiet { since }, None) => {
-                let gap = *self.gap.get_or_insert(Gap { park_after: self.settings.quiet, terms: None });
-                self.wait_out(since, seen.now, gap)
-            }
-        }
-    }
-
-    fn begin_gap(&self, saving: Option<Watts>) -> Gap {
-        let quiet = self.settings.quiet;
-        if self.settings.at_start && !self.has_worked {
-            return Gap { park_after: quiet, terms: None };
-        }
-        let (wait, terms) = match self.settings.wait {
-            Wait::Timeout(wait) => (wait, None),
-            Wait::SkiRental { wake, unmeasured } => match saving {
-                None => (unmeasured, None),
-                Some(saving) => {
-                    let terms = self.ski.terms(wake, saving);
-                    (Seconds(quiet.0 + terms.wait.0), Some(terms))
+        if std::mem::take(&mut self.hot) {
+            return match work {
+                Some(work) => Decision::Wake(work),
+                None => {
+                    self.gaps.parked_already(seen.now);
+                    Decision::Stay
                 }
-            },
-        };
-        Gap { park_after: Seconds(wait.0.max(quiet.0)), terms }
-    }
-
-    fn wait_out(&mut self, since: Time, now: Time, gap: Gap) -> Decision {
-        let idle = now.since(since);
-        if idle < gap.park_after || self.not_before.is_some_and(|until| now < until) {
-            self.state = State::Quiet { since };
-            return Decision::Stay;
+            };
         }
-        self.state = State::Parked { idle_since: since };
-        Decision::Park(idle)
-    }
-
-    fn end_gap(&mut self, length: Seconds) {
-        // Pauses within the quiet time are no gaps: nobody would park in them.
-        let beyond = Seconds(length.0 - self.settings.quiet.0);
-        if let Some(Gap { terms: Some(terms), .. }) = self.gap.take()
-            && beyond > Seconds(0.0)
-        {
-            self.ski.ended(beyond, &terms);
+        let proof = work.is_some_and(|work| self.is_proof(work));
+        let sight = Sight { now: seen.now, work, proof, hold: false };
+        match self.gaps.step(&sight, &self.settings.gap, prices) {
+            GapDecision::Stay => Decision::Stay,
+            GapDecision::Park(idle) => Decision::Park(idle),
+            GapDecision::Wake(source, _) => Decision::Wake(source),
         }
     }
 
     /// The clocks did not go down, or came back without our doing: not parked, and not again for a while.
     pub fn refused(&mut self, now: Time) {
-        self.state = State::Serving;
-        self.gap = None;
-        self.not_before = Some(now + REFUSED);
+        self.hot = false;
+        self.gaps.refused(now);
     }
 
     /// The lock has to be asked for once more, another one: parked no more, and free to park at the next look.
     pub fn ask_again(&mut self) {
-        self.state = State::Serving;
-        self.gap = None;
-        self.has_worked = false;
+        self.hot = false;
+        self.gaps.ask_again();
+    }
+
+    /// Other constants from now on. What was learned of gaps and wakes stays.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
     }
 
     /// A wake took so long until the clocks were back.
     pub fn woke(&mut self, took: Seconds) {
-        self.ski.woke(took, self.settings.wake_limit);
+        self.gaps.woke(took, &self.settings.gap);
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::park::gap::Wait;
+    use crate::units::{Joules, Watts};
 
     pub(crate) const SETTINGS: Settings = Settings {
-        wait: Wait::Timeout(Seconds(60.0)),
-        quiet: Seconds(3.0),
-        at_start: false,
+        gap: GapSettings {
+            wait: Wait::Timeout(Seconds(60.0)),
+            quiet: Seconds(3.0),
+            at_start: false,
+            wake_limit: Seconds(1.0),
+        },
         utilization_threshold_percent: Some(0.0),
         connections: false,
         hot: Some(HotAt { high_c: 80.0, low_c: 75.0 }),
-        wake_limit: Seconds(1.0),
     };
+
+    fn at_start() -> Settings {
+        Settings { gap: GapSettings { at_start: true, ..SETTINGS.gap }, ..SETTINGS }
+    }
 
     fn seen(now: f64, utilization: f64) -> Observation {
         Observation {
@@ -374,7 +262,7 @@ pub(super) mod tests {
     }
 
     fn step(rule: &mut ParkRule, seen: Observation) -> Decision {
-        rule.step(&seen, None)
+        rule.step(&seen, Prices::default())
     }
 
     #[test]
@@ -411,10 +299,10 @@ pub(super) mod tests {
 
     #[test]
     fn gpu_that_has_not_worked_yet_is_parked_after_the_quiet_time_and_a_busy_one_is_not() {
-        let mut rule = ParkRule::new(Settings { at_start: true, ..SETTINGS });
+        let mut rule = ParkRule::new(at_start());
         assert_eq!(step(&mut rule, seen(0.0, 0.0)), Decision::Stay);
         assert_eq!(step(&mut rule, seen(3.0, 0.0)), Decision::Park(Seconds(3.0)));
-        let mut busy = ParkRule::new(Settings { at_start: true, ..SETTINGS });
+        let mut busy = ParkRule::new(at_start());
         step(&mut busy, seen(0.0, 30.0));
         step(&mut busy, seen(1.0, 0.0));
         assert_eq!(step(&mut busy, seen(4.0, 0.0)), Decision::Stay);
@@ -442,19 +330,41 @@ pub(super) mod tests {
         for now in 0..1000 {
             assert_eq!(step(&mut rule, blind(f64::from(now))), Decision::Stay);
         }
-        let mut rule = ParkRule::new(Settings { at_start: true, ..SETTINGS });
+        let mut rule = ParkRule::new(at_start());
         step(&mut rule, seen(0.0, 0.0));
         step(&mut rule, seen(3.0, 0.0));
         assert_eq!(step(&mut rule, blind(4.0)), Decision::Wake(WakeSource::Unseen));
     }
 
     #[test]
+    fn connection_that_brings_no_work_to_the_gpu_wakes_it_and_it_parks_after_the_quiet_time_again() {
+        let both = |now, open| Observation { open_connections: Some(open), ..seen(now, 0.0) };
+        let settings = Settings { connections: true, ..SETTINGS };
+        let mut rule = ParkRule::new(settings);
+        step(&mut rule, Observation { open_connections: Some(1), ..seen(0.0, 50.0) });
+        step(&mut rule, both(1.0, 0));
+        assert_eq!(step(&mut rule, both(61.0, 0)), Decision::Park(Seconds(60.0)));
+        assert!(matches!(
+            step(&mut rule, both(70.0, 1)),
+            Decision::Wake(WakeSource::Connections { open: 1 })
+        ));
+        step(&mut rule, both(70.5, 0));
+        assert_eq!(step(&mut rule, both(73.5, 0)), Decision::Park(Seconds(3.0)));
+        // One that does is work like any other.
+        step(&mut rule, both(80.0, 1));
+        step(&mut rule, Observation { open_connections: Some(1), ..seen(81.0, 9.0) });
+        step(&mut rule, both(82.0, 0));
+        assert_eq!(step(&mut rule, both(141.9, 0)), Decision::Stay);
+        assert_eq!(step(&mut rule, both(142.0, 0)), Decision::Park(Seconds(60.0)));
+    }
+
+    #[test]
     fn refused_lock_is_not_asked_for_again_for_a_while() {
-        let mut rule = ParkRule::new(Settings { at_start: true, ..SETTINGS });
+        let mut rule = ParkRule::new(at_start());
         step(&mut rule, seen(0.0, 0.0));
         assert_eq!(step(&mut rule, seen(3.0, 0.0)), Decision::Park(Seconds(3.0)));
         rule.refused(Time(3.0));
-        let until = 3.0 + REFUSED.0;
+        let until = 3.0 + crate::park::gap::REFUSED.0;
         for now in 4..63 {
             assert_eq!(step(&mut rule, seen(f64::from(now), 0.0)), Decision::Stay);
         }
@@ -463,14 +373,18 @@ pub(super) mod tests {
 
     #[test]
     fn ski_rental_waits_break_even_beyond_the_quiet_time_once_the_saving_is_known() {
-        let wait = Wait::SkiRental { wake: Joules(100.0), unmeasured: Seconds(60.0) };
-        let mut rule = ParkRule::new(Settings { wait, ..SETTINGS });
-        let saving = Some(Watts(10.0));
-        rule.step(&seen(0.0, 5.0), saving);
-        rule.step(&seen(1.0, 0.0), saving);
-        assert_eq!(rule.step(&seen(13.9, 0.0), saving), Decision::Stay);
-        assert_eq!(rule.step(&seen(14.0, 0.0), saving), Decision::Park(Seconds(13.0)));
-        let mut unmeasured = ParkRule::new(Settings { wait, ..SETTINGS });
+        let wait = |wake| Wait::SkiRental { wake, unmeasured: Seconds(60.0) };
+        let settings = |wake| Settings { gap: GapSettings { wait: wait(wake), ..SETTINGS.gap }, ..SETTINGS };
+        let measured = Prices { saving: Some(Watts(10.0)), wake: Some(Joules(100.0)) };
+        // What is configured goes before what is measured.
+        for (configured, wait) in [(None, 10.0), (Some(Joules(100.0)), 10.0), (Some(Joules(50.0)), 5.0)] {
+            let mut rule = ParkRule::new(settings(configured));
+            rule.step(&seen(0.0, 5.0), measured);
+            rule.step(&seen(1.0, 0.0), measured);
+            assert_eq!(rule.step(&seen(3.9 + wait, 0.0), measured), Decision::Stay);
+            assert_eq!(rule.step(&seen(4.0 + wait, 0.0), measured), Decision::Park(Seconds(3.0 + wait)));
+        }
+        let mut unmeasured = ParkRule::new(settings(Some(Joules(100.0))));
         step(&mut unmeasured, seen(0.0, 5.0));
         step(&mut unmeasured, seen(1.0, 0.0));
         assert_eq!(step(&mut unmeasured, seen(60.0, 0.0)), Decision::Stay);

@@ -12,6 +12,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{Joules, Seconds, Watts};
 
 /// Gaps that are remembered.
@@ -30,7 +32,7 @@ const LEAST_SAVING: Watts = Watts(0.5);
 const HIGHEST_BAR: f64 = 16.0;
 
 /// The terms of one gap, fixed when it begins.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Terms {
     /// Park after this much of the gap.
     pub wait: Seconds,
@@ -65,7 +67,7 @@ impl Terms {
 }
 
 /// What is known of the idle gaps of one GPU.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SkiRental {
     gaps: VecDeque<f64>,
     /// Twice the clairvoyant's cost less ours, and the credit; `None` before the first price.

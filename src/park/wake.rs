@@ -1,5 +1,7 @@
 //! Are the clocks back? A parked GPU that works is slow until somebody notices, so a wake is believed only when seen.
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{Mhz, Seconds, Time};
 
 /// The running clocks must have left the parked ones within this.
@@ -10,7 +12,7 @@ const TOLERANCE: Mhz = Mhz(30);
 const RESETS: u32 = 5;
 
 /// Clocks at which a GPU runs or is parked; `None` where not known, or not ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Running {
     /// Core clock.
     pub core: Option<Mhz>,
@@ -19,7 +21,7 @@ pub struct Running {
 }
 
 /// A wake whose effect has not been seen yet.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct WakeCheck {
     parked: Running,
     woken: Time,
@@ -50,10 +52,7 @@ impl WakeCheck {
     /// could not be told from a running one, and is not looked at.
     #[must_use]
     pub fn new(parked: Running, top: Running, now: Time) -> Self {
-        let told = |parked: Option<Mhz>, top: Option<Mhz>| {
-            parked.filter(|parked| top.is_some_and(|top| top.0 > parked.0 + TOLERANCE.0))
-        };
-        let parked = Running { core: told(parked.core, top.core), memory: told(parked.memory, top.memory) };
+        let parked = told(parked, top);
         Self { parked, woken: now, reset: now, resets: 0, idle: false }
     }
 
@@ -70,17 +69,10 @@ impl WakeCheck {
 
     /// A look at the running clocks; `busy` if the GPU works, so that its clocks should be up.
     pub fn look(&mut self, running: Running, busy: bool, now: Time) -> Verdict {
-        // Above the parked clock; `None` where that cannot be seen.
-        let up = |running: Option<Mhz>, parked: Option<Mhz>| {
-            parked.map(|parked| running.map(|running| running.0 > parked.0 + TOLERANCE.0))
-        };
-        let domains = [up(running.core, self.parked.core), up(running.memory, self.parked.memory)];
-        let mut watched = domains.into_iter().flatten();
-        if watched.clone().next().is_none() || watched.clone().any(|up| up.is_none()) {
-            return Verdict::NotSeen;
-        }
-        if watched.all(|up| up == Some(true)) {
-            return Verdict::Back(now.since(self.woken));
+        match above(running, self.parked) {
+            None => return Verdict::NotSeen,
+            Some(true) => return Verdict::Back(now.since(self.woken)),
+            Some(false) => {}
         }
         if now.since(self.reset) < WITHIN {
             return Verdict::Wait;
@@ -95,6 +87,30 @@ impl WakeCheck {
         self.reset = now;
         if self.resets > RESETS { Verdict::GiveUp } else { Verdict::ResetAgain }
     }
+}
+
+/// Have the running clocks left the parked ones? `None` where that cannot be seen.
+#[must_use]
+pub fn is_up(running: Running, parked: Running, top: Running) -> Option<bool> {
+    above(running, told(parked, top))
+}
+
+/// The parked clocks that can be told from the highest.
+fn told(parked: Running, top: Running) -> Running {
+    let told = |parked: Option<Mhz>, top: Option<Mhz>| {
+        parked.filter(|parked| top.is_some_and(|top| top.0 > parked.0 + TOLERANCE.0))
+    };
+    Running { core: told(parked.core, top.core), memory: told(parked.memory, top.memory) }
+}
+
+fn above(running: Running, parked: Running) -> Option<bool> {
+    let up = |running: Option<Mhz>, parked: Option<Mhz>| {
+        parked.map(|parked| running.map(|running| running.0 > parked.0 + TOLERANCE.0))
+    };
+    let mut watched =
+        [up(running.core, parked.core), up(running.memory, parked.memory)].into_iter().flatten().peekable();
+    watched.peek()?;
+    watched.try_fold(true, |all, up| up.map(|up| all && up))
 }
 
 #[cfg(test)]

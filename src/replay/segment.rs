@@ -8,7 +8,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::bandit::{Choice, Target};
-use crate::control::{ClockOutcome, Controller, GpuTick, Mode, Observation, Order, Output, Scrape};
+use crate::control::{
+    ClockOutcome, Connections, Controller, GpuTick, Mode, Observation, Order, Output, Scrape,
+};
 use crate::gpu::SupportedClocks;
 use crate::store::steps::{self, End, Kind, SegmentReader, StepsError};
 use crate::units::{Seconds, Time, Watts};
@@ -132,21 +134,23 @@ struct Stored {
     gpus: Vec<GpuTick>,
     outcomes: Vec<ClockOutcome>,
     orders: Vec<Order>,
+    connections: Option<Connections>,
     made: Made,
     scrape: Scrape,
 }
 
 impl Serialize for Recorded {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Observation { now, scrape, gpus, outcomes, orders } = &self.seen;
-        (now, gpus, outcomes, orders, &self.made, scrape).serialize(serializer)
+        let Observation { now, scrape, gpus, outcomes, orders, connections } = &self.seen;
+        (now, gpus, outcomes, orders, connections, &self.made, scrape).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Recorded {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Stored { now, gpus, outcomes, orders, made, scrape } = Stored::deserialize(deserializer)?;
-        Ok(Self { seen: Observation { now, scrape, gpus, outcomes, orders }, made })
+        let Stored { now, gpus, outcomes, orders, connections, made, scrape } =
+            Stored::deserialize(deserializer)?;
+        Ok(Self { seen: Observation { now, scrape, gpus, outcomes, orders, connections }, made })
     }
 }
 

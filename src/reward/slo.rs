@@ -125,6 +125,17 @@ impl LatencyWatch {
             .max_by(|a, b| (a.measured.0 / a.allowed.0).total_cmp(&(b.measured.0 / b.allowed.0)))
     }
 
+    /// If `limit` took `longer` than it did of late, would it still be kept? Without samples nothing speaks against it.
+    #[must_use]
+    pub fn leaves(&self, limit: Limited, longer: Seconds, limits: &Limits, now: Time) -> bool {
+        let allowed = match limit {
+            Limited::Ttft => limits.ttft,
+            Limited::Tpot => limits.tpot,
+        };
+        let lower = self.pooled(limit, now - limits.window).and_then(|pooled| limits.statistic.of(&pooled));
+        lower.is_none_or(|(lower, _)| lower + longer.0 <= allowed.0)
+    }
+
     fn pooled(&self, limit: Limited, from: Time) -> Option<Histogram> {
         let mut pooled: Option<Histogram> = None;
         for (at, ttft, tpot) in &self.recent {

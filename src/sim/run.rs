@@ -267,7 +267,8 @@ impl Bench {
         let reading = Some(self.sensors.reading()?);
         let outcomes = std::mem::take(&mut self.outcomes);
         let gpus = vec![GpuTick { reading, read_at: Some(Time(now)), energy }];
-        let seen = Observation { now: Time(now), scrape, gpus, outcomes, orders: Vec::new() };
+        let seen =
+            Observation { now: Time(now), scrape, gpus, outcomes, orders: Vec::new(), connections: None };
         let output = controller.step(&seen);
         onlooker.look(&seen, &output, controller);
         self.carry_out(onlooker.command(Time(now), output.command))?;

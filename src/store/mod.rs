@@ -25,6 +25,7 @@ mod trust;
 
 pub mod file;
 pub mod held;
+pub mod levers;
 pub mod metadata;
 pub mod model;
 pub mod peek;
@@ -37,6 +38,7 @@ pub mod steps;
 
 pub use error::StoreError;
 pub use identity::{Difference, Identity, Mismatch};
+pub use levers::{load_levers, save_levers};
 pub use metadata::ModelMetadata;
 pub use model::{Generation, Load, ModelStore, RejectReason, Rejected, Restored};
 pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};

@@ -13,7 +13,6 @@ use super::timing::Timing;
 use crate::bandit::prune::Cause;
 use crate::bandit::structured::Trouble;
 use crate::bandit::{ActionSpace, Policy, PrunedArm, Reason, Target};
-use crate::control::event::WakeSource;
 use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
 use crate::features::DIMENSION;
 use crate::gpu::GpuInfo;
@@ -318,16 +317,11 @@ fn count(event: &Event, counts: &mut Counts) {
         }
         Event::Parked { .. } => counts.parkings += 1,
         Event::Woken { by, .. } => {
-            let source = match by {
-                WakeSource::Page => "page",
-                WakeSource::Unseen => "unseen",
-                WakeSource::Power { .. } => "power",
-                WakeSource::Utilization { .. } => "utilization",
-            };
-            *counts.wakes.entry(source.to_owned()).or_default() += 1;
+            *counts.wakes.entry(by.name().to_owned()).or_default() += 1;
         }
         Event::Health(health::Event::Degraded { .. } | health::Event::Recovered { .. })
         | Event::BaselineDone { .. }
+        | Event::LeversMeasured(_)
         | Event::LimitKept
         | Event::Paused
         | Event::Resumed

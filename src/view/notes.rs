@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::bandit::Reason;
-use crate::control::event::WakeSource;
 use crate::control::{Event, Output};
 use crate::metrics::health;
 
@@ -149,15 +148,8 @@ fn describe(event: &Event) -> (NoteKind, String) {
         Event::Paused => (Info, "paused by an operator".into()),
         Event::Resumed => (Info, "resumed by an operator".into()),
         Event::Parked { clocks } => (Info, format!("idle: parked at {clocks}")),
-        Event::Woken { by, parked } => {
-            let by = match by {
-                WakeSource::Page => "the metrics page",
-                WakeSource::Power { .. } => "board power",
-                WakeSource::Utilization { .. } => "GPU utilisation",
-                WakeSource::Unseen => "sensors that do not answer",
-            };
-            (Info, format!("woken by {by} after {:.1} s", parked.0))
-        }
+        Event::LeversMeasured(book) => (Info, book.to_string()),
+        Event::Woken { by, parked } => (Info, format!("woken by {by} after {:.1} s", parked.0)),
         Event::ClockNotHeld { asked, running, member } => {
             (Fault, format!("GPU {member} does not follow {asked}: runs at {running}"))
         }

@@ -276,8 +276,8 @@ pub fn fault_kinds() -> [&'static str; 6] {
 
 /// The keys of `Counts::wakes`.
 #[must_use]
-pub fn wake_sources() -> [&'static str; 4] {
-    ["page", "power", "utilization", "unseen"]
+pub fn wake_sources() -> [&'static str; 5] {
+    ["page", "connections", "power", "utilization", "unseen"]
 }
 
 /// The name of a reason, as metrics, status and files have it.

@@ -6,6 +6,7 @@ use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::space::SpaceSettings;
 use crate::control::{GpuTick, Settings};
 use crate::gpu::{GpuReading, MemoryLevel, SupportedClocks};
+use crate::park::source::WakeSource;
 use crate::reward::energy::EnergyPoint;
 use crate::reward::slo::Violation;
 use crate::reward::{Objective, RewardForm};
@@ -66,6 +67,7 @@ fn observation(now: f64, joules: &[f64]) -> Observation {
         gpus,
         outcomes: Vec::new(),
         orders: Vec::new(),
+        connections: None,
     }
 }
 

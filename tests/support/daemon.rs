@@ -67,6 +67,8 @@ impl Bench {
             ("holdout.share", "0"),
             ("control.policy", "linucb"),
             ("idle.power_poll_interval_ms", "20"),
+            // Kernel events are not to be had everywhere, and would make a test of the sensors one of something else.
+            ("idle.sources", "[metrics, utilization]"),
             ("linucb.coarse_step_mhz", "300"),
             ("model.save_dir", models.as_str()),
             ("model.save_interval", "10"),
@@ -74,6 +76,7 @@ impl Bench {
             ("logging.dir", logs.as_str()),
             ("metrics.sampling_duration", "0.25"),
             ("observe.metrics_listen", "off"),
+            ("park.metrics_listen", "off"),
             ("metrics.baseline_measurements", "3"),
         ] {
             bench.settings.insert(key.to_owned(), value.to_owned());

@@ -4,15 +4,18 @@
 
 use std::time::Duration;
 
-use crate::connections::{ConnectionError, Source, WatchSettings, Watcher};
+use tokio::sync::broadcast;
+
+use crate::connections::{ConnectionError, Event, Source, WatchSettings, Watcher};
 use crate::units::Time;
+use crate::view::ConnectionsState;
 
 /// Connections, as far as a source sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Connections {
     /// Open now; `None` where that is not known.
     pub open: Option<u32>,
-    /// When one was last seen to be new; it may be closed again.
+    /// When one was last seen to be new, or used; it may be closed again.
     pub last_opened: Option<Time>,
 }
 
@@ -21,11 +24,18 @@ pub trait ActivitySource {
     /// Its name in the log.
     fn name(&self) -> &'static str;
 
-    /// What there is now. Asked every `park.active_poll_ms`; must not block, and must not touch a GPU.
+    /// What there is now. Asked every `park.active_poll_ms`, while a GPU is parked at each of its [`news`](Self::news) and
+    /// once a second; must not block, and must not touch a GPU.
     ///
     /// # Errors
     /// [`SourceError`]: nothing is known, and no GPU is parked on that.
     fn look(&mut self, now: Time) -> Result<Connections, SourceError>;
+
+    /// News from now on: each is a reason to look. `None` if it has to be asked.
+    fn news(&self) -> Option<broadcast::Receiver<Event>>;
+
+    /// What it watches and how, for operators; how many are open is not asked here.
+    fn shown(&self) -> ConnectionsState;
 }
 
 /// Why a source does not know.
@@ -39,7 +49,8 @@ pub enum SourceError {
 /// Connections to local ports: the kernel's events where they can be had, else its table, polled.
 pub struct Ports {
     watcher: Watcher,
-    opened: u64,
+    ports: Vec<u16>,
+    heard: u64,
     last_opened: Option<Time>,
 }
 
@@ -51,8 +62,8 @@ impl Ports {
     pub fn watch(ports: &[u16], poll_every: Duration) -> Result<Self, ConnectionError> {
         let settings = WatchSettings { ports: ports.to_vec(), poll_every, ..WatchSettings::default() };
         let watcher = Watcher::start(settings)?;
-        let opened = opened(&watcher);
-        Ok(Self { watcher, opened, last_opened: None })
+        let heard = heard(&watcher);
+        Ok(Self { watcher, ports: ports.to_vec(), heard, last_opened: None })
     }
 
     /// Where it knows them from.
@@ -62,8 +73,8 @@ impl Ports {
     }
 }
 
-fn opened(watcher: &Watcher) -> u64 {
-    watcher.counts().values().map(|counts| counts.opened_total).sum()
+fn heard(watcher: &Watcher) -> u64 {
+    watcher.counts().values().map(|counts| counts.opened_total + counts.requests_total).sum()
 }
 
 impl ActivitySource for Ports {
@@ -76,10 +87,28 @@ impl ActivitySource for Ports {
             return Err(SourceError::Connections(trouble));
         }
         // However short: one that is closed again was still somebody.
-        let opened = opened(&self.watcher);
-        if opened > std::mem::replace(&mut self.opened, opened) {
+        let heard = heard(&self.watcher);
+        if heard > std::mem::replace(&mut self.heard, heard) {
             self.last_opened = Some(now);
         }
         Ok(Connections { open: Some(self.watcher.open_now()), last_opened: self.last_opened })
+    }
+
+    fn news(&self) -> Option<broadcast::Receiver<Event>> {
+        Some(self.watcher.events())
+    }
+
+    fn shown(&self) -> ConnectionsState {
+        let source = self.watcher.source();
+        let name = match source {
+            Source::KernelEvents { .. } => "kernel_events",
+            Source::Polling { .. } => "socket_table",
+        };
+        ConnectionsState {
+            ports: self.ports.clone(),
+            source: name.into(),
+            source_detail: source.to_string(),
+            open: None,
+        }
     }
 }

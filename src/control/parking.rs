@@ -1,0 +1,351 @@
+//! What surrounds the idle watch: what parking saves and a wake costs, and whether the clocks come back.
+
+use serde::{Deserialize, Serialize};
+
+use super::idle::{IdleSettings, IdleWatch, Look, PageSight, Verdict};
+use crate::bandit::Target;
+use crate::gpu::GpuReading;
+use crate::park::books::Books;
+use crate::park::gap::{GapRule, GapState, Prices};
+use crate::park::levers::{self, Lever, LeverBook, LeverKind, Levers, Order};
+use crate::park::source::WakeSource;
+use crate::park::wake::{self, Running, WakeCheck};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
+
+/// Time that the first wakes are taken to cost.
+const WAKE_PRIOR: f64 = 0.1;
+/// Weight of the newest wake, and of the newest window of work.
+const GAIN: f64 = 0.2;
+/// Idle power counts from so long after the last work on.
+const SINK: Seconds = Seconds(0.5);
+/// A limit that is broken so soon after a wake is broken by it.
+const BLAMED: Seconds = Seconds(5.0);
+
+/// Parking, as far as the loop knows of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Parking {
+    pub(super) watch: IdleWatch,
+    books: Books,
+    levers: Levers,
+    /// What parks, or parked last.
+    lever: Option<Lever>,
+    /// Parked, and yet at the driver's clocks: a trial needs to see them.
+    released: bool,
+    /// A wake whose effect has not been seen yet.
+    waking: Option<WakeCheck>,
+    woken: Option<Woken>,
+    /// Time that work waits for its clocks, smoothed, seconds.
+    wake_delay: Option<f64>,
+    /// Power of the GPUs at work, smoothed, watts.
+    busy_watts: Option<f64>,
+    idle_since: Option<Time>,
+}
+
+/// The last wake.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Woken {
+    at: Time,
+    /// By then the work has waited for so long.
+    unnoticed: Seconds,
+    /// It was found to break a limit.
+    blamed: bool,
+}
+
+/// A window, as far as parking is concerned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretch {
+    pub(super) page: PageSight,
+    pub(super) look: Look,
+    pub(super) start: Time,
+    pub(super) end: Time,
+    pub(super) now: Time,
+    /// Mean power of all GPUs.
+    pub(super) power: Option<Watts>,
+    /// The slowest clocks at its end.
+    pub(super) running: Running,
+    pub(super) may_park: bool,
+}
+
+impl Parking {
+    pub(super) fn new(settings: Option<&IdleSettings>, top: Running) -> Self {
+        let core = |settings: &IdleSettings| Lever { kind: LeverKind::Core, clocks: settings.clocks };
+        Self {
+            watch: IdleWatch::new(settings),
+            books: Books::default(),
+            levers: Levers::new(settings.map(core).into_iter().collect(), LeverBook::default(), top),
+            lever: None,
+            released: false,
+            waking: None,
+            woken: None,
+            wake_delay: None,
+            busy_watts: None,
+            idle_since: None,
+        }
+    }
+
+    /// When work was last seen on the page.
+    #[must_use]
+    pub fn worked_at(&self) -> Option<Time> {
+        self.watch.worked_at()
+    }
+
+    /// Its sums.
+    #[must_use]
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
+    /// What can be lowered, and what is known of it.
+    #[must_use]
+    pub fn levers(&self) -> &Levers {
+        &self.levers
+    }
+
+    /// Other levers from now on.
+    pub(super) fn set_levers(&mut self, levers: Levers) {
+        self.levers = levers;
+    }
+
+    /// Goes on with the sums of `before`, and with what it has measured.
+    pub(super) fn take_over(&mut self, before: &Self) {
+        self.books = before.books.clone();
+        self.books.end_spell();
+        self.levers.set_book(before.levers.book().clone());
+        (self.wake_delay, self.busy_watts) = (before.wake_delay, before.busy_watts);
+    }
+
+    /// The clocks of a parked GPU.
+    pub(super) fn target(&self) -> Target {
+        let clocks = self.lever.map(|lever| lever.clocks).filter(|_| !self.released);
+        clocks.map_or(Target::Default, Target::Lock)
+    }
+
+    /// The core clock to which parking lowers, if it does.
+    pub(super) fn parked_core(&self) -> Option<Mhz> {
+        self.lever?.lowered().core
+    }
+
+    /// The driver does not take this lock. Was it one for parking, and is there another?
+    pub(super) fn refuse(&mut self, clocks: Clocks) -> Refused {
+        if !self.levers.refuse(clocks) {
+            Refused::NotOurs
+        } else if self.levers.usable().next().is_none() {
+            Refused::NoneLeft
+        } else {
+            Refused::OthersLeft
+        }
+    }
+
+    /// What the rule reckons with.
+    #[must_use]
+    pub fn prices(&self) -> Prices {
+        // One request that runs by itself: time is worth power, as in the energy-delay product, where a delay of a share of
+        // the request's time weighs as much as that share of its energy.
+        let wake = self.busy_watts.map(|watts| Joules(watts * self.wake_delay().0));
+        // In a trial the two powers are of the same gap.
+        let best = self.levers.best(self.busy_power());
+        let saving = best.and_then(|lever| self.levers.book().saving(lever.kind));
+        Prices { saving: saving.or_else(|| self.books.saving()), wake }
+    }
+
+    fn busy_power(&self) -> Option<Watts> {
+        self.busy_watts.map(Watts)
+    }
+
+    /// Time that work waits for its clocks after a parked spell.
+    #[must_use]
+    pub fn wake_delay(&self) -> Seconds {
+        Seconds(self.wake_delay.unwrap_or(WAKE_PRIOR))
+    }
+
+    /// The watch on idleness.
+    #[must_use]
+    pub fn watch(&self) -> &IdleWatch {
+        &self.watch
+    }
+
+    /// A window has closed.
+    pub(super) fn on_window(&mut self, seen: &Stretch, settings: Option<&IdleSettings>) -> Verdict {
+        self.keep_books(seen);
+        let prices = self.prices();
+        let verdict = self.watch.on_window(seen.page, &seen.look, settings, prices, seen.may_park, seen.now);
+        match verdict {
+            Verdict::Park => {
+                self.books.parked();
+                (self.lever, self.released) = (self.levers.best(self.busy_power()), false);
+            }
+            Verdict::Stay => self.try_levers(seen),
+            Verdict::Wake(source, span) => self.note_wake(&source, span, &seen.look, seen.now),
+            Verdict::Serve | Verdict::Empty => {}
+        }
+        verdict
+    }
+
+    fn try_levers(&mut self, seen: &Stretch) {
+        let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(GapRule::state) else {
+            return;
+        };
+        let Some(power) = seen.power else { return };
+        let span = seen.end.since(seen.start);
+        let energy = Joules(power.0 * span.0);
+        let stretch = levers::Stretch { start: seen.start, end: seen.end, energy };
+        let order = self.levers.on_parked(parked_since, &stretch, seen.running, self.busy_power());
+        match order {
+            None => return,
+            Some(Order::Release) => self.released = true,
+            Some(Order::Lock(clocks)) => {
+                self.released = false;
+                self.lever = self.levers.usable().find(|lever| lever.clocks == clocks).copied();
+            }
+        }
+        // Whatever power does now, it is our doing.
+        self.watch.disturbed(seen.now);
+    }
+
+    /// A look between windows.
+    pub(super) fn on_look(
+        &mut self,
+        look: &Look,
+        settings: &IdleSettings,
+        now: Time,
+    ) -> Option<(WakeSource, Seconds)> {
+        let (source, span) = self.watch.on_look(look, settings, now)?;
+        self.note_wake(&source, span, look, now);
+        Some((source, span))
+    }
+
+    fn keep_books(&mut self, seen: &Stretch) {
+        let span = seen.end.since(seen.start);
+        if seen.page.work {
+            self.idle_since = None;
+            if let Some(power) = seen.power.filter(|_| !self.watch.is_parked()) {
+                let before = self.busy_watts.unwrap_or(power.0);
+                self.busy_watts = Some(before + GAIN * (power.0 - before));
+            }
+        } else if self.watch.is_parked() {
+            self.idle_since = None;
+            // At the driver's clocks it is parked in name only.
+            if self.released {
+                return;
+            }
+            self.books.parked_span(span, seen.power.map(|power| Joules(power.0 * span.0)));
+        } else {
+            let since = *self.idle_since.get_or_insert(seen.start);
+            if let Some(power) = seen.power.filter(|_| seen.start.since(since) >= SINK) {
+                self.books.quiet_power(power);
+            }
+        }
+    }
+
+    fn note_wake(&mut self, by: &WakeSource, parked: Seconds, look: &Look, now: Time) {
+        self.levers.spell_over(parked);
+        let known = look.connections.is_some();
+        self.books.woken(by.name(), known && !matches!(by, WakeSource::Connections { .. }));
+        self.woken = Some(Woken { at: now, unnoticed: unnoticed(by), blamed: false });
+        self.idle_since = None;
+        self.begin_wake(now);
+    }
+
+    /// The clocks are on their way back.
+    fn begin_wake(&mut self, now: Time) {
+        let lowered = self.lever.map(|lever| lever.lowered()).filter(|_| !self.released);
+        self.waking = lowered.map(|lowered| WakeCheck::new(lowered, self.levers.top(), now));
+    }
+
+    /// Is a wake under way, so that the clocks are worth a closer look?
+    #[must_use]
+    pub fn is_waking(&self) -> bool {
+        self.waking.is_some_and(|check| !check.waits_for_work())
+    }
+
+    /// The clocks were read: are they back?
+    pub(super) fn look_at_clocks(
+        &mut self,
+        readings: &[Option<GpuReading>],
+        busy: bool,
+        settings: &IdleSettings,
+        now: Time,
+    ) {
+        let Some(mut check) = self.waking else { return };
+        if check.waits_for_work() && !busy {
+            check.still_idle(now);
+            self.waking = Some(check);
+            return;
+        }
+        let running = slowest(readings);
+        self.waking = Some(check);
+        match check.look(running, busy, now) {
+            wake::Verdict::Wait | wake::Verdict::Idle => self.waking = Some(check),
+            wake::Verdict::Back(took) => {
+                self.waking = None;
+                self.books.clocks_back(took, settings.gap.wake_limit);
+                self.watch.woke(took, settings);
+                if let Some(lever) = self.lever {
+                    self.levers.woke(lever.clocks, took);
+                }
+                let unnoticed = self.woken.map_or(0.0, |woken| woken.unnoticed.0);
+                let before = self.wake_delay.unwrap_or(WAKE_PRIOR);
+                self.wake_delay = Some(before + GAIN * (took.0 + unnoticed - before));
+            }
+            wake::Verdict::NotSeen => self.waking = None,
+            // The alarm is the clock verifier's business.
+            wake::Verdict::ResetAgain => {
+                self.waking = Some(check);
+                self.books.reset_again();
+            }
+            wake::Verdict::GiveUp => {
+                self.waking = None;
+                self.watch.woke(Seconds(f64::INFINITY), settings);
+            }
+        }
+    }
+
+    /// A limit on the time to first token is broken: by a wake?
+    pub(super) fn limit_broken(&mut self, settings: &IdleSettings, now: Time) {
+        if let Some(woken) = &mut self.woken
+            && now.since(woken.at) < BLAMED
+            && !std::mem::replace(&mut woken.blamed, true)
+        {
+            self.watch.woke(Seconds(f64::INFINITY), settings);
+        }
+    }
+
+    /// Something else took the clocks over.
+    pub(super) fn interrupt(&mut self, now: Time) {
+        if let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(GapRule::state) {
+            self.levers.spell_over(now.since(parked_since));
+        }
+        self.watch.interrupt(now);
+        self.books.end_spell();
+        (self.waking, self.idle_since) = (None, None);
+    }
+}
+
+/// A lock for parking was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It was not for parking.
+    NotOurs,
+    /// There are other ways to park.
+    OthersLeft,
+    /// There is no other way.
+    NoneLeft,
+}
+
+/// The slowest clocks of a group: what work waits for.
+pub(super) fn slowest(readings: &[Option<GpuReading>]) -> Running {
+    let lowest = |clock: fn(&GpuReading) -> Option<Mhz>| {
+        readings.iter().map(|reading| reading.as_ref().and_then(clock)).min().flatten()
+    };
+    Running { core: lowest(|reading| reading.core_clock), memory: lowest(|reading| reading.memory_clock) }
+}
+
+/// How long work waits, in the mean, before a source tells of it.
+fn unnoticed(by: &WakeSource) -> Seconds {
+    match by {
+        WakeSource::Connections { .. } => Seconds(0.0),
+        // Ten looks a second, at averages over 0.1 to 1 s.
+        WakeSource::Power { .. } | WakeSource::Utilization { .. } => Seconds(0.15),
+        WakeSource::Page | WakeSource::Unseen => Seconds(0.3),
+    }
+}

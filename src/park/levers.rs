@@ -1,0 +1,534 @@
+//! What is lowered while parked: core clock, memory clock or both, whichever was measured to pay on this board.
+//!
+//! How much a lever saves and how long its clocks take to come back is not in any data sheet, and differs by an order of
+//! magnitude between boards. So it is tried out, once per board and driver, in a gap that has lasted for a while: the
+//! clocks left to the driver, then each lever, some seconds each, compared within the same gap. Work ends the trial at
+//! once; what is not measured by then is measured in a later gap.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::wake::{Running, is_up};
+use crate::gpu::SupportedClocks;
+use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
+
+/// A gap has to have lasted so long before anything is tried out in it.
+pub const TRIAL_AFTER: Seconds = Seconds(15.0);
+/// Clocks and power have settled so long after a change.
+const SETTLE: Seconds = Seconds(2.0);
+/// Power is measured for so long.
+const MEASURE: Seconds = Seconds(8.0);
+/// An idle board whose clocks are not back after this leaves them down by itself.
+const BACK_WITHIN: Seconds = Seconds(1.0);
+/// Taken for the time of a wake until one was measured.
+const WAKE_PRIOR: Seconds = Seconds(0.1);
+/// Weight of the newest wake.
+const GAIN: f64 = 0.2;
+/// A lever has to be better by so much, to be taken instead of a simpler one.
+const LEAST_GAIN: Watts = Watts(1.0);
+
+/// What is lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeverKind {
+    /// The core clock.
+    Core,
+    /// The memory clock.
+    Memory,
+    /// Both.
+    Both,
+}
+
+impl LeverKind {
+    /// Its name in files, labels and the log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Memory => "memory",
+            Self::Both => "both",
+        }
+    }
+}
+
+/// A way to park.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lever {
+    /// What it lowers.
+    pub kind: LeverKind,
+    /// The clocks that are locked. A core clock that is not lowered is the highest: all below stay allowed.
+    pub clocks: Clocks,
+}
+
+impl Lever {
+    /// The clocks that it lowers.
+    #[must_use]
+    pub fn lowered(&self) -> Running {
+        Running {
+            core: (self.kind != LeverKind::Memory).then_some(self.clocks.core),
+            memory: self.clocks.memory,
+        }
+    }
+
+    /// The levers of a board with these clocks, the simplest first; `core` and `memory` are the lowered clocks. A board with
+    /// one memory clock has the core lever alone.
+    #[must_use]
+    pub fn of(clocks: &SupportedClocks, core: Mhz, memory: Option<Mhz>) -> Vec<Self> {
+        let mut levers = vec![Self { kind: LeverKind::Core, clocks: Clocks::core_only(core) }];
+        if let Some(memory) = memory.filter(|_| clocks.memory().count() > 1) {
+            let memory = Some(memory);
+            levers.push(Self { kind: LeverKind::Memory, clocks: Clocks { core: clocks.core_max(), memory } });
+            levers.push(Self { kind: LeverKind::Both, clocks: Clocks { core, memory } });
+        }
+        levers
+    }
+}
+
+/// Energy over time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Level {
+    seconds: f64,
+    joules: f64,
+}
+
+impl Level {
+    fn power(self) -> Option<Watts> {
+        (self.seconds > 0.0).then(|| Watts(self.joules / self.seconds))
+    }
+}
+
+/// What was measured of a lever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Known {
+    /// Board power under it, watts, in the trial.
+    pub parked_w: Option<f64>,
+    /// Time until the clocks were back, smoothed, seconds.
+    pub wake_s: Option<f64>,
+    /// The longest of these, seconds.
+    pub longest_wake_s: f64,
+    /// Wakes measured.
+    pub wakes: u64,
+}
+
+/// What was measured of a board: to be kept for the next run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeverBook {
+    /// The driver under which it was measured: another one may do otherwise.
+    pub driver: Option<String>,
+    /// Board power, idle and left to the driver, in the trial.
+    pub unparked_w: Option<f64>,
+    /// By lever.
+    pub levers: BTreeMap<LeverKind, Known>,
+}
+
+impl LeverBook {
+    /// Are these numbers?
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let power = |watts: Option<f64>| watts.is_none_or(|watts| watts.is_finite() && watts >= 0.0);
+        let lever = |known: &Known| {
+            let time = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
+            power(known.parked_w) && known.wake_s.is_none_or(time) && time(known.longest_wake_s)
+        };
+        power(self.unparked_w) && self.levers.values().all(lever)
+    }
+
+    /// What a lever was measured to save.
+    #[must_use]
+    pub fn saving(&self, kind: LeverKind) -> Option<Watts> {
+        let parked = self.levers.get(&kind)?.parked_w?;
+        self.unparked_w.map(|unparked| Watts(unparked - parked))
+    }
+}
+
+/// One line for the log.
+impl fmt::Display for LeverBook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("parking was measured:")?;
+        if let Some(unparked) = self.unparked_w {
+            write!(f, " {unparked:.1} W without")?;
+        }
+        for (kind, known) in &self.levers {
+            let Some(parked) = known.parked_w else { continue };
+            write!(f, ", {parked:.1} W by {}", kind.name())?;
+            if let Some(wake) = known.wake_s {
+                write!(f, " (back in {wake:.2} s)")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What to do with the clocks of a parked board.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Lock these.
+    Lock(Clocks),
+    /// Leave them to the driver for a while, to see what that costs or how fast they come back.
+    Release,
+}
+
+/// What was seen of a parked board since the last time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stretch {
+    /// Begin.
+    pub start: Time,
+    /// End.
+    pub end: Time,
+    /// Energy in between.
+    pub energy: Joules,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+enum Phase {
+    /// Clocks left to the driver.
+    Unparked,
+    /// A lever.
+    Lever(LeverKind),
+    /// On the way back from a lever.
+    Back(LeverKind),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Trial {
+    phase: Phase,
+    since: Time,
+    level: Level,
+}
+
+/// The levers of a board: the one in use, and the trial of the others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Levers {
+    list: Vec<Lever>,
+    book: LeverBook,
+    refused: BTreeSet<LeverKind>,
+    trial: Option<Trial>,
+    /// Mean length of the parked spells, smoothed, seconds.
+    spell_s: Option<f64>,
+    top: Running,
+}
+
+impl Levers {
+    /// These, the simplest first, with what is known of them; `top` are the highest clocks.
+    #[must_use]
+    pub fn new(list: Vec<Lever>, book: LeverBook, top: Running) -> Self {
+        Self { list, book, refused: BTreeSet::new(), trial: None, spell_s: None, top }
+    }
+
+    /// What was measured.
+    #[must_use]
+    pub fn book(&self) -> &LeverBook {
+        &self.book
+    }
+
+    /// What was measured before.
+    pub fn set_book(&mut self, book: LeverBook) {
+        self.book = book;
+    }
+
+    /// The highest clocks.
+    #[must_use]
+    pub fn top(&self) -> Running {
+        self.top
+    }
+
+    /// What can be lowered, the simplest first.
+    pub fn usable(&self) -> impl Iterator<Item = &Lever> {
+        self.list.iter().filter(|lever| !self.refused.contains(&lever.kind))
+    }
+
+    /// The lever that pays most in a spell of usual length, for a board that uses `busy` at work; the simplest while not
+    /// enough is known, and none if all were refused.
+    #[must_use]
+    pub fn best(&self, busy: Option<Watts>) -> Option<Lever> {
+        let simplest = *self.usable().next()?;
+        let spell = self.spell_s.unwrap_or(TRIAL_AFTER.0);
+        // Watts: what it saves less the work that waits, spread over the spell.
+        let value = |lever: &Lever| {
+            let saving = self.book.saving(lever.kind)?;
+            let wake =
+                self.book.levers.get(&lever.kind).and_then(|known| known.wake_s).unwrap_or(WAKE_PRIOR.0);
+            Some(saving.0 - busy.map_or(0.0, |busy| busy.0) * wake / spell)
+        };
+        let start = (simplest, value(&simplest));
+        let better = |best: (Lever, Option<f64>), lever: &Lever| match (value(lever), best.1) {
+            (Some(value), Some(known)) if value > known + LEAST_GAIN.0 => (*lever, Some(value)),
+            _ => best,
+        };
+        Some(self.usable().fold(start, better).0)
+    }
+
+    /// The driver does not take this lock: it is not asked for again in this run. Was it one of the levers?
+    pub fn refuse(&mut self, clocks: Clocks) -> bool {
+        let kinds: Vec<LeverKind> =
+            self.list.iter().filter(|lever| lever.clocks == clocks).map(|lever| lever.kind).collect();
+        // A memory clock that is refused is refused in company too.
+        if kinds.contains(&LeverKind::Memory) {
+            self.refused.insert(LeverKind::Both);
+        }
+        self.refused.extend(kinds.iter().copied());
+        self.trial = None;
+        !kinds.is_empty()
+    }
+
+    /// What has not been measured yet.
+    fn wanted(&self) -> Option<Phase> {
+        // Nothing to choose from: what the only lever saves is seen without a trial.
+        if self.usable().count() < 2 {
+            return None;
+        }
+        if self.book.unparked_w.is_none() {
+            return Some(Phase::Unparked);
+        }
+        let unknown =
+            |lever: &&Lever| self.book.levers.get(&lever.kind).is_none_or(|known| known.parked_w.is_none());
+        self.usable().find(unknown).map(|lever| Phase::Lever(lever.kind))
+    }
+
+    /// Is a trial under way?
+    #[must_use]
+    pub fn is_trying(&self) -> bool {
+        self.trial.is_some()
+    }
+
+    /// The board has been parked since `parked_since`: begins or goes on with a trial. Says what to do with the clocks, if
+    /// that changes.
+    pub fn on_parked(
+        &mut self,
+        parked_since: Time,
+        stretch: &Stretch,
+        running: Running,
+        busy: Option<Watts>,
+    ) -> Option<Order> {
+        let now = stretch.end;
+        let Some(trial) = self.trial else {
+            if now.since(parked_since) < TRIAL_AFTER {
+                return None;
+            }
+            let phase = self.wanted()?;
+            return Some(self.enter(phase, now));
+        };
+        match trial.phase {
+            Phase::Back(kind) => {
+                let lowered = self.list.iter().find(|lever| lever.kind == kind).map(Lever::lowered);
+                let back = lowered.and_then(|lowered| is_up(running, lowered, self.top));
+                let took = now.since(trial.since);
+                if back == Some(true) {
+                    self.woke_from(kind, took);
+                } else if back.is_some() && took < BACK_WITHIN {
+                    return None;
+                }
+                Some(self.go_on(now, busy))
+            }
+            Phase::Unparked | Phase::Lever(_) => {
+                let from = trial.since + SETTLE;
+                let mut trial = trial;
+                if stretch.start >= from {
+                    trial.level.seconds += now.since(stretch.start).0;
+                    trial.level.joules += stretch.energy.0;
+                }
+                self.trial = Some(trial);
+                if trial.level.seconds < MEASURE.0 {
+                    return None;
+                }
+                let power = trial.level.power().map(|power| power.0);
+                match trial.phase {
+                    Phase::Lever(kind) => {
+                        self.book.levers.entry(kind).or_default().parked_w = power;
+                        self.trial =
+                            Some(Trial { phase: Phase::Back(kind), since: now, level: Level::default() });
+                        Some(Order::Release)
+                    }
+                    _ => {
+                        self.book.unparked_w = power;
+                        Some(self.go_on(now, busy))
+                    }
+                }
+            }
+        }
+    }
+
+    fn go_on(&mut self, now: Time, busy: Option<Watts>) -> Order {
+        if let Some(phase) = self.wanted() {
+            return self.enter(phase, now);
+        }
+        self.trial = None;
+        self.best(busy).map_or(Order::Release, |lever| Order::Lock(lever.clocks))
+    }
+
+    fn enter(&mut self, phase: Phase, now: Time) -> Order {
+        self.trial = Some(Trial { phase, since: now, level: Level::default() });
+        let lever = match phase {
+            Phase::Lever(kind) => self.list.iter().find(|lever| lever.kind == kind),
+            Phase::Unparked | Phase::Back(_) => None,
+        };
+        lever.map_or(Order::Release, |lever| Order::Lock(lever.clocks))
+    }
+
+    /// A parked spell is over: it lasted so long. Ends a trial.
+    pub fn spell_over(&mut self, length: Seconds) {
+        self.trial = None;
+        let before = self.spell_s.unwrap_or(length.0);
+        self.spell_s = Some(before + GAIN * (length.0 - before));
+    }
+
+    /// Work was there, and the clocks were back after so long.
+    pub fn woke(&mut self, from: Clocks, took: Seconds) {
+        if let Some(kind) = self.list.iter().find(|lever| lever.clocks == from).map(|lever| lever.kind) {
+            self.woke_from(kind, took);
+        }
+    }
+
+    fn woke_from(&mut self, kind: LeverKind, took: Seconds) {
+        let known = self.book.levers.entry(kind).or_default();
+        let before = known.wake_s.unwrap_or(took.0);
+        known.wake_s = Some(before + GAIN * (took.0 - before));
+        known.longest_wake_s = known.longest_wake_s.max(took.0);
+        known.wakes += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::MemoryLevel;
+
+    fn clocks(memory: &[u32]) -> SupportedClocks {
+        let level = |memory: &u32| MemoryLevel { memory: Mhz(*memory), core: vec![Mhz(2100), Mhz(210)] };
+        SupportedClocks::new(memory.iter().map(level).collect()).unwrap()
+    }
+
+    const TOP: Running = Running { core: Some(Mhz(2100)), memory: Some(Mhz(8001)) };
+
+    fn gddr(book: LeverBook) -> Levers {
+        Levers::new(Lever::of(&clocks(&[8001, 405]), Mhz(210), Some(Mhz(405))), book, TOP)
+    }
+
+    /// A board: power under each lock, and how fast its clocks come back.
+    struct Board {
+        locked: Option<Clocks>,
+        changed: f64,
+        back: f64,
+        watts: fn(Option<Clocks>) -> f64,
+    }
+
+    impl Board {
+        fn running(&self, now: f64) -> Running {
+            match self.locked {
+                None if now - self.changed >= self.back => TOP,
+                None => Running { core: Some(Mhz(210)), memory: Some(Mhz(405)) },
+                Some(clocks) => Running { core: Some(clocks.core), memory: clocks.memory },
+            }
+        }
+
+        /// Parked from 0 on, looked at ten times a second; says when the trial was over.
+        fn park(&mut self, levers: &mut Levers, until: f64) -> Option<f64> {
+            self.locked = levers.best(None).map(|lever| lever.clocks);
+            let mut tried = false;
+            let mut now = 0.0;
+            while now < until {
+                let start = now;
+                now += 0.1;
+                let energy = Joules(0.1 * (self.watts)(self.locked));
+                let stretch = Stretch { start: Time(start), end: Time(now), energy };
+                match levers.on_parked(Time(0.0), &stretch, self.running(now), Some(Watts(300.0))) {
+                    Some(Order::Lock(clocks)) => (self.locked, self.changed) = (Some(clocks), now),
+                    Some(Order::Release) => (self.locked, self.changed) = (None, now),
+                    None => {}
+                }
+                if tried && !levers.is_trying() {
+                    return Some(now);
+                }
+                tried |= levers.is_trying();
+            }
+            None
+        }
+    }
+
+    fn watts(locked: Option<Clocks>) -> f64 {
+        match locked {
+            None => 100.0,
+            Some(Clocks { core: Mhz(210), memory: None }) => 70.0,
+            Some(Clocks { core: Mhz(210), memory: Some(_) }) => 40.0,
+            Some(_) => 60.0,
+        }
+    }
+
+    #[test]
+    fn one_long_gap_measures_every_lever_and_takes_the_best() {
+        let mut levers = gddr(LeverBook::default());
+        let mut board = Board { locked: None, changed: 0.0, back: 0.05, watts };
+        let over = board.park(&mut levers, 120.0).expect("an end");
+        // Four levels of 10 s, and three ways back.
+        assert!(over > TRIAL_AFTER.0 + 40.0 && over < TRIAL_AFTER.0 + 46.0, "{over}");
+        let saving = |kind| levers.book().saving(kind).unwrap().0;
+        for (kind, saved) in [(LeverKind::Core, 30.0), (LeverKind::Memory, 40.0), (LeverKind::Both, 60.0)] {
+            approx::assert_relative_eq!(saving(kind), saved, max_relative = 1e-9);
+            let wake = levers.book().levers[&kind].wake_s.unwrap();
+            assert!((wake - 0.1).abs() < 1e-6, "seen at the first look: {wake}");
+        }
+        assert_eq!(board.locked, Some(Clocks { core: Mhz(210), memory: Some(Mhz(405)) }));
+        assert!(levers.book().is_sound());
+    }
+
+    #[test]
+    fn what_a_spell_leaves_unmeasured_the_next_one_measures() {
+        let mut levers = gddr(LeverBook::default());
+        let mut board = Board { locked: None, changed: 0.0, back: 0.05, watts };
+        let mut spells = 0;
+        while levers.wanted().is_some() {
+            board.park(&mut levers, TRIAL_AFTER.0 + 12.0);
+            levers.spell_over(Seconds(27.0));
+            spells += 1;
+            assert!(spells <= 5);
+        }
+        assert_eq!(spells, 4);
+    }
+
+    #[test]
+    fn short_gaps_and_boards_with_one_lever_are_left_alone() {
+        let mut levers = gddr(LeverBook::default());
+        let mut board = Board { locked: None, changed: 0.0, back: 0.05, watts };
+        board.park(&mut levers, TRIAL_AFTER.0 - 0.2);
+        assert!(!levers.is_trying());
+        let mut hopper =
+            Levers::new(Lever::of(&clocks(&[2619]), Mhz(345), Some(Mhz(2619))), LeverBook::default(), TOP);
+        board.park(&mut hopper, 60.0);
+        assert_eq!(hopper.book(), &LeverBook::default());
+        assert_eq!(hopper.best(None).unwrap().kind, LeverKind::Core);
+    }
+
+    #[test]
+    fn lever_that_wakes_slowly_has_to_save_more_the_shorter_the_gaps() {
+        let mut levers = gddr(LeverBook::default());
+        Board { locked: None, changed: 0.0, back: 0.05, watts }.park(&mut levers, 120.0);
+        let both = Clocks { core: Mhz(210), memory: Some(Mhz(405)) };
+        (0..50).for_each(|_| levers.woke(both, Seconds(2.0)));
+        (0..50).for_each(|_| levers.spell_over(Seconds(600.0)));
+        assert_eq!(levers.best(Some(Watts(300.0))).unwrap().kind, LeverKind::Both);
+        // 300 W for 2 s over 8 s are 75 W, more than it saves over the next best.
+        (0..50).for_each(|_| levers.spell_over(Seconds(8.0)));
+        assert_eq!(levers.best(Some(Watts(300.0))).unwrap().kind, LeverKind::Memory);
+    }
+
+    #[test]
+    fn lock_that_is_refused_is_out_and_takes_its_company_along() {
+        let mut levers = gddr(LeverBook::default());
+        assert!(levers.refuse(Clocks { core: Mhz(2100), memory: Some(Mhz(405)) }));
+        assert_eq!(levers.usable().map(|lever| lever.kind).collect::<Vec<_>>(), [LeverKind::Core]);
+        assert!(!levers.refuse(Clocks::core_only(Mhz(900))));
+        assert!(levers.refuse(Clocks::core_only(Mhz(210))));
+        assert_eq!(levers.best(None), None);
+    }
+
+    #[test]
+    fn board_that_keeps_its_clocks_down_when_idle_gives_no_wake() {
+        let mut levers = gddr(LeverBook::default());
+        Board { locked: None, changed: 0.0, back: f64::INFINITY, watts }.park(&mut levers, 120.0);
+        assert!(
+            levers.book().levers.values().all(|known| known.wake_s.is_none() && known.parked_w.is_some())
+        );
+    }
+}

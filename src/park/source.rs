@@ -1,0 +1,59 @@
+//! Who can tell of work.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Watts;
+
+/// What shows that there is work, or that it cannot be ruled out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum WakeSource {
+    /// The engine's metrics page.
+    Page,
+    /// A client connects or asks, or is connected.
+    Connections {
+        /// Connections that are open.
+        open: u32,
+    },
+    /// Board power above the parked level.
+    Power {
+        /// Measured.
+        power: Watts,
+        /// Parked level.
+        parked: Watts,
+    },
+    /// The GPU works.
+    Utilization {
+        /// Percent.
+        percent: f64,
+    },
+    /// A source does not answer.
+    Unseen,
+}
+
+impl WakeSource {
+    /// Its name in sums and labels.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Page => "page",
+            Self::Connections { .. } => "connections",
+            Self::Power { .. } => "power",
+            Self::Utilization { .. } => "utilization",
+            Self::Unseen => "unseen",
+        }
+    }
+}
+
+impl fmt::Display for WakeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Page => f.write_str("the metrics page"),
+            Self::Connections { open } => write!(f, "connections ({open} open)"),
+            Self::Power { power, parked } => write!(f, "board power ({power} over {parked})"),
+            Self::Utilization { percent } => write!(f, "utilization {percent:.0} %"),
+            Self::Unseen => f.write_str("a source that does not answer"),
+        }
+    }
+}

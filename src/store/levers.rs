@@ -1,0 +1,135 @@
+//! `levers-<UUID>.json`: what parking was measured to save on a board, and how fast it wakes.
+//!
+//! Plain text, for people to read. A file that cannot be used costs no more than measuring anew.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::StoreError;
+use super::file;
+use crate::gpu::GpuInfo;
+use crate::park::levers::LeverBook;
+
+const VERSION: u32 = 1;
+/// Far more than three levers need.
+const LARGEST: u64 = 64 << 10;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Contents {
+    version: u32,
+    gpu: String,
+    uuid: String,
+    #[serde(flatten)]
+    book: LeverBook,
+}
+
+fn path(dir: &Path, gpu: &GpuInfo) -> PathBuf {
+    // What a driver calls a board comes from outside.
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    dir.join(format!("levers-{}.json", gpu.uuid.chars().map(plain).collect::<String>()))
+}
+
+/// What was measured of this board under its present driver; nothing known where that cannot be read, which is said.
+#[must_use]
+pub fn load_levers(dir: &Path, gpu: &GpuInfo) -> LeverBook {
+    let fresh = LeverBook { driver: gpu.driver_version.clone(), ..LeverBook::default() };
+    let path = path(dir, gpu);
+    match read(&path) {
+        Ok(Some(contents)) if contents.uuid == gpu.uuid && contents.book.driver == fresh.driver => {
+            contents.book
+        }
+        Ok(Some(_)) => {
+            tracing::info!(%gpu, "the driver is another one: what parking saves is measured anew");
+            fresh
+        }
+        Ok(None) => fresh,
+        Err(why) => {
+            tracing::warn!(path = %path.display(), why, "what parking saves is measured anew: the file cannot be used");
+            fresh
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Contents>, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+        Ok(read) if read as u64 > LARGEST => return Err(format!("larger than {LARGEST} bytes")),
+        Ok(_) => {}
+    }
+    let contents: Contents = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    if contents.version != VERSION {
+        return Err(format!("version {}, and this agft reads {VERSION}", contents.version));
+    }
+    if contents.book.is_sound() { Ok(Some(contents)) } else { Err("it holds numbers that cannot be".into()) }
+}
+
+/// Keeps what was measured for the next run.
+///
+/// # Errors
+/// [`StoreError`]; the old file is then as it was.
+pub fn save_levers(dir: &Path, gpu: &GpuInfo, book: &LeverBook) -> Result<(), StoreError> {
+    let contents =
+        Contents { version: VERSION, gpu: gpu.name.clone(), uuid: gpu.uuid.clone(), book: book.clone() };
+    let path = path(dir, gpu);
+    file::write(&path, &file::json(&path, &contents)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::park::levers::{Known, LeverKind};
+
+    fn gpu() -> GpuInfo {
+        GpuInfo {
+            index: 0,
+            uuid: "GPU-0/../x".into(),
+            name: "Board".into(),
+            driver_version: Some("570.1".into()),
+            power_limit: None,
+        }
+    }
+
+    fn book() -> LeverBook {
+        let known = Known { parked_w: Some(54.25), wake_s: Some(0.03), longest_wake_s: 0.2, wakes: 7 };
+        let levers = [(LeverKind::Core, known)].into_iter().collect();
+        LeverBook { driver: Some("570.1".into()), unparked_w: Some(80.5), levers }
+    }
+
+    #[test]
+    fn what_was_measured_comes_back_for_this_board_and_driver_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load_levers(dir.path(), &gpu()).levers.len(), 0);
+        save_levers(dir.path(), &gpu(), &book()).unwrap();
+        assert_eq!(load_levers(dir.path(), &gpu()), book());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "within the directory");
+        let newer = GpuInfo { driver_version: Some("580.2".into()), ..gpu() };
+        assert_eq!(
+            load_levers(dir.path(), &newer),
+            LeverBook { driver: Some("580.2".into()), ..LeverBook::default() }
+        );
+    }
+
+    #[test]
+    fn file_that_cannot_be_used_is_as_good_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        save_levers(dir.path(), &gpu(), &book()).unwrap();
+        let path = path(dir.path(), &gpu());
+        let sound = std::fs::read_to_string(&path).unwrap();
+        let broken = [
+            "{".to_owned(),
+            sound.replace("54.25", "-1"),
+            sound.replace("\"version\": 1", "\"version\": 9"),
+            " ".repeat(70_000),
+        ];
+        for broken in broken {
+            std::fs::write(&path, broken).unwrap();
+            assert!(load_levers(dir.path(), &gpu()).levers.is_empty());
+        }
+    }
+}
