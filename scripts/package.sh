@@ -23,6 +23,7 @@ gzip -9n "$made"/man/*.1
 "$target/agft" completions fish > "$made/completions/agft.fish"
 # The unit of the repository is for /usr/local; a package lives in /usr.
 sed -e 's,/usr/local/bin/agft,/usr/bin/agft,; s,/usr/local/share,/usr/share,' -e '1,5d' deploy/agft.service > "$made/agft.service"
+sed -e 's,/usr/local/bin/agft,/usr/bin/agft,; s,/usr/local/share,/usr/share,' -e '1,/^$/d' deploy/agft-park.service > "$made/agft-park.service"
 # Relative paths are for a source tree; an installed agft has one place, wherever it is called from.
 sed -e 's,^  dir: "logs" ,  dir: "/var/lib/agft/logs" ,' -e 's,^  save_dir: "data/models" ,  save_dir: "/var/lib/agft/models" ,' \
     -e 's,^  dir: "experiment" ,  dir: "/var/lib/agft/experiment" ,' config/config.yaml > "$made/config.yaml"
@@ -30,7 +31,7 @@ sed -e 's,^  dir: "logs" ,  dir: "/var/lib/agft/logs" ,' -e 's,^  save_dir: "dat
 "$target/agft" check-config "$made/config.yaml" > /dev/null
 # Links as they are where the files end up.
 cp -r docs "$made/docs"
-sed -i -e 's,](\.\./config/config\.yaml),](/etc/agft/config.yaml),g' -e 's,](\.\./deploy/agft\.service),](/usr/lib/systemd/system/agft.service),g' "$made"/docs/*.md
+sed -i -e 's,](\.\./config/config\.yaml),](/etc/agft/config.yaml),g' -e 's,](\.\./deploy/\(agft[a-z-]*\.service\)),](/usr/lib/systemd/system/\1),g' "$made"/docs/*.md
 gzip -9nc CHANGELOG.md > "$made/changelog.gz"
 
 deb=$(command -v cargo-deb || echo target/tools/bin/cargo-deb)

@@ -67,7 +67,7 @@ files() {
         -o -path /var/lib/systemd -o -path /var/cache -o -path /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1 -o -path /opt \) -prune -o -print | sort
 }
 inside dpkg --purge agft >/dev/null 2>&1 || true
-rm -rf "$root/etc/systemd/system/agft.service.d"
+rm -rf "$root"/etc/systemd/system/agft{,-park}.service.d
 
 # The mocked driver, and a page of an idle server.
 mkdir -p "$root/opt/engine"
@@ -103,11 +103,15 @@ begin=$(date +%s.%N)
 cp dist/*.deb "$root/opt/agft.deb"
 inside dpkg -i /opt/agft.deb
 # The mock is a file where the driver would be devices.
-mkdir -p "$root/etc/systemd/system/agft.service.d"
-printf '[Service]\nEnvironment=NVML_MOCK_STATE=/opt/nvml.state\nReadWritePaths=/opt\n' > "$root/etc/systemd/system/agft.service.d/mock.conf"
+for unit in agft agft-park; do
+    mkdir -p "$root/etc/systemd/system/$unit.service.d"
+    printf '[Service]\nEnvironment=NVML_MOCK_STATE=/opt/nvml.state\nReadWritePaths=/opt\n' > "$root/etc/systemd/system/$unit.service.d/mock.conf"
+done
 sed -i "s,^  prometheus_url:.*,  prometheus_url: http://127.0.0.1:$port/metrics," "$root/etc/agft/config.yaml"
 inside systemctl daemon-reload
 inside systemctl is-enabled --quiet agft && fail "the unit is enabled without being asked"
+inside systemctl is-enabled --quiet agft-park && fail "the unit of agft park is enabled without being asked"
+inside systemctl is-active --quiet agft-park && fail "agft park runs without being asked"
 inside systemctl start agft
 inside agft status > "$dir/status"
 say "from dpkg -i to the status of the running unit: $(echo "$(date +%s.%N) - $begin" | bc) s"
@@ -144,11 +148,27 @@ grep -q 'a line of the operator' "$root/etc/agft/config.yaml" || fail "the upgra
 inside test -s /var/lib/agft/models/model_metadata.json || fail "the model is gone after the upgrade"
 say "upgraded: restarted, configuration and model kept"
 
+# agft park, which takes the GPU when agft has let go of it.
+if inside systemctl start agft-park 2>/dev/null; then fail "agft park took a GPU that agft has"; fi
+inside systemctl stop agft
+inside systemctl reset-failed agft-park
+inside systemctl start agft-park
+for _ in $(seq 50); do locked && break; sleep 0.2; done
+locked || { inside journalctl -u agft-park --no-pager -o cat | tail -20; fail "agft park does not park the idle GPU"; }
+inside systemctl reload agft-park
+inside agft status > "$dir/status-park"
+cat "$dir/status-park"
+grep -q 'PARKED for' "$dir/status-park" || fail "agft park does not show that the GPU is parked"
+inside systemctl is-active --quiet agft-park || fail "agft park does not run after a reload"
+inside systemctl stop agft-park
+locked && fail "agft park has ended and a clock is locked"
+say "agft park: started, parked, reloaded, stopped"
+
 inside dpkg --remove agft
 inside test -e /usr/bin/agft && fail "removed, but the program is there"
 inside test -s /etc/agft/config.yaml || fail "removing took the configuration"
 "$target/nvml-mock-ctl" show "$root/opt/nvml.state" > "$dir/after-remove"
-rm -r "$root/etc/systemd/system/agft.service.d"
+rm -r "$root"/etc/systemd/system/agft{,-park}.service.d
 inside dpkg --purge agft
 files > "$dir/after"
 if ! diff "$dir/before" "$dir/after" > "$dir/left"; then

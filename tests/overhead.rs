@@ -110,3 +110,65 @@ fn overhead_with_a_scraper_a_status_watch_and_a_page_stays_small() {
         }
     }
 }
+
+#[test]
+#[ignore = "takes two minutes, and means something only on a quiet machine"]
+fn parked_agft_park_costs_next_to_nothing() {
+    let seconds =
+        std::env::var("AGFT_OVERHEAD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60_u64);
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port().to_string();
+    for (what, arguments) in
+        [("utilisation", &["park"][..]), ("utilisation and connections", &["park", "--port", &port])]
+    {
+        // The defaults in all that costs time.
+        let bench = Bench::new().set("park.quiet_s", "0.3").set("logging.console_level", "INFO");
+        let bench = bench.set("park.metrics_listen", "\"127.0.0.1:0\"");
+        let mut command = bench.command(arguments);
+        command.args(["--log-level", "info"]);
+        let mut daemon = support::daemon::Daemon::start_plain(command);
+        daemon.wait_for_log("may be parked");
+        let parked = || bench.lock() == Some(210);
+        assert!(support::eventually(parked, |parked| *parked), "{}", daemon.tail());
+        let guardian = u32::try_from(bench.guardian().unwrap().as_raw_nonzero().get()).unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        let before = (cpu(daemon.pid()), cpu(guardian), bench.mock.total_calls());
+        let begun = Instant::now();
+        std::thread::sleep(Duration::from_secs(seconds));
+        let took = begun.elapsed().as_secs_f64();
+        let share = |pid, before| 100.0 * (cpu(pid) - before) / took;
+        let (own, guards) = (share(daemon.pid(), before.0), share(guardian, before.1));
+        #[expect(clippy::cast_precision_loss, reason = "some hundred calls")]
+        let calls = (bench.mock.total_calls() - before.2) as f64 * 60.0 / took;
+        println!(
+            "{what}: CPU {own:.2} % of a core, the guardian's {guards:.2} %, {calls:.0} driver calls a minute, \
+             peak RSS {:.1} MiB and {:.1} MiB",
+            peak_mib(daemon.pid()),
+            peak_mib(guardian)
+        );
+        daemon.stop();
+    }
+}
+
+#[test]
+#[ignore = "takes a minute, and means something only for a release build on a quiet machine"]
+fn overhead_while_parked_is_smaller_still() {
+    let mut bench = Bench::new()
+        .set("control.policy", "structured")
+        .set("control.decision_interval_s", "0.3")
+        .set("gpu.sensor_poll_interval_ms", "100")
+        .set("idle.power_poll_interval_ms", "100")
+        .set("logging.console_level", "INFO");
+    for sources in ["[metrics, utilization]", "[metrics, utilization, connections]"] {
+        bench.change("idle.sources", sources);
+        let mut daemon = bench.start(&["--log-format", "text"]);
+        daemon.wait_for_log("parked");
+        std::thread::sleep(Duration::from_secs(2));
+        let (begun, before, calls) = (Instant::now(), cpu(daemon.pid()), bench.mock.total_calls());
+        std::thread::sleep(Duration::from_secs(60));
+        let share = 100.0 * (cpu(daemon.pid()) - before) / begun.elapsed().as_secs_f64();
+        let calls = bench.mock.total_calls() - calls;
+        println!("{sources}: {share:.2} % of a core, {calls} driver calls in a minute, parked");
+        daemon.stop();
+    }
+}

@@ -322,6 +322,26 @@ fn service_files_have_a_reason_beside_each_line_and_know_the_exit_codes() {
     }
 }
 
+#[test]
+fn service_files_say_nothing_that_systemd_does_not_know() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for unit in ["agft.service", "agft-park.service"] {
+        let text = fs::read_to_string(Path::new(REPOSITORY).join("deploy").join(unit)).expect("the unit");
+        assert!(text.contains("ExecReload=/bin/kill -HUP $MAINPID"), "{unit}");
+        // The program is looked for, and not installed here.
+        let text = text.replace("/usr/local/bin/agft", env!("CARGO_BIN_EXE_agft"));
+        let copy = dir.path().join(unit);
+        fs::write(&copy, text).expect("a copy");
+        let Ok(verified) = Command::new("systemd-analyze").arg("verify").arg(&copy).output() else {
+            eprintln!("skipped: no systemd-analyze here (Debian: systemd)");
+            return;
+        };
+        let said = String::from_utf8_lossy(&verified.stderr);
+        // It ends with 0 whatever it does not understand, and says so.
+        assert!(verified.status.success() && !said.contains(unit), "{said}");
+    }
+}
+
 fn service_file_has_a_reason_beside_each_line_and_knows_the_exit_codes(unit: &str) {
     let text = fs::read_to_string(Path::new(REPOSITORY).join("deploy").join(unit)).expect("the unit");
     let (_, service) = text.split_once("[Service]\n").expect("a section");

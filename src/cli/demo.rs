@@ -339,7 +339,7 @@ fn save_view(latest: &Latest, file: &Path) -> anyhow::Result<()> {
 
 /// Serves the run's page until this is dropped.
 fn page(address: SocketAddr, latest: &Latest) -> anyhow::Result<http::Server> {
-    let page = http::Bound::new(address).context("--listen")?;
+    let page = http::Bound::new("--listen", address)?;
     complain!("page: http://{}/", page.address());
     Ok(page.serve(latest.clone(), Hosts::default())?)
 }

@@ -19,6 +19,7 @@ pub mod run;
 pub mod screen;
 pub mod simulate;
 pub mod status;
+mod status_park;
 pub mod top;
 mod tui;
 

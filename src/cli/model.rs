@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::status::{Which, arm_table, load_table, socket_dir, talk};
+use super::status::{Which, arm_table, load_table, run_talk, socket_dir};
 use super::{Cli, Exit, load_config};
 use crate::bandit::Phase;
 use crate::config::Config;
@@ -97,9 +97,9 @@ fn config(cli: &Cli) -> Result<Config, Failed> {
 /// Of the agft that runs, else of the model directory.
 fn shown(which: &Which, cli: &Cli) -> Result<Shown, Failed> {
     let dir = socket_dir(cli).map_err(Failed::Said)?;
-    match talk(&dir, which) {
+    match run_talk(&dir, which) {
         Ok(mut talk) => {
-            let state = talk.ask(Request::Status {})?;
+            let state = talk.ask_run(Request::Status {})?;
             return Ok(Shown {
                 source: format!("agft (pid {})", state.pid),
                 policy: state.policy,

@@ -1,36 +1,40 @@
 //! `agft park`: parks GPUs that nobody uses, beside any program or none.
 
-use std::path::Path;
-use std::time::Duration;
+use std::io::IsTerminal;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
+use tokio::sync::{mpsc, watch};
 
 use super::guarded::{CLOCK_THREAD, Guarded};
-use super::run::exit_of_run;
+use super::run::{bind_page, control_socket, exit_of_run};
 use super::{Cli, Exit, load_config, logging, report_config_error};
-use crate::config::{Config, Park, ParkSource, WaitKind};
+use crate::config::{Config, ConfigError, Listen, Park, ParkSource};
+use crate::control::Order;
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::notify::Notifier;
-use crate::daemon::park::activity::{ActivitySource, Ports};
-use crate::daemon::park::hooks::{FanHooks, Programs};
-use crate::daemon::park::member::{Levels, Member, Periods, levels};
-use crate::daemon::park::{ParkRun, drive};
+use crate::daemon::park::levels::{Levels, levels};
+use crate::daemon::park::member::Member;
+use crate::daemon::park::reload::Reloader;
+use crate::daemon::park::{ParkRun, Show, drive, setup};
 use crate::daemon::signals::Signals;
 use crate::daemon::tick::End;
 use crate::daemon::watch::Pulse;
+use crate::export::Published;
+use crate::export::guard::Hosts;
+use crate::export::http::{self, Bound};
+use crate::export::socket;
 use crate::gpu::lease::ClockLease;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
 use crate::park::fans::FanRule;
-use crate::park::gap::{GapSettings, Wait};
-use crate::park::rule::{HotAt, Settings};
-use crate::store::trusted_path;
-use crate::units::{Joules, Mhz, Seconds};
+use crate::units::{Mhz, Seconds};
+use crate::view::ParkState;
 
 /// Options of `park`. The file's section `park` has all there is to set.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ParkArgs {
     /// GPUs by index or UUID, or all (overrides park.gpus)
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -43,6 +47,14 @@ pub struct ParkArgs {
     /// A connection to this TCP port of the machine is work, too; may be repeated (overrides park.ports)
     #[arg(long = "port", value_name = "PORT")]
     pub ports: Vec<u16>,
+
+    /// Decide and log, but write no clock
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Where the metrics page is: ADDRESS:PORT or off (overrides park.metrics_listen)
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    pub metrics_listen: Option<Listen>,
 }
 
 /// Parks until a signal or an error.
@@ -51,16 +63,23 @@ pub fn run(args: &ParkArgs, cli: &Cli) -> Exit {
     // It has no engine whose address it had to be told: it works without a file.
     let loaded =
         if cli.config_given || cli.config.exists() { load_config(cli) } else { Ok(Config::default()) };
-    let config = match loaded.and_then(|config| with_arguments(config, args)) {
+    // Before the subcommand or after it.
+    let args = &ParkArgs {
+        dry_run: args.dry_run || cli.dry_run,
+        metrics_listen: args.metrics_listen.or(cli.metrics_listen),
+        ..args.clone()
+    };
+    let applied = |config| with_arguments(config, args).map_err(|error| report_config_error(&error));
+    let config = match loaded.and_then(applied) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
     let _log = logging::start(logging::console_level(cli.log_level, &config.logging), cli.log_format, None);
-    exit_of_run(daemon(cli, &config))
+    exit_of_run(daemon(cli, args, &config))
 }
 
 /// The configuration with what the command line says instead, by the same rules.
-fn with_arguments(mut config: Config, args: &ParkArgs) -> Result<Config, Exit> {
+fn with_arguments(mut config: Config, args: &ParkArgs) -> Result<Config, ConfigError> {
     let park = &mut config.park;
     if args.gpus.iter().any(|gpu| gpu == "all") {
         park.gpus = None;
@@ -80,30 +99,10 @@ fn with_arguments(mut config: Config, args: &ParkArgs) -> Result<Config, Exit> {
             park.sources.push(ParkSource::Connections);
         }
     }
-    match Config::parse(&config.to_yaml(), "the file and the command line") {
-        Ok(loaded) => Ok(loaded.config),
-        Err(error) => Err(report_config_error(&error)),
+    if let Some(listen) = args.metrics_listen {
+        park.metrics_listen = listen;
     }
-}
-
-fn settings(park: &Park) -> Settings {
-    let utilization = park.sources.contains(&ParkSource::Utilization);
-    Settings {
-        gap: GapSettings {
-            wait: match park.rule {
-                WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
-                WaitKind::SkiRental => {
-                    Wait::SkiRental { wake: Some(Joules(park.wake_cost_j)), unmeasured: park.idle_timeout_s }
-                }
-            },
-            quiet: park.quiet_s,
-            at_start: park.at_start,
-            wake_limit: park.wake_limit_s,
-        },
-        utilization_threshold_percent: utilization.then_some(park.utilization_threshold_percent),
-        connections: park.sources.contains(&ParkSource::Connections),
-        hot: park.temperature_high_c.map(|high_c| HotAt { high_c, low_c: park.temperature_low_c }),
-    }
+    Config::parse(&config.to_yaml(), "the file and the command line").map(|loaded| loaded.config)
 }
 
 /// A GPU that is to be parked.
@@ -154,56 +153,84 @@ fn open(host: NvmlHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, G
     Ok(Chosen { sensors: Box::new(sensors), info, core_min: clocks.core_min(), levels })
 }
 
-fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
+fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
     let park = &config.park;
-    check_fan_programs(park)?;
-    let sources = sources(park)?;
+    // What is wrong with programs, ports and addresses shows before the first clock is touched.
+    let hooks = setup::fan_hooks(park)?;
+    let sources = setup::sources(park)?;
+    let page = bind_page("park.metrics_listen", park.metrics_listen, Listen::PARK)?;
     let host = NvmlHost::open()?;
     let chosen = choose(host, park)?;
     let infos: Vec<GpuInfo> = chosen.iter().map(|gpu| gpu.info.clone()).collect();
-    let settings = settings(park);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), gpus = infos.len(), park = ?park, "agft park starts");
+    let settings = setup::settings(park);
+    let dry_run = args.dry_run;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), gpus = infos.len(), dry_run, park = ?park, "agft park starts");
     // A turn is over well within this, or it hangs.
-    let period = millis(park.active_poll_ms);
-    let guarded = Guarded::claim(cli, config, host, &infos, period)?;
+    let periods = setup::periods(park);
+    let guarded = match dry_run {
+        true => None,
+        false => Some(Guarded::claim(cli, config, host, &infos, periods.active)?),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before the first lock: from here on no signal ends the process with a clock held.
-        let mut signals = Signals::install().context("signal handlers")?;
+        let hangup_ends = std::io::stdin().is_terminal();
+        let (mut signals, hangup) = Signals::for_daemon(hangup_ends).context("signal handlers")?;
         let clock = Clock::start();
-        let answers = guarded.start_guardian().context("clocks cannot be controlled")?;
+        const HELP: &str = "clocks cannot be controlled (--dry-run only decides, and works without)";
+        let answers = match &guarded {
+            Some(guarded) => Some(guarded.start_guardian().context(HELP)?),
+            None => None,
+        };
         let mut members = Vec::new();
-        let periods = Periods { active: period, parked: millis(park.parked_poll_ms) };
         for gpu in chosen {
             tracing::info!(gpu = %gpu.info, uuid = gpu.info.uuid, parked = %gpu.levels.parked, "may be parked");
-            let clocks = host.clocks(&GpuSelector::Uuid(gpu.info.uuid.clone()))?;
-            let lease =
-                ClockLease::take_with(vec![(Box::new(clocks), gpu.core_min)], Box::new(guarded.ledger()))
-                    .context("clocks cannot be controlled")?;
-            let actuator = Actuator::spawn(lease, clock).context("clock thread")?;
+            let actuator = match &guarded {
+                Some(guarded) => Some(take_clocks(host, &gpu, guarded, clock)?),
+                None => None,
+            };
             members.push(Member::new(gpu.sensors, actuator, settings, gpu.levels, periods, clock.now()));
         }
         let pulse = Pulse::new();
         let mut watched: Vec<_> =
-            members.iter().map(|member| (CLOCK_THREAD, member.clock_pulse())).collect();
+            members.iter().filter_map(Member::clock_pulse).map(|pulse| (CLOCK_THREAD, pulse)).collect();
         watched.push(("the loop, which reads the GPUs,", pulse.clone()));
-        let disturbers: Vec<_> = members.iter().map(Member::disturber).collect();
+        let disturbers: Vec<_> = members.iter().filter_map(Member::disturber).collect();
         let notice = move |why: String| disturbers.iter().for_each(|disturb| disturb(why.clone()));
-        let watch = guarded.watch(answers, watched, Box::new(notice), period).context("watch thread")?;
-        let hooks = fan_hooks(park).context("fan thread")?;
+        let watch = match (&guarded, answers) {
+            (Some(guarded), Some(answers)) => {
+                let watch = guarded.watch(answers, watched, Box::new(notice), periods.active);
+                Some(watch.context("watch thread")?)
+            }
+            _ => None,
+        };
+        let (show, state) = Show::new(park, dry_run);
+        // Until the end of the run.
+        let (_shown, orders) = serve(config, page, &state)?;
         let notifier = Notifier::from_env();
         if let Some(notifier) = &notifier {
             notifier.ready();
         }
+        let arguments = args.clone();
+        let reload = hangup.map(|hangup| Reloader {
+            hangup,
+            path: cli.config.clone(),
+            arguments: Box::new(move |config| with_arguments(config, &arguments)),
+            config: config.clone(),
+        });
         let run = ParkRun {
             members,
             sources,
-            sources_every: period,
-            watch: Some(watch),
+            sources_every: periods.active,
+            watch,
             pulse,
             fans: FanRule::new(park.fan_off_after_s),
             hooks,
             log_every: park.log_interval_s,
+            park: park.clone(),
+            reload,
+            orders,
+            show,
             notifier,
             clock,
             panic_at_turn: cli.panic_at_tick,
@@ -216,43 +243,38 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     })
 }
 
-/// Sources of activity beside the GPUs.
-fn sources(park: &Park) -> anyhow::Result<Vec<Box<dyn ActivitySource>>> {
-    if !park.sources.contains(&ParkSource::Connections) {
-        return Ok(Vec::new());
-    }
-    let ports =
-        Ports::watch(&park.ports, Duration::from_millis(park.active_poll_ms)).context("park.ports")?;
-    tracing::info!(ports = ?park.ports, from = %ports.source(), "connections are watched");
-    Ok(vec![Box::new(ports)])
+fn take_clocks(host: NvmlHost, gpu: &Chosen, guarded: &Guarded, clock: Clock) -> anyhow::Result<Actuator> {
+    let clocks = host.clocks(&GpuSelector::Uuid(gpu.info.uuid.clone()))?;
+    let lease = ClockLease::take_with(vec![(Box::new(clocks), gpu.core_min)], Box::new(guarded.ledger()))
+        .context("clocks cannot be controlled")?;
+    Actuator::spawn(lease, clock).context("clock thread")
 }
 
-fn fan_hooks(park: &Park) -> std::io::Result<Option<FanHooks>> {
-    if park.fan_on.is_empty() && park.fan_off.is_empty() {
-        return Ok(None);
-    }
-    FanHooks::spawn(Programs {
-        on: park.fan_on.clone(),
-        off: park.fan_off.clone(),
-        timeout: Duration::from_secs_f64(park.fan_timeout_s.0),
-    })
-    .map(Some)
+/// Those who serve the run's state to the outside, until this is dropped.
+struct Shown {
+    _page: Option<http::Server>,
+    _socket: Option<socket::Server>,
 }
 
-/// Root starts no program that others could have written.
-fn check_fan_programs(park: &Park) -> anyhow::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    for (key, argv) in [("park.fan_on", &park.fan_on), ("park.fan_off", &park.fan_off)] {
-        if let Some(program) = argv.first() {
-            let trusted = trusted_path(Path::new(program));
-            trusted.with_context(|| format!("{key}: {program} is not started by root"))?;
+/// Serves the state where that is wanted; gives the operators' orders too.
+fn serve(
+    config: &Config,
+    page: Option<Bound>,
+    state: &watch::Receiver<Arc<ParkState>>,
+) -> anyhow::Result<(Shown, Option<mpsc::Receiver<Order>>)> {
+    let page = match page {
+        None => None,
+        Some(page) => {
+            let address = page.address();
+            let names = config.observe.allowed_hosts.iter().cloned();
+            let server = page.serve_park(state.clone(), Hosts::new(names))?;
+            tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics page");
+            if !address.ip().is_loopback() {
+                tracing::warn!(%address, "the metrics page can be read from other machines");
+            }
+            Some(server)
         }
-    }
-    Ok(())
-}
-
-fn millis(number: u64) -> Seconds {
-    Seconds(Duration::from_millis(number).as_secs_f64())
+    };
+    let (socket, orders) = control_socket(config, Published::Park(state.clone())).unzip();
+    Ok((Shown { _page: page, _socket: socket }, orders))
 }

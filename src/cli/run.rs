@@ -10,7 +10,7 @@ use super::guarded::{CLOCK_THREAD, Guarded};
 use super::{Cli, Exit, exit_of, load_config, logging};
 use crate::bandit::ActionSpace;
 use crate::config::{Config, Listen};
-use crate::control::{Controller, Learned};
+use crate::control::{Controller, Learned, Order};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clients::Clients;
 use crate::daemon::clock::Clock;
@@ -26,6 +26,7 @@ use crate::daemon::signals::Signals;
 use crate::daemon::steps::StepTap;
 use crate::daemon::tick::{End, Observer, Parts, RunError, drive, unix_seconds};
 use crate::daemon::watch::{Alarm, Pulse};
+use crate::export::Published;
 use crate::export::guard::Hosts;
 use crate::export::http::{self, Bound, HttpError};
 use crate::export::socket;
@@ -148,7 +149,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     );
     let scraper = Scraper::new(&setup::scrape_settings(config))?;
     // What is wrong with the port shows before the first clock is touched.
-    let page = bind_page(config.observe.metrics_listen)?;
+    let page = bind_page("observe.metrics_listen", config.observe.metrics_listen, Listen::LOCAL)?;
     let hands_off = cli.dry_run || config.control.data_collection_mode;
     gpus.check_setup(!hands_off)?;
     // Until the end of the run.
@@ -220,9 +221,13 @@ struct Shown {
 ///
 /// The default port is often another agft's, one for each engine of a machine: that costs the page and not the run. A
 /// port that was asked for has to be had.
-fn bind_page(listen: Listen) -> Result<Option<Bound>, HttpError> {
-    match listen.0.map(Bound::new).transpose() {
-        Err(error @ HttpError::InUse { .. }) if listen == Listen::LOCAL => {
+pub(super) fn bind_page(
+    key: &'static str,
+    listen: Listen,
+    usual: Listen,
+) -> Result<Option<Bound>, HttpError> {
+    match listen.0.map(|address| Bound::new(key, address)).transpose() {
+        Err(error @ HttpError::InUse { .. }) if listen == usual => {
             tracing::warn!(%error, "no metrics page");
             Ok(None)
         }
@@ -255,17 +260,25 @@ fn show(
             Some(server)
         }
     };
+    let (socket, orders) = control_socket(config, Published::Run(latest)).unzip();
+    parts.orders = orders;
+    Ok(Shown { _page: page, _socket: socket })
+}
+
+/// Serves the control socket; gives the operators' orders too. Without one the loop does its work all the same.
+pub(super) fn control_socket(
+    config: &Config,
+    published: Published,
+) -> Option<(socket::Server, tokio::sync::mpsc::Receiver<Order>)> {
     let dir = runtime_dir(config);
     let socket = HeldDir::open(&dir)
         .map_err(anyhow::Error::from)
-        .and_then(|_| Ok(socket::Server::start(&dir, latest)?));
-    let socket = match socket {
+        .and_then(|_| Ok(socket::Server::start(&dir, published)?));
+    match socket {
         Ok((server, orders)) => {
             tracing::info!(path = %server.path().display(), "control socket");
-            parts.orders = Some(orders);
-            Some(server)
+            Some((server, orders))
         }
-        // The loop does its work without it.
         Err(error) => {
             tracing::warn!(
                 error = format!("{error:#}"),
@@ -273,8 +286,7 @@ fn show(
             );
             None
         }
-    };
-    Ok(Shown { _page: page, _socket: socket })
+    }
 }
 
 fn start_log(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::status_park::{describe_park, describe_parking};
 use super::{Cli, Exit, load_config};
 use crate::config::Config;
 use crate::export::protocol::{Answer, Request};
@@ -16,7 +17,7 @@ use crate::guardian::undo::runtime_dir;
 use crate::holdout::contrast::FEWEST_CYCLES;
 use crate::holdout::{Change, SavingsState};
 use crate::units::{Clocks, Mhz, Seconds};
-use crate::view::{ArmStatus, History, State};
+use crate::view::{ArmStatus, History, ParkState, State};
 
 /// Longest answer: a state with every clock of a card is some ten kilobytes.
 const MAX_ANSWER: u64 = 8 << 20;
@@ -81,6 +82,12 @@ pub enum TalkError {
         /// Why not.
         why: String,
     },
+    /// It is not the kind of agft that was asked for.
+    #[error("agft park (pid {pid}) has none of this; see `agft status --pid {pid}`")]
+    Parks {
+        /// Its process id.
+        pid: u32,
+    },
     /// The agft refused.
     #[error("{0}")]
     Refused(String),
@@ -140,12 +147,22 @@ impl Talk {
         TalkError::Nonsense { path: self.path.clone(), why }
     }
 
-    /// The next state; `None` at the end of the talk.
-    pub(super) fn hear(&mut self) -> Result<Option<State>, TalkError> {
+    /// The next picture; `None` at the end of the talk.
+    fn picture(&mut self) -> Result<Option<Picture>, TalkError> {
         match self.answer()? {
             None => Ok(None),
-            Some(Answer::State { state, .. }) => Ok(Some(*state)),
+            Some(Answer::State { state, .. }) => Ok(Some(Picture::Run(state))),
+            Some(Answer::Park { park, .. }) => Ok(Some(Picture::Park(park))),
             Some(_) => Err(self.nonsense("a history, though it was not asked for one".into())),
+        }
+    }
+
+    /// The next state of a learning agft; `None` at the end of the talk.
+    pub(super) fn hear(&mut self) -> Result<Option<State>, TalkError> {
+        match self.picture()? {
+            None => Ok(None),
+            Some(Picture::Run(state)) => Ok(Some(*state)),
+            Some(Picture::Park(park)) => Err(TalkError::Parks { pid: park.pid }),
         }
     }
 
@@ -159,12 +176,28 @@ impl Talk {
         }
     }
 
-    /// One request, one state.
-    pub(super) fn ask(&mut self, request: Request) -> Result<State, TalkError> {
+    /// One request, one picture.
+    pub(super) fn ask(&mut self, request: Request) -> Result<Picture, TalkError> {
         self.say(request)?;
         let end = || TalkError::Refused("agft ended before it answered".into());
-        self.hear()?.ok_or_else(end)
+        self.picture()?.ok_or_else(end)
     }
+
+    /// One request, one state of a learning agft.
+    pub(super) fn ask_run(&mut self, request: Request) -> Result<State, TalkError> {
+        match self.ask(request)? {
+            Picture::Run(state) => Ok(*state),
+            Picture::Park(park) => Err(TalkError::Parks { pid: park.pid }),
+        }
+    }
+}
+
+/// What an agft shows of itself.
+pub(super) enum Picture {
+    /// One that learns.
+    Run(Box<State>),
+    /// One that parks.
+    Park(Box<ParkState>),
 }
 
 /// The agfts that run, or the one that is meant.
@@ -183,7 +216,19 @@ pub(super) fn talks(dir: &Path, which: &Which) -> Result<Vec<Talk>, TalkError> {
 
 /// The one agft that runs, or that is meant.
 pub(super) fn talk(dir: &Path, which: &Which) -> Result<Talk, TalkError> {
+    only(talks(dir, which)?)
+}
+
+/// The one learning agft that runs, or that is meant: `agft park` beside it is passed over.
+pub(super) fn run_talk(dir: &Path, which: &Which) -> Result<Talk, TalkError> {
     let mut open = talks(dir, which)?;
+    if open.len() > 1 {
+        open.retain_mut(|talk| !matches!(talk.ask(Request::Status {}), Ok(Picture::Park(_))));
+    }
+    if open.is_empty() { Err(TalkError::Nobody { dir: dir.to_owned() }) } else { only(open) }
+}
+
+fn only(mut open: Vec<Talk>) -> Result<Talk, TalkError> {
     match (open.pop(), open.is_empty()) {
         (Some(talk), true) => Ok(talk),
         (last, _) => {
@@ -222,11 +267,11 @@ pub fn status(args: &StatusArgs, cli: &Cli) -> Exit {
 }
 
 fn once(dir: &Path, args: &StatusArgs) -> Result<(), TalkError> {
-    let states = talks(dir, &args.which)?
+    let pictures = talks(dir, &args.which)?
         .iter_mut()
         .map(|talk| talk.ask(Request::Status {}))
         .collect::<Result<Vec<_>, _>>()?;
-    let shown: Vec<String> = states.iter().map(|state| shown(state, args.json)).collect();
+    let shown: Vec<String> = pictures.iter().map(|picture| picture.shown(args.json)).collect();
     let _ = write!(io::stdout(), "{}", shown.join(if args.json { "" } else { "\n" }));
     Ok(())
 }
@@ -234,11 +279,11 @@ fn once(dir: &Path, args: &StatusArgs) -> Result<(), TalkError> {
 fn watch(dir: &Path, args: &StatusArgs) -> Result<(), TalkError> {
     let mut talk = talk(dir, &args.which)?;
     talk.say(Request::Watch { every_s: Seconds(1.0) })?;
-    while let Some(state) = talk.hear()? {
+    while let Some(picture) = talk.picture()? {
         let clear = if args.json { "" } else { "\x1b[H\x1b[2J" };
         let mut out = io::stdout();
         // A reader that is gone (`| head`) is the end, not an error.
-        if write!(out, "{clear}{}", shown(&state, args.json)).and_then(|()| out.flush()).is_err() {
+        if write!(out, "{clear}{}", picture.shown(args.json)).and_then(|()| out.flush()).is_err() {
             return Ok(());
         }
     }
@@ -253,24 +298,49 @@ pub fn order(request: Request, which: &Which, cli: &Cli) -> Exit {
         Err(exit) => return exit,
     };
     match talk(&dir, which).and_then(|mut talk| talk.ask(request)) {
-        Ok(state) => {
-            let clocks = state.in_force.map_or("driver default".into(), |clocks| clocks.to_string());
-            let _ =
-                writeln!(io::stdout(), "agft (pid {}): {}, clocks: {clocks}", state.pid, state.mode.name());
+        Ok(picture) => {
+            let _ = writeln!(io::stdout(), "{}", picture.after_order());
             Exit::Ok
         }
         Err(error) => fail(&error),
     }
 }
 
-fn shown(state: &State, json: bool) -> String {
-    if json {
-        return serde_json::to_string(state).unwrap_or_default() + "\n";
+impl Picture {
+    /// As `agft status` has it.
+    fn shown(&self, json: bool) -> String {
+        if json {
+            let line = match self {
+                Self::Run(state) => serde_json::to_string(state),
+                Self::Park(park) => serde_json::to_string(park),
+            };
+            return line.unwrap_or_default() + "\n";
+        }
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = match self {
+            Self::Run(state) => describe(&mut text, state),
+            Self::Park(park) => describe_park(&mut text, park),
+        };
+        text
     }
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = describe(&mut text, state);
-    text
+
+    /// What came of an order, in a line.
+    fn after_order(&self) -> String {
+        let clocks =
+            |clocks: Option<Clocks>| clocks.map_or("driver default".into(), |clocks| clocks.to_string());
+        match self {
+            Self::Run(state) => {
+                let (pid, mode) = (state.pid, state.mode.name());
+                format!("agft (pid {pid}): {mode}, clocks: {}", clocks(state.in_force))
+            }
+            Self::Park(park) => {
+                let of = park.gpus.iter().map(|gpu| format!("GPU {}: {}", gpu.index, clocks(gpu.in_force)));
+                let clocks = of.collect::<Vec<_>>().join("; ");
+                format!("agft park (pid {}): {}, clocks: {clocks}", park.pid, park.mode.name())
+            }
+        }
+    }
 }
 
 fn describe(out: &mut String, state: &State) -> std::fmt::Result {
@@ -327,6 +397,7 @@ fn describe(out: &mut String, state: &State) -> std::fmt::Result {
         share(state.estimate.slowdown()),
         state.estimate.compared_s,
     )?;
+    describe_parking(out, &state.parking)?;
     describe_savings(out, &state.savings)?;
     let total = |map: &std::collections::BTreeMap<String, u64>| map.values().sum::<u64>();
     writeln!(
@@ -404,8 +475,9 @@ mod tests {
 
     #[test]
     fn status_says_unknown_where_nothing_is_known_and_never_fails() {
+        let shown = |state: &State| Picture::Run(Box::new(state.clone())).shown(false);
         let mut state = crate::view::testing::state();
-        let text = shown(&state, false);
+        let text = shown(&state);
         for part in
             ["EXPLOITATION", "900 MHz core", "floor", "energy -25.0 %", "time per token +5.0 %", "200 rounds"]
         {
@@ -414,13 +486,13 @@ mod tests {
         assert!(text.contains("measured    energy -25.0 % ± "), "{text}");
         state.in_force = None;
         state.savings = SavingsState { share: 0.02, cycles: 2, ..SavingsState::default() };
-        assert!(shown(&state, false).contains("too early to tell: 2 of 5 cycles"));
+        assert!(shown(&state).contains("too early to tell: 2 of 5 cycles"));
         state.savings = SavingsState::default();
-        assert!(shown(&state, false).contains("no holdout"));
+        assert!(shown(&state).contains("no holdout"));
         state.load = crate::view::Load::default();
         state.estimate = crate::view::Estimate::default();
         state.gpus[0].power_w = None;
-        let text = shown(&state, false);
+        let text = shown(&state);
         assert!(text.contains("driver default") && text.contains("TTFT unknown"), "{text}");
         assert!(text.contains("energy unknown"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::screen::{self, News, ScreenError, possible, show};
-use super::status::{Talk, TalkError, Which, fail, socket_dir, talk};
+use super::status::{Talk, TalkError, Which, fail, run_talk, socket_dir, talk};
 use super::{Cli, Exit};
 use crate::control::Order;
 use crate::daemon::signals::Signals;
@@ -41,7 +41,7 @@ pub fn run(args: &TopArgs, cli: &Cli) -> Exit {
         return failed(&error);
     }
     // Whom there is nothing to show of is told so on a whole terminal.
-    let first = match talk(&dir, &args.which) {
+    let first = match run_talk(&dir, &args.which) {
         Ok(talk) => talk,
         Err(error) => return fail(&error),
     };
@@ -95,7 +95,7 @@ fn end_on_signal(news: Sender<News>) -> io::Result<()> {
 fn follow(first: Talk, dir: &Path, which: &Which, news: &Sender<News>) {
     let mut next = Some(first);
     loop {
-        let ended = match next.take().map_or_else(|| talk(dir, which), Ok) {
+        let ended = match next.take().map_or_else(|| run_talk(dir, which), Ok) {
             Ok(talk) => listen(talk, news),
             Err(error) => Err(error),
         };
@@ -114,7 +114,7 @@ fn follow(first: Talk, dir: &Path, which: &Which, news: &Sender<News>) {
 /// Passes on one talk to its end; `false` if nobody hears it any more.
 fn listen(mut talk: Talk, news: &Sender<News>) -> Result<bool, TalkError> {
     // The state first: it says whose history it is.
-    let state = talk.ask(Request::Status {})?;
+    let state = talk.ask_run(Request::Status {})?;
     if news.send(News::State(Box::new(state))).is_err() {
         return Ok(false);
     }

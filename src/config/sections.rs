@@ -198,7 +198,7 @@ sections! {
         /// Utilisation above this is work.
         utilization_threshold_percent: f64 = 0.0, real(0.0..=100.0);
         /// Temperature above which a GPU is parked whatever it does.
-        temperature_high_c: Option<f64> = Some(80.0), optional(real(30.0..=120.0));
+        temperature_high_c: Option<f64> = None, optional(real(30.0..=120.0));
         /// Temperature down to which it stays so.
         temperature_low_c: f64 = 75.0, real(0.0..=120.0);
         /// Period of looks at a GPU that is not parked, and at connections.
@@ -213,6 +213,8 @@ sections! {
         memory_mhz: Option<Mhz> = None, optional(mhz(1..=50_000));
         /// Core clock that a woken GPU is held to; left to the driver without.
         wake_core_mhz: Option<Mhz> = None, optional(mhz(1..=10_000));
+        /// Address and port of the metrics page of `agft park`.
+        metrics_listen: Listen = Listen::PARK, listen();
         /// Period of the status line.
         log_interval_s: Seconds = Seconds(30.0), seconds(1.0..=86_400.0);
         /// Program and arguments that switch fans on.

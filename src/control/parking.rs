@@ -6,7 +6,7 @@ use super::idle::{IdleSettings, IdleWatch, Look, PageSight, Verdict};
 use crate::bandit::Target;
 use crate::gpu::GpuReading;
 use crate::park::books::Books;
-use crate::park::gap::{GapState, Prices};
+use crate::park::gap::{GapRule, GapState, Prices};
 use crate::park::levers::{self, Lever, LeverBook, LeverKind, Levers, Order};
 use crate::park::source::WakeSource;
 use crate::park::wake::{self, Running, WakeCheck};
@@ -101,6 +101,12 @@ impl Parking {
         &self.levers
     }
 
+    /// What would park now.
+    #[must_use]
+    pub fn lever(&self) -> Option<Lever> {
+        if self.watch.is_parked() { self.lever } else { self.levers.best(self.busy_power()) }
+    }
+
     /// Other levers from now on.
     pub(super) fn set_levers(&mut self, levers: Levers) {
         self.levers = levers;
@@ -182,7 +188,7 @@ impl Parking {
     }
 
     fn try_levers(&mut self, seen: &Stretch) {
-        let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(|gaps| gaps.state()) else {
+        let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(GapRule::state) else {
             return;
         };
         let Some(power) = seen.power else { return };
@@ -312,7 +318,7 @@ impl Parking {
 
     /// Something else took the clocks over.
     pub(super) fn interrupt(&mut self, now: Time) {
-        if let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(|gaps| gaps.state()) {
+        if let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(GapRule::state) {
             self.levers.spell_over(now.since(parked_since));
         }
         self.watch.interrupt(now);

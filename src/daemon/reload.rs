@@ -5,7 +5,7 @@
 //! are. The loop then starts as after a restart with its model: at driver-default clocks, with the new constants.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokio::signal::unix::Signal;
@@ -81,7 +81,7 @@ impl Reloader {
         let mut loaded = match Config::load_trusted(&self.path) {
             Ok(loaded) => loaded,
             Err(error) => {
-                self.refuse(&error);
+                refuse(&self.path, &error);
                 return None;
             }
         };
@@ -131,21 +131,19 @@ impl Reloader {
     }
 }
 
-impl Reloader {
-    /// One line in the log for each problem, with its place in the file.
-    fn refuse(&self, error: &ConfigError) {
-        const SAYS: &str = "configuration not reloaded: the old one stays";
-        let file = self.path.display();
-        let ConfigError::Invalid { problems, .. } = error else {
-            // The text has the place.
-            tracing::error!(%error, "{SAYS}");
-            return;
-        };
-        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
-        for problem in problems {
-            let line = config::line_of(&text, problem.key());
-            tracing::error!(%file, line, key = problem.key(), %problem, "{SAYS}");
-        }
+/// One line in the log for each problem, with its place in the file.
+pub(super) fn refuse(path: &Path, error: &ConfigError) {
+    const SAYS: &str = "configuration not reloaded: the old one stays";
+    let file = path.display();
+    let ConfigError::Invalid { problems, .. } = error else {
+        // The text has the place.
+        tracing::error!(%error, "{SAYS}");
+        return;
+    };
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    for problem in problems {
+        let line = config::line_of(&text, problem.key());
+        tracing::error!(%file, line, key = problem.key(), %problem, "{SAYS}");
     }
 }
 
@@ -175,7 +173,7 @@ fn merge(old: &Config, new: &Config) -> Config {
 }
 
 /// `section.key` of each value that differs, and from what to what.
-fn differences(old: &Config, new: &Config) -> Vec<(String, String)> {
+pub(super) fn differences(old: &Config, new: &Config) -> Vec<(String, String)> {
     let (old, new) = (keys(old), keys(new));
     let changed = old.iter().filter_map(|(key, was)| {
         let is = new.get(key)?;

@@ -45,7 +45,12 @@ impl Live {
 /// `GET /api/state`.
 pub(super) async fn state(Shared(live): Shared<Live>) -> Response {
     let state = Arc::clone(&live.latest.state.borrow());
-    match serde_json::to_string(&*state) {
+    json(&*state)
+}
+
+/// An answer in JSON.
+pub(super) fn json(what: &impl Serialize) -> Response {
+    match serde_json::to_string(what) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

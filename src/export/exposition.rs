@@ -15,6 +15,11 @@ use crate::control::Mode;
 use crate::units::Mhz;
 use crate::view::{ArmStatus, State, Timing};
 
+mod park;
+mod parking;
+
+pub use park::page as park_page;
+
 /// The two text formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -46,8 +51,12 @@ impl Format {
 /// # Errors
 /// [`fmt::Error`], which the encoder gives for no state known so far.
 pub fn page(state: Arc<State>, format: Format) -> Result<String, fmt::Error> {
+    written(Box::new(Page(state)), format)
+}
+
+fn written(collector: Box<dyn Collector>, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Page(state)));
+    registry.register_collector(collector);
     let mut page = String::with_capacity(24 << 10);
     text::encode(&mut page, &registry)?;
     Ok(match format {
@@ -95,7 +104,8 @@ impl Collector for Page {
         learner(&mut to, &self.0)?;
         measured(&mut to, &self.0)?;
         estimate(&mut to, &self.0)?;
-        happened(&mut to, &self.0)
+        happened(&mut to, &self.0)?;
+        parking::parking(&mut to, &self.0.parking)
     }
 }
 

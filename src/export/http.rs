@@ -3,6 +3,7 @@
 //! It has its own thread and answers from the latest published state. Clients get little: so many connections at once,
 //! so many bytes of headers, so many seconds to send them.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -17,12 +18,13 @@ use axum::routing::get;
 use axum::{Router, body::Body};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::events::{self, Live};
 use super::exposition::{self, Format};
 use super::guard::Hosts;
 use super::{Latest, page};
+use crate::view::ParkState;
 
 /// Connections at once; more are closed at once.
 const CONNECTIONS: usize = 64;
@@ -38,18 +40,20 @@ pub(super) const CONNECTION_TIME: Duration = Duration::from_secs(300);
 pub enum HttpError {
     /// Another program, or another agft, listens there.
     #[error(
-        "observe.metrics_listen: {address} is in use by another program; choose another port, \
+        "{key}: {address} is in use by another program; choose another port, \
          or `off` (also on the command line: --metrics-listen)"
     )]
     InUse {
+        /// Where the address was given.
+        key: &'static str,
         /// The address.
         address: SocketAddr,
     },
     /// The address is not one of this machine, or the port is privileged.
-    #[error(
-        "observe.metrics_listen: cannot listen on {address}; choose an address of this machine, or `off`"
-    )]
+    #[error("{key}: cannot listen on {address}; choose an address of this machine, or `off`")]
     Listen {
+        /// Where the address was given.
+        key: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why.
@@ -68,14 +72,14 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Binds.
+    /// Binds; `key` is where the address was given.
     ///
     /// # Errors
     /// [`HttpError::InUse`], [`HttpError::Listen`]
-    pub fn new(address: SocketAddr) -> Result<Self, HttpError> {
+    pub fn new(key: &'static str, address: SocketAddr) -> Result<Self, HttpError> {
         let listen = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => HttpError::InUse { address },
-            _ => HttpError::Listen { address, source: error },
+            io::ErrorKind::AddrInUse => HttpError::InUse { key, address },
+            _ => HttpError::Listen { key, address, source: error },
         };
         let listener = TcpListener::bind(address).map_err(listen)?;
         listener.set_nonblocking(true).map_err(listen)?;
@@ -89,11 +93,27 @@ impl Bound {
         self.address
     }
 
-    /// Starts serving.
+    /// Starts serving a learning agft.
     ///
     /// # Errors
     /// [`HttpError::Thread`]
     pub fn serve(self, latest: Latest, hosts: Hosts) -> Result<Server, HttpError> {
+        self.start(router(latest, hosts))
+    }
+
+    /// Starts serving an `agft park`: its metrics, and its state as JSON.
+    ///
+    /// # Errors
+    /// [`HttpError::Thread`]
+    pub fn serve_park(
+        self,
+        state: watch::Receiver<Arc<ParkState>>,
+        hosts: Hosts,
+    ) -> Result<Server, HttpError> {
+        self.start(park_router(state, hosts))
+    }
+
+    fn start(self, router: Router) -> Result<Server, HttpError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -107,7 +127,7 @@ impl Bound {
                 runtime.block_on(async {
                     tokio::select! {
                         _ = stopped => {}
-                        error = accept(self.listener, router(latest, hosts)) => {
+                        error = accept(self.listener, router) => {
                             tracing::error!(%error, "the metrics page is gone");
                         }
                     }
@@ -186,6 +206,15 @@ fn router(latest: Latest, hosts: Hosts) -> Router {
         .with_state(Live::new(latest))
 }
 
+fn park_router(state: watch::Receiver<Arc<ParkState>>, hosts: Hosts) -> Router {
+    Router::new()
+        .route("/metrics", get(park_metrics))
+        .route("/api/state", get(park_state))
+        .layer(from_fn_with_state(Arc::new(hosts), check_host))
+        .layer(map_response(page::with_headers))
+        .with_state(state)
+}
+
 async fn check_host(Shared(hosts): Shared<Arc<Hosts>>, request: Request<Body>, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     if hosts.allow(host) {
@@ -196,10 +225,27 @@ async fn check_host(Shared(hosts): Shared<Arc<Hosts>>, request: Request<Body>, n
 }
 
 async fn metrics(Shared(live): Shared<Live>, headers: HeaderMap) -> Response {
+    let state = Arc::clone(&live.latest.state.borrow());
+    exposed(&headers, |format| exposition::page(state, format))
+}
+
+async fn park_metrics(
+    Shared(state): Shared<watch::Receiver<Arc<ParkState>>>,
+    headers: HeaderMap,
+) -> Response {
+    let state = Arc::clone(&state.borrow());
+    exposed(&headers, |format| exposition::park_page(state, format))
+}
+
+async fn park_state(Shared(state): Shared<watch::Receiver<Arc<ParkState>>>) -> Response {
+    let state = Arc::clone(&state.borrow());
+    events::json(&*state)
+}
+
+fn exposed(headers: &HeaderMap, page: impl FnOnce(Format) -> Result<String, fmt::Error>) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = Format::wanted(accept);
-    let state = Arc::clone(&live.latest.state.borrow());
-    match exposition::page(state, format) {
+    match page(format) {
         Ok(page) => ([(header::CONTENT_TYPE, format.content_type())], page).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::view::{History, State};
+use crate::view::{History, ParkState, State};
 
 #[cfg(test)]
 mod testing;
@@ -27,4 +27,13 @@ pub struct Latest {
     pub state: watch::Receiver<Arc<State>>,
     /// The last minutes, once a second.
     pub history: watch::Receiver<Arc<History>>,
+}
+
+/// Who is shown over the control socket.
+#[derive(Debug, Clone)]
+pub enum Published {
+    /// A learning agft.
+    Run(Latest),
+    /// `agft park`.
+    Park(watch::Receiver<Arc<ParkState>>),
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::Order;
 use crate::units::Seconds;
-use crate::view::{History, State};
+use crate::view::{History, ParkState, State};
 
 /// The longest request, in bytes, with its line end.
 pub const MAX_REQUEST: usize = 4096;
@@ -56,6 +56,13 @@ pub enum Answer {
         /// The state.
         state: Box<State>,
     },
+    /// The same of an `agft park`.
+    Park {
+        /// Always true.
+        ok: bool,
+        /// The state.
+        park: Box<ParkState>,
+    },
     /// The last minutes.
     History {
         /// Always true.
@@ -84,6 +91,12 @@ impl Answer {
     pub fn state(state: &State) -> Self {
         Self::State { ok: true, state: Box::new(state.clone()) }
     }
+
+    /// The state of an `agft park`.
+    #[must_use]
+    pub fn park(state: &ParkState) -> Self {
+        Self::Park { ok: true, park: Box::new(state.clone()) }
+    }
 }
 
 #[cfg(test)]
@@ -109,8 +122,17 @@ mod tests {
     #[test]
     fn every_key_of_the_state_is_documented() {
         let state = serde_json::to_value(crate::view::testing::state()).unwrap();
-        for key in state.as_object().unwrap().keys() {
-            assert!(DOCUMENT.contains(&format!("`{key}`")), "{key}");
+        let park = serde_json::to_value(crate::view::testing::park_state()).unwrap();
+        let (_, documented) = DOCUMENT.split_once("## The state of agft park").unwrap();
+        for (state, document) in [
+            (&state, DOCUMENT),
+            (&park, documented),
+            (&park["gpus"][0], documented),
+            (&park["connections"], documented),
+        ] {
+            for key in state.as_object().unwrap().keys() {
+                assert!(document.contains(&format!("`{key}`")), "{key}");
+            }
         }
     }
 

@@ -16,10 +16,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::Latest;
+use super::Published;
 use super::protocol::{Answer, MAX_REQUEST, Request};
 use crate::control::{Mode, Order};
-use crate::view::History;
+use crate::view::{History, ParkMode, ParkState, State};
 
 /// Connections at once; more are closed at once.
 const CONNECTIONS: usize = 32;
@@ -84,7 +84,7 @@ impl Server {
     ///
     /// # Errors
     /// [`SocketError`]
-    pub fn start(dir: &Path, latest: Latest) -> Result<(Self, mpsc::Receiver<Order>), SocketError> {
+    pub fn start(dir: &Path, published: Published) -> Result<(Self, mpsc::Receiver<Order>), SocketError> {
         sweep(dir);
         let path = dir.join(format!("agft-{}.sock", std::process::id()));
         let failed = |source| SocketError { path: path.clone(), source };
@@ -110,7 +110,7 @@ impl Server {
                 runtime.block_on(async {
                     tokio::select! {
                         _ = stopped => {}
-                        error = accept(listener, allowed, latest, orders) => {
+                        error = accept(listener, allowed, published, orders) => {
                             tracing::error!(%error, "the control socket is gone");
                         }
                     }
@@ -167,7 +167,7 @@ fn groups_of(pid: i32) -> Vec<u32> {
 async fn accept(
     listener: StdListener,
     allowed: Allowed,
-    latest: Latest,
+    published: Published,
     orders: mpsc::Sender<Order>,
 ) -> io::Error {
     let listener = match UnixListener::from_std(listener) {
@@ -185,9 +185,9 @@ async fn accept(
             }
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (latest, orders) = (latest.clone(), orders.clone());
+        let (published, orders) = (published.clone(), orders.clone());
         tokio::spawn(async move {
-            let mut client = Client { stream, latest, orders };
+            let mut client = Client { stream, published, orders };
             if allowed.allows(&client.stream) {
                 client.serve().await;
             } else {
@@ -198,9 +198,35 @@ async fn accept(
     }
 }
 
+impl Published {
+    /// Waits until the state shows that an order is carried out; `false` if the run ends before.
+    async fn shows(&mut self, order: Order) -> bool {
+        match self {
+            Self::Run(latest) => {
+                let done = |state: &Arc<State>| match order {
+                    Order::Pause => {
+                        matches!(state.mode, Mode::Paused | Mode::Outage) && state.in_force.is_none()
+                    }
+                    Order::Resume => state.mode != Mode::Paused,
+                };
+                latest.state.wait_for(done).await.is_ok()
+            }
+            Self::Park(state) => {
+                let done = |state: &Arc<ParkState>| match order {
+                    Order::Pause => {
+                        state.mode == ParkMode::Paused && state.gpus.iter().all(|gpu| gpu.in_force.is_none())
+                    }
+                    Order::Resume => state.mode == ParkMode::Parking,
+                };
+                state.wait_for(done).await.is_ok()
+            }
+        }
+    }
+}
+
 struct Client {
     stream: UnixStream,
-    latest: Latest,
+    published: Published,
     orders: mpsc::Sender<Order>,
 }
 
@@ -263,13 +289,21 @@ impl Client {
     }
 
     async fn say_state(&mut self) -> bool {
-        let state = Arc::clone(&self.latest.state.borrow());
-        self.say(&Answer::state(&state)).await
+        let answer = match &self.published {
+            Published::Run(latest) => Answer::state(&latest.state.borrow()),
+            Published::Park(state) => Answer::park(&state.borrow()),
+        };
+        self.say(&answer).await
     }
 
     async fn say_history(&mut self) -> bool {
-        let history = Arc::clone(&self.latest.history.borrow());
-        self.say(&Answer::History { ok: true, history: History::clone(&history) }).await
+        let answer = match &self.published {
+            Published::Run(latest) => {
+                Answer::History { ok: true, history: History::clone(&latest.history.borrow()) }
+            }
+            Published::Park(_) => Answer::error("agft park keeps no history; ask for its status"),
+        };
+        self.say(&answer).await
     }
 
     async fn watch(&mut self, every_s: f64) {
@@ -295,13 +329,8 @@ impl Client {
         if self.orders.try_send(order).is_err() {
             return self.say(&Answer::error("too many orders at once, or agft is ending; try again")).await;
         }
-        let done = |state: &Arc<crate::view::State>| match order {
-            Order::Pause => matches!(state.mode, Mode::Paused | Mode::Outage) && state.in_force.is_none(),
-            Order::Resume => state.mode != Mode::Paused,
-        };
-        let waited = tokio::time::timeout(ORDER_TIME, self.latest.state.wait_for(done)).await;
-        let carried_out = matches!(waited, Ok(Ok(_)));
-        drop(waited);
+        let carried_out =
+            tokio::time::timeout(ORDER_TIME, self.published.shows(order)).await.unwrap_or(false);
         if carried_out {
             return self.say_state().await;
         }

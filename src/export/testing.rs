@@ -36,7 +36,7 @@ pub(super) struct Page {
 impl Page {
     pub(super) fn serve() -> Self {
         let (publish, latest) = latest();
-        let bound = Bound::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let bound = Bound::new("observe.metrics_listen", "127.0.0.1:0".parse().unwrap()).unwrap();
         Self { server: bound.serve(latest, Hosts::default()).unwrap(), publish }
     }
 

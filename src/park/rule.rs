@@ -210,6 +210,11 @@ impl ParkRule {
         self.gaps.ask_again();
     }
 
+    /// Other constants from now on. What was learned of gaps and wakes stays.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// A wake took so long until the clocks were back.
     pub fn woke(&mut self, took: Seconds) {
         self.gaps.woke(took, &self.settings.gap);

@@ -7,6 +7,7 @@ mod build;
 mod estimate;
 mod history;
 mod notes;
+mod park;
 mod state;
 mod timing;
 
@@ -17,8 +18,9 @@ pub use build::{About, Glance, View, learner_state};
 pub use estimate::Estimate;
 pub use history::{History, POINTS, Point};
 pub use notes::{NOTES, Note, NoteKind, Notes, reason_words};
+pub use park::{ConnectionsState, ParkMode, ParkStanding, ParkState, ParkedGpu};
 pub use state::{
-    ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, RoundState, State, fault_kinds, reason_name,
-    wake_sources,
+    ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, fault_kinds,
+    reason_name, wake_sources,
 };
 pub use timing::Timing;

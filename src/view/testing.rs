@@ -7,11 +7,14 @@ use crate::features::Context;
 use crate::holdout::{InSlot, Savings, SavingsState, SlotWindow};
 use crate::metrics::Histogram;
 use crate::metrics::window::{Gauges, Window};
+use crate::park::books::Books;
+use crate::park::levers::{Known, LeverBook, LeverKind};
 use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Cost, DelaySource};
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
 use crate::view::{
-    ArmState, ArmStatus, Counts, Estimate, GpuState, LearnerState, Load, Notes, RoundState, State, Timing,
+    ArmState, ArmStatus, ConnectionsState, Counts, Estimate, GpuState, LearnerState, Load, Notes, ParkMode,
+    ParkStanding, ParkState, ParkedGpu, ParkingState, RoundState, State, Timing,
 };
 
 /// A round of 0.3 s at 900 MHz in which 120 tokens were generated.
@@ -164,6 +167,7 @@ pub(crate) fn state() -> State {
             parkings: 2,
             wakes: map(&super::wake_sources()),
         },
+        parking: parking(),
         estimate: Estimate {
             compared_s: 50.0,
             energy_j: 7500.0,
@@ -200,4 +204,80 @@ fn savings() -> SavingsState {
         }
     }
     savings.state().clone()
+}
+
+/// Three spells, two wakes, one of them late.
+fn park_books() -> Books {
+    let mut books = Books::default();
+    for idle in [78.0, 80.0, 82.0] {
+        if idle > 78.0 {
+            books.woken("connections", false);
+            books.clocks_back(Seconds(if idle > 80.0 { 1.2 } else { 0.03 }), Seconds(1.0));
+        }
+        books.quiet_power(Watts(idle));
+        books.parked();
+        books.parked_span(Seconds(200.0), Some(Joules(200.0 * 50.0)));
+    }
+    books
+}
+
+/// Parking of a learning agft, with all that can be known of it.
+fn parking() -> ParkingState {
+    let books = park_books();
+    let known = Known { parked_w: Some(50.0), wake_s: Some(0.03), longest_wake_s: 1.2, wakes: 2 };
+    ParkingState {
+        lever: Some("core".into()),
+        wait_s: Some(1.4),
+        wake_cost_j: Some(30.0),
+        idle_power_w: books.idle_power().map(|power| power.0),
+        parked_power_w: books.parked_power().map(|power| power.0),
+        saved_about_j: books.saved_about().map(|saved| saved.0),
+        saved: books.saved(),
+        books,
+        levers: LeverBook {
+            driver: Some("570.1".into()),
+            unparked_w: Some(80.0),
+            levers: [(LeverKind::Core, known)].into_iter().collect(),
+        },
+    }
+}
+
+/// An `agft park` with one parked GPU of which everything is known.
+pub(crate) fn park_state() -> ParkState {
+    let mut books = park_books();
+    (books.calls, books.calls_parked, books.hot_spells, books.hot_s) = (500, 74, 1, 5.0);
+    let parked = Clocks { core: Mhz(210), memory: Some(Mhz(405)) };
+    ParkState {
+        version: "1.2.3".into(),
+        pid: 4712,
+        started_unix_s: 1_790_000_000.0,
+        at_unix_s: 1_790_001_200.0,
+        mode: ParkMode::Parking,
+        dry_run: false,
+        rule: "ski-rental".into(),
+        lever: "auto".into(),
+        sources: vec!["utilization".into(), "connections".into()],
+        connections: Some(ConnectionsState {
+            ports: vec![5001],
+            source: "kernel_events".into(),
+            source_detail: "kernel events".into(),
+            open: Some(0),
+        }),
+        gpus: vec![ParkedGpu {
+            index: 0,
+            uuid: "GPU-0f1e2d3c".into(),
+            name: "NVIDIA RTX A6000".into(),
+            state: ParkStanding::Parked,
+            since_unix_s: 1_790_001_000.0,
+            parked_clocks: parked,
+            in_force: Some(parked),
+            utilization_percent: Some(0.0),
+            temperature_c: Some(41.0),
+            idle_power_w: books.idle_power().map(|power| power.0),
+            parked_power_w: books.parked_power().map(|power| power.0),
+            saved_about_j: books.saved_about().map(|saved| saved.0),
+            saved: books.saved(),
+            books,
+        }],
+    }
 }

@@ -76,6 +76,7 @@ impl Bench {
             ("logging.dir", logs.as_str()),
             ("metrics.sampling_duration", "0.25"),
             ("observe.metrics_listen", "off"),
+            ("park.metrics_listen", "off"),
             ("metrics.baseline_measurements", "3"),
         ] {
             bench.settings.insert(key.to_owned(), value.to_owned());

@@ -292,6 +292,12 @@ impl MockState {
         Ok(self.shared.call_counts.get(call as usize).map_or(0, |count| count.load(Relaxed)))
     }
 
+    /// How often all functions together were called.
+    #[must_use]
+    pub fn total_calls(&self) -> u64 {
+        self.shared.call_counts.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
     /// Arms an error or a delay.
     ///
     /// # Errors

@@ -4,8 +4,11 @@
 
 use std::time::Duration;
 
-use crate::connections::{ConnectionError, Source, WatchSettings, Watcher};
+use tokio::sync::broadcast;
+
+use crate::connections::{ConnectionError, Event, Source, WatchSettings, Watcher};
 use crate::units::Time;
+use crate::view::ConnectionsState;
 
 /// Connections, as far as a source sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -21,11 +24,18 @@ pub trait ActivitySource {
     /// Its name in the log.
     fn name(&self) -> &'static str;
 
-    /// What there is now. Asked every `park.active_poll_ms`; must not block, and must not touch a GPU.
+    /// What there is now. Asked every `park.active_poll_ms`, while a GPU is parked at each of its [`news`](Self::news) and
+    /// once a second; must not block, and must not touch a GPU.
     ///
     /// # Errors
     /// [`SourceError`]: nothing is known, and no GPU is parked on that.
     fn look(&mut self, now: Time) -> Result<Connections, SourceError>;
+
+    /// News from now on: each is a reason to look. `None` if it has to be asked.
+    fn news(&self) -> Option<broadcast::Receiver<Event>>;
+
+    /// What it watches and how, for operators; how many are open is not asked here.
+    fn shown(&self) -> ConnectionsState;
 }
 
 /// Why a source does not know.
@@ -39,6 +49,7 @@ pub enum SourceError {
 /// Connections to local ports: the kernel's events where they can be had, else its table, polled.
 pub struct Ports {
     watcher: Watcher,
+    ports: Vec<u16>,
     heard: u64,
     last_opened: Option<Time>,
 }
@@ -52,7 +63,7 @@ impl Ports {
         let settings = WatchSettings { ports: ports.to_vec(), poll_every, ..WatchSettings::default() };
         let watcher = Watcher::start(settings)?;
         let heard = heard(&watcher);
-        Ok(Self { watcher, heard, last_opened: None })
+        Ok(Self { watcher, ports: ports.to_vec(), heard, last_opened: None })
     }
 
     /// Where it knows them from.
@@ -81,5 +92,24 @@ impl ActivitySource for Ports {
             self.last_opened = Some(now);
         }
         Ok(Connections { open: Some(self.watcher.open_now()), last_opened: self.last_opened })
+    }
+
+    fn news(&self) -> Option<broadcast::Receiver<Event>> {
+        Some(self.watcher.events())
+    }
+
+    fn shown(&self) -> ConnectionsState {
+        let source = self.watcher.source();
+        let name = match source {
+            Source::KernelEvents { .. } => "kernel_events",
+            Source::PerfEvents { .. } => "perf_events",
+            Source::Polling { .. } => "socket_table",
+        };
+        ConnectionsState {
+            ports: self.ports.clone(),
+            source: name.into(),
+            source_detail: source.to_string(),
+            open: None,
+        }
     }
 }

@@ -11,8 +11,10 @@ use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
 use crate::park::source::WakeSource;
 use crate::park::wake::{Running, Verdict, WakeCheck};
 use crate::units::{Clocks, Joules, Mhz, Millijoules, Seconds, Time};
+use crate::view::{ParkStanding, ParkedGpu};
 
 use super::activity::Connections;
+use super::levels::Levels;
 
 /// Between two looks at the temperature of a GPU that is not parked, and at its power while it is quiet.
 const SLOW: Seconds = Seconds(1.0);
@@ -22,26 +24,6 @@ const SLOW_PARKED: Seconds = Seconds(5.0);
 const CONNECTED: Seconds = Seconds(1.0);
 /// A look that is due so soon is made now.
 const SLACK: Seconds = Seconds(0.002);
-
-/// Clocks of a GPU's two states.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Levels {
-    /// Parked. A core clock of `top` leaves it to the driver.
-    pub parked: Clocks,
-    /// The highest there are.
-    pub top: Clocks,
-    /// After a wake.
-    pub awake: Target,
-    /// If the memory clock cannot be locked, do without.
-    pub memory_is_optional: bool,
-}
-
-impl Levels {
-    fn watched(&self) -> Running {
-        let core = (self.parked.core != self.top.core).then_some(self.parked.core);
-        Running { core, memory: self.parked.memory }
-    }
-}
 
 /// Periods of looks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,7 +48,8 @@ struct Booked {
 pub struct Member {
     sensors: Box<dyn GpuSensors>,
     info: GpuInfo,
-    pub(super) actuator: Actuator,
+    /// Without one, in a dry run, nothing is ever written.
+    pub(super) actuator: Option<Actuator>,
     rule: ParkRule,
     settings: Settings,
     levels: Levels,
@@ -79,6 +62,9 @@ pub struct Member {
     power_due: Time,
     check: Option<WakeCheck>,
     booked: Option<Booked>,
+    in_force: Option<Clocks>,
+    paused: bool,
+    standing: (ParkStanding, Time),
 }
 
 impl Member {
@@ -86,7 +72,7 @@ impl Member {
     #[must_use]
     pub fn new(
         sensors: Box<dyn GpuSensors>,
-        actuator: Actuator,
+        actuator: Option<Actuator>,
         settings: Settings,
         levels: Levels,
         periods: Periods,
@@ -108,6 +94,9 @@ impl Member {
             power_due: now,
             check: None,
             booked: None,
+            in_force: None,
+            paused: false,
+            standing: (ParkStanding::Serving, now),
         }
     }
 
@@ -119,14 +108,20 @@ impl Member {
 
     /// Marked while its clocks are written.
     #[must_use]
-    pub fn clock_pulse(&self) -> Pulse {
-        self.actuator.pulse()
+    pub fn clock_pulse(&self) -> Option<Pulse> {
+        self.actuator.as_ref().map(Actuator::pulse)
     }
 
     /// What another thread calls when its clocks were given back without it.
     #[must_use]
-    pub fn disturber(&self) -> Box<dyn Fn(String) + Send> {
-        self.actuator.disturber()
+    pub fn disturber(&self) -> Option<Box<dyn Fn(String) + Send>> {
+        self.actuator.as_ref().map(Actuator::disturber)
+    }
+
+    pub(super) fn command(&self, target: Target) {
+        if let Some(actuator) = &self.actuator {
+            actuator.command(target);
+        }
     }
 
     /// Where it stands.
@@ -139,6 +134,9 @@ impl Member {
     #[must_use]
     pub fn due(&self) -> Time {
         let mut due = Time(f64::INFINITY);
+        if self.paused {
+            return due;
+        }
         let mut by = |time: Time| due = if time < due { time } else { due };
         if self.settings.utilization_threshold_percent.is_some() || self.check.is_some() {
             by(self.utilization_due);
@@ -166,12 +164,122 @@ impl Member {
         }
     }
 
+    /// Gives the clocks back and leaves them alone until [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// [`GpuError`] after which the GPU cannot be controlled.
+    pub fn pause(&mut self, now: Time) -> Result<(), GpuError> {
+        self.paused = true;
+        self.let_go(now)
+    }
+
+    /// Goes on as at the start.
+    pub fn resume(&mut self, now: Time) {
+        if std::mem::take(&mut self.paused) {
+            (self.utilization, self.temperature) = (None, None);
+            (self.utilization_due, self.temperature_due) = (now, now);
+        }
+    }
+
+    /// Clocks back, and nothing believed of what they were.
+    fn let_go(&mut self, now: Time) -> Result<(), GpuError> {
+        self.command(Target::Default);
+        self.book(now)?;
+        self.booked = None;
+        self.books.end_spell();
+        self.check = None;
+        self.rule.ask_again();
+        Ok(())
+    }
+
+    /// Other constants from now on, with the clocks given back: as after a restart, but for the books. Those that are as
+    /// they were change nothing.
+    ///
+    /// # Errors
+    /// [`GpuError`] after which the GPU cannot be controlled.
+    pub fn reconfigure(
+        &mut self,
+        settings: Settings,
+        levels: Levels,
+        periods: Periods,
+        now: Time,
+    ) -> Result<(), GpuError> {
+        self.periods = periods;
+        // What this board could not lock it still cannot.
+        let mut levels = levels;
+        if levels.memory_is_optional && self.levels.memory_is_optional && self.levels.parked.memory.is_none()
+        {
+            levels.parked.memory = None;
+        }
+        if (settings, levels) != (self.settings, self.levels) {
+            self.let_go(now)?;
+            self.rule.configure(settings);
+            (self.settings, self.levels) = (settings, levels);
+            (self.utilization_due, self.temperature_due) = (now, now);
+        }
+        Ok(())
+    }
+
+    /// The clocks that there are.
+    ///
+    /// # Errors
+    /// [`GpuError`] if the driver does not say.
+    pub fn supported_clocks(&self) -> Result<SupportedClocks, GpuError> {
+        self.sensors.supported_clocks()
+    }
+
+    /// Where it stands, for operators, and which lock is in force.
+    #[must_use]
+    pub fn standing(&mut self, now: Time) -> (ParkStanding, Option<Clocks>) {
+        let standing = match self.rule.state() {
+            _ if self.paused => ParkStanding::Paused,
+            State::Serving => ParkStanding::Serving,
+            State::Quiet { .. } => ParkStanding::Quiet,
+            State::Parked { .. } => ParkStanding::Parked,
+            State::Hot => ParkStanding::Hot,
+        };
+        if standing != self.standing.0 {
+            self.standing = (standing, now);
+        }
+        (standing, self.in_force)
+    }
+
+    /// All that operators see; asks no sensor.
+    #[must_use]
+    pub fn shown(&self, now: Time, unix_s: f64) -> ParkedGpu {
+        let mut books = self.books.clone();
+        if let Some(booked) = self.booked {
+            // Not on the books yet, as that would ask for the energy.
+            let open = now.since(booked.until).0;
+            *(if booked.hot { &mut books.hot_s } else { &mut books.parked_s }) += open;
+        }
+        ParkedGpu {
+            index: self.info.index,
+            uuid: self.info.uuid.clone(),
+            name: self.info.name.clone(),
+            state: self.standing.0,
+            since_unix_s: unix_s - now.since(self.standing.1).0,
+            parked_clocks: self.levels.parked,
+            in_force: self.in_force,
+            utilization_percent: self.utilization,
+            temperature_c: self.temperature,
+            idle_power_w: books.idle_power().map(|power| power.0),
+            parked_power_w: books.parked_power().map(|power| power.0),
+            saved_about_j: books.saved_about().map(|saved| saved.0),
+            saved: books.saved(),
+            books,
+        }
+    }
+
     /// Looks at what is due, decides, and acts.
     ///
     /// # Errors
     /// [`GpuError`] after which the GPU cannot be controlled.
     pub fn turn(&mut self, connections: Connections, now: Time) -> Result<(), GpuError> {
         self.hear(now)?;
+        if self.paused {
+            return Ok(());
+        }
         let due = |at: Time| at <= now + SLACK;
         let looks = due(self.utilization_due);
         if looks {
@@ -214,7 +322,9 @@ impl Member {
 
     /// What became of earlier commands.
     fn hear(&mut self, now: Time) -> Result<(), GpuError> {
-        if let Some(error) = self.actuator.take_failure() {
+        let Some(actuator) = &self.actuator else { return Ok(()) };
+        let (failure, outcomes) = (actuator.take_failure(), actuator.outcomes());
+        if let Some(error) = failure {
             let memory = matches!(
                 &error,
                 GpuError::NotSupported { call, .. } if *call == "nvmlDeviceSetMemoryLockedClocks"
@@ -228,7 +338,11 @@ impl Member {
             self.booked = None;
             self.rule.ask_again();
         }
-        for outcome in self.actuator.outcomes() {
+        for outcome in outcomes {
+            self.in_force = match &outcome {
+                ClockOutcome::InForce { target: Target::Lock(clocks), .. } => Some(*clocks),
+                _ => None,
+            };
             match outcome {
                 ClockOutcome::InForce { target, .. } => {
                     tracing::debug!(gpu = %self.info, clocks = %target, "in force");
@@ -261,7 +375,7 @@ impl Member {
             }
             Decision::Wake(source) => {
                 // First of all: work waits for it.
-                self.actuator.command(self.levels.awake);
+                self.command(self.levels.awake);
                 self.book(now)?;
                 let by_work = matches!(source, WakeSource::Utilization { .. });
                 self.books.woken(source.name(), missed && by_work);
@@ -269,7 +383,8 @@ impl Member {
                 self.booked = None;
                 tracing::info!(gpu = %self.info, by = %source, parked_s_in_all = parked_s, "woken");
                 let top = Running { core: Some(self.levels.top.core), memory: self.levels.top.memory };
-                self.check = Some(WakeCheck::new(self.levels.watched(), top, now));
+                let check = || WakeCheck::new(self.levels.watched(), top, now);
+                self.check = self.actuator.is_some().then(check);
                 self.utilization_due = now + self.periods.active;
             }
         }
@@ -279,7 +394,7 @@ impl Member {
     fn park(&mut self, hot: bool, now: Time) -> Result<(), GpuError> {
         self.check = None;
         if self.booked.is_none() {
-            self.actuator.command(Target::Lock(self.levels.parked));
+            self.command(Target::Lock(self.levels.parked));
             self.books.parked();
         }
         self.open_account(hot, now)?;
@@ -339,7 +454,9 @@ impl Member {
                     memory_mhz = memory.map(|clock| clock.0),
                     "work runs at the parked clock though the clocks were given back: reset again"
                 );
-                self.actuator.disturber()("work runs at the parked clock".into());
+                if let Some(disturb) = self.disturber() {
+                    disturb("work runs at the parked clock".into());
+                }
             }
             Verdict::GiveUp => {
                 self.check = None;
@@ -383,6 +500,8 @@ impl Member {
             self.books.hot_s += span.0;
         } else {
             let energy = match booked.counter {
+                // The clocks of a dry run are not the parked ones: what the board draws says nothing.
+                _ if self.actuator.is_none() => None,
                 Some(before) => {
                     counter = self.ask(GpuSensors::energy)?;
                     counter.and_then(|counter| counter.since(before))
@@ -394,70 +513,5 @@ impl Member {
         }
         self.booked = Some(Booked { until: now, counter, ..booked });
         Ok(())
-    }
-}
-
-/// The clocks that a lever means for a board.
-#[must_use]
-pub fn levels(park: &crate::config::Park, clocks: &SupportedClocks) -> Levels {
-    use crate::config::Lever;
-    let top_memory = clocks.memory().next();
-    let top = Clocks { core: clocks.core_max(), memory: top_memory };
-    let low_core = park.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));
-    let low_memory = match park.memory_mhz {
-        Some(wanted) => clocks.memory().min_by_key(|memory| memory.abs_diff(wanted)),
-        None => clocks.memory().last(),
-    };
-    let several = clocks.memory().count() > 1;
-    let parked = match park.lever {
-        Lever::Core => Clocks::core_only(low_core),
-        Lever::Memory => Clocks { core: top.core, memory: low_memory },
-        Lever::Both => Clocks { core: low_core, memory: low_memory },
-        Lever::Auto => Clocks { core: low_core, memory: low_memory.filter(|_| several) },
-    };
-    let awake = park
-        .wake_core_mhz
-        .map_or(Target::Default, |core| Target::Lock(Clocks::core_only(clocks.nearest_core(core))));
-    Levels { parked, top, awake, memory_is_optional: park.lever == Lever::Auto }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Lever, Park};
-    use crate::gpu::MemoryLevel;
-
-    fn clocks(memory: &[u32]) -> SupportedClocks {
-        let level = |memory: &u32| MemoryLevel { memory: Mhz(*memory), core: vec![Mhz(2100), Mhz(210)] };
-        SupportedClocks::new(memory.iter().map(level).collect()).unwrap()
-    }
-
-    fn parked(lever: Lever, memory: &[u32]) -> (u32, Option<u32>) {
-        let levels = levels(&Park { lever, ..Park::default() }, &clocks(memory));
-        (levels.parked.core.0, levels.parked.memory.map(|memory| memory.0))
-    }
-
-    #[test]
-    fn levers_choose_the_clocks_and_auto_spares_a_board_with_one_memory_clock() {
-        let (gddr, hbm) = ([8001, 810, 405], [1593]);
-        assert_eq!(parked(Lever::Core, &gddr), (210, None));
-        // The whole range of core clocks: the driver's choice.
-        assert_eq!(parked(Lever::Memory, &gddr), (2100, Some(405)));
-        assert_eq!(parked(Lever::Both, &gddr), (210, Some(405)));
-        assert_eq!(parked(Lever::Auto, &gddr), (210, Some(405)));
-        assert_eq!(parked(Lever::Auto, &hbm), (210, None));
-    }
-
-    #[test]
-    fn configured_clocks_are_the_nearest_supported_ones() {
-        let park = Park {
-            core_mhz: Some(Mhz(300)),
-            memory_mhz: Some(Mhz(700)),
-            wake_core_mhz: Some(Mhz(1900)),
-            ..Park::default()
-        };
-        let levels = levels(&park, &clocks(&[8001, 810, 405]));
-        assert_eq!(levels.parked, Clocks { core: Mhz(210), memory: Some(Mhz(810)) });
-        assert_eq!(levels.awake, Target::Lock(Clocks::core_only(Mhz(2100))));
     }
 }

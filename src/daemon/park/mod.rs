@@ -6,20 +6,31 @@
 
 pub mod activity;
 pub mod hooks;
+pub mod levels;
 pub mod member;
+pub mod reload;
+pub mod setup;
+mod show;
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use self::activity::{ActivitySource, Connections};
 use self::hooks::FanHooks;
 use self::member::Member;
+use self::reload::Reloader;
+pub use self::show::Show;
 use super::clock::Clock;
 use super::notify::Notifier;
 use super::tick::{End, RunError};
 use super::watch::{Alarm, Pulse, Watch};
 use crate::bandit::Target;
+use crate::config::Park;
+use crate::connections::Event;
+use crate::control::Order;
 use crate::park::fans::FanRule;
 use crate::park::rule::State;
 use crate::units::{Seconds, Time};
@@ -50,6 +61,14 @@ pub struct ParkRun {
     pub hooks: Option<FanHooks>,
     /// Period of the STATUS lines.
     pub log_every: Seconds,
+    /// The configuration in force.
+    pub park: Park,
+    /// Who reads it again on SIGHUP.
+    pub reload: Option<Reloader>,
+    /// Where operators' orders come from.
+    pub orders: Option<mpsc::Receiver<Order>>,
+    /// What operators see.
+    pub show: Show,
     /// The service manager, if one listens.
     pub notifier: Option<Notifier>,
     /// The clock of the run.
@@ -68,7 +87,7 @@ pub async fn drive(mut run: ParkRun, stop: impl Future<Output = End>) -> Result<
     let now = run.clock.now();
     if !stuck {
         // All at once, and before anything is asked of a driver that may be in trouble.
-        run.members.iter().for_each(|member| member.actuator.command(Target::Default));
+        run.members.iter().for_each(|member| member.command(Target::Default));
     }
     let mut sums = Vec::new();
     for mut member in run.members.drain(..) {
@@ -77,11 +96,15 @@ pub async fn drive(mut run: ParkRun, stop: impl Future<Output = End>) -> Result<
             let _ = member.book(now);
         }
         sums.push((member.info().clone(), member.books.clone(), member.books.calls_per_parked_minute()));
-        if stuck {
-            member.actuator.abandon();
-        } else if let Err(error) = member.actuator.shutdown() {
-            // What ended the run first is the error to report.
-            result = result.and(Err(error.into()));
+        match member.actuator.take() {
+            Some(actuator) if stuck => actuator.abandon(),
+            Some(actuator) => {
+                if let Err(error) = actuator.shutdown() {
+                    // What ended the run first is the error to report.
+                    result = result.and(Err(error.into()));
+                }
+            }
+            None => {}
         }
         run.pulse.rest();
     }
@@ -105,16 +128,62 @@ async fn turns(run: &mut ParkRun, stop: impl Future<Output = End>) -> Result<End
     let mut shell = Shell::new(run);
     loop {
         let pause = shell.pause(run);
+        let mut asked = Asked::Nothing;
         tokio::select! {
             biased;
             end = &mut stop => return Ok(end),
             alarm = alarm(run.watch.as_ref()) => return Err(alarm.into()),
+            order = order(run.orders.as_mut()) => asked = Asked::Order(order),
+            () = hangup(run.reload.as_mut()) => asked = Asked::Reload,
+            () = news(shell.news.as_mut(), shell.parked) => shell.sources_due = run.clock.now(),
             () = sleep(pause) => {}
         }
         run.pulse.mark();
-        let turned = shell.turn(run);
+        let turned = shell.carry_out(asked, run).and_then(|()| shell.turn(run));
         run.pulse.rest();
         turned?;
+    }
+}
+
+/// What somebody wants of the loop.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Asked {
+    Nothing,
+    Order(Order),
+    Reload,
+}
+
+async fn order(orders: Option<&mut mpsc::Receiver<Order>>) -> Order {
+    let next = match orders {
+        Some(orders) => orders.recv().await,
+        None => None,
+    };
+    // Without a socket nobody orders anything.
+    match next {
+        Some(order) => order,
+        None => std::future::pending().await,
+    }
+}
+
+async fn hangup(reload: Option<&mut Reloader>) {
+    match reload {
+        Some(reload) => reload.requested().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for news of connections, if a parked GPU has to hear of them. Others are looked at often enough, and a server
+/// with thousands of clients must not keep the loop busy.
+async fn news(news: Option<&mut broadcast::Receiver<Event>>, wanted: bool) {
+    match news {
+        Some(news) if wanted => loop {
+            match news.recv().await {
+                Ok(_) | Err(RecvError::Lagged(_)) => return,
+                // Its thread is gone, which a look will tell.
+                Err(RecvError::Closed) => std::future::pending::<()>().await,
+            }
+        },
+        _ => std::future::pending().await,
     }
 }
 
@@ -125,10 +194,22 @@ async fn alarm(watch: Option<&Watch>) -> Alarm {
     }
 }
 
+/// What the sources tell by themselves; nothing if any of them has to be asked.
+fn heard(run: &ParkRun) -> Option<broadcast::Receiver<Event>> {
+    match run.sources.as_slice() {
+        [source] => source.news(),
+        _ => None,
+    }
+}
+
 /// What the loop remembers from turn to turn.
 struct Shell {
     number: u64,
     connections: Connections,
+    /// What the source of connections tells by itself.
+    news: Option<broadcast::Receiver<Event>>,
+    /// Is a GPU parked?
+    parked: bool,
     /// A source has failed, and that was said.
     failed: bool,
     sources_due: Time,
@@ -146,6 +227,8 @@ impl Shell {
         Self {
             number: 0,
             connections: Connections::default(),
+            news: heard(run),
+            parked: false,
             failed: false,
             sources_due: now,
             log_due: now + run.log_every,
@@ -154,6 +237,11 @@ impl Shell {
             alive: None,
             status: None,
         }
+    }
+
+    /// Between two looks at the sources.
+    fn sources_every(&self, run: &ParkRun) -> Seconds {
+        if self.parked && self.news.is_some() { LONGEST_SLEEP } else { run.sources_every }
     }
 
     /// Until the next look that is due.
@@ -166,6 +254,37 @@ impl Shell {
         next = self.outcome_due.map_or(next, |due| next.min(due.0));
         next = run.members.iter().fold(next, |next, member| next.min(member.due().0));
         Duration::from_secs_f64((next - now.0).max(0.0))
+    }
+
+    fn carry_out(&mut self, asked: Asked, run: &mut ParkRun) -> Result<(), RunError> {
+        let now = run.clock.now();
+        match asked {
+            Asked::Nothing => return Ok(()),
+            Asked::Order(Order::Pause) => {
+                for member in &mut run.members {
+                    member.pause(now)?;
+                }
+                tracing::info!("paused: the clocks are the driver's until resume");
+            }
+            Asked::Order(Order::Resume) => {
+                run.members.iter_mut().for_each(|member| member.resume(now));
+                tracing::info!("resumed");
+            }
+            Asked::Reload => {
+                run.notifier.iter().for_each(Notifier::reloading);
+                if reload::reload(run, now)? {
+                    self.news = heard(run);
+                    self.sources_due = now;
+                    self.log_due = now + run.log_every;
+                }
+                run.notifier.iter().for_each(Notifier::ready);
+            }
+        }
+        if let Asked::Order(order) = asked {
+            run.show.pause(order == Order::Pause);
+        }
+        self.outcome_due = Some(now + OUTCOME);
+        Ok(())
     }
 
     fn turn(&mut self, run: &mut ParkRun) -> Result<(), RunError> {
@@ -188,6 +307,12 @@ impl Shell {
                 self.outcome_due = Some(now + OUTCOME);
             }
         }
+        let parked = run.members.iter().any(|member| matches!(member.state(), State::Parked { .. }));
+        if parked != std::mem::replace(&mut self.parked, parked) {
+            // What was told before is known, and what comes from now on is heard.
+            self.news = heard(run);
+            self.sources_due = run.clock.now();
+        }
         let quiet = run.members.iter().all(|member| matches!(member.state(), State::Parked { .. }));
         if let (Some(command), Some(hooks)) = (run.fans.step(quiet, now), &run.hooks) {
             hooks.order(command);
@@ -196,6 +321,7 @@ impl Shell {
             self.log_due = now + run.log_every;
             self.say(run, now)?;
         }
+        run.show.turn(&mut run.members, &run.sources, self.connections.open, &run.park, now);
         self.notify(run);
         Ok(())
     }
@@ -204,7 +330,7 @@ impl Shell {
         if run.sources.is_empty() || now < self.sources_due {
             return;
         }
-        self.sources_due = now + run.sources_every;
+        self.sources_due = now + self.sources_every(run);
         let mut together = Connections { open: Some(0), last_opened: None };
         let mut failed = false;
         for source in &mut run.sources {

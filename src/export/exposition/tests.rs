@@ -41,25 +41,30 @@ fn families(page: &str) -> BTreeMap<String, (String, String, String)> {
     families
 }
 
-#[test]
-fn document_lists_every_metric_as_the_page_has_it() {
+/// Fails unless the tables of a document have exactly the metrics of a page.
+pub(super) fn assert_documented(file: &str, document: &str, page: &str) {
     let mut documented = BTreeMap::new();
-    for row in DOCUMENT.lines().filter(|line| line.starts_with("| `agft_")) {
+    for row in document.lines().filter(|line| line.starts_with("| `agft_")) {
         let cells: Vec<&str> =
             row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
         let [name, kind, labels, help] = cells[..] else { panic!("{row}") };
         let old = documented.insert(name.to_owned(), (kind.to_owned(), labels.to_owned(), help.to_owned()));
         assert_eq!(old, None, "{name} is documented twice");
     }
-    let found = families(&text());
+    let found = families(page);
     let rows: Vec<String> = found
         .iter()
         .filter(|(name, family)| documented.get(*name) != Some(family))
         .map(|(name, (kind, labels, help))| format!("| `{name}` | {kind} | {labels} | {help} |"))
         .collect();
-    assert!(rows.is_empty(), "docs/metrics.md lacks or has otherwise:\n{}", rows.join("\n"));
+    assert!(rows.is_empty(), "{file} lacks or has otherwise:\n{}", rows.join("\n"));
     let gone: Vec<&String> = documented.keys().filter(|name| !found.contains_key(*name)).collect();
-    assert!(gone.is_empty(), "docs/metrics.md has metrics that are not there: {gone:?}");
+    assert!(gone.is_empty(), "{file} has metrics that are not there: {gone:?}");
+}
+
+#[test]
+fn document_lists_every_metric_as_the_page_has_it() {
+    assert_documented("docs/metrics.md", DOCUMENT, &text());
 }
 
 #[test]
@@ -112,6 +117,11 @@ fn open_metrics_is_given_to_those_who_ask_for_it() {
 
 #[test]
 fn promtool_finds_nothing_to_say_about_the_page() {
+    check_with_promtool(&text());
+}
+
+/// Fails if promtool has anything to say about a page; without promtool it is not asked.
+pub(super) fn check_with_promtool(page: &str) {
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -122,8 +132,8 @@ fn promtool_finds_nothing_to_say_about_the_page() {
         eprintln!("skipped: no promtool here (Debian: prometheus)");
         return;
     };
-    promtool.stdin.take().unwrap().write_all(text().as_bytes()).unwrap();
+    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     let out = promtool.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && said.is_empty(), "{said}\n{}", text());
+    assert!(out.status.success() && said.is_empty(), "{said}\n{page}");
 }

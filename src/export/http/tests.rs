@@ -73,7 +73,7 @@ fn clients_that_never_finish_lose_their_places() {
 fn port_in_use_is_named_with_the_remedy() {
     let page = serve();
     let address = page.address();
-    let error = Bound::new(address).unwrap_err();
+    let error = Bound::new("observe.metrics_listen", address).unwrap_err();
     assert!(matches!(error, HttpError::InUse { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains(&address.to_string()) && text.contains("off"), "{text}");
@@ -85,6 +85,6 @@ fn server_ends_with_its_handle_and_frees_the_port() {
     let address = page.address();
     let open = page.connect();
     drop(page);
-    assert!(Bound::new(address).is_ok());
+    assert!(Bound::new("observe.metrics_listen", address).is_ok());
     drop(open);
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream as Stream;
 use tokio::sync::watch;
 
 use super::*;
-use crate::view::{State, testing};
+use crate::view::testing;
 
 struct Talk(BufReader<Stream>);
 
@@ -38,7 +38,7 @@ type Started = (tempfile::TempDir, Server, mpsc::Receiver<Order>, watch::Sender<
 fn start() -> Started {
     let dir = tempfile::tempdir().unwrap();
     let (publish, latest) = crate::export::testing::latest();
-    let (server, orders) = Server::start(dir.path(), latest).unwrap();
+    let (server, orders) = Server::start(dir.path(), Published::Run(latest)).unwrap();
     (dir, server, orders, publish)
 }
 

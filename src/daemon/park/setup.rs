@@ -1,0 +1,122 @@
+//! From the section `park` of a configuration to what a run is made of, at its start and when the file is read again.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use super::activity::{ActivitySource, Ports};
+use super::hooks::{FanHooks, Programs};
+use super::member::Periods;
+use crate::config::{Park, ParkSource, WaitKind};
+use crate::connections::ConnectionError;
+use crate::gpu::GpuError;
+use crate::park::gap::{GapSettings, Wait};
+use crate::park::rule::{HotAt, Settings};
+use crate::store::{Untrusted, trusted_path};
+use crate::units::{Joules, Seconds};
+
+/// Why a run cannot be made of a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Connections cannot be watched.
+    #[error("park.ports: {0}")]
+    Connections(#[from] ConnectionError),
+    /// A program that others could have written.
+    #[error("{key}: {program} is not started by root: {source}")]
+    Program {
+        /// Which key names it.
+        key: &'static str,
+        /// The program.
+        program: String,
+        /// Why it is not trusted.
+        source: Untrusted,
+    },
+    /// The fan thread cannot be started.
+    #[error("fan thread: {0}")]
+    Fans(#[source] io::Error),
+    /// The driver does not say which clocks there are.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+}
+
+/// Constants of the rule.
+#[must_use]
+pub fn settings(park: &Park) -> Settings {
+    let utilization = park.sources.contains(&ParkSource::Utilization);
+    Settings {
+        gap: GapSettings {
+            wait: match park.rule {
+                WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
+                WaitKind::SkiRental => {
+                    Wait::SkiRental { wake: Some(Joules(park.wake_cost_j)), unmeasured: park.idle_timeout_s }
+                }
+            },
+            quiet: park.quiet_s,
+            at_start: park.at_start,
+            wake_limit: park.wake_limit_s,
+        },
+        utilization_threshold_percent: utilization.then_some(park.utilization_threshold_percent),
+        connections: park.sources.contains(&ParkSource::Connections),
+        hot: park.temperature_high_c.map(|high_c| HotAt { high_c, low_c: park.temperature_low_c }),
+    }
+}
+
+/// Periods of looks.
+#[must_use]
+pub fn periods(park: &Park) -> Periods {
+    Periods { active: millis(park.active_poll_ms), parked: millis(park.parked_poll_ms) }
+}
+
+fn millis(number: u64) -> Seconds {
+    Seconds(Duration::from_millis(number).as_secs_f64())
+}
+
+/// Sources of activity beside the GPUs.
+///
+/// # Errors
+/// [`SetupError::Connections`]
+pub fn sources(park: &Park) -> Result<Vec<Box<dyn ActivitySource>>, SetupError> {
+    if !park.sources.contains(&ParkSource::Connections) {
+        return Ok(Vec::new());
+    }
+    let ports = Ports::watch(&park.ports, Duration::from_millis(park.active_poll_ms))?;
+    tracing::info!(ports = ?park.ports, from = %ports.source(), "connections are watched");
+    Ok(vec![Box::new(ports)])
+}
+
+/// Who switches the fans; nobody if there is nothing to run. Root starts no program that others could have written.
+///
+/// # Errors
+/// [`SetupError::Program`], [`SetupError::Fans`]
+pub fn fan_hooks(park: &Park) -> Result<Option<FanHooks>, SetupError> {
+    check_fan_programs(park)?;
+    if park.fan_on.is_empty() && park.fan_off.is_empty() {
+        return Ok(None);
+    }
+    let programs = Programs {
+        on: park.fan_on.clone(),
+        off: park.fan_off.clone(),
+        timeout: Duration::from_secs_f64(park.fan_timeout_s.0),
+    };
+    FanHooks::spawn(programs).map(Some).map_err(SetupError::Fans)
+}
+
+/// May root start the programs?
+///
+/// # Errors
+/// [`SetupError::Program`]
+pub fn check_fan_programs(park: &Park) -> Result<(), SetupError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    for (key, argv) in [("park.fan_on", &park.fan_on), ("park.fan_off", &park.fan_off)] {
+        if let Some(program) = argv.first() {
+            trusted_path(Path::new(program)).map_err(|source| SetupError::Program {
+                key,
+                program: program.clone(),
+                source,
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Publishes the picture of the run for everyone who looks at it: at each change, and once a second.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::activity::ActivitySource;
+use super::member::Member;
+use crate::config::Park;
+use crate::daemon::tick::unix_seconds;
+use crate::units::{Clocks, Seconds, Time};
+use crate::view::{ConnectionsState, ParkMode, ParkStanding, ParkState, ParkedGpu};
+
+/// Without a change the picture is renewed this often.
+const EVERY: Seconds = Seconds(1.0);
+
+/// What a change is seen by.
+type Gist = (ParkMode, Vec<(ParkStanding, Option<Clocks>)>);
+
+/// Keeps and publishes a [`ParkState`]. Whoever reads it never holds up the loop.
+pub struct Show {
+    publish: watch::Sender<Arc<ParkState>>,
+    about: About,
+    shown: Option<(Gist, Time)>,
+}
+
+/// What is known of the run without its GPUs.
+struct About {
+    started_unix_s: f64,
+    dry_run: bool,
+    mode: ParkMode,
+}
+
+impl About {
+    fn state(&self, park: &Park, connections: Option<ConnectionsState>, gpus: Vec<ParkedGpu>) -> ParkState {
+        ParkState {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started_unix_s: self.started_unix_s,
+            at_unix_s: unix_seconds(),
+            mode: self.mode,
+            dry_run: self.dry_run,
+            rule: park.rule.to_string(),
+            lever: park.lever.to_string(),
+            sources: park.sources.iter().map(ToString::to_string).collect(),
+            connections,
+            gpus,
+        }
+    }
+}
+
+impl Show {
+    /// Of a run that begins now, and where to read it.
+    #[must_use]
+    pub fn new(park: &Park, dry_run: bool) -> (Self, watch::Receiver<Arc<ParkState>>) {
+        let started_unix_s = unix_seconds();
+        let mode = ParkMode::Parking;
+        let about = About { started_unix_s, dry_run, mode };
+        let (publish, state) = watch::channel(Arc::new(about.state(park, None, Vec::new())));
+        (Self { publish, about, shown: None }, state)
+    }
+
+    /// From now on it is paused, or not.
+    pub(super) fn pause(&mut self, paused: bool) {
+        self.about.mode = if paused { ParkMode::Paused } else { ParkMode::Parking };
+    }
+
+    /// Publishes, if it is time to; `open` are the connections.
+    pub(super) fn turn(
+        &mut self,
+        members: &mut [Member],
+        sources: &[Box<dyn ActivitySource>],
+        open: Option<u32>,
+        park: &Park,
+        now: Time,
+    ) {
+        let standings = members.iter_mut().map(|member| member.standing(now)).collect();
+        let gist = (self.about.mode, standings);
+        if self.shown.as_ref().is_some_and(|(was, at)| *was == gist && now.since(*at) < EVERY) {
+            return;
+        }
+        self.shown = Some((gist, now));
+        let connections = sources.first().map(|source| ConnectionsState { open, ..source.shown() });
+        let unix_s = unix_seconds();
+        let gpus = members.iter().map(|member| member.shown(now, unix_s)).collect();
+        self.publish.send_replace(Arc::new(self.about.state(park, connections, gpus)));
+    }
+}

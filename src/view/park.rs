@@ -1,0 +1,133 @@
+//! One picture of a running `agft park`, as status, socket and metrics show it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::park::books::{Books, Estimate};
+use crate::units::Clocks;
+
+/// Is it at work?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ParkMode {
+    /// GPUs are parked when nobody uses them.
+    Parking,
+    /// The clocks are the driver's until somebody says `resume`.
+    Paused,
+}
+
+impl ParkMode {
+    /// Its name, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Parking => "PARKING",
+            Self::Paused => "PAUSED",
+        }
+    }
+}
+
+/// Where a GPU stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ParkStanding {
+    /// A source says work, or does not answer.
+    Serving,
+    /// All sources are quiet; the wait has begun.
+    Quiet,
+    /// Clocks down, since nobody uses it.
+    Parked,
+    /// Clocks down for heat.
+    Hot,
+    /// Left to the driver until `resume`.
+    Paused,
+}
+
+impl ParkStanding {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Serving, Self::Quiet, Self::Parked, Self::Hot, Self::Paused];
+
+    /// Its name, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "SERVING",
+            Self::Quiet => "QUIET",
+            Self::Parked => "PARKED",
+            Self::Hot => "HOT",
+            Self::Paused => "PAUSED",
+        }
+    }
+}
+
+/// Connections to the watched ports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionsState {
+    /// The ports.
+    pub ports: Vec<u16>,
+    /// Where they are known from, by name: `kernel_events` or `socket_table`.
+    pub source: String,
+    /// The same in words, with the reason where the better one cannot be had.
+    pub source_detail: String,
+    /// Open now; `None` while that is not known.
+    pub open: Option<u32>,
+}
+
+/// One GPU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ParkedGpu {
+    /// Index in NVML's order.
+    pub index: u32,
+    /// Its identity.
+    pub uuid: String,
+    /// Product name.
+    pub name: String,
+    /// Where it stands ...
+    pub state: ParkStanding,
+    /// ... since when, Unix time.
+    pub since_unix_s: f64,
+    /// The clocks that parking locks.
+    pub parked_clocks: Clocks,
+    /// The lock that the driver confirmed; `None` at its default clocks.
+    pub in_force: Option<Clocks>,
+    /// Utilisation when last read, percent.
+    pub utilization_percent: Option<f64>,
+    /// Core temperature when last read, degrees Celsius.
+    pub temperature_c: Option<f64>,
+    /// Mean board power of quiet spells, watts.
+    pub idle_power_w: Option<f64>,
+    /// Mean board power while parked, watts.
+    pub parked_power_w: Option<f64>,
+    /// Estimate of the energy that parking saved, joules, without an interval.
+    pub saved_about_j: Option<f64>,
+    /// The same with its 95 % interval, once there are enough spells.
+    pub saved: Option<Estimate>,
+    /// The sums.
+    pub books: Books,
+}
+
+/// The whole run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ParkState {
+    /// Version of agft.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Start of the run, Unix time.
+    pub started_unix_s: f64,
+    /// The moment of this picture, Unix time.
+    pub at_unix_s: f64,
+    /// Is it at work?
+    pub mode: ParkMode,
+    /// It decides, and writes no clock.
+    pub dry_run: bool,
+    /// `park.rule`.
+    pub rule: String,
+    /// `park.lever`.
+    pub lever: String,
+    /// `park.sources`.
+    pub sources: Vec<String>,
+    /// Connections, if they are a source.
+    pub connections: Option<ConnectionsState>,
+    /// Its GPUs.
+    pub gpus: Vec<ParkedGpu>,
+}
