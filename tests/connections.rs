@@ -5,9 +5,13 @@
 
 #[path = "connections/network.rs"]
 mod network;
+#[path = "connections/perf.rs"]
+mod perf;
 #[path = "connections/requests.rs"]
 mod requests;
 mod support;
+#[path = "connections/trouble.rs"]
+mod trouble;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
@@ -15,7 +19,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use agft::connections::{
-    self, ConnectionError, Counts, Families, Kind, Sabotage, Source, WatchSettings, Watcher,
+    self, ConnectionError, Counts, Families, Kind, Sabotage, Source, SourceKind, WatchSettings, Watcher,
 };
 use network::{Elsewhere, Server, established};
 use support::eventually;
@@ -30,7 +34,11 @@ fn watch(settings: WatchSettings) -> Watcher {
 }
 
 fn polling(port: u16) -> WatchSettings {
-    WatchSettings { force_polling: true, poll_every: Duration::from_millis(20), ..settings(port) }
+    WatchSettings {
+        force_source: Some(SourceKind::Polling),
+        poll_every: Duration::from_millis(20),
+        ..settings(port)
+    }
 }
 
 fn counts(watcher: &Watcher) -> Counts {
@@ -51,9 +59,10 @@ fn from_kernel(watcher: &Watcher) -> bool {
     matches!(watcher.source(), Source::KernelEvents { .. })
 }
 
-/// The settings to run a test with: kernel events if possible, and polling.
-fn both(port: u16) -> Vec<WatchSettings> {
+/// The settings to run a test with: polling, perf events and kernel events, as far as they can be had.
+fn all(port: u16) -> Vec<WatchSettings> {
     let mut all = vec![polling(port)];
+    all.extend(perf::perf(port));
     if kernel_events() {
         all.push(settings(port));
     }
@@ -87,7 +96,7 @@ fn settings_that_make_no_sense_are_refused_with_what_would() {
 #[test]
 fn a_pool_of_connections_is_counted_and_requests_over_it_change_nothing() {
     let server = Server::start("127.0.0.1:0");
-    for settings in both(server.port()) {
+    for settings in all(server.port()) {
         let watcher = watch(settings);
         assert_eq!(counts(&watcher), Counts { resyncs: 1, ..Counts::default() });
         let mut pool: Vec<TcpStream> = (0..50).map(|_| server.connect()).collect();
@@ -109,7 +118,7 @@ fn a_pool_of_connections_is_counted_and_requests_over_it_change_nothing() {
 #[test]
 fn connections_open_before_the_start_are_counted_and_their_ends_too() {
     let server = Server::start("127.0.0.1:0");
-    for settings in both(server.port()) {
+    for settings in all(server.port()) {
         let pool: Vec<TcpStream> = (0..7).map(|_| server.connect()).collect();
         eventually(|| established("/proc/self/net", server.port()), |open| *open == 7);
         let watcher = watch(settings);
@@ -123,7 +132,7 @@ fn connections_open_before_the_start_are_counted_and_their_ends_too() {
 #[test]
 fn connections_that_are_reset_or_ended_by_the_client_alone_are_closed() {
     let server = Server::start_that_never_closes("127.0.0.1:0");
-    for settings in both(server.port()) {
+    for settings in all(server.port()) {
         let watcher = watch(settings);
         let (half, reset, whole) = (server.connect(), server.connect(), server.connect());
         settles_at(&watcher, server.port(), 3);
@@ -144,7 +153,7 @@ fn a_handshake_that_never_ends_and_a_refused_connection_count_for_nothing() {
     let server = Server::start("127.0.0.1:0");
     let port = server.port();
     drop(server);
-    for settings in both(port) {
+    for settings in all(port) {
         let watcher = watch(settings);
         TcpStream::connect(("127.0.0.1", port)).expect_err("nobody listens");
         std::thread::sleep(Duration::from_millis(60));
@@ -159,7 +168,7 @@ fn ipv6_ipv4_and_ipv4_mapped_into_ipv6_count_as_what_they_are() {
         return;
     };
     let port = server.port();
-    for base in both(port) {
+    for base in all(port) {
         let only = |families| watch(WatchSettings { families, ..base.clone() });
         let at = |address: IpAddr| watch(WatchSettings { local_address: Some(address), ..base.clone() });
         let expected: [(&str, Watcher, u32); 6] = [
@@ -194,7 +203,7 @@ fn ipv6_ipv4_and_ipv4_mapped_into_ipv6_count_as_what_they_are() {
 fn several_ports_are_kept_apart_and_other_ports_are_not_seen() {
     let (first, second, other) =
         (Server::start("127.0.0.1:0"), Server::start("127.0.0.1:0"), Server::start("127.0.0.1:0"));
-    for settings in both(first.port()) {
+    for settings in all(first.port()) {
         let watcher = watch(WatchSettings { ports: vec![first.port(), second.port()], ..settings });
         let clients = [first.connect(), second.connect(), second.connect(), other.connect()];
         settles_at_each(&watcher, &[(first.port(), 1), (second.port(), 2)]);
@@ -213,7 +222,7 @@ fn settles_at_each(watcher: &Watcher, expected: &[(u16, u32)]) {
 #[test]
 fn events_tell_of_each_change_and_end_with_the_watcher() {
     let server = Server::start("127.0.0.1:0");
-    for settings in both(server.port()) {
+    for settings in all(server.port()) {
         let watcher = watch(settings);
         let mut events = watcher.events();
         let mut next = || eventually(|| events.try_recv(), |event| *event != Err(TryRecvError::Empty));
@@ -364,7 +373,7 @@ fn a_server_in_another_network_namespace_is_watched_and_can_be_told_apart() {
     }
     let here = Server::try_start(&format!("0.0.0.0:{}", elsewhere.port())).expect("the port is free here");
     let port = here.port();
-    for base in both(port) {
+    for base in all(port) {
         // Open before the start: found in the other namespace's table.
         let early = elsewhere.connect();
         let everywhere = watch(base.clone());
@@ -423,6 +432,13 @@ fn nobody_watches() {
 }
 
 #[test]
+#[ignore = "a part of another test, run by it with fewer rights"]
+fn watches_with_what_is_left() {
+    let tracefs = std::env::var_os(network::ARGUMENT).expect("where tracefs is");
+    trouble::watch_with_what_is_left(tracefs.as_ref());
+}
+
+#[test]
 #[ignore = "a part of another test, run by it as another user"]
 fn nobody_looks_elsewhere() {
     let netns = std::env::var_os(network::ARGUMENT).map(Into::into);
@@ -467,7 +483,7 @@ fn latency_from_connect_to_event_is_measured_and_printed() {
 #[ignore = "a measurement: processor time of the watcher at 1000 connections a second"]
 fn cost_at_a_thousand_connections_a_second() {
     let server = Server::start("127.0.0.1:0");
-    for settings in both(server.port()) {
+    for settings in all(server.port()) {
         let watcher = watch(settings);
         let (begin, before) = (Instant::now(), network::thread_time("connections"));
         let mut number = 0_u32;

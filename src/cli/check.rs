@@ -69,7 +69,7 @@ pub fn run(cli: &Cli) -> Exit {
     let config_or_default = config.clone().unwrap_or_default();
     check_gpus(&config_or_default, &mut lines);
     check_rights(&mut lines);
-    check_connections(&mut lines);
+    check_connections(&config_or_default, &mut lines);
     check_directories(&config_or_default, &mut lines);
     if let Some(config) = &config {
         check_endpoint(config, &mut lines);
@@ -145,12 +145,31 @@ fn check_rights(lines: &mut Lines) {
     }
 }
 
-/// Where connections to the engine would be watched, for parking by connections.
-fn check_connections(lines: &mut Lines) {
+/// Where connections to the engine would be watched, for parking by connections, and who listens there.
+fn check_connections(config: &Config, lines: &mut Lines) {
     match connections::probe() {
-        source @ Source::KernelEvents { .. } => lines.ok("connections", &source.to_string()),
-        source @ Source::Polling { .. } => lines.warn("connections", &source.to_string()),
+        source @ Source::KernelEvents { requests: true } => lines.ok("connections", &source.to_string()),
+        source => lines.warn("connections", &source.to_string()),
     }
+    let ports = if config.park.ports.is_empty() {
+        local_port(&config.vllm.prometheus_url).into_iter().collect()
+    } else {
+        config.park.ports.clone()
+    };
+    for note in connections::notes_on_servers(&ports) {
+        lines.warn("connections", &note);
+    }
+}
+
+/// The port of an endpoint on this machine.
+fn local_port(url: &str) -> Option<u16> {
+    let url = url::Url::parse(url).ok()?;
+    let local = match url.host()? {
+        url::Host::Domain(name) => name == "localhost",
+        url::Host::Ipv4(ip) => ip.is_loopback(),
+        url::Host::Ipv6(ip) => ip.is_loopback(),
+    };
+    url.port_or_known_default().filter(|_| local)
 }
 
 /// Bit of `CAP_SYS_ADMIN` in the kernel's capability masks.

@@ -26,6 +26,12 @@ impl Connection {
     /// Namespace of a connection of which only both ends are known.
     pub const SOMEWHERE: u32 = 0;
 
+    /// As it is known where only its ends are.
+    #[must_use]
+    pub fn somewhere(self) -> Self {
+        Self { netns: Self::SOMEWHERE, ..self }
+    }
+
     /// Are these the same connection, as far as both are known?
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
@@ -47,9 +53,14 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Would the snapshot show this connection if it was open?
+    ///
+    /// One of which only the ends are known might be in a namespace that cannot be read. It is taken to be in one that can:
+    /// otherwise it would be open for ever if the event of its end was lost.
     #[must_use]
     pub fn covers(&self, connection: &Connection) -> bool {
-        self.complete || self.namespaces.contains(&connection.netns)
+        self.complete
+            || connection.netns == Connection::SOMEWHERE
+            || self.namespaces.contains(&connection.netns)
     }
 }
 
@@ -57,6 +68,8 @@ impl Snapshot {
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     open: HashSet<Connection>,
+    /// Namespaces of open connections, and perhaps some more: where to look for one of which only the ends are known.
+    namespaces: BTreeSet<u32>,
     opened_total: u64,
     closed_total: u64,
     requests_total: u64,
@@ -149,18 +162,50 @@ impl Ledger {
 
     /// Takes an event; was it news?
     pub fn apply(&mut self, connection: Connection, effect: Effect) -> bool {
+        let known = self.known(connection);
         match effect {
             Effect::Opened => {
-                let news = self.open.insert(connection);
-                self.opened_total += u64::from(news);
-                news
+                if let Some(known) = known.filter(|known| known.netns == Connection::SOMEWHERE) {
+                    // Now it may be known where.
+                    self.open.remove(&known);
+                }
+                if known.is_none_or(|known| known.netns == Connection::SOMEWHERE) {
+                    self.open.insert(connection);
+                    self.namespaces.insert(connection.netns);
+                }
+                self.opened_total += u64::from(known.is_none());
+                known.is_none()
             }
             Effect::Closed => {
-                let news = self.open.remove(&connection);
+                let news = known.is_some_and(|known| self.open.remove(&known));
                 self.closed_total += u64::from(news);
                 news
             }
             Effect::Nothing => false,
+        }
+    }
+
+    /// This connection as the book has it.
+    fn known(&self, connection: Connection) -> Option<Connection> {
+        if self.open.contains(&connection) {
+            return Some(connection);
+        }
+        if connection.netns != Connection::SOMEWHERE {
+            return self.open.get(&connection.somewhere()).copied();
+        }
+        let mut candidates = self.namespaces.iter().map(|netns| Connection { netns: *netns, ..connection });
+        candidates.find(|candidate| self.open.contains(candidate))
+    }
+
+    /// Learns from `snapshot` where the connections are of which only the ends are known.
+    fn place(&mut self, snapshot: &Snapshot) {
+        if !self.open.iter().any(|one| one.netns == Connection::SOMEWHERE) {
+            return;
+        }
+        for connection in &snapshot.open {
+            if !self.open.contains(connection) && self.open.remove(&connection.somewhere()) {
+                self.open.insert(*connection);
+            }
         }
     }
 
@@ -169,16 +214,18 @@ impl Ledger {
     /// Connections in `moving` had events around the time of the snapshot, which may be older than what the book says
     /// of them: they are left to their events.
     pub fn resync(&mut self, snapshot: &Snapshot, moving: &HashSet<Connection>) -> Correction {
+        self.place(snapshot);
+        let moves = |one: &Connection| moving.contains(one) || moving.contains(&one.somewhere());
         let mut correction = Correction::default();
         for connection in snapshot.open.difference(&self.open) {
-            if moving.contains(connection) {
+            if moves(connection) {
                 correction.unsettled.push(*connection);
             } else {
                 correction.opened.push(*connection);
             }
         }
         for connection in self.open.difference(&snapshot.open).filter(|one| snapshot.covers(one)) {
-            if moving.contains(connection) {
+            if moves(connection) {
                 correction.unsettled.push(*connection);
             } else {
                 correction.closed.push(*connection);
@@ -190,6 +237,7 @@ impl Ledger {
         for connection in &correction.closed {
             self.apply(*connection, Effect::Closed);
         }
+        self.namespaces = self.open.iter().map(|one| one.netns).collect();
         correction
     }
 }
@@ -212,7 +260,7 @@ mod tests {
     }
 
     fn any_connection() -> impl Strategy<Value = Connection> {
-        (0..NAMESPACES, 1_u16..12).prop_map(|(netns, client)| connection(netns, client))
+        (1..=NAMESPACES, 1_u16..12).prop_map(|(netns, client)| connection(netns, client))
     }
 
     fn any_effect() -> impl Strategy<Value = Effect> {
@@ -224,7 +272,7 @@ mod tests {
     }
 
     fn all_of(open: HashSet<Connection>) -> Snapshot {
-        Snapshot { open, namespaces: (0..NAMESPACES).collect(), complete: false }
+        Snapshot { open, namespaces: (1..=NAMESPACES).collect(), complete: false }
     }
 
     fn after(events: &[(Connection, Effect)]) -> Ledger {
@@ -271,7 +319,7 @@ mod tests {
         #[test]
         fn a_client_that_is_struck_out_is_not_open_and_totals_still_fit(events in any_events(), client in 1_u16..12) {
             let mut ledger = after(&events);
-            let (open, client) = (ledger.open_now(), connection(0, client).remote);
+            let (open, client) = (ledger.open_now(), connection(1, client).remote);
             let struck = ledger.strike(client);
             prop_assert!(ledger.open.iter().all(|one| one.remote != client));
             prop_assert_eq!(ledger.open_now() as usize + struck.len(), open as usize);
@@ -301,6 +349,36 @@ mod tests {
             prop_assert!(ledger.resync(&all_of(truth.open.clone()), &HashSet::new()).is_empty());
         }
 
+        /// Ends differ from namespace to namespace here; of any part of the events, the namespace is not known.
+        #[test]
+        fn ends_alone_are_enough_to_count_by(
+            events in any_events(), placed in vec(any::<bool>(), 80), kept in vec(any::<bool>(), 80), read in 0_usize..80,
+        ) {
+            let apart = |mut one: Connection| {
+                one.remote.set_port(one.remote.port() + 100 * u16::try_from(one.netns).expect("few"));
+                one
+            };
+            let events: Vec<_> = events.into_iter().map(|(one, effect)| (apart(one), effect)).collect();
+            let told = |(at, (one, effect)): (usize, &(Connection, Effect))| {
+                (if placed[at] { *one } else { one.somewhere() }, *effect)
+            };
+            let (mut ledger, mut truth) = (Ledger::default(), Ledger::default());
+            for (at, event) in events.iter().enumerate() {
+                let (one, effect) = told((at, event));
+                prop_assert_eq!(ledger.apply(one, effect), truth.apply(event.0, event.1));
+                if at == read {
+                    prop_assert!(ledger.resync(&all_of(truth.open.clone()), &HashSet::new()).is_empty());
+                    prop_assert_eq!(&ledger.open, &truth.open, "it is known where");
+                }
+                prop_assert_eq!(ledger.open_now(), truth.open_now());
+            }
+            // And if some are lost, a reading makes up for it.
+            let heard: Vec<_> = events.iter().enumerate().filter(|(at, _)| kept[*at]).map(told).collect();
+            let mut ledger = after(&heard);
+            ledger.resync(&all_of(truth.open.clone()), &HashSet::new());
+            prop_assert_eq!(&ledger.open, &truth.open);
+        }
+
         /// The kernel's table is read at any moment between the events; those around it are told before and after.
         #[test]
         fn a_snapshot_in_the_middle_of_events_does_no_harm(
@@ -323,10 +401,10 @@ mod tests {
         #[test]
         fn namespaces_that_were_not_read_are_left_alone_unless_none_is_missing(events in any_events()) {
             let before = after(&events);
-            let mut snapshot = Snapshot { namespaces: BTreeSet::from([0]), ..Snapshot::default() };
+            let mut snapshot = Snapshot { namespaces: BTreeSet::from([1]), ..Snapshot::default() };
             let mut ledger = before.clone();
             ledger.resync(&snapshot, &HashSet::new());
-            let elsewhere: HashSet<_> = before.open.iter().filter(|one| one.netns != 0).copied().collect();
+            let elsewhere: HashSet<_> = before.open.iter().filter(|one| one.netns != 1).copied().collect();
             prop_assert_eq!(&ledger.open, &elsewhere);
             snapshot.complete = true;
             ledger.resync(&snapshot, &HashSet::new());

@@ -1,9 +1,10 @@
 //! Watches connections to TCP ports at the server's side: opened, closed, open now.
 //!
-//! Two sources. The better one is a BPF program on the kernel's `inet_sock_set_state` tracepoint ([`Source::KernelEvents`]):
+//! Three sources. The best one is a BPF program on the kernel's `inet_sock_set_state` tracepoint ([`Source::KernelEvents`]):
 //! it tells of every connection, however short, within a fraction of a millisecond, in all network namespaces. Where it
-//! cannot be had, the kernel's table of sockets is polled ([`Source::Polling`]); no rights are needed, and connections
-//! shorter than the period may be missed. Either way the kernel's table has the last word: it is read at the start and
+//! cannot be had, the same tracepoint is listened to through `perf_event_open` ([`Source::PerfEvents`]), and where
+//! that cannot be had, the kernel's table of sockets is polled ([`Source::Polling`]); no rights are needed for this, and connections
+//! shorter than the period may be missed. In any case the kernel's table has the last word: it is read at the start and
 //! from time to time, and sets the count right.
 //!
 //! A connection is no request: clients keep connections open between requests. Nothing is open -> nothing is asked; the
@@ -14,6 +15,7 @@ mod ignored;
 mod kernel;
 pub mod ledger;
 mod memory;
+mod servers;
 mod settings;
 mod snapshot;
 pub mod state;
@@ -30,7 +32,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 
-pub use settings::{ConnectionError, Families, WatchSettings};
+pub use servers::notes_on_servers;
+pub use settings::{ConnectionError, Families, SourceKind, WatchSettings};
 use worker::{Order, Worker};
 
 /// Events kept for a receiver that is slow; it is told how many it has missed.
@@ -93,6 +96,11 @@ pub enum Source {
         /// Are requests over open connections told of too?
         requests: bool,
     },
+    /// From the kernel, as they happen, without the namespaces they happen in, and without requests.
+    PerfEvents {
+        /// Why there is nothing better, and what would help.
+        why: String,
+    },
     /// From comparing what the kernel's table has at regular intervals.
     Polling {
         /// The interval.
@@ -100,6 +108,18 @@ pub enum Source {
         /// Why there are no events from the kernel, and what would help.
         why: String,
     },
+}
+
+impl Source {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> SourceKind {
+        match self {
+            Self::KernelEvents { .. } => SourceKind::KernelEvents,
+            Self::PerfEvents { .. } => SourceKind::PerfEvents,
+            Self::Polling { .. } => SourceKind::Polling,
+        }
+    }
 }
 
 impl fmt::Display for Source {
@@ -113,6 +133,11 @@ impl fmt::Display for Source {
                 "kernel events (BPF on inet_sock_set_state); requests over open connections are not seen, as nothing \
                  could be attached to tcp_probe"
             ),
+            Self::PerfEvents { why } => write!(
+                f,
+                "perf events (tracepoint inet_sock_set_state; requests over open connections are not seen), as BPF \
+                 programs cannot be had: {why}"
+            ),
             Self::Polling { every, why } => {
                 let ms = every.as_millis();
                 write!(f, "the socket table, every {ms} ms, as kernel events cannot be had: {why}")
@@ -125,8 +150,8 @@ impl fmt::Display for Source {
 #[must_use]
 pub fn probe() -> Source {
     let settings = WatchSettings::default();
-    match kernel::KernelEvents::attach(&settings) {
-        Ok(kernel) => kernel.source(),
+    match kernel::KernelEvents::attach(&settings, SourceKind::KernelEvents, SourceKind::Polling) {
+        Ok((_, source)) => source,
         Err(why) => Source::Polling { every: settings.poll_every, why },
     }
 }
@@ -253,4 +278,6 @@ pub enum Sabotage {
     Stall(Duration),
     /// Events are thrown away unseen, or not any more.
     Discard(bool),
+    /// It can be attached again.
+    Mend,
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Room in the BPF program's table of ports.
-pub(super) const MOST_PORTS: usize = 64;
+const MOST_PORTS: usize = 64;
 
 /// Which connections count, by their addresses. IPv4 to a socket that serves both is IPv4.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,6 +32,17 @@ impl Families {
     }
 }
 
+/// Kinds of sources, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SourceKind {
+    /// BPF programs.
+    KernelEvents,
+    /// A tracepoint through `perf_event_open(2)`.
+    PerfEvents,
+    /// The kernel's table of sockets.
+    Polling,
+}
+
 /// What is watched, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchSettings {
@@ -51,8 +62,18 @@ pub struct WatchSettings {
     pub ring_bytes: u32,
     /// Also tells of requests over open connections, where the kernel can.
     pub requests: bool,
-    /// Polls even where the kernel's events could be had.
-    pub force_polling: bool,
+    /// Leaves out every source that is better than this one.
+    pub force_source: Option<SourceKind>,
+    /// How soon a better source is tried again after its loss; twice as long after each time that it was in vain.
+    pub retry_after: Duration,
+    /// The longest that becomes.
+    pub retry_at_most: Duration,
+    /// The kernel's description of its types; for tests.
+    #[doc(hidden)]
+    pub kernel_types: PathBuf,
+    /// Where tracefs is mounted, if not at its usual place; for tests.
+    #[doc(hidden)]
+    pub tracefs: Option<PathBuf>,
 }
 
 impl Default for WatchSettings {
@@ -66,7 +87,11 @@ impl Default for WatchSettings {
             resync_every: Duration::from_secs(5),
             ring_bytes: 1 << 18,
             requests: true,
-            force_polling: false,
+            force_source: None,
+            retry_after: Duration::from_secs(30),
+            retry_at_most: Duration::from_secs(600),
+            kernel_types: "/sys/kernel/btf/vmlinux".into(),
+            tracefs: None,
         }
     }
 }
@@ -76,7 +101,12 @@ impl WatchSettings {
         if self.ports.is_empty() || self.ports.contains(&0) || self.ports.len() > MOST_PORTS {
             return Err(ConnectionError::Ports { count: self.ports.len() });
         }
-        for (name, period) in [("poll_every", self.poll_every), ("resync_every", self.resync_every)] {
+        let periods = [
+            ("poll_every", self.poll_every),
+            ("resync_every", self.resync_every),
+            ("retry_after", self.retry_after),
+        ];
+        for (name, period) in periods {
             if period.is_zero() {
                 return Err(ConnectionError::Period { name });
             }

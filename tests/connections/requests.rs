@@ -11,7 +11,7 @@ use tokio::sync::broadcast::error::TryRecvError;
 
 use crate::network::Server;
 use crate::support::eventually;
-use crate::{both, counts, kernel_events, settings, settles_at, watch};
+use crate::{all, counts, kernel_events, settings, settles_at, watch};
 
 /// As `agft::connections` has it.
 const BURST: Duration = Duration::from_millis(10);
@@ -137,7 +137,7 @@ fn a_busy_port_tells_of_requests_once_in_ten_milliseconds_and_others_tell_nothin
 #[test]
 fn a_client_that_is_ignored_before_it_connects_is_never_told_of() {
     let server = Server::start("127.0.0.1:0");
-    for settings in both(server.port()) {
+    for settings in all(server.port()) {
         let watcher = watch(settings);
         let mut events = watcher.events();
         let (socket, address) = bound(0);
@@ -163,6 +163,40 @@ fn a_client_that_is_ignored_before_it_connects_is_never_told_of() {
     }
 }
 
+#[test]
+fn an_ignored_client_that_sends_all_the_time_does_not_hide_others() {
+    let server = Server::start("127.0.0.1:0");
+    let Some(watcher) = watch_requests(server.port()) else { return };
+    let scraper = bound(0);
+    watcher.ignore(scraper.1);
+    let mut scraper = connected(scraper, &server);
+    let mut client = server.connect();
+    settles_at_with(&watcher, server.port(), 1, 2);
+    let mut events = watcher.events();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Bounded, so that a failure is not waited for in vain.
+            let begin = Instant::now();
+            while !done.load(std::sync::atomic::Ordering::Relaxed)
+                && begin.elapsed() < crate::support::PATIENCE
+            {
+                ask(&mut scraper);
+            }
+        });
+        let told: Vec<SocketAddr> = (0..10)
+            .map(|_| {
+                std::thread::sleep(BURST);
+                ask(&mut client);
+                next(&mut events).client
+            })
+            .collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(told, [client.local_addr().expect("an address"); 10]);
+    });
+    assert_eq!(counts(&watcher).requests_total, 10);
+}
+
 /// As `settles_at`, where the kernel's table has more than is counted.
 fn settles_at_with(watcher: &Watcher, port: u16, expected: u32, in_table: u32) {
     let read = || (counts(watcher).open, crate::established("/proc/self/net", port));
@@ -172,7 +206,7 @@ fn settles_at_with(watcher: &Watcher, port: u16, expected: u32, in_table: u32) {
 #[test]
 fn a_client_ignored_while_connected_vanishes_and_its_port_counts_again_for_the_next() {
     let server = Server::start("127.0.0.1:0");
-    for settings in both(server.port()) {
+    for settings in all(server.port()) {
         let watcher = watch(WatchSettings { resync_every: Duration::from_millis(30), ..settings });
         let scraper = bound(0);
         let address = scraper.1;

@@ -10,7 +10,7 @@ mod sock_diag;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -78,12 +78,33 @@ impl Tables {
         Ok(snapshots)
     }
 
+    /// Who listens at each port: network namespace and address of each socket, in the namespaces that can be read.
+    pub(super) fn listeners(&mut self, ports: &[u16], now: Instant) -> BTreeMap<u16, Vec<(u32, IpAddr)>> {
+        let chosen = self.chosen();
+        if self.listed.is_none() && chosen != Some(self.own) {
+            self.list(now);
+        }
+        let places =
+            self.holders.iter().map(|(netns, pid)| (*netns, PathBuf::from(format!("/proc/{pid}/net"))));
+        let places = places.chain([(self.own, PathBuf::from("/proc/self/net"))]);
+        let mut found: BTreeMap<u16, Vec<(u32, IpAddr)>> =
+            ports.iter().map(|port| (*port, Vec::new())).collect();
+        for (netns, net) in places.filter(|(netns, _)| chosen.is_none_or(|chosen| chosen == *netns)) {
+            for (local, _) in sockets(&net, TcpState::Listen).unwrap_or_default() {
+                if let Some(found) = found.get_mut(&local.port()) {
+                    found.push((netns, local.ip()));
+                }
+            }
+        }
+        found
+    }
+
     fn read_own(&self, snapshots: &mut BTreeMap<u16, Snapshot>) -> io::Result<()> {
         for (port, snapshot) in snapshots.iter_mut() {
             // Where netlink is not to be had (a sandbox), the table is in /proc all the same.
-            let ends = match sock_diag::established(*port) {
+            let ends = match sock_diag::sockets(TcpState::Established, *port) {
                 Ok(ends) => ends,
-                Err(_) => established(Path::new("/proc/self/net"))?
+                Err(_) => sockets(Path::new("/proc/self/net"), TcpState::Established)?
                     .into_iter()
                     .filter(|(local, _)| local.port() == *port)
                     .collect(),
@@ -103,7 +124,7 @@ impl Tables {
                 continue;
             }
             let process = PathBuf::from(format!("/proc/{pid}"));
-            let ends = established(&process.join("net"));
+            let ends = sockets(&process.join("net"), TcpState::Established);
             // Asked after reading: the number may be another process's by now.
             match (ends, namespace(&process.join("ns/net"))) {
                 (Ok(ends), Ok(still)) if still == netns => {
@@ -157,14 +178,14 @@ fn namespace(path: &Path) -> io::Result<u32> {
     u32::try_from(inode).map_err(|_| io::Error::other("not a network namespace"))
 }
 
-/// Both ends of each established connection in `net/tcp` and `net/tcp6` of this directory.
-fn established(net: &Path) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
+/// Both ends of each socket in this state in `net/tcp` and `net/tcp6` of this directory.
+fn sockets(net: &Path, state: TcpState) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
     let mut ends = Vec::new();
     for table in ["tcp", "tcp6"] {
         match fs::read_to_string(net.join(table)) {
             Ok(table) => ends.extend(
                 proc::sockets(&table)
-                    .filter(|(_, _, state)| *state == TcpState::Established)
+                    .filter(|(_, _, its)| *its == state)
                     .map(|(local, remote, _)| (local, remote)),
             ),
             // IPv6 is switched off.
@@ -185,8 +206,8 @@ mod tests {
         let server = listener.local_addr().expect("an address");
         let clients: Vec<_> =
             (0..3).map(|_| std::net::TcpStream::connect(server).expect("a connection")).collect();
-        let mut asked = sock_diag::established(server.port()).expect("an answer");
-        let mut read = established(Path::new("/proc/self/net")).expect("a table");
+        let mut asked = sock_diag::sockets(TcpState::Established, server.port()).expect("an answer");
+        let mut read = sockets(Path::new("/proc/self/net"), TcpState::Established).expect("a table");
         read.retain(|(local, _)| local.port() == server.port());
         asked.sort_unstable();
         read.sort_unstable();

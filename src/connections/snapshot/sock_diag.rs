@@ -22,8 +22,8 @@ const HEADER: usize = 16;
 /// Length of `struct inet_diag_req_v2`.
 const REQUEST: usize = 56;
 
-/// Both ends of each established connection whose local port is `port`, IPv4 and IPv6.
-pub(super) fn established(port: u16) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
+/// Both ends of each socket in this state whose local port is `port`, IPv4 and IPv6.
+pub(super) fn sockets(state: TcpState, port: u16) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
@@ -39,7 +39,7 @@ pub(super) fn established(port: u16) -> io::Result<Vec<(SocketAddr, SocketAddr)>
     let mut found = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     for family in [AF_INET, AF_INET6] {
-        rustix::net::send(&socket, &request(family, port), SendFlags::empty())?;
+        rustix::net::send(&socket, &request(family, state, port), SendFlags::empty())?;
         loop {
             let (length, _) = rustix::net::recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
             match read(buffer.get(..length).unwrap_or_default(), &mut found)? {
@@ -51,8 +51,8 @@ pub(super) fn established(port: u16) -> io::Result<Vec<(SocketAddr, SocketAddr)>
     Ok(found)
 }
 
-fn request(family: u8, port: u16) -> Vec<u8> {
-    let states = 1_u32 << TcpState::Established as u8;
+fn request(family: u8, state: TcpState, port: u16) -> Vec<u8> {
+    let states = 1_u32 << state as u8;
     let mut bytes = Vec::with_capacity(HEADER + REQUEST);
     // struct nlmsghdr: length, type, flags, sequence, port ID.
     #[expect(clippy::cast_possible_truncation, reason = "72")]
@@ -135,10 +135,12 @@ mod tests {
     fn the_kernel_lists_a_connection_at_its_servers_port_and_no_other() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let server = listener.local_addr().expect("an address");
-        assert_eq!(established(server.port()).expect("a list"), []);
+        assert_eq!(sockets(TcpState::Established, server.port()).expect("a list"), []);
         let client = std::net::TcpStream::connect(server).expect("a connection");
         let expected = [(server, client.local_addr().expect("an address"))];
-        assert_eq!(established(server.port()).expect("a list"), expected);
+        assert_eq!(sockets(TcpState::Established, server.port()).expect("a list"), expected);
+        let listening = sockets(TcpState::Listen, server.port()).expect("a list");
+        assert_eq!(listening, [(server, SocketAddr::from(([0, 0, 0, 0], 0)))]);
     }
 
     proptest! {

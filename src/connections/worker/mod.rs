@@ -1,6 +1,9 @@
 //! The thread behind a [`Watcher`](super::Watcher): takes events, reads the kernel's table, keeps the books.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+mod reading;
+mod source;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -12,22 +15,17 @@ use tokio::sync::broadcast;
 
 use super::ignored::Ignored;
 use super::kernel::{KernelEvents, News};
-use super::ledger::{Connection, Correction, Ledger, Snapshot};
+use super::ledger::{Connection, Ledger};
 use super::snapshot::Tables;
 use super::state::Effect;
-use super::{ConnectionError, Counts, Event, Kind, Published, Sabotage, Source, WatchSettings};
+use super::{ConnectionError, Counts, Event, Kind, Published, Sabotage, SourceKind, WatchSettings, servers};
+use source::Retry;
 
 /// Events this fresh are not contradicted by a snapshot: the kernel tells of a change just before it makes it.
 const FRESH: Duration = Duration::from_millis(50);
 
 /// How soon after events the kernel is asked whether it lost any.
 const LOSS_CHECK: Duration = Duration::from_millis(50);
-
-/// How soon what a snapshot left open is looked at again.
-const SETTLE: Duration = Duration::from_millis(100);
-
-/// Readings of the table in a row that contradict the events without a loss to explain it, before events are given up.
-const MOST_CONTRADICTIONS: u32 = 3;
 
 #[derive(Debug)]
 pub(super) enum Order {
@@ -54,7 +52,12 @@ pub(super) struct Worker {
     /// The next reading may find differences that are no fault of the events.
     excused: bool,
     contradictions: u32,
+    /// The best source there was at the start.
+    best: SourceKind,
+    retry: Retry,
     said_reattached: bool,
+    said_fallen: bool,
+    said_back: bool,
     said_trouble: bool,
     discard: bool,
     refuse_attach: bool,
@@ -84,18 +87,8 @@ impl Worker {
             let remedy = "give a path like /run/netns/NAME or /proc/PID/ns/net";
             table_error(&settings, io::Error::new(error.kind(), format!("{error}; {remedy}")))
         })?;
-        let attached = if settings.force_polling {
-            Err("polling was asked for".to_owned())
-        } else {
-            KernelEvents::attach(&settings)
-        };
-        let (kernel, source) = match attached {
-            Ok(kernel) => {
-                let source = kernel.source();
-                (Some(kernel), source)
-            }
-            Err(why) => (None, Source::Polling { every: settings.poll_every, why }),
-        };
+        let (kernel, source) = Self::first_source(&settings);
+        let best = source.kind();
         let published = Published { counts: BTreeMap::new(), source, trouble: None };
         let mut worker = Self {
             ledgers: settings.ports.iter().map(|port| (*port, Book::default())).collect(),
@@ -109,7 +102,11 @@ impl Worker {
             heard: false,
             excused: true,
             contradictions: 0,
+            best,
+            retry: Retry::new(&settings),
             said_reattached: false,
+            said_fallen: false,
+            said_back: false,
             said_trouble: false,
             discard: false,
             refuse_attach: false,
@@ -120,7 +117,12 @@ impl Worker {
             settings,
         };
         match worker.read_table() {
-            Ok(()) => Ok(worker),
+            Ok(()) => {
+                for note in servers::notes(&mut worker.tables, &worker.settings.ports) {
+                    tracing::info!("connections: {note}");
+                }
+                Ok(worker)
+            }
             Err(error) => Err(table_error(&worker.settings, error)),
         }
     }
@@ -151,6 +153,7 @@ impl Worker {
                     self.next_reading = now;
                 }
             }
+            self.climb(now);
             if self.next_reading <= now {
                 self.read_table_or_say();
             }
@@ -159,26 +162,20 @@ impl Worker {
 
     /// Until there are events, an order or something to do.
     fn wait(&self) {
-        let due = self.next_loss_check.map_or(self.next_reading, |check| check.min(self.next_reading));
-        let left = due.saturating_duration_since(Instant::now());
+        let others = [self.next_loss_check, self.retry.due()].into_iter().flatten();
+        let left = others.fold(self.next_reading, Instant::min).saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let mut sources = vec![PollFd::new(&*self.wake, PollFlags::IN)];
-        let ring = self.kernel.as_ref().map(KernelEvents::readable);
-        sources.extend(ring.as_ref().map(|ring| PollFd::new(ring, PollFlags::IN)));
+        let rings = self.kernel.as_ref().map(KernelEvents::readable).unwrap_or_default();
+        sources.extend(rings.iter().map(|ring| PollFd::new(ring, PollFlags::IN)));
         // Interrupted or not: what there is to do is looked up.
         let _ = rustix::event::poll(&mut sources, Some(&timeout));
         let _ = rustix::io::read(&*self.wake, &mut [0_u8; 8]);
     }
 
     fn drain(&mut self) -> Vec<News> {
-        let mut news = Vec::new();
-        let Some(kernel) = &mut self.kernel else { return news };
-        while let Some(one) = kernel.next() {
-            let (News::Changed(connection, _) | News::Sent(connection, _)) = &one;
-            if !self.discard && counts(&self.settings, self.chosen, connection) {
-                news.push(one);
-            }
-        }
+        let mut news = self.kernel.as_mut().map(KernelEvents::drain).unwrap_or_default();
+        news.retain(|one| !self.discard && counts(&self.settings, self.chosen, one.connection()));
         news
     }
 
@@ -200,7 +197,7 @@ impl Worker {
                 News::Changed(_, Effect::Nothing) => continue,
                 News::Sent(..) => Kind::Requested,
             };
-            let (News::Changed(connection, _) | News::Sent(connection, _)) = one;
+            let connection = one.connection();
             if kind != Kind::Requested {
                 self.fresh.push_back((at, *connection));
             }
@@ -275,7 +272,7 @@ impl Worker {
 
     /// Asks for lost events; were there new ones?
     fn note_losses(&mut self) -> bool {
-        let Some(kernel) = &self.kernel else { return false };
+        let Some(kernel) = &mut self.kernel else { return false };
         let mut more = false;
         for (port, book) in &mut self.ledgers {
             let lost = kernel.lost(*port);
@@ -286,147 +283,6 @@ impl Worker {
         }
         self.excused |= more;
         more
-    }
-
-    fn read_table_or_say(&mut self) {
-        match self.read_table() {
-            Ok(()) => self.said_trouble = false,
-            Err(error) => {
-                self.next_reading = Instant::now() + self.period();
-                let trouble = format!("the kernel's table of sockets cannot be read: {error}");
-                if !std::mem::replace(&mut self.said_trouble, true) {
-                    tracing::warn!("connections: {trouble}; what is known of them may be old");
-                }
-                self.lock().trouble = Some(trouble);
-            }
-        }
-    }
-
-    fn period(&self) -> Duration {
-        if self.kernel.is_some() { self.settings.resync_every } else { self.settings.poll_every }
-    }
-
-    /// Compares the books with the kernel's table.
-    fn read_table(&mut self) -> io::Result<()> {
-        // Losses until here are made up for by what is read now, those noticed afterwards by another reading.
-        self.note_losses();
-        let before = self.drain();
-        self.take(&before);
-        let begun = Instant::now();
-        self.chosen = self.tables.chosen();
-        let mut snapshots = self.tables.read(&self.settings.ports, begun)?;
-        let blind = self.blind(&snapshots)?;
-        // What happened meanwhile may or may not be in the snapshot; its events, applied afterwards, settle it.
-        let meanwhile = self.drain();
-        let excused = std::mem::take(&mut self.excused);
-        let lost = self.note_losses();
-        let on_their_way: HashSet<Connection> = meanwhile
-            .iter()
-            .filter_map(|news| match news {
-                News::Changed(connection, _) => Some(*connection),
-                News::Sent(..) => None,
-            })
-            .collect();
-        let fresh = self.fresh.iter().filter(|(then, _)| begun.duration_since(*then) <= FRESH);
-        let moving: HashSet<Connection> =
-            fresh.map(|(_, connection)| *connection).chain(on_their_way.iter().copied()).collect();
-
-        let (mut told, mut differences, mut unsettled) = (Vec::new(), 0, lost);
-        let mut forgotten = self.ignored.expire(begun);
-        let polling = self.kernel.is_none();
-        for (port, book) in &mut self.ledgers {
-            let mut snapshot = snapshots.remove(port).unwrap_or_default();
-            snapshot.open.retain(|connection| counts(&self.settings, self.chosen, connection));
-            forgotten.extend(self.ignored.keep_open(&snapshot, *port, &moving));
-            snapshot.open.retain(|connection| !self.ignored.sees_open(connection));
-            let correction = book.ledger.resync(&snapshot, &moving);
-            told.extend(as_events(&correction, book.ledger.open_now()));
-            unsettled |= correction.unsettled.iter().any(|one| !on_their_way.contains(one));
-            book.resyncs += 1;
-            // What is found at the start, or by polling, is no mistake.
-            if !polling && book.resyncs > 1 {
-                book.corrected += correction.len() as u64;
-                differences += correction.len();
-            }
-        }
-        for client in forgotten {
-            self.tell_kernel_to_ignore(client, false);
-        }
-        self.next_reading = begun + if unsettled { SETTLE.min(self.period()) } else { self.period() };
-        self.lock().trouble = blind;
-        self.publish();
-        self.tell(told);
-        self.take(&meanwhile);
-        if !polling {
-            self.judge(differences, excused || lost);
-        }
-        Ok(())
-    }
-
-    /// What the reading could not see, if it matters.
-    ///
-    /// # Errors
-    /// Nothing else tells of the chosen namespace.
-    fn blind(&self, snapshots: &BTreeMap<u16, Snapshot>) -> io::Result<Option<String>> {
-        let Some(chosen) = self.chosen else { return Ok(None) };
-        if snapshots.values().all(|snapshot| snapshot.complete) {
-            return Ok(None);
-        }
-        let why = format!(
-            "no process in network namespace {chosen} can be looked at; run as root with all capabilities, or grant \
-             CAP_SYS_PTRACE"
-        );
-        if self.kernel.is_none() {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        }
-        Ok(Some(format!("{why}; its connections are known from events alone")))
-    }
-
-    /// Can the events still be trusted, if a reading of the table found `differences`?
-    fn judge(&mut self, differences: usize, excused: bool) {
-        let heard = std::mem::take(&mut self.heard);
-        if differences == 0 || excused {
-            if heard && !excused {
-                self.contradictions = 0;
-            }
-            return;
-        }
-        self.contradictions += 1;
-        let said = "the kernel's events did not tell of every connection";
-        let attached = if self.contradictions >= MOST_CONTRADICTIONS {
-            Err(format!("{said}, though attached anew; is another program detaching it?"))
-        } else if self.refuse_attach {
-            Err("attaching was refused for a test".to_owned())
-        } else {
-            // The old one goes first: two would tell everything twice.
-            self.kernel = None;
-            KernelEvents::attach(&self.settings)
-        };
-        match attached {
-            Ok(kernel) => {
-                if !std::mem::replace(&mut self.said_reattached, true) {
-                    tracing::warn!("connections: {said}; attached anew");
-                }
-                self.lock().source = kernel.source();
-                self.kernel = Some(kernel);
-                for client in self.ignored.clients().collect::<Vec<_>>() {
-                    self.tell_kernel_to_ignore(client, true);
-                }
-                for book in self.ledgers.values_mut() {
-                    book.lost_by_program = 0;
-                }
-                // What happened between is found by one more reading.
-                self.excused = true;
-                self.next_reading = Instant::now();
-            }
-            Err(why) => {
-                let source = Source::Polling { every: self.settings.poll_every, why };
-                tracing::warn!("connections: now watched through {source}");
-                self.kernel = None;
-                self.next_reading = Instant::now();
-                self.lock().source = source;
-            }
-        }
     }
 
     fn publish(&self) {
@@ -463,6 +319,7 @@ impl Worker {
                 std::thread::sleep(time);
             }
             Sabotage::Discard(discard) => self.discard = discard,
+            Sabotage::Mend => self.refuse_attach = false,
         }
     }
 }
@@ -480,19 +337,4 @@ fn counts(settings: &WatchSettings, chosen: Option<u32>, connection: &Connection
     settings.families.contains(ip)
         && settings.local_address.is_none_or(|address| address.to_canonical() == ip)
         && chosen.is_none_or(|chosen| chosen == connection.netns)
-}
-
-/// A correction as events: opened ones first, so that none says 0 unless it is so.
-fn as_events(correction: &Correction, open_after: u32) -> Vec<Event> {
-    let at = Instant::now();
-    let (opened, closed) = (&correction.opened, &correction.closed);
-    let before = (u64::from(open_after) + closed.len() as u64).saturating_sub(opened.len() as u64);
-    let mut open = u32::try_from(before).unwrap_or(u32::MAX);
-    let opened = opened.iter().map(|connection| (Kind::Opened, connection));
-    let closed = closed.iter().map(|connection| (Kind::Closed, connection));
-    let events = opened.chain(closed).map(|(kind, connection)| {
-        open = if kind == Kind::Closed { open.saturating_sub(1) } else { open.saturating_add(1) };
-        Event { at, port: connection.local.port(), client: connection.remote, kind, open_now: open }
-    });
-    events.collect()
 }

@@ -1,43 +1,30 @@
-//! Events from the kernel: `bpf/connections.bpf.c`, loaded and attached. The only file that names aya.
+//! Connection events and requests by BPF: `bpf/connections.bpf.c`, loaded and attached. The only file that names aya.
 
-use std::fs;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::BtfTracePoint;
-use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
+use aya::{Btf, Ebpf, EbpfLoader, Endianness, include_bytes_aligned};
 
-use super::ledger::Connection;
-use super::memory;
-use super::state::{Effect, TcpState, effect};
-use super::{Source, WatchSettings, ignored};
+use super::News;
+use super::diagnose::{Facts, causes};
+use crate::connections::ledger::Connection;
+use crate::connections::state::{TcpState, effect};
+use crate::connections::{WatchSettings, ignored, memory};
 
-static OBJECT: &[u8] = include_bytes_aligned!("../../bpf/connections.bpf.o");
+static OBJECT: &[u8] = include_bytes_aligned!("../../../bpf/connections.bpf.o");
 /// Tracepoints, and the functions in the object that go on them.
 const CHANGES: &str = "inet_sock_set_state";
 const SEGMENTS: &str = "tcp_probe";
-const TYPES: &str = "/sys/kernel/btf/vmlinux";
-
-/// Bits in the kernel's capability masks.
-const CAPABILITIES: [(u32, &str); 2] = [(39, "CAP_BPF"), (38, "CAP_PERFMON")];
-const CAP_SYS_ADMIN: u32 = 21;
 
 /// Kinds of records.
 const STATE_CHANGED: u8 = 0;
 const CLIENT_SENT: u8 = 1;
 
-/// What the kernel tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
-    /// A connection has changed its state.
-    Changed(Connection, Effect),
-    /// A client has sent, at this time of the kernel's clock.
-    Sent(Connection, u64),
-}
-
 /// The programs, attached; they go with this value.
-pub(super) struct KernelEvents {
+pub(in crate::connections) struct Programs {
     bpf: Ebpf,
     ring: RingBuf<MapData>,
     /// By port: lost events, and when a client was last said to have sent.
@@ -47,7 +34,13 @@ pub(super) struct KernelEvents {
     requests: bool,
 }
 
-impl KernelEvents {
+impl fmt::Debug for Programs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Programs {{ requests: {} }}", self.requests)
+    }
+}
+
+impl Programs {
     /// Loads and attaches the programs.
     ///
     /// # Errors
@@ -56,7 +49,7 @@ impl KernelEvents {
         let loaded = Self::load(settings);
         // The kernel's types take 35 MB while they are read; the allocator would keep them.
         memory::give_back();
-        loaded.map_err(|error| diagnose(&error))
+        loaded.map_err(|error| Facts::gather(&settings.kernel_types).without_bpf(&causes(&error)))
     }
 
     fn load(settings: &WatchSettings) -> anyhow::Result<Self> {
@@ -64,7 +57,7 @@ impl KernelEvents {
         let all = rustix::process::Rlimit { current: None, maximum: None };
         let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, all);
 
-        let types = Btf::from_sys_fs()?;
+        let types = Btf::parse_file(&settings.kernel_types, Endianness::default())?;
         let most_ignored = u32::try_from(ignored::MOST * settings.ports.len().max(1))?;
         let mut bpf = EbpfLoader::new()
             .btf(Some(&types))
@@ -85,19 +78,18 @@ impl KernelEvents {
         Ok(Self { bpf, ring, ports, ignored, requests })
     }
 
-    /// What this is, for operators.
-    pub(super) fn source(&self) -> Source {
-        Source::KernelEvents { requests: self.requests }
+    /// Are requests told of too?
+    pub(super) fn tells_requests(&self) -> bool {
+        self.requests
     }
 
-    /// What is told next, if there is something by now.
-    pub(super) fn next(&mut self) -> Option<News> {
+    /// As [`KernelEvents::drain`](super::KernelEvents::drain).
+    pub(super) fn drain(&mut self) -> Vec<News> {
+        let mut all = Vec::new();
         while let Some(record) = self.ring.next() {
-            if let Some(news) = decode(&record) {
-                return Some(news);
-            }
+            all.extend(decode(&record));
         }
-        None
+        all
     }
 
     /// How many changes of this port found the ring full.
@@ -174,55 +166,6 @@ fn decode(record: &[u8]) -> Option<News> {
         }
         CLIENT_SENT => Some(News::Sent(connection, u64::from_ne_bytes(record.get(48..56)?.try_into().ok()?))),
         _ => None,
-    }
-}
-
-/// Why the kernel refused, from what can be known without asking it again.
-fn diagnose(error: &anyhow::Error) -> String {
-    if fs::metadata(TYPES).is_err() {
-        return format!(
-            "this kernel has no type information ({TYPES}); use one built with CONFIG_DEBUG_INFO_BTF, as those of \
-             distributions since 2021 are"
-        );
-    }
-    let missing = missing_capabilities();
-    if !missing.is_empty() {
-        return format!(
-            "not permitted ({} missing); run as root, or grant CAP_BPF and CAP_PERFMON",
-            missing.join(" and ")
-        );
-    }
-    if fs::read_to_string("/sys/kernel/security/lockdown")
-        .is_ok_and(|mode| mode.contains("[confidentiality]"))
-    {
-        return "the kernel is locked down (mode confidentiality) and lets no program read its memory; boot with \
-                lockdown=integrity or none"
-            .to_owned();
-    }
-    format!(
-        "{}; needed is Linux 5.8 or newer with BPF, and a sandbox that lets bpf(2) through",
-        causes(error)
-    )
-}
-
-/// The error with its causes, on one line: the verifier's log may have hundreds.
-fn causes(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
-    let line = text.split('\n').next().unwrap_or_default();
-    line.chars().take(200).collect()
-}
-
-/// What this process lacks of what the program takes; nothing if the kernel does not say.
-fn missing_capabilities() -> Vec<&'static str> {
-    let mask = fs::read_to_string("/proc/self/status").ok().and_then(|status| {
-        let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-        u64::from_str_radix(mask.trim(), 16).ok()
-    });
-    match mask {
-        Some(mask) if mask >> CAP_SYS_ADMIN & 1 == 0 => {
-            CAPABILITIES.iter().filter(|(bit, _)| mask >> bit & 1 == 0).map(|(_, name)| *name).collect()
-        }
-        _ => Vec::new(),
     }
 }
 
