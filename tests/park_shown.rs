@@ -68,7 +68,7 @@ fn status_shows_each_gpu_with_its_state_clocks_and_books() {
     assert_eq!(state["connections"]["ports"], serde_json::json!([port]));
     assert_eq!(state["connections"]["open"], 0);
     let source = state["connections"]["source"].as_str().unwrap();
-    assert!(["kernel_events", "socket_table"].contains(&source), "{state}");
+    assert!(["kernel_events", "perf_events", "polling"].contains(&source), "{state}");
     assert_eq!(state["gpus"][0]["state"], "PARKED");
     assert_eq!(state["gpus"][0]["parked_clocks"]["core"], 210);
     // Work that no connection told of.

@@ -336,9 +336,12 @@ impl Member {
                 ClockOutcome::InForce { target, .. } => {
                     tracing::debug!(gpu = %self.info, clocks = %target, "in force");
                 }
-                ClockOutcome::Refused { target: Target::Lock(clocks), recovery: Refusal::DropArm, why, .. }
-                    if clocks.memory.is_some() && clocks == self.levels.parked =>
-                {
+                ClockOutcome::Refused {
+                    target: Target::Lock(clocks),
+                    recovery: Refusal::DropArm,
+                    why,
+                    ..
+                } if clocks.memory.is_some() && clocks == self.levels.parked => {
                     if !self.levels.memory_is_optional {
                         tracing::error!(gpu = %self.info, why, "park.lever asks for a lock that this board does not have");
                         let call = "nvmlDeviceSetMemoryLockedClocks";
