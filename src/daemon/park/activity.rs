@@ -102,6 +102,7 @@ impl ActivitySource for Ports {
         let source = self.watcher.source();
         let name = match source {
             Source::KernelEvents { .. } => "kernel_events",
+            Source::PerfEvents { .. } => "perf_events",
             Source::Polling { .. } => "socket_table",
         };
         ConnectionsState {
