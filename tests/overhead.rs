@@ -149,3 +149,26 @@ fn parked_agft_park_costs_next_to_nothing() {
         daemon.stop();
     }
 }
+
+#[test]
+#[ignore = "takes a minute, and means something only for a release build on a quiet machine"]
+fn overhead_while_parked_is_smaller_still() {
+    let mut bench = Bench::new()
+        .set("control.policy", "structured")
+        .set("control.decision_interval_s", "0.3")
+        .set("gpu.sensor_poll_interval_ms", "100")
+        .set("idle.power_poll_interval_ms", "100")
+        .set("logging.console_level", "INFO");
+    for sources in ["[metrics, utilization]", "[metrics, utilization, connections]"] {
+        bench.change("idle.sources", sources);
+        let mut daemon = bench.start(&["--log-format", "text"]);
+        daemon.wait_for_log("parked");
+        std::thread::sleep(Duration::from_secs(2));
+        let (begun, before, calls) = (Instant::now(), cpu(daemon.pid()), bench.mock.total_calls());
+        std::thread::sleep(Duration::from_secs(60));
+        let share = 100.0 * (cpu(daemon.pid()) - before) / begun.elapsed().as_secs_f64();
+        let calls = bench.mock.total_calls() - calls;
+        println!("{sources}: {share:.2} % of a core, {calls} driver calls in a minute, parked");
+        daemon.stop();
+    }
+}

@@ -158,6 +158,12 @@ fn board_that_lists_memory_clocks_and_refuses_their_lock_is_parked_by_the_core_c
     daemon.wait_for_log("parked by the core clock alone");
     daemon.stop();
     assert!(bench.is_free());
+    // Asked for by name, it is an error.
+    let refused = bench.set("park.lever", "both");
+    let end = refused.run(&["park"]);
+    assert_eq!(end.code, Some(1), "{end:?}");
+    assert!(end.err.contains("nvmlDeviceSetMemoryLockedClocks: not supported"), "{end:?}");
+    assert!(refused.is_free());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::status_park::describe_park;
+use super::status_park::{describe_park, describe_parking};
 use super::{Cli, Exit, load_config};
 use crate::config::Config;
 use crate::export::protocol::{Answer, Request};
@@ -397,6 +397,7 @@ fn describe(out: &mut String, state: &State) -> std::fmt::Result {
         share(state.estimate.slowdown()),
         state.estimate.compared_s,
     )?;
+    describe_parking(out, &state.parking)?;
     describe_savings(out, &state.savings)?;
     let total = |map: &std::collections::BTreeMap<String, u64>| map.values().sum::<u64>();
     writeln!(

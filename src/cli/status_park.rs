@@ -1,10 +1,10 @@
-//! What `agft status` says of an `agft park`.
+//! What `agft status` says of parking.
 
 use std::fmt::{self, Write};
 
-use crate::park::books::Estimate;
+use crate::park::books::{Books, Estimate};
 use crate::units::Clocks;
-use crate::view::{ParkState, ParkedGpu};
+use crate::view::{ParkState, ParkedGpu, ParkingState};
 
 /// The state in some lines.
 pub(super) fn describe_park(out: &mut String, state: &ParkState) -> fmt::Result {
@@ -54,27 +54,48 @@ fn describe_gpu(out: &mut String, gpu: &ParkedGpu, now_unix_s: f64) -> fmt::Resu
         write!(out, "; too hot {} times, {}", books.hot_spells, duration(books.hot_s))?;
     }
     writeln!(out)?;
-    if let (Some(mean), Some(max)) = (books.wake_latency.mean(), books.wake_latency.max()) {
-        let (late, missed) = (books.late_wakes, books.missed_wakes);
-        writeln!(
-            out,
-            "    wakes     {:.0} ms mean, {:.0} ms max; {late} late, {missed} missed",
-            1e3 * mean.0,
-            1e3 * max.0
-        )?;
+    if let Some(wakes) = wakes_line(books) {
+        writeln!(out, "    wakes     {wakes}")?;
     }
     if let (Some(idle), Some(parked)) = (gpu.idle_power_w, gpu.parked_power_w) {
         writeln!(out, "    power     idle {idle:.1} W, parked {parked:.1} W")?;
     }
-    match (gpu.saved, gpu.saved_about_j) {
+    writeln!(out, "    saved     {}", saved_words(gpu.saved, gpu.saved_about_j))
+}
+
+/// What `agft status` says of the parking of a learning agft.
+pub(super) fn describe_parking(out: &mut String, parking: &ParkingState) -> fmt::Result {
+    let books = &parking.books;
+    let Some(lever) = &parking.lever else { return writeln!(out, "  parking     off") };
+    let wait = parking.wait_s.map_or(String::new(), |wait| format!(", after {wait:.1} s without work"));
+    writeln!(out, "  parking     {} in {} spells, by {lever}{wait}", duration(books.parked_s), books.spells)?;
+    if books.spells == 0 {
+        return Ok(());
+    }
+    if let Some(wakes) = wakes_line(books) {
+        writeln!(out, "              wakes {wakes}")?;
+    }
+    if let (Some(idle), Some(parked)) = (parking.idle_power_w, parking.parked_power_w) {
+        let saved = saved_words(parking.saved, parking.saved_about_j);
+        writeln!(out, "              idle {idle:.1} W, parked {parked:.1} W, saved {saved}")?;
+    }
+    Ok(())
+}
+
+fn wakes_line(books: &Books) -> Option<String> {
+    let (mean, max) = (books.wake_latency.mean()?, books.wake_latency.max()?);
+    let (late, missed) = (books.late_wakes, books.missed_wakes);
+    Some(format!("{:.0} ms mean, {:.0} ms max; {late} late, {missed} missed", 1e3 * mean.0, 1e3 * max.0))
+}
+
+fn saved_words(saved: Option<Estimate>, about_j: Option<f64>) -> String {
+    match (saved, about_j) {
         (Some(Estimate { joules, low, high }), _) => {
             let [joules, low, high] = [joules, low, high].map(|joules| joules / 1e3);
-            writeln!(out, "    saved     {joules:.1} kJ (95 %: {low:.1} to {high:.1} kJ), estimated")
+            format!("{joules:.1} kJ (95 %: {low:.1} to {high:.1} kJ), estimated")
         }
-        (None, Some(about)) => {
-            writeln!(out, "    saved     about {:.1} kJ; too few spells for an interval", about / 1e3)
-        }
-        (None, None) => writeln!(out, "    saved     not known yet"),
+        (None, Some(about)) => format!("about {:.1} kJ; too few spells for an interval", about / 1e3),
+        (None, None) => "not known yet".into(),
     }
 }
 

@@ -101,6 +101,12 @@ impl Parking {
         &self.levers
     }
 
+    /// What would park now.
+    #[must_use]
+    pub fn lever(&self) -> Option<Lever> {
+        if self.watch.is_parked() { self.lever } else { self.levers.best(self.busy_power()) }
+    }
+
     /// Other levers from now on.
     pub(super) fn set_levers(&mut self, levers: Levers) {
         self.levers = levers;

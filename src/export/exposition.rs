@@ -16,6 +16,7 @@ use crate::units::Mhz;
 use crate::view::{ArmStatus, State, Timing};
 
 mod park;
+mod parking;
 
 pub use park::page as park_page;
 
@@ -103,7 +104,8 @@ impl Collector for Page {
         learner(&mut to, &self.0)?;
         measured(&mut to, &self.0)?;
         estimate(&mut to, &self.0)?;
-        happened(&mut to, &self.0)
+        happened(&mut to, &self.0)?;
+        parking::parking(&mut to, &self.0.parking)
     }
 }
 

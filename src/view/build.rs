@@ -6,8 +6,8 @@ use super::estimate::Estimate;
 use super::history::History;
 use super::notes::Notes;
 use super::state::{
-    ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, RoundState, State, fault_kinds, reason_name,
-    wake_sources,
+    ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, fault_kinds,
+    reason_name, wake_sources,
 };
 use super::timing::Timing;
 use crate::bandit::prune::Cause;
@@ -112,6 +112,7 @@ impl View {
                 learner: learner(controller, Time(0.0)),
                 counts: no_counts(),
                 estimate: Estimate::default(),
+                parking: parking(controller),
                 savings: books,
                 notes: Notes::default(),
                 scrape: Timing::default(),
@@ -185,6 +186,7 @@ impl View {
         self.gpus(glance.seen);
         self.outcomes(&glance.seen.outcomes);
         glance.output.events.iter().for_each(|event| count(event, &mut self.state.counts));
+        self.state.parking = parking(glance.controller);
         if let Some(round) = &glance.output.round {
             self.round(round);
         }
@@ -327,6 +329,25 @@ fn count(event: &Event, counts: &mut Counts) {
         | Event::Resumed
         | Event::ArmOut { .. }
         | Event::Converged { .. } => {}
+    }
+}
+
+fn parking(controller: &Controller) -> ParkingState {
+    let parking = controller.parking();
+    let (books, prices) = (parking.books(), parking.prices());
+    let settings = controller.settings().idle;
+    let wait = settings.and_then(|idle| Some(parking.watch().gaps()?.park_after(&idle.gap, prices)));
+    let lever = settings.and_then(|_| parking.lever());
+    ParkingState {
+        lever: lever.map(|lever| lever.kind.name().to_owned()),
+        wait_s: wait.map(|wait| wait.0),
+        wake_cost_j: prices.wake.map(|cost| cost.0),
+        idle_power_w: books.idle_power().map(|power| power.0),
+        parked_power_w: books.parked_power().map(|power| power.0),
+        saved_about_j: books.saved_about().map(|saved| saved.0),
+        saved: books.saved(),
+        books: books.clone(),
+        levers: parking.levers().book().clone(),
     }
 }
 

@@ -11,6 +11,8 @@ use crate::bandit::structured::by_load::BestAt;
 use crate::bandit::{Phase, Reason};
 use crate::control::Mode;
 use crate::holdout::SavingsState;
+use crate::park::books::{Books, Estimate as EnergyEstimate};
+use crate::park::levers::LeverBook;
 use crate::reward::slo::Limits;
 use crate::units::{Clocks, Mhz};
 
@@ -53,6 +55,8 @@ pub struct State {
     pub counts: Counts,
     /// Savings against default clocks, as far as they can be estimated.
     pub estimate: Estimate,
+    /// What came of parking.
+    pub parking: ParkingState,
     /// What the holdout experiment has shown.
     pub savings: SavingsState,
     /// What happened lately, oldest first.
@@ -259,6 +263,29 @@ pub struct Counts {
     pub parkings: u64,
     /// Ends of parking, by what showed the work.
     pub wakes: BTreeMap<String, u64>,
+}
+
+/// What came of parking in this run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ParkingState {
+    /// What would be lowered now: `core`, `memory` or `both`.
+    pub lever: Option<String>,
+    /// An idle gap is waited out so long, seconds.
+    pub wait_s: Option<f64>,
+    /// What a wake costs, as far as it is known, joules.
+    pub wake_cost_j: Option<f64>,
+    /// Mean power of idle spells that were not parked, watts.
+    pub idle_power_w: Option<f64>,
+    /// Mean power while parked, watts.
+    pub parked_power_w: Option<f64>,
+    /// Estimate of the energy that parking saved, joules, without an interval.
+    pub saved_about_j: Option<f64>,
+    /// The same with its 95 % interval, once there are enough spells.
+    pub saved: Option<EnergyEstimate>,
+    /// The sums.
+    pub books: Books,
+    /// What was measured of the board's levers.
+    pub levers: LeverBook,
 }
 
 /// The kinds of `Counts::faults`.

@@ -8,12 +8,13 @@ use crate::holdout::{InSlot, Savings, SavingsState, SlotWindow};
 use crate::metrics::Histogram;
 use crate::metrics::window::{Gauges, Window};
 use crate::park::books::Books;
+use crate::park::levers::{Known, LeverBook, LeverKind};
 use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Cost, DelaySource};
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
 use crate::view::{
     ArmState, ArmStatus, ConnectionsState, Counts, Estimate, GpuState, LearnerState, Load, Notes, ParkMode,
-    ParkStanding, ParkState, ParkedGpu, RoundState, State, Timing,
+    ParkStanding, ParkState, ParkedGpu, ParkingState, RoundState, State, Timing,
 };
 
 /// A round of 0.3 s at 900 MHz in which 120 tokens were generated.
@@ -166,6 +167,7 @@ pub(crate) fn state() -> State {
             parkings: 2,
             wakes: map(&super::wake_sources()),
         },
+        parking: parking(),
         estimate: Estimate {
             compared_s: 50.0,
             energy_j: 7500.0,
@@ -204,10 +206,9 @@ fn savings() -> SavingsState {
     savings.state().clone()
 }
 
-/// An `agft park` with one parked GPU of which everything is known.
-pub(crate) fn park_state() -> ParkState {
+/// Three spells, two wakes, one of them late.
+fn park_books() -> Books {
     let mut books = Books::default();
-    (books.calls, books.calls_parked, books.hot_spells, books.hot_s) = (500, 74, 1, 5.0);
     for idle in [78.0, 80.0, 82.0] {
         if idle > 78.0 {
             books.woken("connections", false);
@@ -217,6 +218,34 @@ pub(crate) fn park_state() -> ParkState {
         books.parked();
         books.parked_span(Seconds(200.0), Some(Joules(200.0 * 50.0)));
     }
+    books
+}
+
+/// Parking of a learning agft, with all that can be known of it.
+fn parking() -> ParkingState {
+    let books = park_books();
+    let known = Known { parked_w: Some(50.0), wake_s: Some(0.03), longest_wake_s: 1.2, wakes: 2 };
+    ParkingState {
+        lever: Some("core".into()),
+        wait_s: Some(1.4),
+        wake_cost_j: Some(30.0),
+        idle_power_w: books.idle_power().map(|power| power.0),
+        parked_power_w: books.parked_power().map(|power| power.0),
+        saved_about_j: books.saved_about().map(|saved| saved.0),
+        saved: books.saved(),
+        books,
+        levers: LeverBook {
+            driver: Some("570.1".into()),
+            unparked_w: Some(80.0),
+            levers: [(LeverKind::Core, known)].into_iter().collect(),
+        },
+    }
+}
+
+/// An `agft park` with one parked GPU of which everything is known.
+pub(crate) fn park_state() -> ParkState {
+    let mut books = park_books();
+    (books.calls, books.calls_parked, books.hot_spells, books.hot_s) = (500, 74, 1, 5.0);
     let parked = Clocks { core: Mhz(210), memory: Some(Mhz(405)) };
     ParkState {
         version: "1.2.3".into(),

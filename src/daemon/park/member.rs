@@ -1,7 +1,7 @@
 //! One GPU of a parking run: what it is asked and when, what its rule makes of that, and what becomes of it.
 
 use crate::bandit::Target;
-use crate::control::ClockOutcome;
+use crate::control::{ClockOutcome, Refusal};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::watch::Pulse;
 use crate::gpu::{GpuError, GpuInfo, GpuSensors, SupportedClocks};
@@ -325,18 +325,7 @@ impl Member {
         let Some(actuator) = &self.actuator else { return Ok(()) };
         let (failure, outcomes) = (actuator.take_failure(), actuator.outcomes());
         if let Some(error) = failure {
-            let memory = matches!(
-                &error,
-                GpuError::NotSupported { call, .. } if *call == "nvmlDeviceSetMemoryLockedClocks"
-            );
-            if !(memory && self.levels.memory_is_optional && self.levels.parked.memory.is_some()) {
-                return Err(error);
-            }
-            tracing::warn!(gpu = %self.info, %error, "parked by the core clock alone");
-            self.levels.parked.memory = None;
-            self.book(now)?;
-            self.booked = None;
-            self.rule.ask_again();
+            return Err(error);
         }
         for outcome in outcomes {
             self.in_force = match &outcome {
@@ -346,6 +335,23 @@ impl Member {
             match outcome {
                 ClockOutcome::InForce { target, .. } => {
                     tracing::debug!(gpu = %self.info, clocks = %target, "in force");
+                }
+                ClockOutcome::Refused {
+                    target: Target::Lock(clocks),
+                    recovery: Refusal::DropArm,
+                    why,
+                    ..
+                } if clocks.memory.is_some() && clocks == self.levels.parked => {
+                    if !self.levels.memory_is_optional {
+                        tracing::error!(gpu = %self.info, why, "park.lever asks for a lock that this board does not have");
+                        let call = "nvmlDeviceSetMemoryLockedClocks";
+                        return Err(GpuError::NotSupported { gpu: self.info.to_string(), call });
+                    }
+                    tracing::warn!(gpu = %self.info, why, "parked by the core clock alone");
+                    self.levels.parked.memory = None;
+                    self.book(now)?;
+                    self.booked = None;
+                    self.rule.ask_again();
                 }
                 ClockOutcome::Refused { why, .. } if self.rule.state().is_down() => {
                     tracing::warn!(gpu = %self.info, why, "not parked: the clocks are the driver's");

@@ -16,6 +16,13 @@ function whenChanged(build) {
   };
 }
 
+/** What parking saved, and of what powers that was reckoned. */
+function saved_by_parking({ saved, saved_about_j, idle_power_w, parked_power_w }) {
+  const powers = saved_about_j === null ? "" : `${words.short(idle_power_w)} W idle, ${words.short(parked_power_w)} W parked`;
+  if (saved === null) return [saved_about_j === null ? "unknown" : `about ${words.joules(saved_about_j)}`, powers];
+  return [words.joules(saved.joules), `95 %: ${words.joules(saved.low)} to ${words.joules(saved.high)}; ${powers}`];
+}
+
 function heading(state) {
   const [first] = state.gpus;
   const more = state.gpus.length > 1 ? ` and ${state.gpus.length - 1} more` : "";
@@ -201,7 +208,13 @@ const counts = whenChanged((count) => {
     ["Rounds", words.count(count.rounds), `${words.count(count.lessons)} taught something`, false],
     ["Requests finished", words.count(count.finished), "", false],
     ["Tokens generated", words.count(count.generated_tokens), `${words.count(count.prompt_tokens)} of prompts`, false],
-    ["Parked", `${words.count(count.parkings)} times`, sum(count.wakes) ? `woken by ${listed(count.wakes)}` : "", false],
+    [
+      "Parked",
+      `${words.duration(state.parking.books.parked_s)} in ${words.count(count.parkings)} spells`,
+      sum(count.wakes) ? `woken by ${listed(count.wakes)}` : "",
+      false,
+    ],
+    ["Saved by parking", ...saved_by_parking(state.parking), false],
   ];
   const facts_list = facts.map(([name, value, detail, bad]) =>
     element(

@@ -32,8 +32,8 @@ export function latency(seconds) {
 
 export function joules(value) {
   if (!known(value)) return UNKNOWN;
-  if (value < 1000) return `${whole(value)} J`;
-  return value < 1e6 ? `${short(value / 1e3)} kJ` : `${short(value / 1e6)} MJ`;
+  if (Math.abs(value) < 1000) return `${whole(value)} J`;
+  return Math.abs(value) < 1e6 ? `${short(value / 1e3)} kJ` : `${short(value / 1e6)} MJ`;
 }
 
 export function percent(share, digits = 0) {
