@@ -185,6 +185,8 @@ sections! {
         sources: Vec<ParkSource> = vec![ParkSource::Utilization], some_of();
         /// TCP ports of this machine whose connections are work, for the source `connections`.
         ports: Vec<u16> = vec![], ports(64);
+        /// What of these connections is work.
+        count: ConnectionCount = ConnectionCount::Connections, one_of();
         /// How long an idle gap is waited out.
         rule: WaitKind = WaitKind::Timeout, one_of();
         /// The fixed time of `timeout`.

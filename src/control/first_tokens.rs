@@ -1,8 +1,9 @@
 //! What wakes do to the time to first token.
 //!
-//! A request that finds its GPU parked waits for the clocks. In the mean that is little; in the 99th percentile it is
-//! nothing as long as fewer than one request in a hundred meets with it, or where long prompts take far longer anyway. Where
-//! neither holds, a wake has to be dearer than the energy of the wait alone.
+//! A request that finds its GPU parked waits for the clocks. If a share `f` of the requests waits `d` longer, each as likely as
+//! any other, a percentile in a smooth tail moves by about `f d`: `(1 - f) S(x) + f S(x - d)` is `S(x - f d)` to first order, `S`
+//! being the share of requests that take longer than `x`. Where that is too much, a wake has to be dearer than the energy of the
+//! wait alone.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,12 +11,9 @@ use crate::metrics::Histogram;
 use crate::units::Seconds;
 
 /// So many requests are remembered; then older ones count half.
-const MEMORY: f64 = 2000.0;
+const MEMORY: f64 = 1000.0;
 /// With fewer there is no 99th percentile.
 const FEWEST: f64 = 100.0;
-/// The share of requests that a 99th percentile does not see.
-const UNSEEN: f64 = 0.01;
-
 /// Times to first token of late, and wakes among them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct FirstTokens {
@@ -44,16 +42,15 @@ impl FirstTokens {
         self.wakes += 1.0;
     }
 
-    /// How many times its energy a wake is to cost that delays a request so long, if the 99th percentile is not to rise by
-    /// more than the share `most_rise`.
+    /// How many times its energy a wake is to cost that delays a request by `delay`, if the 99th percentile is not to rise
+    /// by more than the share `most_rise`.
     pub(super) fn price(&self, delay: Seconds, most_rise: f64) -> f64 {
         let Some(seen) = self.seen.as_ref().filter(|seen| seen.count >= FEWEST) else { return 1.0 };
-        if self.wakes <= UNSEEN * seen.count {
-            return 1.0;
-        }
         let Some((low, high)) = seen.quantile_bounds(0.99) else { return 1.0 };
         let p99 = if high.is_finite() { 0.5 * (low + high) } else { low };
-        let factor = delay.0 / (most_rise * p99);
+        let rise = self.wakes / seen.count * delay.0 / p99;
+        // Squared: the share of requests that wait hardly changes with the price where gaps are of all lengths.
+        let factor = (rise / most_rise).powi(2);
         if factor.is_finite() { factor.max(1.0) } else { 1.0 }
     }
 }
@@ -75,16 +72,17 @@ mod tests {
     }
 
     #[test]
-    fn delay_that_the_percentile_would_show_is_dearer_in_proportion() {
-        // 40 ms on 200 ms are 20 %, four times 5 %.
-        let price = with(1000.0, 50).price(Seconds(0.04), 0.05);
-        approx::assert_relative_eq!(price, 4.0, max_relative = 1e-9);
-        approx::assert_relative_eq!(with(1000.0, 50).price(Seconds(0.005), 0.05), 1.0);
+    fn rise_beyond_what_is_allowed_is_dearer_by_its_square() {
+        // Half of the requests wait 40 ms: the 200 ms of the percentile rise by a tenth.
+        let price = |delay| with(1000.0, 500).price(Seconds(delay), 0.05);
+        approx::assert_relative_eq!(price(0.04), 4.0, max_relative = 1e-9);
+        approx::assert_relative_eq!(price(0.02), 1.0, max_relative = 1e-9);
+        approx::assert_relative_eq!(price(0.001), 1.0);
     }
 
     #[test]
     fn rare_wakes_and_few_requests_change_nothing() {
-        for (count, wakes) in [(1000.0, 10), (99.0, 50), (0.0, 0)] {
+        for (count, wakes) in [(1000.0, 200), (99.0, 99), (0.0, 0)] {
             approx::assert_relative_eq!(with(count, wakes).price(Seconds(0.04), 0.05), 1.0);
         }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Connections;
 use crate::park::gap::{GapDecision, GapRule, GapSettings, GapState, Prices, Sight};
-use crate::park::source::WakeSource;
+use crate::park::source::{CountedConnections, WakeSource};
 use crate::units::{Clocks, Seconds, Time, Watts};
 
 /// Constants of idle handling.
@@ -27,15 +27,6 @@ pub struct IdleSettings {
     pub max_ttft_rise: f64,
     /// Connections to the engine are a source, and what counts of them.
     pub connections: Option<CountedConnections>,
-}
-
-/// What of the connections to an engine is work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CountedConnections {
-    /// One that is open.
-    Open,
-    /// One that was just opened, or just used: clients keep connections open without wanting anything.
-    Recent,
 }
 
 /// Above this utilisation the GPU does work, whatever the page says.

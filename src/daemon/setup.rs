@@ -9,12 +9,13 @@ use crate::bandit::space::SpaceSettings;
 use crate::bandit::structured::StructuredSettings;
 use crate::config::{self, Config, ConnectionCount, IdleSource, PolicyKind, WaitKind};
 use crate::control::Settings;
-use crate::control::idle::{CountedConnections, IdleSettings};
+use crate::control::idle::IdleSettings;
 use crate::gpu::SupportedClocks;
 use crate::holdout::HoldoutSettings;
 use crate::metrics::scrape::ScrapeSettings;
 use crate::park::gap::{GapSettings, Wait};
 use crate::park::levers::{Lever, LeverBook, LeverKind, Levers};
+use crate::park::source::CountedConnections;
 use crate::park::wake::Running;
 use crate::reward::slo::Limits;
 use crate::units::{Clocks, Joules, Mhz, Seconds};
@@ -94,6 +95,15 @@ pub fn chosen_levers(chosen: config::Lever, levers: Vec<Lever>) -> Vec<Lever> {
     levers.into_iter().filter(|lever| lever.kind == wanted).collect()
 }
 
+/// What of the connections is work.
+#[must_use]
+pub fn counted(count: ConnectionCount) -> CountedConnections {
+    match count {
+        ConnectionCount::Connections => CountedConnections::Open,
+        ConnectionCount::Recent => CountedConnections::Recent,
+    }
+}
+
 fn idle_settings(config: &Config, core: Mhz) -> IdleSettings {
     let idle = &config.idle;
     // Half a window less, for ticks that come early.
@@ -104,10 +114,7 @@ fn idle_settings(config: &Config, core: Mhz) -> IdleSettings {
             Wait::SkiRental { wake: idle.wake_cost_j.map(Joules), unmeasured: Seconds(quiet) }
         }
     };
-    let connections = idle.sources.contains(&IdleSource::Connections).then_some(match idle.count {
-        ConnectionCount::Connections => CountedConnections::Open,
-        ConnectionCount::Recent => CountedConnections::Recent,
-    });
+    let connections = idle.sources.contains(&IdleSource::Connections).then_some(counted(idle.count));
     IdleSettings {
         gap: GapSettings { wait, quiet: Seconds(quiet), at_start: true, wake_limit: idle.wake_limit_s },
         clocks: Clocks::core_only(core),

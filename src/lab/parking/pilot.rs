@@ -5,6 +5,7 @@ use crate::config::Park;
 use crate::park::books::Books;
 use crate::park::gap::{GapSettings, Prices, Wait};
 use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
+use crate::park::source::CountedConnections;
 use crate::sim::run::{Autopilot, Look, WRITE_DELAY};
 use crate::units::{Clocks, Joules, Mhz, Millijoules, Seconds, Time};
 
@@ -187,7 +188,7 @@ fn ski_rental(park: &Park) -> Settings {
             wake_limit: park.wake_limit_s,
         },
         utilization_threshold_percent: Some(park.utilization_threshold_percent),
-        connections: true,
+        connections: Some(CountedConnections::Open),
         hot: None,
     }
 }
