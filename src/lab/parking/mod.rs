@@ -18,7 +18,7 @@ use super::grid::{Load, Source};
 use super::policy::as_configured;
 use crate::config::{Config, PolicyKind};
 use crate::control::{Controller, Observation, Output};
-use crate::daemon::park::member;
+use crate::daemon::park::levels::levels;
 use crate::gpu::SupportedClocks;
 use crate::sim::record::RunRecord;
 use crate::sim::run::{Driver, Onlooker, RunError, RunSpec, run};
@@ -181,7 +181,7 @@ impl Stage<'_> {
 
     /// `never` is the run without parking, of which the clairvoyants know.
     fn run(&self, policy: ParkPolicy, never: Option<&RunRecord>) -> Result<RunRecord, RunError> {
-        let parked = member::levels(&self.config.park, &self.supported).parked;
+        let parked = levels(&self.config.park, &self.supported).parked;
         match policy {
             ParkPolicy::Never => run(&self.spec, Driver::Default, |_| {}),
             ParkPolicy::Fixed(wait) => self.fly(&mut Pilot::fixed(wait, parked, &self.config.park)),
