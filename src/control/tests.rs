@@ -33,8 +33,8 @@ fn settings() -> Settings {
         limits: None,
         idle: Some(IdleSettings {
             gap: GapSettings {
-                wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.45) },
-                quiet: Seconds(0.45),
+                wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.75) },
+                quiet: Seconds(0.75),
                 at_start: true,
                 wake_limit: Seconds(1.0),
             },

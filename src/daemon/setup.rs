@@ -96,8 +96,8 @@ pub fn chosen_levers(chosen: config::Lever, levers: Vec<Lever>) -> Vec<Lever> {
 
 fn idle_settings(config: &Config, core: Mhz) -> IdleSettings {
     let idle = &config.idle;
-    // The windows from the first empty one on, less half a one for ticks that come early.
-    let quiet = (f64::from(idle.after_windows) - 1.5).max(0.0) * config.control.decision_interval_s.0;
+    // Half a window less, for ticks that come early.
+    let quiet = (f64::from(idle.after_windows) - 0.5) * config.control.decision_interval_s.0;
     let wait = match idle.rule {
         WaitKind::Timeout => Wait::Timeout(idle.timeout_s),
         WaitKind::SkiRental => {

@@ -190,7 +190,7 @@ impl ParkRule {
             };
         }
         let proof = work.is_some_and(|work| self.is_proof(work));
-        let sight = Sight { now: seen.now, work, proof, hold: false };
+        let sight = Sight { now: seen.now, idle_since: seen.now, work, proof, hold: false };
         match self.gaps.step(&sight, &self.settings.gap, prices) {
             GapDecision::Stay => Decision::Stay,
             GapDecision::Park(idle) => Decision::Park(idle),

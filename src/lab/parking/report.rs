@@ -131,15 +131,20 @@ fn groups(outcomes: &[Outcome]) -> Vec<Vec<&Outcome>> {
     groups
 }
 
+#[expect(clippy::cast_precision_loss, reason = "numbers of seeds, wakes and requests")]
 fn row(group: &[&Outcome], seconds: f64) -> [String; COLUMNS.len()] {
-    #[expect(clippy::cast_precision_loss, reason = "a number of seeds")]
     let seeds = group.len().max(1) as f64;
     let mean = |of: &dyn Fn(&Figures, &Against) -> f64| {
         group.iter().map(|outcome| of(&outcome.figures, &outcome.against)).sum::<f64>() / seeds
     };
+    // Of what belongs to single wakes or requests: each counts once.
+    let per = |of: &dyn Fn(&Figures, &Against) -> (f64, f64)| {
+        let pairs = group.iter().map(|outcome| of(&outcome.figures, &outcome.against));
+        let (sum, count) = pairs.fold((0.0, 0.0), |all, (mean, n)| (all.0 + mean * n, all.1 + n));
+        1e3 * sum / f64::max(count, 1e-9)
+    };
     // Of ratios, the geometric mean.
     let cost = |of: &dyn Fn(&Against) -> f64| 100.0 * mean(&|_, against| of(against).ln_1p()).exp_m1();
-    #[expect(clippy::cast_precision_loss, reason = "a number of wakes")]
     let wakes = mean(&|figures, _| figures.wakes as f64) * 3600.0 / seconds;
     let share: Option<f64> = group.iter().map(|outcome| outcome.against.share_of_clairvoyant_saving).sum();
     [
@@ -156,9 +161,9 @@ fn row(group: &[&Outcome], seconds: f64) -> [String; COLUMNS.len()] {
         one(cost(&|against| against.ttft_cost.p99)),
         one(cost(&|against| against.e2e_p99_cost)),
         one(100.0 * mean(&|_, against| against.delayed_share)),
-        one(1e3 * mean(&|_, against| against.delay_s)),
-        one(1e3 * mean(&|figures, _| figures.notice_s)),
-        one(1e3 * mean(&|figures, _| figures.settle_s)),
+        one(per(&|figures, against| (against.delay_s, against.delayed_share * figures.requests as f64))),
+        one(per(&|figures, _| (figures.notice_s, figures.wakes_for_requests as f64))),
+        one(per(&|figures, _| (figures.settle_s, figures.wakes as f64))),
     ]
 }
 
