@@ -23,6 +23,8 @@ pub struct IdleSettings {
     pub wake_power_ratio: f64,
     /// The GPU's sensors are a source: what they do not show to be quiet is not parked.
     pub utilization: bool,
+    /// The 99th percentile of the time to first token is not to rise by more than this share for wakes.
+    pub max_ttft_rise: f64,
     /// Connections to the engine are a source, and what counts of them.
     pub connections: Option<CountedConnections>,
 }
@@ -370,6 +372,7 @@ mod tests {
         clocks: Clocks { core: Mhz(210), memory: None },
         wake_power_ratio: 1.12,
         utilization: true,
+        max_ttft_rise: 0.05,
         connections: Some(CountedConnections::Recent),
     };
     const TICK: Seconds = Seconds(0.3);

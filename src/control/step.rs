@@ -291,7 +291,7 @@ impl Controller {
             may_park: !held && self.can_afford_wakes(now),
         };
         let trying = self.idle.levers().is_trying();
-        let verdict = self.idle.on_window(&stretch, self.settings.idle.as_ref());
+        let verdict = self.idle.on_window(&stretch, window.ttft.as_ref(), self.settings.idle.as_ref());
         if trying && !self.idle.levers().is_trying() && verdict == Verdict::Stay {
             out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));
         }

@@ -41,6 +41,7 @@ fn settings() -> Settings {
             clocks: IDLE,
             wake_power_ratio: 1.12,
             utilization: true,
+            max_ttft_rise: 0.05,
             connections: None,
         }),
         data_collection: false,

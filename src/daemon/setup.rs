@@ -113,6 +113,7 @@ fn idle_settings(config: &Config, core: Mhz) -> IdleSettings {
         clocks: Clocks::core_only(core),
         wake_power_ratio: idle.wake_power_ratio,
         utilization: idle.sources.contains(&IdleSource::Utilization),
+        max_ttft_rise: idle.max_ttft_rise_percent / 100.0,
         connections,
     }
 }

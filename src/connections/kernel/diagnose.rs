@@ -72,9 +72,10 @@ impl Facts {
         if let Some(why) = self.locked_down() {
             return why;
         }
-        format!(
-            "{said}; needed is a kernel with perf events, and a sandbox that lets perf_event_open(2) through"
-        )
+        if refused(said) {
+            return forbidden("perf_event_open");
+        }
+        format!("{said}; needed is a kernel with perf events")
     }
 
     fn locked_down(&self) -> Option<String> {

@@ -48,7 +48,7 @@ pub fn settings(park: &Park) -> Settings {
             wait: match park.rule {
                 WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
                 WaitKind::SkiRental => {
-                    Wait::SkiRental { wake: Some(Joules(park.wake_cost_j)), unmeasured: park.idle_timeout_s }
+                    Wait::SkiRental { wake: Some(Joules(park.wake_cost_j)), unmeasured: park.quiet_s }
                 }
             },
             quiet: park.quiet_s,
