@@ -15,11 +15,11 @@ use crate::gpu::SupportedClocks;
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
 
 /// A gap has to have lasted so long before anything is tried out in it.
-pub const TRIAL_AFTER: Seconds = Seconds(3.0);
+pub const TRIAL_AFTER: Seconds = Seconds(1.5);
 /// Clocks and power have settled so long after a change.
 const SETTLE: Seconds = Seconds(1.0);
 /// Power is measured for so long.
-const MEASURE: Seconds = Seconds(8.0);
+const MEASURE: Seconds = Seconds(5.0);
 /// An idle board whose clocks are not back after this leaves them down by itself.
 const BACK_WITHIN: Seconds = Seconds(1.0);
 /// Taken for the time of a wake until one was measured.
@@ -466,8 +466,8 @@ mod tests {
         let mut levers = gddr(LeverBook::default());
         let mut board = Board { locked: None, changed: 0.0, back: 0.05, watts };
         let over = board.park(&mut levers, 120.0).expect("an end");
-        // Four levels of 9 s, and three ways back.
-        assert!(over > TRIAL_AFTER.0 + 36.0 && over < TRIAL_AFTER.0 + 42.0, "{over}");
+        // Four levels of 6 s, and three ways back.
+        assert!(over > TRIAL_AFTER.0 + 24.0 && over < TRIAL_AFTER.0 + 30.0, "{over}");
         let saving = |kind| levers.book().saving(kind).unwrap().0;
         for (kind, saved) in [(LeverKind::Core, 30.0), (LeverKind::Memory, 40.0), (LeverKind::Both, 60.0)] {
             approx::assert_relative_eq!(saving(kind), saved, max_relative = 1e-9);
@@ -484,12 +484,12 @@ mod tests {
         let mut board = Board { locked: None, changed: 0.0, back: 0.05, watts };
         let mut spells = 0;
         while levers.wanted().is_some() {
-            board.park(&mut levers, TRIAL_AFTER.0 + 5.0);
-            levers.spell_over(Seconds(8.0));
+            board.park(&mut levers, TRIAL_AFTER.0 + 3.5);
+            levers.spell_over(Seconds(5.0));
             spells += 1;
             assert!(spells <= 12);
         }
-        // Each shows 4 s of the 8 s that a level takes.
+        // Each shows 2.5 s of the 5 s that a level takes.
         assert!(spells >= 8, "{spells}");
         approx::assert_relative_eq!(
             levers.book().saving(LeverKind::Both).unwrap().0,

@@ -87,7 +87,8 @@ fn daemon_beside_an_engine_wakes_by_connections_kept_or_not_far_sooner_than_by_i
     // Ten looks a second at a sensor that averages, against a step on each request.
     assert!(by_sensors > 0.04, "{by_sensors}");
     for notice in [own, kept] {
-        assert!(notice > WRITE_DELAY && notice <= NOTICE + WRITE_DELAY + 1e-9, "{notice}");
+        // A request may come just before a look, and wait for that one.
+        assert!(notice > WRITE_DELAY && notice <= 1.1 * (NOTICE + WRITE_DELAY), "{notice}");
     }
 }
 
