@@ -68,7 +68,7 @@ fn status_shows_each_gpu_with_its_state_clocks_and_books() {
     assert_eq!(state["connections"]["ports"], serde_json::json!([port]));
     assert_eq!(state["connections"]["open"], 0);
     let source = state["connections"]["source"].as_str().unwrap();
-    assert!(["kernel_events", "socket_table"].contains(&source), "{state}");
+    assert!(["kernel_events", "perf_events", "polling"].contains(&source), "{state}");
     assert_eq!(state["gpus"][0]["state"], "PARKED");
     assert_eq!(state["gpus"][0]["parked_clocks"]["core"], 210);
     // Work that no connection told of.
@@ -156,6 +156,9 @@ fn reload_watches_other_ports_and_keeps_what_the_command_line_says() {
     daemon.signal(Signal::HUP);
     daemon.wait_for_log("configuration reloaded");
     assert!(!daemon.log().contains("key=\"park.idle_timeout_s\""), "{}", daemon.tail());
+    // Not the lock of before, which is given back first.
+    let parkings = || daemon.log().lines().filter(|line| line.contains(": parked ")).count();
+    assert!(eventually(parkings, |times| *times == 2) == 2, "{}", daemon.tail());
     wait_for_core(&bench, &daemon, 0, Some(LOWEST));
     let client = TcpStream::connect(address).unwrap();
     wait_for_core(&bench, &daemon, 0, None);

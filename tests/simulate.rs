@@ -154,6 +154,41 @@ fn calibration_compares_the_physics_with_measured_boards() {
 }
 
 #[test]
+fn rules_of_parking_are_compared_on_the_same_arrivals() {
+    let place = here();
+    let arguments =
+        "--parking=none,fixed=3,clairvoyant --gpu a40 --workload code --seeds 1 --seconds 600 --out results";
+    let table = stdout(&simulate(place.path(), arguments));
+    let read = |name: &str| std::fs::read_to_string(place.path().join("results").join(name)).expect(name);
+    assert_eq!(read("parking.txt"), table);
+    let report: Value = serde_json::from_str(&read("parking.json")).expect("JSON");
+    let cells = report["cells"].as_array().expect("cells");
+    // Only a rule that sees connections is run for each share of them.
+    let names: Vec<_> = cells.iter().map(|cell| cell["rule"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["none", "fixed=3", "fixed=3", "clairvoyant"]);
+    let (none, fixed, best) = (&cells[0], &cells[1], &cells[3]);
+    let energy = |cell: &Value| number(cell, "/energy_j");
+    close(number(fixed, "/energy_saved"), 1.0 - energy(fixed) / energy(none));
+    let share = (energy(none) - energy(fixed)) / (energy(none) - energy(best));
+    close(number(fixed, "/share_of_clairvoyant_saving"), share);
+    close(
+        number(fixed, "/ttft_cost/mean"),
+        number(fixed, "/ttft_s/mean") / number(none, "/ttft_s/mean") - 1.0,
+    );
+    close(number(fixed, "/mean_power_w"), energy(fixed) / 600.0);
+    assert!((0.2..1.0).contains(&share) && number(fixed, "/wakes") >= 1.0, "{fixed}");
+    for (arguments, wanted) in [
+        ("--parking=always", "unknown parking rule `always`; known: none, fixed=SECONDS, staged="),
+        ("--parking --own-connections 2", "--own-connections 2: give shares from 0 to 1"),
+        ("--parking --format csv", "--format csv: --parking gives a table or json"),
+    ] {
+        let refused = simulate(place.path(), arguments);
+        assert_eq!(refused.status.code(), Some(64), "{refused:?}");
+        assert!(stderr(&refused).contains(wanted), "{refused:?}");
+    }
+}
+
+#[test]
 fn configuration_counts_only_if_it_is_named() {
     let place = here();
     std::fs::create_dir(place.path().join("config")).expect("a directory");

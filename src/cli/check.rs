@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Cli, Exit, report_config_error};
 use crate::config::Config;
 use crate::connections::{self, Source};
+use crate::daemon::clients;
 use crate::gpu::nvapi::Nvapi;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::{GpuError, GpuSensors};
@@ -160,25 +161,11 @@ fn check_connections(config: &Config, lines: &mut Lines) {
         source @ Source::KernelEvents { requests: true } => lines.ok("connections", &source.to_string()),
         source => lines.warn("connections", &source.to_string()),
     }
-    let ports = if config.park.ports.is_empty() {
-        local_port(&config.vllm.prometheus_url).into_iter().collect()
-    } else {
-        config.park.ports.clone()
-    };
+    let mut ports = clients::ports(config);
+    ports.extend(&config.park.ports);
     for note in connections::notes_on_servers(&ports) {
         lines.warn("connections", &note);
     }
-}
-
-/// The port of an endpoint on this machine.
-fn local_port(url: &str) -> Option<u16> {
-    let url = url::Url::parse(url).ok()?;
-    let local = match url.host()? {
-        url::Host::Domain(name) => name == "localhost",
-        url::Host::Ipv4(ip) => ip.is_loopback(),
-        url::Host::Ipv6(ip) => ip.is_loopback(),
-    };
-    url.port_or_known_default().filter(|_| local)
 }
 
 /// Bit of `CAP_SYS_ADMIN` in the kernel's capability masks.

@@ -12,6 +12,8 @@ use super::{Cli, Exit, take_config};
 use crate::config::Config;
 use crate::lab::experiment::{CellResult, Experiment};
 use crate::lab::grid::{GivenTrace, Load, Source, Suite};
+use crate::lab::parking;
+use crate::lab::parking::policy::ParkPolicy;
 use crate::lab::policy::PolicySpec;
 use crate::lab::savings::{self, Trial};
 use crate::lab::{plots, report, table};
@@ -105,6 +107,23 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "SHARE", conflicts_with = "calibration")]
     pub savings: Option<f64>,
 
+    /// Compare rules of parking instead: none, fixed=SECONDS, staged=SECONDS/SECONDS, rule (agft park), engine, engine-connections,
+    /// clairvoyant-core, clairvoyant. Without --suite or --trace on loads with gaps, of which --gpu and --workload pick
+    #[arg(
+        long,
+        value_name = "RULES",
+        value_delimiter = ',',
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ParkPolicy::DEFAULT,
+        conflicts_with_all = ["calibration", "savings"]
+    )]
+    pub parking: Vec<String>,
+
+    /// With --parking: shares of requests that open a connection of their own; the others use one that is kept open
+    #[arg(long, value_delimiter = ',', value_name = "SHARES", default_value = "1,0", requires = "parking")]
+    pub own_connections: Vec<f64>,
+
     /// Compare the simulator's physics with measured boards instead
     #[arg(long)]
     pub calibration: bool,
@@ -163,6 +182,19 @@ pub fn run(args: &SimulateArgs, cli: &Cli) -> Exit {
             return Exit::Config;
         }
     };
+    if !args.parking.is_empty() {
+        let trial = match plan_parking(args, experiment) {
+            Ok(trial) => trial,
+            Err(problems) => {
+                problems.iter().for_each(|problem| complain!("agft: simulate: {problem}"));
+                return Exit::Config;
+            }
+        };
+        return match compare_parking(args, &trial) {
+            Ok(text) => print(&text),
+            Err(error) => fail(&format!("{error:#}")),
+        };
+    }
     if let Some(share) = args.savings {
         return match try_savings(args, experiment, share) {
             Ok(text) => print(&text),
@@ -219,7 +251,8 @@ fn plan(args: &SimulateArgs, mut config: Config) -> Result<Experiment, Vec<Strin
         }
     }
     let seeds = problems.keep(seeds(&args.seeds)).unwrap_or_default();
-    let loads = loads(args, &mut problems);
+    let loads =
+        if args.parking.is_empty() { loads(args, &mut problems) } else { parking_loads(args, &mut problems) };
     for load in &loads {
         if let Err(error) = load.stage(1.0, 1) {
             problems.add(format!("{load}: {error}"));
@@ -316,6 +349,65 @@ fn loads(args: &SimulateArgs, problems: &mut Problems) -> Vec<Load> {
     loads
 }
 
+/// Those of [`parking::loads`] that are named; any others that are.
+fn parking_loads(args: &SimulateArgs, problems: &mut Problems) -> Vec<Load> {
+    if args.suite.is_some() || args.trace.is_some() {
+        return loads(args, problems);
+    }
+    let wanted = |names: &[String], key: &str| {
+        names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(key))
+    };
+    let mut chosen: Vec<Load> = problems
+        .keep(parking::loads())
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|load| {
+            wanted(&args.gpu, load.gpu.key)
+                && wanted(&args.model, load.model.key)
+                && wanted(&args.workload, &load.source.to_string())
+        })
+        .collect();
+    if chosen.is_empty() {
+        return loads(args, problems);
+    }
+    for load in &mut chosen {
+        load.utilization = args.utilization.or(load.utilization);
+    }
+    chosen
+}
+
+fn plan_parking(args: &SimulateArgs, experiment: Experiment) -> Result<parking::Trial, Vec<String>> {
+    let mut problems = Problems(Vec::new());
+    let policies: Vec<ParkPolicy> =
+        args.parking.iter().filter_map(|name| problems.keep(name.parse())).collect();
+    for share in &args.own_connections {
+        if !(0.0..=1.0).contains(share) {
+            problems.add(format!("--own-connections {share}: give shares from 0 to 1, such as 1,0"));
+        }
+    }
+    if args.format == Format::Csv {
+        problems.add("--format csv: --parking gives a table or json".to_owned());
+    }
+    let Experiment { loads, seeds, seconds, config, .. } = experiment;
+    let fresh_connections = args.own_connections.clone();
+    let trial = parking::Trial { loads, seeds, fresh_connections, policies, seconds, config };
+    if problems.0.is_empty() { Ok(trial) } else { Err(problems.0) }
+}
+
+fn compare_parking(args: &SimulateArgs, trial: &parking::Trial) -> anyhow::Result<String> {
+    create_out(args)?;
+    let bar = progress_bar(trial.pieces());
+    let outcomes = trial.run(args.jobs.map_or(0, usize::from), || bar.inc(1))?;
+    bar.finish_and_clear();
+    let (table, json) =
+        (parking::report::table(trial, &outcomes), parking::report::json(trial, &outcomes)? + "\n");
+    if let Some(directory) = &args.out {
+        write(directory, "parking.txt", &table)?;
+        write(directory, "parking.json", &json)?;
+    }
+    Ok(if args.format == Format::Json { json } else { table })
+}
+
 fn check_names(args: &SimulateArgs, problems: &mut Problems) {
     for gpu in &args.gpu {
         problems.keep(crate::sim::GpuPreset::named(gpu));
@@ -353,11 +445,7 @@ fn try_savings(args: &SimulateArgs, experiment: Experiment, share: f64) -> anyho
 }
 
 fn simulate(args: &SimulateArgs, experiment: &Experiment) -> anyhow::Result<String> {
-    // Before the work, so that a bad directory costs nothing.
-    if let Some(directory) = &args.out {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot create --out {}", directory.display()))?;
-    }
+    create_out(args)?;
     let bar = progress_bar(experiment.pieces());
     let cells = experiment.run(args.jobs.map_or(0, usize::from), || bar.inc(1))?;
     bar.finish_and_clear();
@@ -371,14 +459,21 @@ fn simulate(args: &SimulateArgs, experiment: &Experiment) -> anyhow::Result<Stri
     })
 }
 
+/// Before the work, so that a bad directory costs nothing.
+fn create_out(args: &SimulateArgs) -> anyhow::Result<()> {
+    let Some(directory) = &args.out else { return Ok(()) };
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot create --out {}", directory.display()))
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let path = directory.join(name);
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
 fn write_all(directory: &Path, experiment: &Experiment, cells: &[CellResult]) -> anyhow::Result<()> {
-    let write = |name: &str, text: String| {
-        let path = directory.join(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
-    write("results.json", report::json(experiment, cells)? + "\n")?;
-    write("results.csv", report::csv(cells)?)?;
-    write("table.txt", table::render(experiment, cells))?;
+    write(directory, "results.json", &(report::json(experiment, cells)? + "\n"))?;
+    write(directory, "results.csv", &report::csv(cells)?)?;
+    write(directory, "table.txt", &table::render(experiment, cells))?;
     plots::draw(directory, experiment, cells)?;
     Ok(())
 }

@@ -151,7 +151,7 @@ sections! {
         /// Park the core clock at `gpu.idle_frequency`.
         enabled: bool = true, flag();
         /// Decisions in a row without running or waiting requests that count as idle.
-        after_windows: u32 = 3, whole(1..=1000);
+        after_windows: u32 = 2, whole(1..=1000);
         /// Period at which board power is read while idle.
         power_poll_interval_ms: u64 = 100, millis(10..=1000);
         /// Rise of board power over its idle level that wakes before the next scrape does.
@@ -173,6 +173,8 @@ sections! {
         wake_cost_j: Option<f64> = None, optional(real(0.1..=1e6));
         /// A wake that took longer raises the bar of `ski-rental`.
         wake_limit_s: Seconds = Seconds(1.0), seconds(0.1..=60.0);
+        /// Rise of the 99th percentile of the time to first token beyond which the measured cost of a wake is raised.
+        max_ttft_rise_percent: f64 = 5.0, real(0.1..=1000.0);
     }
 
     /// `agft park`: GPUs that nobody uses, without an engine to ask.
@@ -183,6 +185,8 @@ sections! {
         sources: Vec<ParkSource> = vec![ParkSource::Utilization], some_of();
         /// TCP ports of this machine whose connections are work, for the source `connections`.
         ports: Vec<u16> = vec![], ports(64);
+        /// What of these connections is work.
+        count: ConnectionCount = ConnectionCount::Connections, one_of();
         /// How long an idle gap is waited out.
         rule: WaitKind = WaitKind::Timeout, one_of();
         /// The fixed time of `timeout`.

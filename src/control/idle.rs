@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Connections;
 use crate::park::gap::{GapDecision, GapRule, GapSettings, GapState, Prices, Sight};
-use crate::park::source::WakeSource;
+use crate::park::source::{CountedConnections, WakeSource};
 use crate::units::{Clocks, Seconds, Time, Watts};
 
 /// Constants of idle handling.
@@ -23,23 +23,18 @@ pub struct IdleSettings {
     pub wake_power_ratio: f64,
     /// The GPU's sensors are a source: what they do not show to be quiet is not parked.
     pub utilization: bool,
+    /// The 99th percentile of the time to first token is not to rise by more than this share for wakes.
+    pub max_ttft_rise: f64,
     /// Connections to the engine are a source, and what counts of them.
     pub connections: Option<CountedConnections>,
-}
-
-/// What of the connections to an engine is work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CountedConnections {
-    /// One that is open.
-    Open,
-    /// One that was just opened, or just used: clients keep connections open without wanting anything.
-    Recent,
 }
 
 /// Above this utilisation the GPU does work, whatever the page says.
 const QUIET_UTILIZATION_PERCENT: f64 = 10.0;
 /// Power above this multiple of the quietest unparked power seen is work.
 const QUIET_POWER_RATIO: f64 = 1.4;
+/// Energy over the whole window at no more than this multiple of it is none.
+const QUIET_COUNTER_RATIO: f64 = 1.1;
 /// A sensor's flicker is no work.
 const WAKE_MARGIN: Watts = Watts(3.0);
 /// Time for power to sink after parking before its level counts: a second-long average takes that long.
@@ -67,6 +62,8 @@ pub struct Look {
     pub activity: Activity,
     /// Of the clients.
     pub connections: Option<Connections>,
+    /// Mean power of the GPUs in the window, by their energy counters, where they have them.
+    pub window_power: Option<Watts>,
 }
 
 /// Decides between parked and serving.
@@ -108,7 +105,9 @@ pub enum Verdict {
 /// What the page says of a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PageSight {
-    /// There was work, or is.
+    /// Begin of the window.
+    pub start: Time,
+    /// There was work in it, or is.
     pub work: bool,
     /// Length of the engine's steps in it, where there were any.
     pub step_time: Option<Seconds>,
@@ -162,7 +161,7 @@ impl IdleWatch {
             (Some(WakeSource::Page), true)
         } else if parked {
             (asked.or_else(|| self.busy(look, settings, &gaps, now)), false)
-        } else if !self.is_quiet(look.activity, settings) {
+        } else if !self.is_quiet(look, settings) {
             // Not known to be quiet is not idle.
             (Some(WakeSource::Unseen), false)
         } else {
@@ -178,7 +177,8 @@ impl IdleWatch {
             self.quiet_power = Some(Watts(lowest));
         }
         let proof = proof || work.is_some_and(|work| is_proof(&work));
-        let sight = Sight { now, work, proof, hold: !may_park || self.is_uncertain(now) };
+        let sight =
+            Sight { now, idle_since: page.start, work, proof, hold: !may_park || self.is_uncertain(now) };
         let decision = gaps.step(&sight, &settings.gap, prices);
         let parked = gaps.is_parked();
         self.gaps = Some(gaps);
@@ -212,7 +212,7 @@ impl IdleWatch {
             None
         };
         let decision = work.map(|work| {
-            let sight = Sight { now, work: Some(work), proof: is_proof(&work), hold: false };
+            let sight = Sight { now, idle_since: now, work: Some(work), proof: is_proof(&work), hold: false };
             gaps.step(&sight, &settings.gap, Prices::default())
         });
         self.gaps = Some(gaps);
@@ -273,13 +273,22 @@ impl IdleWatch {
         Some(WakeSource::Utilization { percent })
     }
 
-    fn is_quiet(&self, activity: Activity, settings: &IdleSettings) -> bool {
+    fn is_quiet(&self, look: &Look, settings: &IdleSettings) -> bool {
+        let activity = look.activity;
+        if !settings.utilization {
+            return true;
+        }
+        // Sensors average over up to a second, in which a gap may be over; the counter does not.
+        let by_counter = look.window_power.zip(self.quiet_power);
+        if by_counter.is_some_and(|(power, quiet)| power.0 <= QUIET_COUNTER_RATIO * quiet.0) {
+            return true;
+        }
         let by_utilization = activity.utilization_percent.is_none_or(|p| p <= QUIET_UTILIZATION_PERCENT);
         let by_power = match (activity.power, self.quiet_power) {
             (Some(power), Some(quiet)) => power.0 <= QUIET_POWER_RATIO * quiet.0,
             _ => true,
         };
-        !settings.utilization || (by_utilization && by_power && !activity.is_unseen())
+        by_utilization && by_power && !activity.is_unseen()
     }
 
     /// May there be work that nobody can see yet: on its way to the engine, or in a step that is not over?
@@ -346,22 +355,29 @@ mod tests {
 
     const SETTINGS: IdleSettings = IdleSettings {
         gap: GapSettings {
-            wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.45) },
-            quiet: Seconds(0.45),
+            wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.75) },
+            quiet: Seconds(0.75),
             at_start: true,
             wake_limit: Seconds(1.0),
         },
         clocks: Clocks { core: Mhz(210), memory: None },
         wake_power_ratio: 1.12,
         utilization: true,
+        max_ttft_rise: 0.05,
         connections: Some(CountedConnections::Recent),
     };
-    const WORK: PageSight = PageSight { work: true, step_time: Some(Seconds(0.02)) };
-    const EMPTY: PageSight = PageSight { work: false, step_time: None };
+    const TICK: Seconds = Seconds(0.3);
+    /// Of a window that ends at 0.
+    const WORK: PageSight = PageSight { start: Time(-TICK.0), work: true, step_time: Some(Seconds(0.02)) };
+    const EMPTY: PageSight = PageSight { start: Time(-TICK.0), work: false, step_time: None };
+
+    fn ending(page: PageSight, now: Time) -> PageSight {
+        PageSight { start: now - TICK, ..page }
+    }
 
     fn look(power: f64, utilization: f64) -> Look {
         let activity = Activity { power: Some(Watts(power)), utilization_percent: Some(utilization) };
-        Look { activity, connections: None }
+        Look { activity, connections: None, window_power: None }
     }
 
     fn asked(requests_total: u64) -> Look {
@@ -370,7 +386,7 @@ mod tests {
     }
 
     fn window(watch: &mut IdleWatch, page: PageSight, look: Look, now: f64) -> Verdict {
-        watch.on_window(page, &look, Some(&SETTINGS), Prices::default(), true, Time(now))
+        watch.on_window(ending(page, Time(now)), &look, Some(&SETTINGS), Prices::default(), true, Time(now))
     }
 
     fn empty(watch: &mut IdleWatch, power: f64, utilization: f64, now: f64) -> Verdict {
@@ -418,7 +434,7 @@ mod tests {
         window(&mut watch, WORK, look(300.0, 100.0), 5.0);
         for k in 0..50 {
             let activity = Activity { power: Some(Watts(250.0)), utilization_percent: None };
-            let look = Look { activity, connections: None };
+            let look = Look { activity, connections: None, window_power: None };
             assert_eq!(window(&mut watch, EMPTY, look, 6.0 + 0.3 * f64::from(k)), Verdict::Empty);
         }
     }
@@ -482,7 +498,7 @@ mod tests {
             let mut watch = IdleWatch::new(Some(&settings));
             for k in 0..50 {
                 let now = Time(0.3 * f64::from(k));
-                watch.on_window(EMPTY, &asked(5), Some(&settings), Prices::default(), true, now);
+                watch.on_window(ending(EMPTY, now), &asked(5), Some(&settings), Prices::default(), true, now);
             }
             assert_eq!(watch.is_parked(), parks);
         }
@@ -495,7 +511,14 @@ mod tests {
             let mut watch = IdleWatch::new(Some(&settings));
             for k in 0..50 {
                 let now = Time(0.3 * f64::from(k));
-                watch.on_window(EMPTY, &look(60.0, 0.0), Some(&settings), Prices::default(), true, now);
+                watch.on_window(
+                    ending(EMPTY, now),
+                    &look(60.0, 0.0),
+                    Some(&settings),
+                    Prices::default(),
+                    true,
+                    now,
+                );
                 watch.on_look(&look(60.0, 0.0), &settings, now + Seconds(0.1));
             }
             assert_eq!(watch.is_parked(), parks);
@@ -505,7 +528,7 @@ mod tests {
     #[test]
     fn long_steps_are_waited_out() {
         let mut watch = watch();
-        let slow = PageSight { work: true, step_time: Some(Seconds(2.0)) };
+        let slow = PageSight { step_time: Some(Seconds(2.0)), ..WORK };
         window(&mut watch, slow, look(80.0, 0.0), 0.0);
         let first = (1..100)
             .map(|k| 0.3 * f64::from(k))
@@ -517,12 +540,14 @@ mod tests {
     fn gap_is_waited_out_until_parking_pays() {
         let prices = Prices { saving: Some(Watts(20.0)), wake: Some(Joules(60.0)) };
         let mut watch = watch();
-        let mut step =
-            |page, now| watch.on_window(page, &look(80.0, 0.0), Some(&SETTINGS), prices, true, Time(now));
+        let mut step = |page, now| {
+            let page = ending(page, Time(now));
+            watch.on_window(page, &look(80.0, 0.0), Some(&SETTINGS), prices, true, Time(now))
+        };
         step(WORK, 0.0);
         let first = (1..100).map(|k| 0.3 * f64::from(k)).find(|now| step(EMPTY, *now) == Verdict::Park);
-        // 60 J / 20 W beyond the quiet time, which begins with the first empty window.
-        let waited = 0.3 + 0.45 + 60.0 / 20.0;
+        // 60 J / 20 W beyond the quiet time, which begins with the first empty window, at 0.
+        let waited = 0.75 + 60.0 / 20.0;
         assert!(first.is_some_and(|first| (waited..waited + 0.3).contains(&first)), "{first:?}");
     }
 
@@ -531,7 +556,14 @@ mod tests {
         let mut watch = watch();
         for k in 0..50 {
             let now = Time(0.3 * f64::from(k));
-            watch.on_window(EMPTY, &look(80.0, 0.0), Some(&SETTINGS), Prices::default(), k >= 40, now);
+            watch.on_window(
+                ending(EMPTY, now),
+                &look(80.0, 0.0),
+                Some(&SETTINGS),
+                Prices::default(),
+                k >= 40,
+                now,
+            );
             assert_eq!(watch.is_parked(), k >= 40, "{k}");
         }
     }

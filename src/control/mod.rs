@@ -4,6 +4,7 @@
 //! [`Observation`] and carry out the [`Output`].
 
 pub mod event;
+mod first_tokens;
 pub mod idle;
 pub mod learned;
 pub(crate) mod load;

@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::first_tokens::FirstTokens;
 use super::idle::{IdleSettings, IdleWatch, Look, PageSight, Verdict};
 use crate::bandit::Target;
 use crate::gpu::GpuReading;
+use crate::metrics::Histogram;
 use crate::park::books::Books;
 use crate::park::gap::{GapRule, GapState, Prices};
 use crate::park::levers::{self, Lever, LeverBook, LeverKind, Levers, Order};
@@ -39,6 +41,8 @@ pub struct Parking {
     /// Power of the GPUs at work, smoothed, watts.
     busy_watts: Option<f64>,
     idle_since: Option<Time>,
+    first_tokens: FirstTokens,
+    max_ttft_rise: f64,
 }
 
 /// The last wake.
@@ -80,6 +84,8 @@ impl Parking {
             wake_delay: None,
             busy_watts: None,
             idle_since: None,
+            first_tokens: FirstTokens::default(),
+            max_ttft_rise: settings.map_or(1.0, |settings| settings.max_ttft_rise),
         }
     }
 
@@ -147,7 +153,9 @@ impl Parking {
     pub fn prices(&self) -> Prices {
         // One request that runs by itself: time is worth power, as in the energy-delay product, where a delay of a share of
         // the request's time weighs as much as that share of its energy.
-        let wake = self.busy_watts.map(|watts| Joules(watts * self.wake_delay().0));
+        let delay = self.wake_delay();
+        let dearer = self.first_tokens.price(delay, self.max_ttft_rise);
+        let wake = self.busy_watts.map(|watts| Joules(watts * delay.0 * dearer));
         // In a trial the two powers are of the same gap.
         let best = self.levers.best(self.busy_power());
         let saving = best.and_then(|lever| self.levers.book().saving(lever.kind));
@@ -171,8 +179,16 @@ impl Parking {
     }
 
     /// A window has closed.
-    pub(super) fn on_window(&mut self, seen: &Stretch, settings: Option<&IdleSettings>) -> Verdict {
+    pub(super) fn on_window(
+        &mut self,
+        seen: &Stretch,
+        ttft: Option<&Histogram>,
+        settings: Option<&IdleSettings>,
+    ) -> Verdict {
         self.keep_books(seen);
+        if let Some(ttft) = ttft {
+            self.first_tokens.push(ttft);
+        }
         let prices = self.prices();
         let verdict = self.watch.on_window(seen.page, &seen.look, settings, prices, seen.may_park, seen.now);
         match verdict {
@@ -244,6 +260,7 @@ impl Parking {
     }
 
     fn note_wake(&mut self, by: &WakeSource, parked: Seconds, look: &Look, now: Time) {
+        self.first_tokens.woke();
         self.levers.spell_over(parked);
         let known = look.connections.is_some();
         self.books.woken(by.name(), known && !matches!(by, WakeSource::Connections { .. }));

@@ -251,7 +251,7 @@ impl Controller {
     }
 
     fn look(&self) -> Look {
-        Look { activity: self.activity(), connections: self.connections }
+        Look { activity: self.activity(), connections: self.connections, window_power: None }
     }
 
     fn look_at_waking(&mut self, now: Time) {
@@ -279,18 +279,19 @@ impl Controller {
             // What agft saves by parking is part of what the experiment measures.
             self.idle.interrupt(now);
         }
+        let power = group_power(&self.meters, window.start, window.end).map(|(power, _)| power);
         let stretch = Stretch {
-            page: PageSight { work, step_time: step_time(window) },
-            look: self.look(),
+            page: PageSight { start: window.start, work, step_time: step_time(window) },
+            look: Look { window_power: power, ..self.look() },
             start: window.start,
             end: window.end,
             now,
-            power: group_power(&self.meters, window.start, window.end).map(|(power, _)| power),
+            power,
             running: slowest(&self.readings),
             may_park: !held && self.can_afford_wakes(now),
         };
         let trying = self.idle.levers().is_trying();
-        let verdict = self.idle.on_window(&stretch, self.settings.idle.as_ref());
+        let verdict = self.idle.on_window(&stretch, window.ttft.as_ref(), self.settings.idle.as_ref());
         if trying && !self.idle.levers().is_trying() && verdict == Verdict::Stay {
             out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));
         }

@@ -33,14 +33,15 @@ fn settings() -> Settings {
         limits: None,
         idle: Some(IdleSettings {
             gap: GapSettings {
-                wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.45) },
-                quiet: Seconds(0.45),
+                wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.75) },
+                quiet: Seconds(0.75),
                 at_start: true,
                 wake_limit: Seconds(1.0),
             },
             clocks: IDLE,
             wake_power_ratio: 1.12,
             utilization: true,
+            max_ttft_rise: 0.05,
             connections: None,
         }),
         data_collection: false,

@@ -34,8 +34,7 @@ impl Clients {
         if !wanted || !idle.sources.contains(&IdleSource::Connections) {
             return None;
         }
-        let ports =
-            if idle.ports.is_empty() { port_here(&config.vllm.prometheus_url) } else { idle.ports.clone() };
+        let ports = ports(config);
         if ports.is_empty() {
             tracing::info!(
                 "clients are not listened to: vllm.prometheus_url is not an address of this machine; see idle.ports"
@@ -144,6 +143,16 @@ impl Clients {
             *total += 1;
         }
         counts
+    }
+}
+
+/// The ports at which clients are listened to: `idle.ports`, or that of the metrics page if it is on this machine.
+#[must_use]
+pub fn ports(config: &Config) -> Vec<u16> {
+    if config.idle.ports.is_empty() {
+        port_here(&config.vllm.prometheus_url)
+    } else {
+        config.idle.ports.clone()
     }
 }
 

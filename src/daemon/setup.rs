@@ -9,12 +9,13 @@ use crate::bandit::space::SpaceSettings;
 use crate::bandit::structured::StructuredSettings;
 use crate::config::{self, Config, ConnectionCount, IdleSource, PolicyKind, WaitKind};
 use crate::control::Settings;
-use crate::control::idle::{CountedConnections, IdleSettings};
+use crate::control::idle::IdleSettings;
 use crate::gpu::SupportedClocks;
 use crate::holdout::HoldoutSettings;
 use crate::metrics::scrape::ScrapeSettings;
 use crate::park::gap::{GapSettings, Wait};
 use crate::park::levers::{Lever, LeverBook, LeverKind, Levers};
+use crate::park::source::CountedConnections;
 use crate::park::wake::Running;
 use crate::reward::slo::Limits;
 use crate::units::{Clocks, Joules, Mhz, Seconds};
@@ -94,25 +95,32 @@ pub fn chosen_levers(chosen: config::Lever, levers: Vec<Lever>) -> Vec<Lever> {
     levers.into_iter().filter(|lever| lever.kind == wanted).collect()
 }
 
+/// What of the connections is work.
+#[must_use]
+pub fn counted(count: ConnectionCount) -> CountedConnections {
+    match count {
+        ConnectionCount::Connections => CountedConnections::Open,
+        ConnectionCount::Recent => CountedConnections::Recent,
+    }
+}
+
 fn idle_settings(config: &Config, core: Mhz) -> IdleSettings {
     let idle = &config.idle;
-    // The windows from the first empty one on, less half a one for ticks that come early.
-    let quiet = (f64::from(idle.after_windows) - 1.5).max(0.0) * config.control.decision_interval_s.0;
+    // Half a window less, for ticks that come early.
+    let quiet = (f64::from(idle.after_windows) - 0.5) * config.control.decision_interval_s.0;
     let wait = match idle.rule {
         WaitKind::Timeout => Wait::Timeout(idle.timeout_s),
         WaitKind::SkiRental => {
             Wait::SkiRental { wake: idle.wake_cost_j.map(Joules), unmeasured: Seconds(quiet) }
         }
     };
-    let connections = idle.sources.contains(&IdleSource::Connections).then_some(match idle.count {
-        ConnectionCount::Connections => CountedConnections::Open,
-        ConnectionCount::Recent => CountedConnections::Recent,
-    });
+    let connections = idle.sources.contains(&IdleSource::Connections).then_some(counted(idle.count));
     IdleSettings {
         gap: GapSettings { wait, quiet: Seconds(quiet), at_start: true, wake_limit: idle.wake_limit_s },
         clocks: Clocks::core_only(core),
         wake_power_ratio: idle.wake_power_ratio,
         utilization: idle.sources.contains(&IdleSource::Utilization),
+        max_ttft_rise: idle.max_ttft_rise_percent / 100.0,
         connections,
     }
 }

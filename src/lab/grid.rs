@@ -8,8 +8,8 @@ use super::LabError;
 use super::traces;
 use crate::sim::dice::Dice;
 use crate::sim::{
-    Arrivals, EngineSettings, GpuPreset, Lengths, ModelPreset, Pattern, Request, SimError, Workload,
-    WorldSpec,
+    Arrivals, EngineSettings, FrontEnd, GpuPreset, Lengths, ModelPreset, Pattern, Request, SimError,
+    Workload, WorldSpec,
 };
 use crate::units::Seconds;
 
@@ -22,6 +22,8 @@ pub enum Source {
     Azure,
     /// The synthetic Mooncake trace.
     Mooncake,
+    /// Code completion, made after the Azure code trace of 2023: long prompts, short answers, minutes of silence.
+    Code,
     /// A trace of the user's.
     Given(Arc<GivenTrace>),
 }
@@ -40,12 +42,15 @@ pub struct GivenTrace {
 impl Source {
     /// The traces' share of the capacity.
     const TRACE_UTILIZATION: f64 = 0.3;
+    /// The code load's: half of the capacity in its bursts.
+    const CODE_UTILIZATION: f64 = 0.15;
 
     /// Share of the capacity that this load asks for in the mean, unless told otherwise.
     #[must_use]
     pub fn utilization(&self) -> f64 {
         match self {
             Self::Pattern(pattern) => pattern.utilization(),
+            Self::Code => Self::CODE_UTILIZATION,
             Self::Azure | Self::Mooncake | Self::Given(_) => Self::TRACE_UTILIZATION,
         }
     }
@@ -57,7 +62,7 @@ impl Source {
             Self::Pattern(pattern) => {
                 matches!(pattern, Pattern::PhaseShift | Pattern::Bursty | Pattern::Diurnal)
             }
-            Self::Azure | Self::Mooncake | Self::Given(_) => true,
+            Self::Azure | Self::Mooncake | Self::Code | Self::Given(_) => true,
         }
     }
 }
@@ -68,6 +73,7 @@ impl fmt::Display for Source {
             Self::Pattern(pattern) => pattern.fmt(f),
             Self::Azure => f.write_str("azure"),
             Self::Mooncake => f.write_str("mooncake"),
+            Self::Code => f.write_str("code"),
             Self::Given(trace) => f.write_str(&trace.name),
         }
     }
@@ -80,9 +86,11 @@ impl FromStr for Source {
         match name.to_ascii_lowercase().as_str() {
             "azure" => Ok(Self::Azure),
             "mooncake" => Ok(Self::Mooncake),
+            "code" => Ok(Self::Code),
             _ => name.parse().map(Self::Pattern).map_err(|error| match error {
                 SimError::UnknownName { kind, given, known } => {
-                    SimError::UnknownName { kind, given, known: format!("{known}, azure, mooncake") }.into()
+                    SimError::UnknownName { kind, given, known: format!("{known}, azure, mooncake, code") }
+                        .into()
                 }
                 other => other.into(),
             }),
@@ -161,6 +169,12 @@ impl Load {
                 let turns = load.turns(seconds, seed);
                 (Arrivals::Open(load), turns)
             }
+            Source::Code => {
+                let mut load = Workload::code();
+                load.size(&gpu, &model, &engine, utilization)?;
+                let turns = load.turns(seconds, seed);
+                (Arrivals::Open(load), turns)
+            }
             Source::Azure | Source::Mooncake | Source::Given(_) => {
                 let speed = match &self.source {
                     Source::Given(trace) => trace.speed,
@@ -171,13 +185,14 @@ impl Load {
                     Source::Azure => traces::azure(),
                     Source::Mooncake => traces::mooncake(),
                     Source::Given(trace) => &trace.requests,
-                    Source::Pattern(_) => &[],
+                    Source::Pattern(_) | Source::Code => &[],
                 };
                 let turns = (1..10_000).map(|k| 30.0 * f64::from(k)).take_while(|at| *at < seconds).collect();
                 (Arrivals::Listed(fit.requests(requests, seconds, seed)?), turns)
             }
         };
-        Ok(Stage { world: WorldSpec { gpu, model, engine, arrivals }, turns })
+        let world = WorldSpec { gpu, model, engine, arrivals, front: FrontEnd::default() };
+        Ok(Stage { world, turns })
     }
 }
 

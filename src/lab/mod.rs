@@ -16,6 +16,7 @@ pub mod experiment;
 pub mod grid;
 pub mod oracle;
 pub mod original;
+pub mod parking;
 pub mod plots;
 pub mod policy;
 pub mod report;

@@ -281,6 +281,8 @@ mod tests {
             waited_until: Time(4.0),
             rejected: 0,
             clock_changes: vec![Time(1.0)],
+            usage: crate::sim::Usage::default(),
+            raises: Vec::new(),
             rounds: 7,
         };
         let static_run = |core, energy, e2e| {

@@ -36,6 +36,23 @@ impl Histogram {
         Some((lower, f64::INFINITY))
     }
 
+    /// The `q`-quantile as Prometheus reckons it: as if the observations of a bucket lay evenly in it. Beyond the last bound
+    /// it is that bound; `None` without observations or buckets.
+    #[must_use]
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let rank = q * self.count;
+        let mut before = (0.0, 0.0);
+        for &(bound, cumulative) in self.buckets.iter().filter(|_| self.count > 0.0) {
+            if cumulative >= rank {
+                let within =
+                    if cumulative > before.1 { (rank - before.1) / (cumulative - before.1) } else { 1.0 };
+                return Some(before.0 + within * (bound - before.0));
+            }
+            before = (bound, cumulative);
+        }
+        self.buckets.last().filter(|_| self.count > 0.0).map(|(bound, _)| *bound)
+    }
+
     /// Adds the observations of `other`. Of the buckets those bounds remain that both have.
     pub fn add(&mut self, other: &Self) {
         self.sum += other.sum;
@@ -188,5 +205,16 @@ mod tests {
             let (lower, upper) = of(&values).quantile_bounds(f64::from(u32::try_from(percent).unwrap()) / 100.0).unwrap();
             prop_assert!(lower <= truth && truth <= upper, "{truth} not in [{lower}, {upper}]");
         }
+    }
+
+    #[test]
+    fn quantile_lies_between_the_bounds_as_if_its_bucket_were_evenly_filled() {
+        // Ten in (0.01, 0.025], ten in (0.05, 0.1].
+        let histogram = of(&[[0.02; 10], [0.06; 10]].concat());
+        assert_relative_eq!(histogram.quantile(0.25).unwrap(), 0.01 + 0.5 * 0.015);
+        assert_relative_eq!(histogram.quantile(0.5).unwrap(), 0.025);
+        assert_relative_eq!(histogram.quantile(0.75).unwrap(), 0.05 + 0.5 * 0.05);
+        assert_relative_eq!(of(&[7.0]).quantile(0.5).unwrap(), 0.1, max_relative = 1e-12);
+        assert_eq!(of(&[]).quantile(0.5), None);
     }
 }

@@ -53,6 +53,8 @@ pub struct Prices {
 pub struct Sight {
     /// The moment.
     pub now: Time,
+    /// Without work, there has been none since then at least.
+    pub idle_since: Time,
     /// Who says, or cannot rule out, that there is work.
     pub work: Option<WakeSource>,
     /// The work itself is seen, and not just that somebody may want some.
@@ -179,7 +181,7 @@ impl GapRule {
         }
         let since = match self.state {
             GapState::Parked { .. } => return GapDecision::Stay,
-            GapState::Serving => now,
+            GapState::Serving => seen.idle_since,
             GapState::Quiet { since } => since,
         };
         let gap = self.gap.unwrap_or_else(|| self.begin_gap(settings, prices));

@@ -10,6 +10,7 @@ use super::gap::{GapSettings, Prices, Wait};
 use super::rule::tests::SETTINGS;
 use super::rule::{Decision, HotAt, Observation, ParkRule, Settings, State};
 use super::ski::{CREDIT, SkiRental};
+use super::source::CountedConnections;
 use crate::units::{Joules, Seconds, Time, Watts};
 
 /// One look: time since the last one, utilisation, temperature, connections.
@@ -37,7 +38,7 @@ proptest! {
         let hot = HotAt { high_c: 80.0, low_c: 70.0 };
         let settings = Settings {
             gap: GapSettings { wait, at_start, ..SETTINGS.gap },
-            connections,
+            connections: connections.then_some(CountedConnections::Open),
             hot: Some(hot),
             ..SETTINGS
         };

@@ -2,46 +2,18 @@
 //!
 //! How much a lever saves and how long its clocks take to come back is not in any data sheet, and differs by an order of
 //! magnitude between boards. So it is tried out, once per board and driver, in a gap that has lasted for a while: the
-//! clocks left to the driver, then each lever, some seconds each, compared within the same gap. Work ends the trial at
-//! once; what is not measured by then is measured in a later gap.
+//! clocks left to the driver, then each lever, some seconds each, compared within the same gap if it is long enough. Work
+//! ends the trial at once; a later gap goes on with what is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::trial::{TRIAL_AFTER, TrialTimes};
 use super::wake::{Running, is_up};
 use crate::gpu::SupportedClocks;
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
-
-/// A gap has to have lasted so long before anything is tried out in it.
-pub const TRIAL_AFTER: Seconds = Seconds(15.0);
-
-/// Times of a trial.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TrialTimes {
-    /// A gap has to have lasted so long before anything is tried out in it.
-    pub after: Seconds,
-    /// Clocks and power have settled so long after a change.
-    pub settle: Seconds,
-    /// Power is measured for so long.
-    pub measure: Seconds,
-}
-
-impl Default for TrialTimes {
-    fn default() -> Self {
-        Self { after: TRIAL_AFTER, settle: Seconds(2.0), measure: Seconds(8.0) }
-    }
-}
-
-impl TrialTimes {
-    /// The same in a fraction of the time: tests wait for real clocks.
-    #[must_use]
-    pub fn faster(self, times: f64) -> Self {
-        let part = |span: Seconds| Seconds(span.0 / times);
-        Self { after: part(self.after), settle: part(self.settle), measure: part(self.measure) }
-    }
-}
 
 /// An idle board whose clocks are not back after this leaves them down by itself.
 const BACK_WITHIN: Seconds = Seconds(1.0);
@@ -232,6 +204,8 @@ pub struct Levers {
     book: LeverBook,
     refused: BTreeSet<LeverKind>,
     trial: Option<Trial>,
+    /// What a gap that ended too soon had shown of a phase.
+    half_done: Option<(Phase, Level)>,
     /// Mean length of the parked spells, smoothed, seconds.
     spell_s: Option<f64>,
     top: Running,
@@ -244,7 +218,7 @@ impl Levers {
     #[must_use]
     pub fn new(list: Vec<Lever>, book: LeverBook, top: Running) -> Self {
         let times = TrialTimes::default();
-        Self { list, book, refused: BTreeSet::new(), trial: None, spell_s: None, top, times }
+        Self { list, book, refused: BTreeSet::new(), trial: None, half_done: None, spell_s: None, top, times }
     }
 
     /// Other times for trials.
@@ -257,7 +231,7 @@ impl Levers {
     /// Other levers from now on; what is known stays, but for refusals.
     #[must_use]
     pub fn with_list(self, list: Vec<Lever>, top: Running) -> Self {
-        Self { list, top, refused: BTreeSet::new(), trial: None, ..self }
+        Self { list, top, refused: BTreeSet::new(), trial: None, half_done: None, ..self }
     }
 
     /// All of them, refused or not.
@@ -427,7 +401,8 @@ impl Levers {
     }
 
     fn enter(&mut self, phase: Phase, now: Time) -> Order {
-        self.trial = Some(Trial { phase, since: now, level: Level::default() });
+        let level = self.half_done.take().filter(|(half, _)| *half == phase).map(|(_, level)| level);
+        self.trial = Some(Trial { phase, since: now, level: level.unwrap_or_default() });
         let lever = match phase {
             Phase::Lever(kind) => self.list.iter().find(|lever| lever.kind == kind),
             Phase::Unparked | Phase::Back(_) => None,
@@ -437,7 +412,9 @@ impl Levers {
 
     /// A parked spell is over: it lasted so long. Ends a trial.
     pub fn spell_over(&mut self, length: Seconds) {
-        self.trial = None;
+        if let Some(trial) = self.trial.take() {
+            self.half_done = Some((trial.phase, trial.level));
+        }
         let before = self.spell_s.unwrap_or(length.0);
         self.spell_s = Some(before + GAIN * (length.0 - before));
     }
@@ -529,8 +506,8 @@ mod tests {
         let mut levers = gddr(LeverBook::default());
         let mut board = Board { locked: None, changed: 0.0, back: 0.05, watts };
         let over = board.park(&mut levers, 120.0).expect("an end");
-        // Four levels of 10 s, and three ways back.
-        assert!(over > TRIAL_AFTER.0 + 40.0 && over < TRIAL_AFTER.0 + 46.0, "{over}");
+        // Four levels of 6 s, and three ways back.
+        assert!(over > TRIAL_AFTER.0 + 24.0 && over < TRIAL_AFTER.0 + 30.0, "{over}");
         let saving = |kind| levers.book().saving(kind).unwrap().0;
         for (kind, saved) in [(LeverKind::Core, 30.0), (LeverKind::Memory, 40.0), (LeverKind::Both, 60.0)] {
             approx::assert_relative_eq!(saving(kind), saved, max_relative = 1e-9);
@@ -547,12 +524,18 @@ mod tests {
         let mut board = Board { locked: None, changed: 0.0, back: 0.05, watts };
         let mut spells = 0;
         while levers.wanted().is_some() {
-            board.park(&mut levers, TRIAL_AFTER.0 + 12.0);
-            levers.spell_over(Seconds(27.0));
+            board.park(&mut levers, TRIAL_AFTER.0 + 3.5);
+            levers.spell_over(Seconds(5.0));
             spells += 1;
-            assert!(spells <= 5);
+            assert!(spells <= 12);
         }
-        assert_eq!(spells, 4);
+        // Each shows 2.5 s of the 5 s that a level takes.
+        assert!(spells >= 8, "{spells}");
+        approx::assert_relative_eq!(
+            levers.book().saving(LeverKind::Both).unwrap().0,
+            60.0,
+            max_relative = 1e-9
+        );
     }
 
     #[test]

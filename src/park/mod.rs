@@ -28,6 +28,7 @@ pub mod price;
 pub mod rule;
 pub mod ski;
 pub mod source;
+pub mod trial;
 pub mod wake;
 
 #[cfg(test)]

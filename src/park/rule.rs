@@ -1,7 +1,7 @@
 //! One GPU by its own sensors and the connections to what it serves: from what was seen to parking and waking.
 
 use super::gap::{GapDecision, GapRule, GapSettings, GapState, Prices, Sight};
-use super::source::WakeSource;
+use super::source::{CountedConnections, WakeSource};
 use crate::units::{Seconds, Time};
 
 /// Temperatures that park a GPU whatever it does.
@@ -20,8 +20,8 @@ pub struct Settings {
     pub gap: GapSettings,
     /// Utilisation above this is work, percent; `None` if utilisation is no source.
     pub utilization_threshold_percent: Option<f64>,
-    /// Connections are a source.
-    pub connections: bool,
+    /// Connections are a source, and what counts of them.
+    pub connections: Option<CountedConnections>,
     /// Protection against heat, if wanted.
     pub hot: Option<HotAt>,
 }
@@ -130,7 +130,8 @@ impl ParkRule {
 
     /// Which source says, or cannot rule out, that there is work? Asked of those that count; `previous` is the last look.
     fn work(&self, seen: &Observation, previous: Option<Time>) -> Option<WakeSource> {
-        let mut unseen = self.settings.utilization_threshold_percent.is_none() && !self.settings.connections;
+        let mut unseen =
+            self.settings.utilization_threshold_percent.is_none() && self.settings.connections.is_none();
         if let Some(threshold) = self.settings.utilization_threshold_percent {
             match seen.utilization_percent {
                 // Not a number is not quiet.
@@ -139,11 +140,12 @@ impl ParkRule {
                 None => unseen = true,
             }
         }
-        if self.settings.connections {
+        if let Some(counted) = self.settings.connections {
             let fresh =
                 previous.is_some_and(|previous| seen.last_connection.is_some_and(|opened| opened > previous));
             match seen.open_connections {
                 Some(0) if !fresh => {}
+                Some(_) if !fresh && counted == CountedConnections::Recent => {}
                 Some(open) => return Some(WakeSource::Connections { open }),
                 None => unseen = true,
             }
@@ -190,7 +192,7 @@ impl ParkRule {
             };
         }
         let proof = work.is_some_and(|work| self.is_proof(work));
-        let sight = Sight { now: seen.now, work, proof, hold: false };
+        let sight = Sight { now: seen.now, idle_since: seen.now, work, proof, hold: false };
         match self.gaps.step(&sight, &self.settings.gap, prices) {
             GapDecision::Stay => Decision::Stay,
             GapDecision::Park(idle) => Decision::Park(idle),
@@ -235,7 +237,7 @@ pub(super) mod tests {
             wake_limit: Seconds(1.0),
         },
         utilization_threshold_percent: Some(0.0),
-        connections: false,
+        connections: None,
         hot: Some(HotAt { high_c: 80.0, low_c: 75.0 }),
     };
 
@@ -283,7 +285,11 @@ pub(super) mod tests {
 
     #[test]
     fn last_closed_connection_starts_the_timeout_and_an_open_one_cancels_it() {
-        let settings = Settings { utilization_threshold_percent: None, connections: true, ..SETTINGS };
+        let settings = Settings {
+            utilization_threshold_percent: None,
+            connections: Some(CountedConnections::Open),
+            ..SETTINGS
+        };
         let mut rule = ParkRule::new(settings);
         step(&mut rule, connected(0.0, 2));
         step(&mut rule, connected(10.0, 1));
@@ -295,6 +301,17 @@ pub(super) mod tests {
         // Opened and closed between two looks.
         let brief = Observation { last_connection: Some(Time(139.0)), ..connected(140.0, 0) };
         assert_eq!(step(&mut rule, brief), Decision::Wake(WakeSource::Connections { open: 0 }));
+    }
+
+    #[test]
+    fn open_connection_that_nobody_uses_is_no_work_where_only_recent_ones_count() {
+        let recent = Some(CountedConnections::Recent);
+        let settings = Settings { utilization_threshold_percent: None, connections: recent, ..SETTINGS };
+        let mut rule = ParkRule::new(settings);
+        step(&mut rule, connected(0.0, 4));
+        assert_eq!(step(&mut rule, connected(60.0, 4)), Decision::Park(Seconds(60.0)));
+        let used = Observation { last_connection: Some(Time(69.5)), ..connected(70.0, 4) };
+        assert_eq!(step(&mut rule, used), Decision::Wake(WakeSource::Connections { open: 4 }));
     }
 
     #[test]
@@ -339,7 +356,7 @@ pub(super) mod tests {
     #[test]
     fn connection_that_brings_no_work_to_the_gpu_wakes_it_and_it_parks_after_the_quiet_time_again() {
         let both = |now, open| Observation { open_connections: Some(open), ..seen(now, 0.0) };
-        let settings = Settings { connections: true, ..SETTINGS };
+        let settings = Settings { connections: Some(CountedConnections::Open), ..SETTINGS };
         let mut rule = ParkRule::new(settings);
         step(&mut rule, Observation { open_connections: Some(1), ..seen(0.0, 50.0) });
         step(&mut rule, both(1.0, 0));

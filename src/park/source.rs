@@ -6,6 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::Watts;
 
+/// What of the connections to a service is work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CountedConnections {
+    /// One that is open.
+    Open,
+    /// One that was just opened, or just used: clients keep connections open without wanting anything.
+    Recent,
+}
+
 /// What shows that there is work, or that it cannot be ruled out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum WakeSource {

@@ -60,6 +60,11 @@ impl Source {
         }
     }
 
+    /// Do requests depend on the answers to earlier ones?
+    pub(super) fn waits_for_answers(&self) -> bool {
+        matches!(self, Self::Closed { .. })
+    }
+
     /// When the next request arrives, as far as is known now.
     pub(super) fn next_arrival(&self) -> Option<Time> {
         match self {

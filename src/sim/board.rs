@@ -44,6 +44,28 @@ struct Mark {
     busy: f64,
 }
 
+/// What a board did while nothing ran, and at lowered clocks, since time zero.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    /// Time in which nothing ran, seconds.
+    pub idle_s: f64,
+    /// Energy in it, joules.
+    pub idle_j: f64,
+    /// Part of it with a clock below its highest, seconds.
+    pub idle_low_s: f64,
+    /// Time in which something ran with a clock below its highest, seconds.
+    pub busy_low_s: f64,
+}
+
+/// A clock was raised.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Raise {
+    /// When the driver was told to.
+    pub asked: Time,
+    /// When it took effect.
+    pub landed: Time,
+}
+
 /// A step on the board: its cost at the clocks in force after the power cap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Running {
@@ -75,6 +97,8 @@ pub(super) struct Board {
     marks: VecDeque<Mark>,
     temperature: f64,
     running: Option<Running>,
+    pub(super) usage: Usage,
+    pub(super) raises: Vec<Raise>,
 }
 
 impl Board {
@@ -96,6 +120,8 @@ impl Board {
             marks: VecDeque::from([Mark::default()]),
             temperature: AMBIENT_C + KELVIN_PER_WATT * preset.idle_watts(preset.fastest()),
             running: None,
+            usage: Usage::default(),
+            raises: Vec::new(),
             preset,
         }
     }
@@ -187,7 +213,11 @@ impl Board {
         let latency =
             self.settle_dice.lognormal(settle.median, settle.sigma).clamp(settle.bounds.0, settle.bounds.1);
         let landing = now + Seconds(latency);
-        self.pending.push_back((Time(landing.0.max(last_landing.0)), target));
+        let landing = Time(landing.0.max(last_landing.0));
+        self.pending.push_back((landing, target));
+        if target.core > last.core || target.memory > last.memory {
+            self.raises.push(Raise { asked: now, landed: landing });
+        }
     }
 
     /// When the next clock change lands.
@@ -245,9 +275,24 @@ impl Board {
         let steady = AMBIENT_C + KELVIN_PER_WATT * watts;
         self.temperature = steady + (self.temperature - steady) * (-dt / THERMAL_SECONDS).exp();
         let busy = if self.running.is_some() { dt } else { 0.0 };
+        self.note_usage(dt, watts);
         self.marks.push_back(Mark { at: to.0, joules: last.joules + watts * dt, busy: last.busy + busy });
         while self.marks.get(1).is_some_and(|second| second.at <= to.0 - MEMORY) {
             self.marks.pop_front();
+        }
+    }
+
+    fn note_usage(&mut self, dt: f64, watts: f64) {
+        let low = self.in_force != self.preset.fastest();
+        let usage = &mut self.usage;
+        match (self.running.is_none(), low) {
+            (true, low) => {
+                usage.idle_s += dt;
+                usage.idle_j += watts * dt;
+                usage.idle_low_s += if low { dt } else { 0.0 };
+            }
+            (false, true) => usage.busy_low_s += dt,
+            (false, false) => {}
         }
     }
 

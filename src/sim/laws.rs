@@ -320,3 +320,63 @@ fn a_model_too_big_for_the_card_is_refused_by_name() {
         WorldSpec::named("k80", "3b", Pattern::Steady, None).unwrap_err().to_string().contains("a100, h100")
     );
 }
+
+/// A lone request of these lengths at second one, on an A40.
+fn lone(front: FrontEnd) -> World {
+    let request = Request { arrival: Time(1.0), prompt_tokens: 3000, output_tokens: 5, cached_tokens: 0 };
+    let spec = WorldSpec::named("a40", "8b", Pattern::Steady, None).unwrap();
+    World::new(WorldSpec { arrivals: Arrivals::Listed(vec![request]), front, ..spec }, 1).unwrap()
+}
+
+#[test]
+fn front_end_delays_a_lone_request_by_its_own_time() {
+    let ttft = |delay: f64| {
+        let mut world = lone(FrontEnd { delay: Seconds(delay), ..FrontEnd::default() });
+        world.advance(Time(30.0));
+        world.finished()[0].ttft().0
+    };
+    for delay in [0.003, 0.1, 2.0] {
+        approx::assert_relative_eq!(ttft(delay), ttft(0.0) + delay, max_relative = 1e-9);
+    }
+}
+
+#[test]
+fn request_is_known_of_at_its_first_byte_and_its_connection_until_its_last_token() {
+    let mut world = lone(FrontEnd { delay: Seconds(0.5), ..FrontEnd::default() });
+    let mut counts = |at: f64| {
+        world.advance(Time(at));
+        let connections = world.connections();
+        (connections.open, connections.opened_total, connections.requests_total, world.next_request())
+    };
+    assert_eq!(counts(0.999), (0, 0, 0, Some(Time(1.0))));
+    assert_eq!(counts(1.0), (1, 1, 1, None));
+    assert_eq!(counts(1.6), (1, 1, 1, None));
+    assert_eq!(counts(30.0), (0, 1, 1, None));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn connections_are_those_of_requests_that_have_come_and_not_ended(
+        machine in machines(), pattern in patterns(), seed: u64, looks in prop::collection::vec(0.01_f64..20.0, 1..20),
+    ) {
+        let spec = WorldSpec::named(machine.0, machine.1, pattern, None).unwrap();
+        let Arrivals::Open(load) = &spec.arrivals else { return Ok(()) };
+        let requests = load.requests(20.0, seed);
+        let front = FrontEnd { delay: Seconds(0.05), ..FrontEnd::default() };
+        let mut world = World::new(WorldSpec { front, ..spec }, seed).unwrap();
+        let mut looks = looks;
+        looks.sort_by(f64::total_cmp);
+        for at in looks {
+            world.advance(Time(at));
+            let come = requests.iter().filter(|request| request.arrival.0 <= at).count();
+            let ended = world.finished().len() + world.rejected().len();
+            let connections = world.connections();
+            prop_assert_eq!(connections.requests_total, come as u64);
+            prop_assert_eq!(connections.open as usize, come - ended);
+            if let Some(next) = requests.get(come) {
+                prop_assert_eq!(world.next_request(), Some(next.arrival));
+            }
+        }
+    }
+}

@@ -16,6 +16,7 @@ pub mod calibration;
 pub mod capacity;
 pub(crate) mod dice;
 mod engine;
+mod front;
 mod gpu;
 #[cfg(test)]
 mod laws;
@@ -32,8 +33,9 @@ mod workload;
 mod world;
 
 pub use arrivals::{Arrivals, ClosedLoop};
-pub use board::Locks;
+pub use board::{Locks, Raise, Usage};
 pub use engine::{EngineSettings, FinishedRequest};
+pub use front::FrontEnd;
 pub use gpu::{Clock, SharedWorld, SimGpu, shared};
 pub use patterns::Pattern;
 pub use physics::{Batch, GpuPreset, ModelPreset, PowerModel, SensorModel, Settle, StepCost, Voltage, Work};

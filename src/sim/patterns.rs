@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::workload::{Lengths, Rhythm, Shape};
+use super::workload::{Lengths, Phase, Rhythm, Shape, Workload};
 
 /// The named patterns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,6 +121,18 @@ impl Pattern {
     }
 }
 
+impl Workload {
+    /// Code completion in the rhythm of the public Azure code trace of 2023: bursts of about 40 s, then silence for a minute
+    /// or more, in which hardly a request comes. To be sized.
+    #[must_use]
+    pub fn code() -> Self {
+        Self {
+            phases: vec![Phase { seconds: 60.0, rate: 0.0, shape: Shape::CODE }],
+            rhythm: Rhythm::Bursty { contrast: 1000.0, burst_s: 40.0, calm_s: 80.0 },
+        }
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.key())
@@ -146,6 +158,15 @@ impl Shape {
         output: Lengths { median: 150.0, sigma: 0.8, max: 1000 },
         hit_chance: 0.3,
         hit_share: 0.6,
+    };
+
+    /// Code completion: prompts and outputs near those of the public Azure code trace of 2023 (2048 and 28 tokens in the
+    /// mean, prompts of at most 7437).
+    pub const CODE: Self = Self {
+        prompt: Lengths { median: 1500.0, sigma: 0.95, max: 7437 },
+        output: Lengths { median: 13.0, sigma: 1.2, max: 1000 },
+        hit_chance: 0.0,
+        hit_share: 0.0,
     };
 
     /// A long prompt and a short answer.

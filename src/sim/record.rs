@@ -2,6 +2,7 @@
 
 use crate::units::{Joules, Mhz, Seconds, Time, Watts};
 
+use super::board::{Raise, Usage};
 use super::run::DRAIN;
 use super::world::World;
 
@@ -68,6 +69,10 @@ pub struct RunRecord {
     pub rejected: usize,
     /// When the core clock's lock was changed.
     pub clock_changes: Vec<Time>,
+    /// What the board did while idle and at lowered clocks, up to the end.
+    pub usage: Usage,
+    /// The times at which a clock was raised.
+    pub raises: Vec<Raise>,
     /// Closed rounds of the policy.
     pub rounds: usize,
 }
@@ -142,6 +147,7 @@ impl RunRecord {
         seconds: Seconds,
         ticks: Vec<TickRecord>,
         clock_changes: Vec<Time>,
+        usage: Usage,
         rounds: usize,
     ) -> Self {
         let in_time = |arrival: Time| arrival.0 < seconds.0;
@@ -161,6 +167,8 @@ impl RunRecord {
             waited_until: world.now(),
             rejected: world.rejected().iter().filter(|request| in_time(request.arrival)).count(),
             clock_changes,
+            usage,
+            raises: world.raises().iter().copied().filter(|raise| in_time(raise.asked)).collect(),
             rounds,
         }
     }
@@ -264,6 +272,8 @@ mod tests {
             waited_until: Time(68.0),
             rejected: 0,
             clock_changes: Vec::new(),
+            usage: Usage::default(),
+            raises: Vec::new(),
             rounds: 0,
         }
     }

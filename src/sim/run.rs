@@ -6,11 +6,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::SimError;
+use super::board::Usage;
 use super::gpu::{Clock, SharedWorld, SimGpu, shared};
 use super::record::{RunRecord, TickRecord, is_over};
 use super::world::{ClockCall, World, WorldSpec};
 use crate::bandit::Target;
-use crate::control::{ClockOutcome, Controller, GpuTick, Observation, Output, Refusal, Round, Scrape};
+use crate::control::{
+    ClockOutcome, Connections, Controller, GpuTick, Observation, Output, Refusal, Round, Scrape,
+};
 use crate::gpu::lease::ClockLease;
 use crate::gpu::{GpuError, GpuSensors};
 use crate::metrics::{Signals, Snapshot};
@@ -23,9 +26,12 @@ const POLL: f64 = 0.005;
 const SCRAPE_LEAD: f64 = 0.006;
 const SCRAPE_LATENCY: f64 = 0.004;
 /// A clock is written this long after the tick that asked for it.
-const WRITE_DELAY: f64 = 0.004;
+pub(crate) const WRITE_DELAY: f64 = 0.004;
 /// Sensors are looked at this often between ticks while parked.
 const WATCH: f64 = 0.1;
+/// Whoever watches connections acts this long after the first byte of a request: the kernel's event is there within 0.1 ms,
+/// a loop that waits for it comes to its turn within the millisecond.
+pub(crate) const NOTICE: f64 = 0.001;
 /// Requests that arrived in time are waited for this long after the end.
 pub(super) const DRAIN: f64 = 60.0;
 /// An autopilot is not called more often than this.
@@ -69,6 +75,12 @@ pub trait Onlooker {
     fn command(&mut self, _now: Time, command: Option<Target>) -> Option<Target> {
         command
     }
+
+    /// Is the controller shown the connections to the engine? Then it also steps [`NOTICE`] after the first byte of a
+    /// request, while parked.
+    fn shows_connections(&self) -> bool {
+        false
+    }
 }
 
 struct Nobody;
@@ -84,6 +96,16 @@ pub trait Autopilot {
 
     /// It is that time: looks, and says what shall run from now on, if anything is to change.
     fn act(&mut self, look: &Look) -> Option<Target>;
+
+    /// Does it want to act [`NOTICE`] after the first byte of each request, too?
+    fn wants_requests(&self) -> bool {
+        false
+    }
+
+    /// Time from its word until the driver has it.
+    fn write_delay(&self) -> Seconds {
+        Seconds(0.0)
+    }
 }
 
 /// What an autopilot sees.
@@ -97,6 +119,12 @@ pub struct Look {
     pub power: Watts,
     /// The core clock read back.
     pub core: Option<Mhz>,
+    /// The utilisation sensor, percent.
+    pub utilization_percent: Option<f64>,
+    /// The energy counter.
+    pub energy: Millijoules,
+    /// The connections to the engine.
+    pub connections: Connections,
 }
 
 /// Why a run ended early.
@@ -121,6 +149,7 @@ pub fn run(
     mut observe: impl FnMut(&Round),
 ) -> Result<RunRecord, RunError> {
     let mut bench = Bench::new(World::new(spec.world.clone(), spec.seed)?)?;
+    bench.sees_connections = matches!(&driver, Driver::Watched(_, onlooker) if onlooker.shows_connections());
     let end = spec.seconds.0;
     let mut rounds = 0;
     match &driver {
@@ -129,6 +158,7 @@ pub fn run(
         _ => {}
     }
     let mut ticks = vec![bench.with_world(TickRecord::of)];
+    let mut usage = Usage::default();
     let mut tick = 0_u32;
     loop {
         tick += 1;
@@ -151,13 +181,15 @@ pub fn run(
         }
         if ticks.last().is_some_and(|last| last.at.0 < end) {
             ticks.push(bench.with_world(TickRecord::of));
+            usage = bench.with_world(World::usage);
         }
         if now >= end && bench.with_world(|world| is_over(world, end)) {
             break;
         }
     }
-    Ok(bench
-        .with_world(|world| RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), rounds)))
+    Ok(bench.with_world(|world| {
+        RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), usage, rounds)
+    }))
 }
 
 /// When the core clock's lock changed; the reset with which every lease begins is none.
@@ -175,6 +207,10 @@ struct Bench {
     lease: ClockLease,
     counter: Counter,
     outcomes: Vec<ClockOutcome>,
+    /// Is a controller shown the connections?
+    sees_connections: bool,
+    /// Requests that the driver knew of at its last look.
+    requests_seen: u64,
 }
 
 impl Bench {
@@ -188,7 +224,8 @@ impl Bench {
         let (sensors, clocks) = SimGpu::pair(&world, &clock);
         let lowest = sensors.supported_clocks()?.core_min();
         let lease = ClockLease::take(vec![(Box::new(clocks), lowest)])?;
-        Ok(Self { world, now, sensors, lease, counter: Counter::default(), outcomes: Vec::new() })
+        let (counter, outcomes) = (Counter::default(), Vec::new());
+        Ok(Self { world, now, sensors, lease, counter, outcomes, sees_connections: false, requests_seen: 0 })
     }
 
     fn with_world<T>(&self, look: impl FnOnce(&World) -> T) -> T {
@@ -203,23 +240,45 @@ impl Bench {
     fn fly(&mut self, autopilot: &mut dyn Autopilot, to: f64) -> Result<usize, GpuError> {
         let mut acted = 0;
         let mut earliest = self.with_world(World::now).0;
-        while autopilot.due().0.max(earliest) < to {
-            let at = autopilot.due().0.max(earliest);
+        loop {
+            let notice = if autopilot.wants_requests() { self.notice() } else { f64::INFINITY };
+            let at = autopilot.due().0.min(notice).max(earliest);
+            if at >= to {
+                break;
+            }
             self.move_to(at);
-            let look = self.with_world(|world| Look {
-                now: Time(at),
-                signals: world.signals(),
-                power: world.power(),
-                core: world.reading().core_clock,
+            let look = self.with_world(|world| {
+                let reading = world.reading();
+                Look {
+                    now: Time(at),
+                    signals: world.signals(),
+                    power: world.power(),
+                    core: reading.core_clock,
+                    utilization_percent: reading.utilization_percent,
+                    energy: world.energy_counter(),
+                    connections: world.connections(),
+                }
             });
+            self.requests_seen = look.connections.requests_total;
             if let Some(target) = autopilot.act(&look) {
+                self.move_to(at + autopilot.write_delay().0);
                 self.lease.set(target)?;
                 acted += 1;
             }
-            earliest = at + LEAST_PAUSE;
+            earliest = self.with_world(World::now).0.max(at + LEAST_PAUSE);
         }
         self.move_to(to);
         Ok(acted)
+    }
+
+    /// When a watcher of the connections comes to know of the next request that it does not know of.
+    fn notice(&self) -> f64 {
+        self.with_world(|world| {
+            if world.connections().requests_total > self.requests_seen {
+                return world.now().0;
+            }
+            world.next_request().map_or(f64::INFINITY, |arrival| arrival.0 + NOTICE)
+        })
     }
 
     /// Moves time, and the world with it.
@@ -239,11 +298,16 @@ impl Bench {
         let mut energy = Vec::new();
         let scrape_at = due - SCRAPE_LEAD;
         let mut next_look = due - period + WATCH;
-        while next_look < due - 0.5 * WATCH && controller.is_parked() {
-            self.pass(next_look, &mut energy)?;
-            let energy = std::mem::take(&mut energy);
-            self.step(controller, onlooker, next_look, Scrape::Pending, energy)?;
-            next_look += WATCH;
+        while controller.is_parked() {
+            let look = if next_look < due - 0.5 * WATCH { next_look } else { f64::INFINITY };
+            let at = look.min(self.notice_of(controller));
+            if at >= scrape_at {
+                break;
+            }
+            self.between(controller, onlooker, at, &mut energy)?;
+            if at >= next_look {
+                next_look += WATCH;
+            }
         }
         self.pass(scrape_at, &mut energy)?;
         let snapshot = Snapshot {
@@ -252,8 +316,34 @@ impl Bench {
             signals: self.with_world(World::signals),
             refused: Vec::new(),
         };
+        let late = self.notice_of(controller);
+        if late < due {
+            self.between(controller, onlooker, late, &mut energy)?;
+        }
         self.pass(due, &mut energy)?;
         self.step(controller, onlooker, due, Scrape::Page(Box::new(snapshot)), energy)
+    }
+
+    /// When a parked controller steps on a request.
+    fn notice_of(&self, controller: &Controller) -> f64 {
+        if !self.sees_connections || !controller.is_parked() {
+            return f64::INFINITY;
+        }
+        self.notice().max(self.with_world(World::now).0)
+    }
+
+    /// A step between two pages.
+    fn between(
+        &mut self,
+        controller: &mut Controller,
+        onlooker: &mut dyn Onlooker,
+        at: f64,
+        energy: &mut Vec<EnergyPoint>,
+    ) -> Result<(), GpuError> {
+        self.pass(at, energy)?;
+        let energy = std::mem::take(energy);
+        self.step(controller, onlooker, at, Scrape::Pending, energy)?;
+        Ok(())
     }
 
     fn step(
@@ -267,8 +357,10 @@ impl Bench {
         let reading = Some(self.sensors.reading()?);
         let outcomes = std::mem::take(&mut self.outcomes);
         let gpus = vec![GpuTick { reading, read_at: Some(Time(now)), energy }];
-        let seen =
-            Observation { now: Time(now), scrape, gpus, outcomes, orders: Vec::new(), connections: None };
+        let connections = self.with_world(World::connections);
+        self.requests_seen = connections.requests_total;
+        let connections = self.sees_connections.then_some(connections);
+        let seen = Observation { now: Time(now), scrape, gpus, outcomes, orders: Vec::new(), connections };
         let output = controller.step(&seen);
         onlooker.look(&seen, &output, controller);
         self.carry_out(onlooker.command(Time(now), output.command))?;
@@ -317,5 +409,55 @@ impl Counter {
         let first = *self.first.get_or_insert(value);
         let ticked = before.is_some_and(|before| before != value);
         ticked.then(|| value.since(first)).flatten().map(|total| EnergyPoint { at, total })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::lab::policy::as_configured;
+    use crate::sim::{Arrivals, FrontEnd, Pattern, Request};
+
+    /// Keeps the moments of steps, with the requests seen.
+    #[derive(Default)]
+    struct Keeper(Vec<(f64, Option<u64>)>);
+
+    impl Onlooker for Keeper {
+        fn look(&mut self, seen: &Observation, _: &Output, _: &Controller) {
+            let requests = seen.connections.map(|connections| connections.requests_total);
+            self.0.push((seen.now.0, requests));
+        }
+
+        fn shows_connections(&self) -> bool {
+            true
+        }
+    }
+
+    /// One request, long after the controller has parked.
+    fn spec(arrival: f64) -> RunSpec {
+        let request =
+            Request { arrival: Time(arrival), prompt_tokens: 100, output_tokens: 20, cached_tokens: 0 };
+        let world = WorldSpec::named("a40", "3b", Pattern::Light, None).unwrap();
+        let front = FrontEnd { delay: Seconds(0.003), ..FrontEnd::default() };
+        let world = WorldSpec { arrivals: Arrivals::Listed(vec![request]), front, ..world };
+        RunSpec { world, seed: 1, seconds: Seconds(arrival + 2.0), tick: Seconds(0.3) }
+    }
+
+    #[test]
+    fn parked_controller_that_sees_connections_steps_on_a_request_whenever_it_comes() {
+        // Between two looks, just before one, and between the scrape and its tick.
+        for arrival in [20.15, 20.1999, 20.3995, 20.6965] {
+            let spec = spec(arrival);
+            let supported = World::new(spec.world.clone(), 1).unwrap().supported_clocks().unwrap();
+            let mut config = Config::default();
+            config.holdout.share = 0.0;
+            let (mut controller, mut keeper) = (as_configured(&config, &supported), Keeper::default());
+            run(&spec, Driver::Watched(&mut controller, &mut keeper), |_| {}).unwrap();
+            let first = keeper.0.iter().find(|(_, requests)| *requests == Some(1)).unwrap();
+            let after = first.0 - arrival;
+            assert!((0.0..=NOTICE + 1e-9).contains(&after), "{arrival}: {after}");
+            assert!(keeper.0.iter().all(|(at, requests)| *at >= arrival || *requests == Some(0)));
+        }
     }
 }

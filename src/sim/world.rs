@@ -2,14 +2,16 @@
 
 use super::SimError;
 use super::arrivals::{Arrivals, Source};
-use super::board::{Board, Locks, Refusal, Running};
+use super::board::{Board, Locks, Raise, Refusal, Running, Usage};
 use super::capacity::kv_blocks;
 use super::dice::Dice;
 use super::engine::{Engine, EngineSettings, FinishedRequest};
+use super::front::{Front, FrontEnd};
 use super::page;
 use super::patterns::Pattern;
 use super::physics::{GpuPreset, ModelPreset, Work};
 use super::workload::{Request, Workload};
+use crate::control::Connections;
 use crate::gpu::{GpuReading, SupportedClocks};
 use crate::metrics::Signals;
 use crate::units::{Joules, Mhz, Millijoules, Seconds, Time, Watts};
@@ -25,6 +27,8 @@ pub struct WorldSpec {
     pub engine: EngineSettings,
     /// The load.
     pub arrivals: Arrivals,
+    /// What lies before the engine.
+    pub front: FrontEnd,
 }
 
 impl WorldSpec {
@@ -43,7 +47,7 @@ impl WorldSpec {
             (GpuPreset::named(gpu)?, ModelPreset::named(model)?, EngineSettings::default());
         let share = utilization.unwrap_or_else(|| pattern.utilization());
         let load = Workload::sized(pattern, &gpu, &model, &engine, share)?;
-        Ok(Self { gpu, model, engine, arrivals: Arrivals::Open(load) })
+        Ok(Self { gpu, model, engine, arrivals: Arrivals::Open(load), front: FrontEnd::default() })
     }
 }
 
@@ -96,11 +100,13 @@ pub struct World {
     engine: Engine,
     board: Board,
     source: Source,
+    front: Front,
     step: Option<Step>,
     idle_since: Time,
     now: Time,
     jitter: Dice,
-    answered: usize,
+    /// Requests whose end the clients know of: answered ones, refused ones.
+    told: (usize, usize),
     writes: Vec<ClockWrite>,
     page_model: String,
     kv_blocks: u32,
@@ -119,11 +125,12 @@ impl World {
             engine: Engine::new(settings, kv_blocks),
             board: Board::new(spec.gpu, seed),
             source: Source::new(spec.arrivals, seed),
+            front: Front::new(spec.front, seed),
             step: None,
             idle_since: Time(0.0),
             now: Time(0.0),
             jitter: Dice::new(seed, "jitter"),
-            answered: 0,
+            told: (0, 0),
             writes: Vec::new(),
             page_model: spec.model.name.to_owned(),
             model: spec.model,
@@ -141,6 +148,20 @@ impl World {
         if to > self.now {
             self.elapse(to);
         }
+        // Requests reach the server whatever the engine does. Clients that wait for answers draw their requests from the
+        // dice of their pauses, at the end of a step: earlier, the same seed would give another run.
+        if self.step.is_none() || !self.source.waits_for_answers() {
+            self.receive();
+        }
+    }
+
+    /// Everything that has arrived by now.
+    fn receive(&mut self) {
+        while self.source.next_arrival().is_some_and(|arrival| arrival <= self.now)
+            && let Some(request) = self.source.take()
+        {
+            self.front.receive(request);
+        }
     }
 
     fn elapse(&mut self, to: Time) {
@@ -152,9 +173,15 @@ impl World {
     fn next_event(&self) -> Option<Time> {
         let work = match &self.step {
             Some(step) => Some(step.end()),
-            None => earlier(self.source.next_arrival(), self.self_parking()),
+            None => earlier(self.next_submission(), self.self_parking()),
         };
         earlier(work, self.board.next_change()).map(|event| Time(event.0.max(self.now.0)))
+    }
+
+    /// When the engine has the next request, as far as is known now.
+    fn next_submission(&self) -> Option<Time> {
+        let coming = self.source.next_arrival().map(|arrival| arrival + self.front.delay());
+        earlier(self.front.next_due(), coming)
     }
 
     /// When the idle board lowers its own clocks.
@@ -189,15 +216,21 @@ impl World {
     }
 
     fn tell_clients(&mut self) {
-        let ended = self.engine.finished.len() + self.engine.rejected.len();
-        self.source.answered(self.now, ended - self.answered);
-        self.answered = ended;
+        let Engine { finished, rejected, .. } = &self.engine;
+        let answered = finished.get(self.told.0..).unwrap_or_default().iter().map(|done| &done.request);
+        let refused = rejected.get(self.told.1..).unwrap_or_default();
+        let mut ended = 0;
+        for request in answered.chain(refused) {
+            self.front.ended(request);
+            ended += 1;
+        }
+        self.told = (finished.len(), rejected.len());
+        self.source.answered(self.now, ended);
     }
 
     fn start_step(&mut self) {
-        while self.source.next_arrival().is_some_and(|arrival| arrival <= self.now)
-            && let Some(request) = self.source.take()
-        {
+        self.receive();
+        while let Some(request) = self.front.take_due(self.now) {
             self.engine.submit(request);
         }
         self.tell_clients();
@@ -276,6 +309,20 @@ impl World {
         (self.engine.running(), self.engine.waiting())
     }
 
+    // --- the front end's side ---
+
+    /// The connections to the server.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        self.front.connections()
+    }
+
+    /// When the first byte of the next request arrives, as far as is known now.
+    #[must_use]
+    pub fn next_request(&self) -> Option<Time> {
+        self.source.next_arrival()
+    }
+
     // --- the GPU's side ---
 
     /// What the GPU is.
@@ -288,6 +335,18 @@ impl World {
     #[must_use]
     pub fn true_energy(&self) -> Joules {
         Joules(self.board.true_joules())
+    }
+
+    /// What the board did while nothing ran, and at lowered clocks.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.board.usage
+    }
+
+    /// Every time the clocks were raised.
+    #[must_use]
+    pub fn raises(&self) -> &[Raise] {
+        &self.board.raises
     }
 
     /// The energy counter as the driver shows it.

@@ -65,7 +65,7 @@ impl ParkStanding {
 pub struct ConnectionsState {
     /// The ports.
     pub ports: Vec<u16>,
-    /// Where they are known from, by name: `kernel_events` or `socket_table`.
+    /// Where they are known from, by name: `kernel_events`, `perf_events` or `polling` (of the table of sockets).
     pub source: String,
     /// The same in words, with the reason where the better one cannot be had.
     pub source_detail: String,

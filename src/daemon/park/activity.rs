@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use crate::connections::{ConnectionError, Event, Source, WatchSettings, Watcher};
+use crate::connections::{ConnectionError, Event, Source, SourceKind, WatchSettings, Watcher};
 use crate::units::Time;
 use crate::view::ConnectionsState;
 
@@ -100,10 +100,10 @@ impl ActivitySource for Ports {
 
     fn shown(&self) -> ConnectionsState {
         let source = self.watcher.source();
-        let name = match source {
-            Source::KernelEvents { .. } => "kernel_events",
-            Source::PerfEvents { .. } => "perf_events",
-            Source::Polling { .. } => "socket_table",
+        let name = match source.kind() {
+            SourceKind::KernelEvents => "kernel_events",
+            SourceKind::PerfEvents => "perf_events",
+            SourceKind::Polling => "polling",
         };
         ConnectionsState {
             ports: self.ports.clone(),

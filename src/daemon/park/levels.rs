@@ -42,12 +42,7 @@ pub fn levels(
         let (levers, awake) = (vec![simplest], Target::Default);
         return Ok(Levels { simplest, levers, top: top(clocks), awake, by_state });
     }
-    let core = park.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));
-    let memory = match park.memory_mhz {
-        Some(wanted) => clocks.memory().min_by_key(|memory| memory.abs_diff(wanted)),
-        None => clocks.memory().last(),
-    };
-    let levers = chosen_levers(park.lever.locks(), Lever::of(clocks, core, memory));
+    let levers = locks(park, clocks);
     let Some(simplest) = levers.first().copied() else {
         return Err(SetupError::NoMemoryClock { lever: park.lever.to_string(), gpu: gpu.to_string() });
     };
@@ -55,6 +50,17 @@ pub fn levels(
         .wake_core_mhz
         .map_or(Target::Default, |core| Target::Lock(Clocks::core_only(clocks.nearest_core(core))));
     Ok(Levels { simplest, levers, top: top(clocks), awake, by_state })
+}
+
+/// The locks that the configuration allows, the simplest first; none if it wants a memory clock lowered that is the only one.
+#[must_use]
+pub fn locks(park: &Park, clocks: &SupportedClocks) -> Vec<Lever> {
+    let core = park.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));
+    let memory = match park.memory_mhz {
+        Some(wanted) => clocks.memory().min_by_key(|memory| memory.abs_diff(wanted)),
+        None => clocks.memory().last(),
+    };
+    chosen_levers(park.lever.locks(), Lever::of(clocks, core, memory))
 }
 
 #[cfg(test)]

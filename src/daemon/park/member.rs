@@ -371,7 +371,7 @@ impl Member {
         // Connections come before the work that they bring: one that was not seen was missed.
         let nobody = connections.open == Some(0)
             && connections.last_opened.is_none_or(|opened| now.since(opened) > CONNECTED);
-        let missed = self.settings.connections && nobody && !was_hot;
+        let missed = self.settings.connections.is_some() && nobody && !was_hot;
         self.carry_out(decision, missed, now)?;
         if looks {
             self.verify(now)?;

@@ -281,7 +281,7 @@ impl Shell {
             }
             Asked::Reload => {
                 run.notifier.iter().for_each(Notifier::reloading);
-                if reload::reload(run, now)? {
+                if reload::reload(run)? {
                     self.news = heard(run);
                     self.sources_due = now;
                     self.log_due = now + run.log_every;
@@ -292,7 +292,7 @@ impl Shell {
         if let Asked::Order(order) = asked {
             run.show.pause(order == Order::Pause);
         }
-        self.outcome_due = Some(now + OUTCOME);
+        self.outcome_due = Some(run.clock.now() + OUTCOME);
         Ok(())
     }
 

@@ -18,7 +18,6 @@ use super::setup::{self, SetupError};
 use crate::config::{Config, ConfigError, Park, ParkLever};
 use crate::daemon::reload::{differences, refuse};
 use crate::park::fans::FanRule;
-use crate::units::Time;
 
 /// What the command line makes of the file.
 pub type Arguments = Box<dyn Fn(Config) -> Result<Config, ConfigError>>;
@@ -126,7 +125,7 @@ fn wanted_levels(old: &Park, new: &Park, member: &Member) -> Result<Levels, Setu
 ///
 /// # Errors
 /// [`GpuError`](crate::gpu::GpuError) after which a GPU cannot be controlled.
-pub(super) fn reload(run: &mut ParkRun, now: Time) -> Result<bool, crate::gpu::GpuError> {
+pub(super) fn reload(run: &mut ParkRun) -> Result<bool, crate::gpu::GpuError> {
     let Some(config) = run.reload.as_ref().and_then(Reloader::read) else { return Ok(false) };
     let new = &config.park;
     let prepared = match Prepared::new(&run.park, new, run) {
@@ -161,6 +160,8 @@ pub(super) fn reload(run: &mut ParkRun, now: Time) -> Result<bool, crate::gpu::G
     }
     run.log_every = new.log_interval_s;
     let (settings, periods) = (setup::settings(new), setup::periods(new));
+    // Only now: what was prepared has taken its time.
+    let now = run.clock.now();
     for (member, levels) in run.members.iter_mut().zip(prepared.levels) {
         run.pulse.mark();
         member.reconfigure(settings, levels, periods, now)?;

@@ -9,6 +9,7 @@ use super::hooks::{FanHooks, Programs};
 use super::member::Periods;
 use crate::config::{Park, ParkSource, WaitKind};
 use crate::connections::ConnectionError;
+use crate::daemon::setup::counted;
 use crate::gpu::GpuError;
 use crate::park::gap::{GapSettings, Wait};
 use crate::park::rule::{HotAt, Settings};
@@ -67,7 +68,7 @@ pub fn settings(park: &Park) -> Settings {
             wait: match park.rule {
                 WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
                 WaitKind::SkiRental => {
-                    Wait::SkiRental { wake: park.wake_cost_j.map(Joules), unmeasured: park.idle_timeout_s }
+                    Wait::SkiRental { wake: park.wake_cost_j.map(Joules), unmeasured: park.quiet_s }
                 }
             },
             quiet: park.quiet_s,
@@ -75,7 +76,7 @@ pub fn settings(park: &Park) -> Settings {
             wake_limit: park.wake_limit_s,
         },
         utilization_threshold_percent: utilization.then_some(park.utilization_threshold_percent),
-        connections: park.sources.contains(&ParkSource::Connections),
+        connections: park.sources.contains(&ParkSource::Connections).then_some(counted(park.count)),
         hot: park.temperature_high_c.map(|high_c| HotAt { high_c, low_c: park.temperature_low_c }),
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
+use crate::control::Connections;
 use crate::gpu::MemoryLevel;
-use crate::units::Watts;
+use crate::units::{Millijoules, Watts};
 
 fn pilot() -> OriginalAgft {
     let core = (0..=80).map(|k| Mhz(1410 - 15 * k)).collect();
@@ -21,7 +22,15 @@ fn fly(pilot: &mut OriginalAgft, until: f64, running: f64) -> Vec<(f64, Target)>
             itl: Some(itl),
             ..Signals::default()
         };
-        let look = Look { now, signals, power: Watts(200.0), core: None };
+        let look = Look {
+            now,
+            signals,
+            power: Watts(200.0),
+            core: None,
+            utilization_percent: None,
+            energy: Millijoules(0),
+            connections: Connections::default(),
+        };
         locks.extend(pilot.act(&look).map(|target| (now.0, target)));
     }
     locks

@@ -161,7 +161,8 @@ impl Member {
                 return Ok(());
             }
             if clocks.memory.is_some() {
-                let call = "nvmlDeviceSetMemoryLockedClocks, which park.lever asks for";
+                tracing::error!(gpu = %self.info, why, "park.lever asks for a lock that this board does not have");
+                let call = "nvmlDeviceSetMemoryLockedClocks";
                 return Err(GpuError::NotSupported { gpu: self.info.to_string(), call });
             }
         }
