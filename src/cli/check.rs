@@ -87,10 +87,10 @@ fn check_gpus(config: &Config, lines: &mut Lines) {
     lines.ok("driver", "libnvidia-ml.so.1 loaded and initialised");
     match Nvapi::open() {
         Ok(_) => {
-            lines.ok("NVAPI", "loaded: agft park can force performance states where clocks cannot be locked")
+            lines.ok("NVAPI", "loaded: agft park can force performance states where clocks cannot be locked");
         }
         Err(error) => {
-            lines.ok("NVAPI", &format!("not there, which matters to agft park before Volta alone: {error}"))
+            lines.ok("NVAPI", &format!("not there, which matters to agft park before Volta alone: {error}"));
         }
     }
     let mut names = Vec::new();

@@ -158,10 +158,10 @@ fn print_one(report: &GpuReport) {
     let stuck = info.driver_version.as_deref().and_then(stuck_branch);
     match (controllable.performance_state, stuck) {
         (true, None) => {
-            say!("  NVAPI          there: a performance state can be forced (park.lever: pstate)")
+            say!("  NVAPI          there: a performance state can be forced (park.lever: pstate)");
         }
         (true, Some(stuck)) => {
-            say!("  NVAPI          not used under drivers {}.x: {}", stuck.branch, stuck.what)
+            say!("  NVAPI          not used under drivers {}.x: {}", stuck.branch, stuck.what);
         }
         (false, _) => say!("  NVAPI          not there: no performance state can be forced"),
     }
