@@ -1,4 +1,5 @@
 //! `agft park` on boards that lock no clocks: the performance state is forced through NVAPI, and given back on every way out.
+#![cfg(feature = "nvapi")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
