@@ -29,7 +29,7 @@ use crate::export::Published;
 use crate::export::guard::Hosts;
 use crate::export::http::{self, Bound};
 use crate::export::socket;
-use crate::gpu::lease::ClockLease;
+use crate::gpu::lease::{ClockLease, give_back};
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::pstate::PstateClocks;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSelector, GpuSensors, SupportedClocks};
@@ -164,7 +164,7 @@ fn open(host: NvmlHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, S
 }
 
 /// Which of the GPUs are parked by performance state: all, if that is configured, else those that lock no core clock. They
-/// are this run's own by now: a reset of the core clock is what comes first in any case.
+/// are this run's own by now: a reset is what comes first in any case.
 fn find_by_state(host: NvmlHost, park: &Park, chosen: &mut [Chosen]) -> anyhow::Result<Vec<String>> {
     let mut by_state = Vec::new();
     for gpu in chosen {
@@ -174,7 +174,7 @@ fn find_by_state(host: NvmlHost, park: &Park, chosen: &mut [Chosen]) -> anyhow::
             ParkLever::Core | ParkLever::Memory | ParkLever::Both => continue,
             ParkLever::Pstate => drop(usable().context("park.lever is pstate")?),
             ParkLever::Auto => {
-                let reset = host.clocks(&GpuSelector::Uuid(uuid.clone()))?.reset_core();
+                let reset = give_back(&mut host.clocks(&GpuSelector::Uuid(uuid.clone()))?);
                 if !matches!(reset, Err(GpuError::NotSupported { .. })) {
                     continue;
                 }
