@@ -5,6 +5,7 @@ mod support;
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use nvidia_ml::{GpuConfig, MockConfig, Range, monotonic_ns};
@@ -48,7 +49,7 @@ fn with_default_sensors(machine: &MockConfig) -> Bench {
 
 #[test]
 fn third_empty_window_parks_the_gpu_at_the_idle_clock() {
-    let bench = Bench::new();
+    let bench = Bench::new().set("idle.after_windows", "3");
     let mut daemon = bench.start(&[]);
     wait_until_parked(&bench, &daemon);
     daemon.stop();
@@ -189,6 +190,56 @@ fn request_over_a_connection_that_is_open_wakes_at_once_and_agfts_own_do_not() {
     daemon.wait_for_log("a client asks: woken");
     daemon.stop();
     bench.assert_given_back(daemon.pid());
+}
+
+/// A busy loop, until dropped.
+struct Spin(Child);
+
+impl Spin {
+    fn start() -> Self {
+        Self(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a busy loop"))
+    }
+}
+
+impl Drop for Spin {
+    fn drop(&mut self) {
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
+
+/// From the request to the call that gives the clocks back, over and over, with a busy loop on each core.
+#[test]
+#[ignore = "takes some minutes: `cargo test --release --test idle -- --ignored --nocapture`"]
+fn wakes_by_requests_in_figures() {
+    let Some(bench) = with_clients() else { return };
+    // Each request finds the GPU parked: that shall not be a reason to wait longer and longer.
+    let bench = bench.set("idle.max_ttft_rise_percent", "1000");
+    let mut daemon = bench.start(&[]);
+    let mut client = client(&bench);
+    for busy in [false, true] {
+        let cores = if busy { std::thread::available_parallelism().map_or(1, usize::from) } else { 0 };
+        let loops: Vec<Spin> = (0..cores).map(|_| Spin::start()).collect();
+        let mut took: Vec<u64> = (0..100)
+            .map(|_| {
+                wait_until_parked(&bench, &daemon);
+                let seen = bench.mock.history().len();
+                let start = monotonic_ns();
+                ask(&mut client);
+                let write = eventually(|| bench.mock.history().get(seen).cloned(), Option::is_some);
+                // Work comes of it: a client whose calls bring none would not be listened to for long.
+                bench.engine.set_load(0.5);
+                wait_for_pages(&bench, 4);
+                bench.engine.set_load(0.0);
+                write.expect("not woken").at_ns.saturating_sub(start)
+            })
+            .collect();
+        drop(loops);
+        took.sort_unstable();
+        let at =
+            |percent: usize| Duration::from_nanos(took[(took.len() * percent / 100).min(took.len() - 1)]);
+        println!("{cores} busy loops: p50 {:?}, p99 {:?}, longest {:?}", at(50), at(99), at(100));
+    }
+    daemon.stop();
 }
 
 #[test]

@@ -194,7 +194,7 @@ const listed = (map) =>
     .map(([name, value]) => `${words.plain(name)} ${words.count(value)}`)
     .join(", ");
 
-const counts = whenChanged((count) => {
+const counts = whenChanged((count, parking) => {
   const facts = [
     ["Faults", words.count(sum(count.faults)), listed(count.faults), sum(count.faults) > 0],
     [
@@ -210,11 +210,11 @@ const counts = whenChanged((count) => {
     ["Tokens generated", words.count(count.generated_tokens), `${words.count(count.prompt_tokens)} of prompts`, false],
     [
       "Parked",
-      `${words.duration(state.parking.books.parked_s)} in ${words.count(count.parkings)} spells`,
+      `${words.duration(parking.books.parked_s)} in ${words.count(count.parkings)} spells`,
       sum(count.wakes) ? `woken by ${listed(count.wakes)}` : "",
       false,
     ],
-    ["Saved by parking", ...saved_by_parking(state.parking), false],
+    ["Saved by parking", ...saved_by_parking(parking), false],
   ];
   const facts_list = facts.map(([name, value, detail, bad]) =>
     element(
@@ -292,7 +292,7 @@ export function update(state, points, news) {
   const { learner } = state;
   arms(learner.arms, state.asked, learner.best, state.floor, state.policy, byId("all-arms").checked);
   notes(news, [...shown]);
-  counts(state.counts);
+  counts(state.counts, state.parking);
   byLoad(learner.by_load ?? [], state.objective);
   gpus(state.gpus);
 }
