@@ -18,8 +18,8 @@ use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
 const WAKE_PRIOR: f64 = 0.1;
 /// Weight of the newest wake, and of the newest window of work.
 const GAIN: f64 = 0.2;
-/// Idle power counts from so long after the last work on.
-const SINK: Seconds = Seconds(0.5);
+/// Idle power counts from so long after the first empty window began: the second one, whose energy is that of no work.
+const SINK: Seconds = Seconds(0.02);
 /// A limit that is broken so soon after a wake is broken by it.
 const BLAMED: Seconds = Seconds(5.0);
 

@@ -76,7 +76,7 @@ pub trait Onlooker {
         command
     }
 
-    /// Is the controller shown the connections to the engine? Then it also steps [`NOTICE`] after the first byte of a
+    /// Is the controller shown the connections to the engine? Then it also steps `NOTICE` after the first byte of a
     /// request, while parked.
     fn shows_connections(&self) -> bool {
         false
@@ -97,7 +97,7 @@ pub trait Autopilot {
     /// It is that time: looks, and says what shall run from now on, if anything is to change.
     fn act(&mut self, look: &Look) -> Option<Target>;
 
-    /// Does it want to act [`NOTICE`] after the first byte of each request, too?
+    /// Does it want to act `NOTICE` after the first byte of each request, too?
     fn wants_requests(&self) -> bool {
         false
     }
