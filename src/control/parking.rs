@@ -10,14 +10,11 @@ use crate::metrics::Histogram;
 use crate::park::books::Books;
 use crate::park::gap::{GapRule, GapState, Prices};
 use crate::park::levers::{self, Lever, LeverBook, LeverKind, Levers, Order};
+use crate::park::price::WakePrice;
 use crate::park::source::WakeSource;
 use crate::park::wake::{self, Running, WakeCheck};
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
 
-/// Time that the first wakes are taken to cost.
-const WAKE_PRIOR: f64 = 0.1;
-/// Weight of the newest wake, and of the newest window of work.
-const GAIN: f64 = 0.2;
 /// Idle power counts from so long after the first empty window began: the second one, whose energy is that of no work.
 const SINK: Seconds = Seconds(0.02);
 /// A limit that is broken so soon after a wake is broken by it.
@@ -36,10 +33,7 @@ pub struct Parking {
     /// A wake whose effect has not been seen yet.
     waking: Option<WakeCheck>,
     woken: Option<Woken>,
-    /// Time that work waits for its clocks, smoothed, seconds.
-    wake_delay: Option<f64>,
-    /// Power of the GPUs at work, smoothed, watts.
-    busy_watts: Option<f64>,
+    price: WakePrice,
     idle_since: Option<Time>,
     first_tokens: FirstTokens,
     max_ttft_rise: f64,
@@ -81,8 +75,7 @@ impl Parking {
             released: false,
             waking: None,
             woken: None,
-            wake_delay: None,
-            busy_watts: None,
+            price: WakePrice::default(),
             idle_since: None,
             first_tokens: FirstTokens::default(),
             max_ttft_rise: settings.map_or(1.0, |settings| settings.max_ttft_rise),
@@ -110,7 +103,7 @@ impl Parking {
     /// What would park now.
     #[must_use]
     pub fn lever(&self) -> Option<Lever> {
-        if self.watch.is_parked() { self.lever } else { self.levers.best(self.busy_power()) }
+        if self.watch.is_parked() { self.lever } else { self.levers.best(self.price.busy()) }
     }
 
     /// Other levers from now on.
@@ -123,7 +116,7 @@ impl Parking {
         self.books = before.books.clone();
         self.books.end_spell();
         self.levers.set_book(before.levers.book().clone());
-        (self.wake_delay, self.busy_watts) = (before.wake_delay, before.busy_watts);
+        self.price = before.price;
     }
 
     /// The clocks of a parked GPU.
@@ -151,25 +144,18 @@ impl Parking {
     /// What the rule reckons with.
     #[must_use]
     pub fn prices(&self) -> Prices {
-        // One request that runs by itself: time is worth power, as in the energy-delay product, where a delay of a share of
-        // the request's time weighs as much as that share of its energy.
-        let delay = self.wake_delay();
-        let dearer = self.first_tokens.price(delay, self.max_ttft_rise);
-        let wake = self.busy_watts.map(|watts| Joules(watts * delay.0 * dearer));
+        let dearer = self.first_tokens.price(self.wake_delay(), self.max_ttft_rise);
+        let wake = self.price.joules().map(|price| Joules(price.0 * dearer));
         // In a trial the two powers are of the same gap.
-        let best = self.levers.best(self.busy_power());
+        let best = self.levers.best(self.price.busy());
         let saving = best.and_then(|lever| self.levers.book().saving(lever.kind));
         Prices { saving: saving.or_else(|| self.books.saving()), wake }
-    }
-
-    fn busy_power(&self) -> Option<Watts> {
-        self.busy_watts.map(Watts)
     }
 
     /// Time that work waits for its clocks after a parked spell.
     #[must_use]
     pub fn wake_delay(&self) -> Seconds {
-        Seconds(self.wake_delay.unwrap_or(WAKE_PRIOR))
+        self.price.delay()
     }
 
     /// The watch on idleness.
@@ -194,7 +180,7 @@ impl Parking {
         match verdict {
             Verdict::Park => {
                 self.books.parked();
-                (self.lever, self.released) = (self.levers.best(self.busy_power()), false);
+                (self.lever, self.released) = (self.levers.best(self.price.busy()), false);
             }
             Verdict::Stay => self.try_levers(seen),
             Verdict::Wake(source, span) => self.note_wake(&source, span, &seen.look, seen.now),
@@ -211,7 +197,7 @@ impl Parking {
         let span = seen.end.since(seen.start);
         let energy = Joules(power.0 * span.0);
         let stretch = levers::Stretch { start: seen.start, end: seen.end, energy };
-        let order = self.levers.on_parked(parked_since, &stretch, seen.running, self.busy_power());
+        let order = self.levers.on_parked(parked_since, &stretch, seen.running, self.price.busy());
         match order {
             None => return,
             Some(Order::Release) => self.released = true,
@@ -241,8 +227,7 @@ impl Parking {
         if seen.page.work {
             self.idle_since = None;
             if let Some(power) = seen.power.filter(|_| !self.watch.is_parked()) {
-                let before = self.busy_watts.unwrap_or(power.0);
-                self.busy_watts = Some(before + GAIN * (power.0 - before));
+                self.price.worked(power);
             }
         } else if self.watch.is_parked() {
             self.idle_since = None;
@@ -307,8 +292,7 @@ impl Parking {
                     self.levers.woke(lever.clocks, took);
                 }
                 let unnoticed = self.woken.map_or(0.0, |woken| woken.unnoticed.0);
-                let before = self.wake_delay.unwrap_or(WAKE_PRIOR);
-                self.wake_delay = Some(before + GAIN * (took.0 + unnoticed - before));
+                self.price.woke(Seconds(took.0 + unnoticed));
             }
             wake::Verdict::NotSeen => self.waking = None,
             // The alarm is the clock verifier's business.

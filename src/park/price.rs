@@ -1,5 +1,7 @@
 //! What a wake costs, as it was measured: the power of a GPU at work, for the time that work waits for its clocks.
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{Joules, Seconds, Watts};
 
 /// Time that the first wakes are taken to cost.
@@ -9,7 +11,7 @@ const GAIN: f64 = 0.2;
 
 /// The price of a wake, smoothed. Time is worth power, as in the energy-delay product: a delay of a share of a request's time
 /// weighs as much as that share of its energy.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct WakePrice {
     busy_w: Option<f64>,
     delay_s: Option<f64>,
@@ -32,10 +34,16 @@ impl WakePrice {
         self.busy_w.map(Watts)
     }
 
+    /// Time that work waits for its clocks.
+    #[must_use]
+    pub fn delay(&self) -> Seconds {
+        Seconds(self.delay_s.unwrap_or(WAKE_PRIOR))
+    }
+
     /// The price; `None` while no work has been seen.
     #[must_use]
     pub fn joules(&self) -> Option<Joules> {
-        Some(Joules(self.busy_w? * self.delay_s.unwrap_or(WAKE_PRIOR)))
+        Some(Joules(self.busy_w? * self.delay().0))
     }
 }
 
