@@ -1,13 +1,14 @@
 //! `agft park` in virtual time: its rule, with the looks, powers and wake checks that the daemon feeds it.
 
 use crate::bandit::Target;
-use crate::config::Park;
+use crate::config::{Park, ParkSource, WaitKind};
+use crate::daemon::park::setup;
 use crate::park::books::Books;
 use crate::park::gap::{GapSettings, Prices, Wait};
+use crate::park::price::WakePrice;
 use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
-use crate::park::source::CountedConnections;
 use crate::sim::run::{Autopilot, Look, WRITE_DELAY};
-use crate::units::{Clocks, Joules, Mhz, Millijoules, Seconds, Time};
+use crate::units::{Clocks, Mhz, Millijoules, Seconds, Time};
 
 /// Between two looks at the power of a quiet GPU, and from the last work to the first of them.
 const SLOW: Seconds = Seconds(1.0);
@@ -22,6 +23,7 @@ pub struct Pilot {
     active: Seconds,
     down: Seconds,
     books: Books,
+    price: WakePrice,
     utilization: Option<f64>,
     due: Time,
     power_due: Time,
@@ -63,6 +65,7 @@ impl Pilot {
             active: millis(park.active_poll_ms),
             down: millis(park.parked_poll_ms),
             books: Books::default(),
+            price: WakePrice::default(),
             utilization: None,
             due: Time(0.0),
             power_due: Time(0.0),
@@ -118,6 +121,7 @@ impl Pilot {
             && core.is_some_and(|core| core > self.parked.core)
         {
             self.rule.woke(now.since(woken));
+            self.price.woke(now.since(woken));
             self.woken_at = None;
         }
     }
@@ -146,6 +150,9 @@ impl Autopilot for Pilot {
         let polls = now >= self.due;
         if polls {
             self.utilization = look.utilization_percent;
+            if self.rule.state() == State::Serving && self.utilization.is_some_and(|percent| percent > 50.0) {
+                self.price.worked(look.power);
+            }
             let parked = self.rule.state().is_down();
             self.due = now + if parked { self.down } else { self.active };
         }
@@ -160,7 +167,8 @@ impl Autopilot for Pilot {
             open_connections: Some(look.connections.open),
             last_connection: self.last_connection,
         };
-        let decision = self.rule.step(&seen, Prices { saving: self.books.saving(), wake: None });
+        let decision =
+            self.rule.step(&seen, Prices { saving: self.books.saving(), wake: self.price.joules() });
         let target = self.carry_out(decision, look);
         if polls && target.is_none() {
             self.check_wake(look.core, now);
@@ -178,25 +186,16 @@ impl Autopilot for Pilot {
     }
 }
 
-/// What a wake is taken to cost where the configuration does not say: it is not measured here.
-const WAKE_COST_J: f64 = 100.0;
-
-/// The rule's constants by the configuration. Heat is left aside: the simulated boards have no limit.
+/// The rule's constants by the configuration, but for what is compared here. Heat is left aside: the simulated boards have no
+/// limit.
 fn ski_rental(park: &Park) -> Settings {
-    Settings {
-        gap: GapSettings {
-            wait: Wait::SkiRental {
-                wake: Some(Joules(park.wake_cost_j.unwrap_or(WAKE_COST_J))),
-                unmeasured: park.idle_timeout_s,
-            },
-            quiet: park.quiet_s,
-            at_start: park.at_start,
-            wake_limit: park.wake_limit_s,
-        },
-        utilization_threshold_percent: Some(park.utilization_threshold_percent),
-        connections: Some(CountedConnections::Open),
-        hot: None,
-    }
+    let park = Park {
+        rule: WaitKind::SkiRental,
+        sources: vec![ParkSource::Utilization, ParkSource::Connections],
+        temperature_high_c: None,
+        ..park.clone()
+    };
+    setup::settings(&park)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "at most 10 000")]
