@@ -441,11 +441,7 @@ fn assemble(
         _ => None,
     };
     let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0]);
-    let levers = setup::levers(config, &gpus.clocks, known);
-    if levers.usable().next().is_none() {
-        tracing::warn!(lever = %config.idle.lever, "this GPU is never parked: it has one memory clock (idle.lever)");
-        settings.idle = None;
-    }
+    let levers = setup::parking(&mut settings, config, &gpus.clocks, known);
     let controller =
         Controller::new(settings, learned, space, gpus.infos.len(), clock.now()).with_levers(levers);
     let period = config.control.decision_interval_s;

@@ -122,9 +122,10 @@ impl Reloader {
         learned.policy.interrupt();
         let memory = setup::memory_clocks(&merged, &self.clocks);
         let space = ActionSpace::new(&self.clocks, &setup::space_settings(&merged, memory));
-        let settings = setup::control_settings(&merged, &self.clocks, self.dry_run);
+        let mut settings = setup::control_settings(&merged, &self.clocks, self.dry_run);
+        let levers = setup::parking(&mut settings, &merged, &self.clocks, LeverBook::default());
         let controller = Controller::new(settings.clone(), learned, space, self.gpus, self.clock.now())
-            .with_levers(setup::levers(&merged, &self.clocks, LeverBook::default()));
+            .with_levers(levers);
         tracing::info!(%file, rounds = controller.learned().rounds, "configuration reloaded");
         self.config = merged.clone();
         Some(Change { controller, feed, settings, config: merged })
@@ -156,6 +157,8 @@ fn merge(old: &Config, new: &Config) -> Config {
     to.gpu.energy_poll_interval_ms = from.gpu.energy_poll_interval_ms;
     to.gpu.sensor_poll_interval_ms = from.gpu.sensor_poll_interval_ms;
     to.idle.power_poll_interval_ms = from.idle.power_poll_interval_ms;
+    // Whoever listens to clients was started with these.
+    (to.idle.sources, to.idle.ports) = (from.idle.sources, from.idle.ports);
     to.control.decision_interval_s = from.control.decision_interval_s;
     to.control.policy = from.control.policy;
     to.control.seed = from.control.seed;

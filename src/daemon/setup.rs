@@ -54,7 +54,9 @@ pub fn control_settings(config: &Config, clocks: &SupportedClocks, dry_run: bool
             statistic: control.slo_statistic,
             window: control.slo_window_s,
         }),
-        idle: config.idle.enabled.then(|| idle_settings(config, idle_clock)),
+        // Where no clock is written nothing is parked, and what would be measured of it is wrong.
+        idle: (config.idle.enabled && !control.data_collection_mode)
+            .then(|| idle_settings(config, idle_clock)),
         holdout: (config.holdout.share > 0.0).then_some(HoldoutSettings {
             share: config.holdout.share,
             block: config.holdout.block_s,
@@ -75,6 +77,23 @@ pub fn levers(config: &Config, clocks: &SupportedClocks, book: LeverBook) -> Lev
     let core = clocks.nearest_core(config.gpu.idle_frequency);
     let list = chosen_levers(config.idle.lever, Lever::of(clocks, core, clocks.memory().last()));
     Levers::new(list, book, top(clocks))
+}
+
+/// The same for a run with these settings, which park nothing if there is no way to.
+#[must_use]
+pub fn parking(
+    settings: &mut Settings,
+    config: &Config,
+    clocks: &SupportedClocks,
+    book: LeverBook,
+) -> Levers {
+    let levers = levers(config, clocks, book);
+    if levers.usable().next().is_none() {
+        tracing::warn!(lever = %config.idle.lever, "this GPU is never parked: it has one memory clock (idle.lever)");
+        settings.idle = None;
+    }
+    // A dry run parks in name only: a trial would find that nothing saves anything.
+    if settings.dry_run { levers.without_trial() } else { levers }
 }
 
 /// The highest clocks.

@@ -240,6 +240,13 @@ impl Levers {
         &self.list
     }
 
+    /// The one that is best now, and nothing else to try.
+    #[must_use]
+    pub fn without_trial(mut self) -> Self {
+        self.list = self.best(None).into_iter().collect();
+        self
+    }
+
     /// What was measured.
     #[must_use]
     pub fn book(&self) -> &LeverBook {
