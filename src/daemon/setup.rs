@@ -275,6 +275,26 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_parked_where_nothing_is_written_and_nothing_tried_where_it_is_in_name_only() {
+        let gddr = clocks(&[9501, 405]);
+        let mut config = Config::default();
+        let mut dry = control_settings(&config, &gddr, true);
+        assert_eq!(parking(&mut dry, &config, &gddr, LeverBook::default()).usable().count(), 1);
+        let mut earnest = control_settings(&config, &gddr, false);
+        assert_eq!(parking(&mut earnest, &config, &gddr, LeverBook::default()).usable().count(), 3);
+        config.control.data_collection_mode = true;
+        assert!(control_settings(&config, &gddr, false).idle.is_none());
+        // A lever that the board does not have.
+        let config = Config {
+            idle: config::Idle { lever: config::Lever::Memory, ..config::Idle::default() },
+            ..Config::default()
+        };
+        let mut settings = control_settings(&config, &clocks(&[1593]), false);
+        parking(&mut settings, &config, &clocks(&[1593]), LeverBook::default());
+        assert!(settings.idle.is_none());
+    }
+
+    #[test]
     fn idle_clock_is_the_nearest_supported_one() {
         let mut config = Config::default();
         config.gpu.idle_frequency = Mhz(345);
