@@ -13,6 +13,7 @@ use crate::park::levers::{self, Lever, LeverBook, LeverKind, Levers, Order};
 use crate::park::price::WakePrice;
 use crate::park::source::WakeSource;
 use crate::park::wake::{self, Running, WakeCheck};
+use crate::reward::energy::EnergyPoint;
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
 
 /// Idle power counts from so long after the first empty window began: the second one, whose energy is that of no work.
@@ -35,6 +36,10 @@ pub struct Parking {
     woken: Option<Woken>,
     price: WakePrice,
     idle_since: Option<Time>,
+    /// The energy counters up to which parked time is booked.
+    booked: Option<EnergyPoint>,
+    /// Time of this spell that was looked at, seconds.
+    looked_at_s: f64,
     first_tokens: FirstTokens,
     max_ttft_rise: f64,
 }
@@ -61,6 +66,8 @@ pub(super) struct Stretch {
     pub(super) power: Option<Watts>,
     /// The slowest clocks at its end.
     pub(super) running: Running,
+    /// The energy counters of all GPUs together: parked ones are read so seldom that a window may have no power.
+    pub(super) counter: Option<EnergyPoint>,
     pub(super) may_park: bool,
 }
 
@@ -77,6 +84,8 @@ impl Parking {
             woken: None,
             price: WakePrice::default(),
             idle_since: None,
+            booked: None,
+            looked_at_s: 0.0,
             first_tokens: FirstTokens::default(),
             max_ttft_rise: settings.map_or(1.0, |settings| settings.max_ttft_rise),
         }
@@ -180,26 +189,47 @@ impl Parking {
         match verdict {
             Verdict::Park => {
                 self.books.parked();
+                (self.booked, self.looked_at_s) = (None, 0.0);
                 (self.lever, self.released) = (self.levers.best(self.price.busy()), false);
             }
-            Verdict::Stay => self.try_levers(seen),
             Verdict::Wake(source, span) => self.note_wake(&source, span, &seen.look, seen.now),
-            Verdict::Serve | Verdict::Empty => {}
+            Verdict::Serve | Verdict::Empty | Verdict::Stay => {}
         }
         verdict
     }
 
-    fn try_levers(&mut self, seen: &Stretch) {
-        let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(GapRule::state) else {
-            return;
+    /// What was used since the last booking, if the counters have been read since; none yet at the first call of a spell.
+    fn since_booked(&mut self, counter: Option<EnergyPoint>) -> Option<levers::Stretch> {
+        let now = counter?;
+        let Some(before) = self.booked else {
+            self.booked = Some(now);
+            return None;
         };
-        let Some(power) = seen.power else { return };
-        let span = seen.end.since(seen.start);
-        let energy = Joules(power.0 * span.0);
-        let stretch = levers::Stretch { start: seen.start, end: seen.end, energy };
-        let order = self.levers.on_parked(parked_since, &stretch, seen.running, self.price.busy());
+        if now.at <= before.at {
+            return None;
+        }
+        self.booked = Some(now);
+        self.looked_at_s += now.at.since(before.at).0;
+        let energy = Joules(now.total.0 - before.total.0);
+        Some(levers::Stretch { start: before.at, end: now.at, energy })
+    }
+
+    /// A look at the clocks on their way back from a lever.
+    pub(super) fn time_lever(&mut self, running: Running, now: Time) -> bool {
+        if !self.levers.is_timing() {
+            return false;
+        }
+        self.try_levers(&levers::Stretch { start: now, end: now, energy: Joules(0.0) }, running, now)
+    }
+
+    /// Says whether other clocks are wanted now.
+    fn try_levers(&mut self, stretch: &levers::Stretch, running: Running, now: Time) -> bool {
+        let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(GapRule::state) else {
+            return false;
+        };
+        let order = self.levers.on_parked(parked_since, stretch, running, self.price.busy());
         match order {
-            None => return,
+            None => return false,
             Some(Order::Release) => self.released = true,
             Some(Order::Lock(clocks)) => {
                 self.released = false;
@@ -207,7 +237,9 @@ impl Parking {
             }
         }
         // Whatever power does now, it is our doing.
-        self.watch.disturbed(seen.now);
+        self.watch.disturbed(now);
+        self.booked = None;
+        true
     }
 
     /// A look between windows.
@@ -231,11 +263,22 @@ impl Parking {
             }
         } else if self.watch.is_parked() {
             self.idle_since = None;
-            // At the driver's clocks it is parked in name only.
-            if self.released {
-                return;
+            let energy = self.since_booked(seen.counter);
+            if let Some(stretch) = &energy {
+                self.try_levers(stretch, seen.running, seen.now);
             }
-            self.books.parked_span(span, seen.power.map(|power| Joules(power.0 * span.0)));
+            // At the driver's clocks it is parked in name only.
+            if !self.released {
+                match energy {
+                    Some(of) => self.books.parked_span(of.end.since(of.start), Some(of.energy)),
+                    None if seen.counter.is_none() => {
+                        self.looked_at_s += span.0;
+                        self.books.parked_span(span, None);
+                    }
+                    // It has not been read anew.
+                    None => {}
+                }
+            }
         } else {
             let since = *self.idle_since.get_or_insert(seen.start);
             if let Some(power) = seen.power.filter(|_| seen.start.since(since) >= SINK) {
@@ -246,12 +289,22 @@ impl Parking {
 
     fn note_wake(&mut self, by: &WakeSource, parked: Seconds, look: &Look, now: Time) {
         self.first_tokens.woke();
-        self.levers.spell_over(parked);
+        self.close_spell(parked);
         let known = look.connections.is_some();
         self.books.woken(by.name(), known && !matches!(by, WakeSource::Connections { .. }));
         self.woken = Some(Woken { at: now, unnoticed: unnoticed(by), blamed: false });
         self.idle_since = None;
         self.begin_wake(now);
+    }
+
+    /// A spell of this length is over: what was not looked at of it was parked all the same.
+    fn close_spell(&mut self, length: Seconds) {
+        self.levers.spell_over(length);
+        let rest = length.0 - self.looked_at_s;
+        if rest > 0.0 {
+            self.books.parked_span(Seconds(rest), None);
+        }
+        self.booked = None;
     }
 
     /// The clocks are on their way back.
@@ -320,7 +373,7 @@ impl Parking {
     /// Something else took the clocks over.
     pub(super) fn interrupt(&mut self, now: Time) {
         if let Some(GapState::Parked { parked_since, .. }) = self.watch.gaps().map(GapRule::state) {
-            self.levers.spell_over(now.since(parked_since));
+            self.close_spell(now.since(parked_since));
         }
         self.watch.interrupt(now);
         self.books.end_spell();

@@ -16,7 +16,8 @@ use crate::faults::{Fault, Reaction};
 use crate::gpu::{ClockReasons, GpuReading};
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
-use crate::units::{Clocks, Mhz, Seconds, Time, Watts};
+use crate::reward::energy::{EnergyMeter, EnergyPoint};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
 
 /// After a refused command of the passing kind the clocks stay at default for this long.
 const FAULT_PAUSE: Seconds = Seconds(5.0);
@@ -156,6 +157,14 @@ impl Controller {
         self.concurrency.clear();
         self.load = LoadEstimate::default();
         self.learned.policy.interrupt();
+    }
+
+    /// The energy counters of all GPUs, as last read.
+    pub(super) fn counter(&self) -> Option<EnergyPoint> {
+        let newest: Option<Vec<EnergyPoint>> = self.meters.iter().map(EnergyMeter::newest).collect();
+        let newest = newest.filter(|points| !points.is_empty())?;
+        let at = newest.iter().map(|point| point.at.0).fold(f64::INFINITY, f64::min);
+        Some(EnergyPoint { at: Time(at), total: Joules(newest.iter().map(|point| point.total.0).sum()) })
     }
 
     pub(super) fn activity(&self) -> Activity {

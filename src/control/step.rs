@@ -117,6 +117,7 @@ impl Controller {
     pub fn step(&mut self, seen: &Observation) -> Output {
         let mut out = Output::default();
         let now = seen.now;
+        let trying = self.idle.levers().is_trying();
         self.take_gpus(seen);
         self.connections = seen.connections;
         self.look_at_waking(now);
@@ -135,6 +136,9 @@ impl Controller {
             self.between_windows(now, &mut out)
         };
         self.issue(command, now, &mut out);
+        if trying && self.is_parked() && !self.idle.levers().is_trying() {
+            out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));
+        }
         out
     }
 
@@ -246,8 +250,11 @@ impl Controller {
             return Some(Target::Default);
         }
         let settings = self.settings.idle?;
-        let (source, parked) = self.idle.on_look(&self.look(), &settings, now)?;
-        Some(self.wake(source, parked, now, out))
+        if let Some((source, parked)) = self.idle.on_look(&self.look(), &settings, now) {
+            return Some(self.wake(source, parked, now, out));
+        }
+        let other = self.is_parked() && self.idle.time_lever(slowest(&self.readings), now);
+        other.then(|| self.idle.target())
     }
 
     fn look(&self) -> Look {
@@ -288,13 +295,10 @@ impl Controller {
             now,
             power,
             running: slowest(&self.readings),
+            counter: self.counter(),
             may_park: !held && self.can_afford_wakes(now),
         };
-        let trying = self.idle.levers().is_trying();
         let verdict = self.idle.on_window(&stretch, window.ttft.as_ref(), self.settings.idle.as_ref());
-        if trying && !self.idle.levers().is_trying() && verdict == Verdict::Stay {
-            out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));
-        }
         let mut woken_to = None;
         match verdict {
             Verdict::Park | Verdict::Stay => {

@@ -290,7 +290,8 @@ mod tests {
             ..Config::default()
         };
         let mut settings = control_settings(&config, &clocks(&[1593]), false);
-        parking(&mut settings, &config, &clocks(&[1593]), LeverBook::default());
+        let levers = parking(&mut settings, &config, &clocks(&[1593]), LeverBook::default());
+        assert_eq!(levers.usable().count(), 0);
         assert!(settings.idle.is_none());
     }
 

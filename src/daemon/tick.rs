@@ -316,7 +316,8 @@ fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
 
 /// What the GPUs have to be looked at for.
 fn watch(parts: &Parts) -> sampler::Watch {
-    if parts.controller.parking().is_waking() {
+    let parking = parts.controller.parking();
+    if parking.is_waking() || parking.levers().is_timing() {
         sampler::Watch::Waking
     } else if !parts.controller.is_parked() {
         sampler::Watch::Off
