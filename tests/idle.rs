@@ -148,12 +148,16 @@ fn engine_that_restarts_while_parked_is_woken_into_serving_clocks() {
 /// Listens to the engine's clients too, and reads the sensors of a parked GPU once a second; `None`, said, where the
 /// kernel does not tell of requests.
 fn with_clients() -> Option<Bench> {
+    with_clients_on(&MockConfig::default())
+}
+
+fn with_clients_on(machine: &MockConfig) -> Option<Bench> {
     let source = agft::connections::probe();
     if source != (agft::connections::Source::KernelEvents { requests: true }) {
         eprintln!("skipped: needs requests, and here is only {source}");
         return None;
     }
-    Some(Bench::new().set("idle.sources", "[metrics, utilization, connections]"))
+    Some(Bench::with(machine).set("idle.sources", "[metrics, utilization, connections]"))
 }
 
 fn client(bench: &Bench) -> TcpStream {
@@ -189,6 +193,24 @@ fn request_over_a_connection_that_is_open_wakes_at_once_and_agfts_own_do_not() {
     eprintln!("from the request to the call that gives the clocks back: {took:?}");
     daemon.wait_for_log("a client asks: woken");
     daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+/// Levers are tried while the GPU is read once a second, and timed while it is read every 10 ms.
+#[test]
+#[ignore = "takes half a minute: a trial waits for real clocks"]
+fn levers_are_measured_where_clients_are_heard() {
+    let Some(bench) = with_clients_on(&MockConfig::new(vec![GpuConfig::a6000()])) else { return };
+    let mut daemon = bench.start(&[]);
+    daemon.wait_for_log("parking was measured");
+    daemon.stop();
+    let kept = std::fs::read_dir(bench.path("models")).expect("the models").flatten();
+    let kept = kept.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("levers-"));
+    let text = std::fs::read_to_string(kept.expect("a file of levers")).expect("readable");
+    println!("{text}");
+    for word in ["unparked_w", "\"core\"", "\"memory\"", "\"both\"", "wake_s"] {
+        assert!(text.contains(word), "no {word} in {text}");
+    }
     bench.assert_given_back(daemon.pid());
 }
 
