@@ -233,7 +233,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
                 Some(guarded) => Some(take_clocks(host, &gpu, park, guarded, clock)?),
                 None => None,
             };
-            let known = load_levers(save_dir, &gpu.info);
+            let known = load_levers(save_dir, &gpu.info, 1);
             let member = Member::new(gpu.sensors, actuator, settings, gpu.levels, periods, clock.now());
             members.push(member.with_known(known, times));
         }

@@ -440,7 +440,7 @@ fn assemble(
         }
         _ => None,
     };
-    let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0]);
+    let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0], gpus.infos.len());
     let levers = setup::parking(&mut settings, config, &gpus.clocks, known);
     let controller =
         Controller::new(settings, learned, space, gpus.infos.len(), clock.now()).with_levers(levers);

@@ -47,7 +47,7 @@ impl FirstTokens {
     pub(super) fn price(&self, delay: Seconds, most_rise: f64) -> f64 {
         let Some(seen) = self.seen.as_ref().filter(|seen| seen.count >= FEWEST) else { return 1.0 };
         let Some(p99) = seen.quantile(0.99) else { return 1.0 };
-        let rise = self.wakes / seen.count * delay.0 / p99;
+        let rise = (self.wakes / seen.count).min(1.0) * delay.0 / p99;
         // Squared: the share of requests that wait hardly changes with the price where gaps are of all lengths.
         let factor = (rise / most_rise).powi(2);
         if factor.is_finite() { factor.max(1.0) } else { 1.0 }

@@ -180,7 +180,7 @@ impl Parking {
         ttft: Option<&Histogram>,
         settings: Option<&IdleSettings>,
     ) -> Verdict {
-        self.keep_books(seen);
+        let used = self.keep_books(seen);
         if let Some(ttft) = ttft {
             self.first_tokens.push(ttft);
         }
@@ -193,25 +193,35 @@ impl Parking {
                 (self.lever, self.released) = (self.levers.best(self.price.busy()), false);
             }
             Verdict::Wake(source, span) => self.note_wake(&source, span, &seen.look, seen.now),
-            Verdict::Serve | Verdict::Empty | Verdict::Stay => {}
+            Verdict::Stay => {
+                if let Some(used) = used {
+                    self.try_levers(&used, seen.running, seen.now);
+                }
+            }
+            Verdict::Serve | Verdict::Empty => {}
         }
         verdict
     }
 
     /// What was used since the last booking, if the counters have been read since; none yet at the first call of a spell.
-    fn since_booked(&mut self, counter: Option<EnergyPoint>) -> Option<levers::Stretch> {
+    fn since_booked(&mut self, counter: Option<EnergyPoint>, looked: Time) -> Option<levers::Stretch> {
         let now = counter?;
         let Some(before) = self.booked else {
             self.booked = Some(now);
             return None;
         };
+        if now.total.0 < before.total.0 {
+            // The driver was loaded anew, and counts from the beginning.
+            self.booked = Some(now);
+            return None;
+        }
         if now.at <= before.at {
             return None;
         }
         self.booked = Some(now);
         self.looked_at_s += now.at.since(before.at).0;
         let energy = Joules(now.total.0 - before.total.0);
-        Some(levers::Stretch { start: before.at, end: now.at, energy })
+        Some(levers::Stretch { start: before.at, end: now.at, now: looked, energy })
     }
 
     /// A look at the clocks on their way back from a lever.
@@ -219,7 +229,7 @@ impl Parking {
         if !self.levers.is_timing() {
             return false;
         }
-        self.try_levers(&levers::Stretch { start: now, end: now, energy: Joules(0.0) }, running, now)
+        self.try_levers(&levers::Stretch { start: now, end: now, now, energy: Joules(0.0) }, running, now)
     }
 
     /// Says whether other clocks are wanted now.
@@ -254,7 +264,8 @@ impl Parking {
         Some((source, span))
     }
 
-    fn keep_books(&mut self, seen: &Stretch) {
+    /// Says what a parked GPU has used since the last time, where that is known.
+    fn keep_books(&mut self, seen: &Stretch) -> Option<levers::Stretch> {
         let span = seen.end.since(seen.start);
         if seen.page.work {
             self.idle_since = None;
@@ -263,13 +274,10 @@ impl Parking {
             }
         } else if self.watch.is_parked() {
             self.idle_since = None;
-            let energy = self.since_booked(seen.counter);
-            if let Some(stretch) = &energy {
-                self.try_levers(stretch, seen.running, seen.now);
-            }
+            let used = self.since_booked(seen.counter, seen.now);
             // At the driver's clocks it is parked in name only.
             if !self.released {
-                match energy {
+                match used {
                     Some(of) => self.books.parked_span(of.end.since(of.start), Some(of.energy)),
                     None if seen.counter.is_none() => {
                         self.looked_at_s += span.0;
@@ -279,12 +287,14 @@ impl Parking {
                     None => {}
                 }
             }
+            return used;
         } else {
             let since = *self.idle_since.get_or_insert(seen.start);
             if let Some(power) = seen.power.filter(|_| seen.start.since(since) >= SINK) {
                 self.books.quiet_power(power);
             }
         }
+        None
     }
 
     fn note_wake(&mut self, by: &WakeSource, parked: Seconds, look: &Look, now: Time) {
@@ -319,19 +329,19 @@ impl Parking {
         self.waking.is_some_and(|check| !check.waits_for_work())
     }
 
-    /// The clocks were read: are they back?
+    /// The clocks were read: are they back? Says whether they have to be reset once more.
     pub(super) fn look_at_clocks(
         &mut self,
         readings: &[Option<GpuReading>],
         busy: bool,
         settings: &IdleSettings,
         now: Time,
-    ) {
-        let Some(mut check) = self.waking else { return };
+    ) -> bool {
+        let Some(mut check) = self.waking else { return false };
         if check.waits_for_work() && !busy {
             check.still_idle(now);
             self.waking = Some(check);
-            return;
+            return false;
         }
         let running = slowest(readings);
         self.waking = Some(check);
@@ -348,16 +358,17 @@ impl Parking {
                 self.price.woke(Seconds(took.0 + unnoticed));
             }
             wake::Verdict::NotSeen => self.waking = None,
-            // The alarm is the clock verifier's business.
             wake::Verdict::ResetAgain => {
                 self.waking = Some(check);
                 self.books.reset_again();
+                return true;
             }
             wake::Verdict::GiveUp => {
                 self.waking = None;
                 self.watch.woke(Seconds(f64::INFINITY), settings);
             }
         }
+        false
     }
 
     /// A limit on the time to first token is broken: by a wake?

@@ -75,7 +75,11 @@ impl Controller {
                             }
                             self.drop_arm(*clocks, why.clone(), seen.now, out);
                         }
-                        _ => self.leave_clocks(FAULT_PAUSE, seen.now),
+                        _ => {
+                            self.leave_clocks(FAULT_PAUSE, seen.now);
+                            // It is parked in name only from here on.
+                            self.idle.interrupt(seen.now);
+                        }
                     }
                 }
             }
@@ -172,11 +176,13 @@ impl Controller {
             self.readings.iter().map(|r| r.and_then(|r| r.power).map(|power| power.0)).collect();
         Activity {
             power: powers.filter(|p| !p.is_empty()).map(|powers| Watts(powers.iter().sum())),
+            // One that does not tell may be the one that works.
             utilization_percent: self
                 .readings
                 .iter()
-                .filter_map(|r| r.and_then(|r| r.utilization_percent))
-                .max_by(f64::total_cmp),
+                .map(|reading| reading.and_then(|reading| reading.utilization_percent))
+                .collect::<Option<Vec<f64>>>()
+                .and_then(|all| all.into_iter().max_by(f64::total_cmp)),
         }
     }
 

@@ -120,7 +120,7 @@ impl Controller {
         let trying = self.idle.levers().is_trying();
         self.take_gpus(seen);
         self.connections = seen.connections;
-        self.look_at_waking(now);
+        self.look_at_waking(now, &mut out);
         self.take_outcomes(seen, &mut out);
         self.take_orders(&seen.orders, now, &mut out);
         let window = self.take_scrape(seen, &mut out);
@@ -261,11 +261,13 @@ impl Controller {
         Look { activity: self.activity(), connections: self.connections, window_power: None }
     }
 
-    fn look_at_waking(&mut self, now: Time) {
+    fn look_at_waking(&mut self, now: Time, out: &mut Output) {
         let Some(settings) = self.settings.idle else { return };
         let activity = self.activity();
         let busy = activity.utilization_percent.is_some_and(|percent| percent >= BUSY_PERCENT);
-        self.idle.look_at_clocks(&self.readings, busy, &settings, now);
+        if self.idle.look_at_clocks(&self.readings, busy, &settings, now) && !self.settings.dry_run {
+            out.reset = Some("work runs at the parked clocks though they were given back".into());
+        }
     }
 
     fn wake(&mut self, by: WakeSource, parked: Seconds, now: Time, out: &mut Output) -> Target {
@@ -296,7 +298,7 @@ impl Controller {
             power,
             running: slowest(&self.readings),
             counter: self.counter(),
-            may_park: !held && self.can_afford_wakes(now),
+            may_park: !held && !self.hands_off(now) && self.can_afford_wakes(now),
         };
         let verdict = self.idle.on_window(&stretch, window.ttft.as_ref(), self.settings.idle.as_ref());
         let mut woken_to = None;

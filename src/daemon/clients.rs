@@ -121,7 +121,9 @@ impl Clients {
     #[must_use]
     pub fn hears_all(&self) -> bool {
         // Who is not listened to may still come to want something.
-        self.unheard == 0 && matches!(self.watcher.source(), Source::KernelEvents { requests: true })
+        self.unheard == 0
+            && self.watcher.trouble().is_none()
+            && matches!(self.watcher.source(), Source::KernelEvents { requests: true })
     }
 
     fn take(&mut self, event: &Event, now: Time) -> bool {

@@ -399,7 +399,7 @@ impl Writer {
     }
 
     fn save_levers(&self, book: &LeverBook) {
-        if let Err(error) = save_levers(&self.model_dir, &self.gpu, book) {
+        if let Err(error) = save_levers(&self.model_dir, &self.gpu, self.identity.gpu_uuids.len(), book) {
             tracing::error!(%error, "what parking saves is not stored: the next run measures it anew");
         }
     }

@@ -11,7 +11,7 @@ use super::sampler::{self, Sampler};
 use super::watch::{Alarm, Pulse, Watch};
 use crate::bandit::Target;
 use crate::config::Config;
-use crate::control::{Controller, Observation, Order, Output, Scrape, Settings};
+use crate::control::{Controller, Mode, Observation, Order, Output, Scrape, Settings};
 use crate::gpu::GpuError;
 use crate::units::{Seconds, Time};
 
@@ -295,7 +295,7 @@ fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
         actuator.disturber()(why.clone());
     }
     if let Some(clients) = &mut parts.clients
-        && parts.controller.parking().worked_at() == Some(now)
+        && (parts.controller.parking().worked_at() == Some(now) || is_blind(parts.controller.mode()))
     {
         clients.worked(now);
     }
@@ -314,6 +314,11 @@ fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
     !matches!(seen.scrape, Scrape::Pending)
 }
 
+/// Does nobody look for work now? Then a call that seems to bring none says nothing about the caller.
+fn is_blind(mode: Mode) -> bool {
+    matches!(mode, Mode::Paused | Mode::Outage | Mode::Starting)
+}
+
 /// What the GPUs have to be looked at for.
 fn watch(parts: &Parts) -> sampler::Watch {
     let parking = parts.controller.parking();
@@ -321,7 +326,7 @@ fn watch(parts: &Parts) -> sampler::Watch {
         sampler::Watch::Waking
     } else if !parts.controller.is_parked() {
         sampler::Watch::Off
-    } else if parts.clients.as_ref().is_some_and(Clients::hears_all) {
+    } else if !parking.levers().is_trying() && parts.clients.as_ref().is_some_and(Clients::hears_all) {
         sampler::Watch::Asleep
     } else {
         sampler::Watch::Parked

@@ -26,17 +26,19 @@ struct Contents {
     book: LeverBook,
 }
 
-fn path(dir: &Path, gpu: &GpuInfo) -> PathBuf {
+fn path(dir: &Path, gpu: &GpuInfo, gpus: usize) -> PathBuf {
     // What a driver calls a board comes from outside.
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    dir.join(format!("levers-{}.json", gpu.uuid.chars().map(plain).collect::<String>()))
+    let name: String = gpu.uuid.chars().map(plain).collect();
+    // The figures of a group are sums.
+    dir.join(if gpus > 1 { format!("levers-{name}-of-{gpus}.json") } else { format!("levers-{name}.json") })
 }
 
-/// What was measured of this board under its present driver; nothing known where that cannot be read, which is said.
+/// What was measured of this board, or of the group of `gpus` boards that begins with it, under its present driver; nothing known where that cannot be read, which is said.
 #[must_use]
-pub fn load_levers(dir: &Path, gpu: &GpuInfo) -> LeverBook {
+pub fn load_levers(dir: &Path, gpu: &GpuInfo, gpus: usize) -> LeverBook {
     let fresh = LeverBook { driver: gpu.driver_version.clone(), ..LeverBook::default() };
-    let path = path(dir, gpu);
+    let path = path(dir, gpu, gpus);
     match read(&path) {
         Ok(Some(contents)) if contents.uuid == gpu.uuid && contents.book.driver == fresh.driver => {
             contents.book
@@ -73,10 +75,10 @@ fn read(path: &Path) -> Result<Option<Contents>, String> {
 ///
 /// # Errors
 /// [`StoreError`]; the old file is then as it was.
-pub fn save_levers(dir: &Path, gpu: &GpuInfo, book: &LeverBook) -> Result<(), StoreError> {
+pub fn save_levers(dir: &Path, gpu: &GpuInfo, gpus: usize, book: &LeverBook) -> Result<(), StoreError> {
     let contents =
         Contents { version: VERSION, gpu: gpu.name.clone(), uuid: gpu.uuid.clone(), book: book.clone() };
-    let path = path(dir, gpu);
+    let path = path(dir, gpu, gpus);
     file::write(&path, &file::json(&path, &contents)?)
 }
 
@@ -96,7 +98,8 @@ mod tests {
     }
 
     fn book() -> LeverBook {
-        let known = Known { parked_w: Some(54.25), wake_s: Some(0.03), longest_wake_s: 0.2, wakes: 7 };
+        let known =
+            Known { clocks: None, parked_w: Some(54.25), wake_s: Some(0.03), longest_wake_s: 0.2, wakes: 7 };
         let levers = [(LeverKind::Core, known)].into_iter().collect();
         LeverBook { driver: Some("570.1".into()), unparked_w: Some(80.5), levers }
     }
@@ -104,13 +107,14 @@ mod tests {
     #[test]
     fn what_was_measured_comes_back_for_this_board_and_driver_alone() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(load_levers(dir.path(), &gpu()).levers.len(), 0);
-        save_levers(dir.path(), &gpu(), &book()).unwrap();
-        assert_eq!(load_levers(dir.path(), &gpu()), book());
+        assert_eq!(load_levers(dir.path(), &gpu(), 1).levers.len(), 0);
+        save_levers(dir.path(), &gpu(), 1, &book()).unwrap();
+        assert_eq!(load_levers(dir.path(), &gpu(), 1), book());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "within the directory");
+        assert!(load_levers(dir.path(), &gpu(), 2).levers.is_empty(), "of two, it is another sum");
         let newer = GpuInfo { driver_version: Some("580.2".into()), ..gpu() };
         assert_eq!(
-            load_levers(dir.path(), &newer),
+            load_levers(dir.path(), &newer, 1),
             LeverBook { driver: Some("580.2".into()), ..LeverBook::default() }
         );
     }
@@ -118,8 +122,8 @@ mod tests {
     #[test]
     fn file_that_cannot_be_used_is_as_good_as_none() {
         let dir = tempfile::tempdir().unwrap();
-        save_levers(dir.path(), &gpu(), &book()).unwrap();
-        let path = path(dir.path(), &gpu());
+        save_levers(dir.path(), &gpu(), 1, &book()).unwrap();
+        let path = path(dir.path(), &gpu(), 1);
         let sound = std::fs::read_to_string(&path).unwrap();
         let broken = [
             "{".to_owned(),
@@ -129,7 +133,7 @@ mod tests {
         ];
         for broken in broken {
             std::fs::write(&path, broken).unwrap();
-            assert!(load_levers(dir.path(), &gpu()).levers.is_empty());
+            assert!(load_levers(dir.path(), &gpu(), 1).levers.is_empty());
         }
     }
 }

@@ -224,7 +224,8 @@ fn park_books() -> Books {
 /// Parking of a learning agft, with all that can be known of it.
 fn parking() -> ParkingState {
     let books = park_books();
-    let known = Known { parked_w: Some(50.0), wake_s: Some(0.03), longest_wake_s: 1.2, wakes: 2 };
+    let known =
+        Known { clocks: None, parked_w: Some(50.0), wake_s: Some(0.03), longest_wake_s: 1.2, wakes: 2 };
     ParkingState {
         lever: Some("core".into()),
         wait_s: Some(1.4),
@@ -244,7 +245,13 @@ fn parking() -> ParkingState {
 
 /// All levers of a board with GDDR memory.
 fn park_levers() -> LeverBook {
-    let known = |parked| Known { parked_w: Some(parked), wake_s: Some(0.03), longest_wake_s: 1.2, wakes: 2 };
+    let known = |parked| Known {
+        clocks: None,
+        parked_w: Some(parked),
+        wake_s: Some(0.03),
+        longest_wake_s: 1.2,
+        wakes: 2,
+    };
     let levers = [(LeverKind::Core, 65.0), (LeverKind::Memory, 60.0), (LeverKind::Both, 50.0)];
     LeverBook {
         driver: Some("570.1".into()),

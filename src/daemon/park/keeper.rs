@@ -23,7 +23,7 @@ impl Keeper {
         let (books, received) = channel::<(GpuInfo, LeverBook)>();
         let thread = std::thread::Builder::new().name("agft-levers".into()).spawn(move || {
             for (gpu, book) in received {
-                if let Err(error) = save_levers(&dir, &gpu, &book) {
+                if let Err(error) = save_levers(&dir, &gpu, 1, &book) {
                     tracing::warn!(
                         %gpu, %error,
                         "what parking saves is not stored (model.save_dir): the next run measures it anew"

@@ -144,7 +144,7 @@ impl Lowering {
         let since = self.since?;
         let start = self.looked.map_or(now, |looked| looked.at);
         let was_trying = self.levers.is_trying();
-        let order = self.levers.on_parked(since, &Stretch { start, end: now, energy }, running, busy);
+        let order = self.levers.on_parked(since, &Stretch { start, end: now, now, energy }, running, busy);
         let is_trying = self.levers.is_trying();
         self.news |= was_trying && !is_trying;
         self.looked = is_trying.then_some(Looked { at: now, counter });
