@@ -13,41 +13,13 @@ use nvidia_ml::{GpuConfig, Injection, MockConfig, Range};
 use rustix::process::Signal;
 use support::daemon::{Bench, Daemon};
 use support::eventually;
+use support::parking::{LOWEST, a100, core, parked, quick, wait_for_core};
 
 const SET_CORE: &str = "nvmlDeviceSetGpuLockedClocks";
 const RESET_CORE: &str = "nvmlDeviceResetGpuLockedClocks";
 const UTILIZATION: &str = "nvmlDeviceGetUtilizationRates";
 const LOST: u32 = 15;
 const UNKNOWN: u32 = 999;
-const LOWEST: Range = Range { min: 210, max: 210 };
-
-/// Quick times: quiet for a third of a second.
-fn quick(machine: &MockConfig) -> Bench {
-    Bench::with(machine)
-        .set("park.quiet_s", "0.3")
-        .set("park.idle_timeout_s", "0.3")
-        .set("park.active_poll_ms", "20")
-        .set("park.parked_poll_ms", "50")
-}
-
-fn a100() -> Bench {
-    quick(&MockConfig::default())
-}
-
-fn core(bench: &Bench, gpu: usize) -> Option<Range> {
-    bench.mock.locks(gpu).expect("a GPU of this machine").core
-}
-
-fn wait_for_core(bench: &Bench, daemon: &Daemon, gpu: usize, wanted: Option<Range>) {
-    assert_eq!(eventually(|| core(bench, gpu), |lock| *lock == wanted), wanted, "{}", daemon.tail());
-}
-
-/// Starts it, with these arguments, and waits until GPU 0 is parked.
-fn parked(bench: &Bench, arguments: &[&str]) -> Daemon {
-    let daemon = bench.start(&[&["park"], arguments].concat());
-    wait_for_core(bench, &daemon, 0, Some(LOWEST));
-    daemon
-}
 
 fn load(bench: &Bench, gpu: usize, load: f64) {
     bench.mock.set_load(gpu, load).expect("a GPU of this machine");

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,36 +11,9 @@ use std::time::Duration;
 use nvidia_ml::{GpuConfig, MockConfig, Range};
 use rustix::process::Signal;
 use serde_json::Value;
-use support::daemon::{Bench, Daemon};
-use support::eventually;
-
-const LOWEST: Range = Range { min: 210, max: 210 };
-
-fn quick(machine: &MockConfig) -> Bench {
-    Bench::with(machine)
-        .set("park.quiet_s", "0.3")
-        .set("park.idle_timeout_s", "0.3")
-        .set("park.active_poll_ms", "20")
-        .set("park.parked_poll_ms", "50")
-}
-
-fn a100() -> Bench {
-    quick(&MockConfig::default())
-}
-
-fn core(bench: &Bench, gpu: usize) -> Option<Range> {
-    bench.mock.locks(gpu).unwrap().core
-}
-
-fn wait_for_core(bench: &Bench, daemon: &Daemon, gpu: usize, wanted: Option<Range>) {
-    assert_eq!(eventually(|| core(bench, gpu), |lock| *lock == wanted), wanted, "{}", daemon.tail());
-}
-
-fn parked(bench: &Bench, arguments: &[&str]) -> Daemon {
-    let daemon = bench.start(&[&["park"], arguments].concat());
-    wait_for_core(bench, &daemon, 0, Some(LOWEST));
-    daemon
-}
+use support::daemon::Bench;
+use support::parking::{LOWEST, a100, parked, quick, wait_for_core};
+use support::{eventually, get};
 
 fn status(bench: &Bench) -> Value {
     let status = bench.run(&["status", "--json"]);
@@ -181,17 +154,6 @@ fn dry_run_decides_and_shows_and_writes_nothing() {
         daemon.stop();
         assert!(bench.mock.history().is_empty(), "{}", daemon.tail());
     }
-}
-
-fn get(address: &str, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
 }
 
 #[test]

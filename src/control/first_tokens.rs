@@ -14,6 +14,7 @@ use crate::units::Seconds;
 const MEMORY: f64 = 1000.0;
 /// With fewer there is no 99th percentile.
 const FEWEST: f64 = 100.0;
+
 /// Times to first token of late, and wakes among them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct FirstTokens {

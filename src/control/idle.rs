@@ -161,27 +161,20 @@ impl IdleWatch {
         };
         let parked = gaps.is_parked();
         let asked = self.asked(look, settings, now);
-        let (work, proof) = if page.work {
-            (Some(WakeSource::Page), true)
+        let work = if page.work {
+            Some(WakeSource::Page)
         } else if parked {
-            (asked.or_else(|| self.busy(look, settings, &gaps, now)), false)
+            asked.or_else(|| self.busy(look, settings, &gaps, now))
         } else if !self.is_quiet(look, settings) {
             // Not known to be quiet is not idle.
-            (Some(WakeSource::Unseen), false)
+            Some(WakeSource::Unseen)
         } else {
-            (asked.filter(|_| settings.connections == Some(CountedConnections::Open)), false)
+            asked.filter(|_| settings.connections == Some(CountedConnections::Open))
         };
-        self.forget_quiet_power(page, look, parked, now);
-        let risen = self.up_since.is_none_or(|at| now.since(at) >= POWER_RISES);
-        if work.is_none()
-            && !parked
-            && risen
-            && let Some(power) = look.activity.power
-        {
-            let lowest = self.quiet_power.map_or(power.0, |seen| seen.0.min(power.0));
-            self.quiet_power = Some(Watts(lowest));
+        if !parked {
+            self.follow_quiet_power(page, look, work.is_none(), now);
         }
-        let proof = proof || work.is_some_and(|work| is_proof(&work));
+        let proof = work.is_some_and(|work| is_proof(&work));
         let sight =
             Sight { now, idle_since: page.start, work, proof, hold: !may_park || self.is_uncertain(now) };
         let decision = gaps.step(&sight, &settings.gap, prices);
@@ -278,18 +271,21 @@ impl IdleWatch {
         Some(WakeSource::Utilization { percent })
     }
 
-    /// What was quiet once may have been quieter than it ever is again: while the page and the utilisation show no work the
-    /// level rises by and by.
-    fn forget_quiet_power(&mut self, page: PageSight, look: &Look, parked: bool, now: Time) {
+    /// The power of GPUs that are quiet and not parked: the lowest there was. It may have been lower than it ever is again, so
+    /// while page and utilisation show no work the level rises by and by.
+    fn follow_quiet_power(&mut self, page: PageSight, look: &Look, quiet: bool, now: Time) {
         let risen = self.up_since.is_none_or(|at| now.since(at) >= POWER_RISES);
+        let Some(power) = look.activity.power.filter(|_| risen) else { return };
         let idle = look.activity.utilization_percent.is_some_and(|p| p <= QUIET_UTILIZATION_PERCENT);
-        if let (Some(quiet), Some(power)) = (&mut self.quiet_power, look.activity.power)
+        if let Some(level) = &mut self.quiet_power
             && !page.work
-            && !parked
-            && risen
             && idle
         {
-            quiet.0 = (QUIET_RISES * quiet.0).max(LEAST_POWER.0).min(power.0.max(quiet.0));
+            level.0 = (QUIET_RISES * level.0).max(LEAST_POWER.0).min(power.0.max(level.0));
+        }
+        if quiet {
+            let lowest = self.quiet_power.map_or(power.0, |seen| seen.0.min(power.0));
+            self.quiet_power = Some(Watts(lowest));
         }
     }
 

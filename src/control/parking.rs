@@ -14,7 +14,7 @@ use crate::park::price::WakePrice;
 use crate::park::source::WakeSource;
 use crate::park::wake::{self, Running, WakeCheck};
 use crate::reward::energy::EnergyPoint;
-use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Time};
 
 /// Idle power counts from so long after the first empty window began: the second one, whose energy is that of no work.
 const SINK: Seconds = Seconds(0.02);
@@ -59,11 +59,8 @@ struct Woken {
 pub(super) struct Stretch {
     pub(super) page: PageSight,
     pub(super) look: Look,
-    pub(super) start: Time,
     pub(super) end: Time,
     pub(super) now: Time,
-    /// Mean power of all GPUs.
-    pub(super) power: Option<Watts>,
     /// The slowest clocks at its end.
     pub(super) running: Running,
     /// The energy counters of all GPUs together: parked ones are read so seldom that a window may have no power.
@@ -155,10 +152,7 @@ impl Parking {
     pub fn prices(&self) -> Prices {
         let dearer = self.first_tokens.price(self.wake_delay(), self.max_ttft_rise);
         let wake = self.price.joules().map(|price| Joules(price.0 * dearer));
-        // In a trial the two powers are of the same gap.
-        let best = self.levers.best(self.price.busy());
-        let saving = best.and_then(|lever| self.levers.book().saving(lever.kind));
-        Prices { saving: saving.or_else(|| self.books.saving()), wake }
+        Prices { saving: self.levers.saving(self.price.busy()).or_else(|| self.books.saving()), wake }
     }
 
     /// Time that work waits for its clocks after a parked spell.
@@ -266,10 +260,10 @@ impl Parking {
 
     /// Says what a parked GPU has used since the last time, where that is known.
     fn keep_books(&mut self, seen: &Stretch) -> Option<levers::Stretch> {
-        let span = seen.end.since(seen.start);
+        let span = seen.end.since(seen.page.start);
         if seen.page.work {
             self.idle_since = None;
-            if let Some(power) = seen.power.filter(|_| !self.watch.is_parked()) {
+            if let Some(power) = seen.look.window_power.filter(|_| !self.watch.is_parked()) {
                 self.price.worked(power);
             }
         } else if self.watch.is_parked() {
@@ -289,8 +283,8 @@ impl Parking {
             }
             return used;
         } else {
-            let since = *self.idle_since.get_or_insert(seen.start);
-            if let Some(power) = seen.power.filter(|_| seen.start.since(since) >= SINK) {
+            let since = *self.idle_since.get_or_insert(seen.page.start);
+            if let Some(power) = seen.look.window_power.filter(|_| seen.page.start.since(since) >= SINK) {
                 self.books.quiet_power(power);
             }
         }
@@ -343,10 +337,10 @@ impl Parking {
             self.waking = Some(check);
             return false;
         }
-        let running = slowest(readings);
+        let verdict = check.look(slowest(readings), busy, now);
         self.waking = Some(check);
-        match check.look(running, busy, now) {
-            wake::Verdict::Wait | wake::Verdict::Idle => self.waking = Some(check),
+        match verdict {
+            wake::Verdict::Wait | wake::Verdict::Idle => {}
             wake::Verdict::Back(took) => {
                 self.waking = None;
                 self.books.clocks_back(took, settings.gap.wake_limit);
@@ -359,7 +353,6 @@ impl Parking {
             }
             wake::Verdict::NotSeen => self.waking = None,
             wake::Verdict::ResetAgain => {
-                self.waking = Some(check);
                 self.books.reset_again();
                 return true;
             }

@@ -292,10 +292,8 @@ impl Controller {
         let stretch = Stretch {
             page: PageSight { start: window.start, work, step_time: step_time(window) },
             look: Look { window_power: power, ..self.look() },
-            start: window.start,
             end: window.end,
             now,
-            power,
             running: slowest(&self.readings),
             counter: self.counter(),
             may_park: !held && !self.hands_off(now) && self.can_afford_wakes(now),

@@ -59,9 +59,7 @@ pub struct Change {
 impl Reloader {
     /// Waits for the next SIGHUP.
     pub async fn requested(&mut self) {
-        if self.hangup.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
+        hung_up(&mut self.hangup).await;
     }
 
     /// Reads the file; `None` if everything stays as it is. Says what it does in the log.
@@ -78,19 +76,10 @@ impl Reloader {
 
     fn change(&mut self, learned: &Learned) -> Option<Change> {
         let file = self.path.display();
-        let mut loaded = match Config::load_trusted(&self.path) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                refuse(&self.path, &error);
-                return None;
-            }
-        };
-        for warning in &loaded.warnings {
-            tracing::warn!(%file, %warning, "configuration");
-        }
-        loaded.config.control.data_collection_mode |= self.data_collection;
-        let merged = merge(&self.config, &loaded.config);
-        for (key, change) in differences(&merged, &loaded.config) {
+        let mut wanted = read_again(&self.path)?;
+        wanted.control.data_collection_mode |= self.data_collection;
+        let merged = merge(&self.config, &wanted);
+        for (key, change) in differences(&merged, &wanted) {
             tracing::warn!(key, change, "takes effect with the next start");
         }
         let applied = differences(&self.config, &merged);
@@ -132,8 +121,30 @@ impl Reloader {
     }
 }
 
+/// Waits for the next SIGHUP.
+pub(super) async fn hung_up(hangup: &mut Signal) {
+    if hangup.recv().await.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What the file says now; `None`, said in the log, if it cannot be used.
+pub(super) fn read_again(path: &Path) -> Option<Config> {
+    let loaded = match Config::load_trusted(path) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            refuse(path, &error);
+            return None;
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!(file = %path.display(), %warning, "configuration");
+    }
+    Some(loaded.config)
+}
+
 /// One line in the log for each problem, with its place in the file.
-pub(super) fn refuse(path: &Path, error: &ConfigError) {
+fn refuse(path: &Path, error: &ConfigError) {
     const SAYS: &str = "configuration not reloaded: the old one stays";
     let file = path.display();
     let ConfigError::Invalid { problems, .. } = error else {

@@ -318,6 +318,12 @@ impl Levers {
         Some(self.usable().fold(start, better).0)
     }
 
+    /// What the best lever saves, where a trial has shown it: there both powers are of the same gap.
+    #[must_use]
+    pub fn saving(&self, busy: Option<Watts>) -> Option<Watts> {
+        self.book.saving(self.best(busy)?.kind)
+    }
+
     /// The driver does not take this lock: it is not asked for again in this run. Was it one of the levers?
     pub fn refuse(&mut self, clocks: Clocks) -> bool {
         let kinds: Vec<LeverKind> =

@@ -6,8 +6,12 @@ pub(crate) mod daemon;
 pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod page;
+pub(crate) mod parking;
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -28,6 +32,18 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> b
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The body of a good answer to a plain GET; `None` for any other, and where nobody listens.
+pub(crate) fn get(address: impl ToSocketAddrs + Display, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(&address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
 }
 
 /// A mocked driver library in a directory of its own, and the machine behind it.

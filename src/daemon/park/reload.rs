@@ -16,7 +16,7 @@ use super::levels::{Levels, levels};
 use super::member::Member;
 use super::setup::{self, SetupError};
 use crate::config::{Config, ConfigError, Park, ParkLever};
-use crate::daemon::reload::{differences, refuse};
+use crate::daemon::reload::{differences, hung_up, read_again};
 use crate::park::fans::FanRule;
 
 /// What the command line makes of the file.
@@ -37,25 +37,13 @@ pub struct Reloader {
 impl Reloader {
     /// Waits for the next SIGHUP.
     pub async fn requested(&mut self) {
-        if self.hangup.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
+        hung_up(&mut self.hangup).await;
     }
 
     /// Reads the file; `None` if nothing takes effect now. Says so in the log.
     fn read(&self) -> Option<Config> {
         let file = self.path.display();
-        let loaded = match Config::load_trusted(&self.path) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                refuse(&self.path, &error);
-                return None;
-            }
-        };
-        for warning in &loaded.warnings {
-            tracing::warn!(%file, %warning, "configuration");
-        }
-        let wanted = match (self.arguments)(loaded.config) {
+        let wanted = match (self.arguments)(read_again(&self.path)?) {
             Ok(wanted) => wanted,
             Err(error) => {
                 tracing::error!(%error, "configuration not reloaded: the old one stays");

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::sim::Raise;
-use crate::sim::record::{RunRecord, Served};
+use crate::sim::record::{RunRecord, Served, nearest_rank};
 use crate::units::Time;
 
 /// A request that comes this much later than without parking was delayed; less is chance.
@@ -60,10 +60,7 @@ impl Spread {
     #[must_use]
     pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        let at = |percent: usize| {
-            let rank = (values.len() * percent).div_ceil(100).saturating_sub(1);
-            values.get(rank).copied().unwrap_or(0.0)
-        };
+        let at = |percent| nearest_rank(&values, percent);
         Self { mean: mean(&values), p50: at(50), p95: at(95), p99: at(99) }
     }
 

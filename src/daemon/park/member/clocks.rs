@@ -13,10 +13,7 @@ use crate::units::{Clocks, Joules, Time};
 impl Member {
     /// What the rule reckons with.
     pub(super) fn prices(&self) -> Prices {
-        let levers = self.lowering.levers();
-        let best = levers.best(self.price.busy());
-        // In a trial the two powers are of the same gap.
-        let saving = best.and_then(|lever| levers.book().saving(lever.kind));
+        let saving = self.lowering.levers().saving(self.price.busy());
         Prices { saving: saving.or_else(|| self.books.saving()), wake: self.price.joules() }
     }
 
