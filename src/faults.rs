@@ -100,6 +100,9 @@ pub enum Reaction {
     DropClock,
     /// Gives the clocks back for some seconds, then goes on.
     Pause,
+    /// Does not start. Under a run: gives the clocks back as soon as the driver takes them, and goes on when it passes;
+    /// where it takes none back for minutes, ends and leaves them to the guardian.
+    WaitOut,
     /// Gives the clocks back and touches none for minutes.
     StandBack,
     /// Gives the clocks back by force, with an alarm.
@@ -163,15 +166,14 @@ impl Fault {
     pub const fn reaction(self) -> Reaction {
         match self {
             Self::LibraryMissing
-            | Self::DriverGone
             | Self::DriverMismatch
             | Self::GpuNotFound
-            | Self::GpuLost
-            | Self::GpuResetRequired
             | Self::MigEnabled
-            | Self::NotPermitted
             | Self::LocksNotSupported
             | Self::CallHangs => Reaction::End,
+            Self::DriverGone | Self::GpuLost | Self::GpuResetRequired | Self::NotPermitted => {
+                Reaction::WaitOut
+            }
             Self::CallFailed | Self::GpuSuspended | Self::ClocksChanged | Self::JournalNotWritten => {
                 Reaction::Pause
             }

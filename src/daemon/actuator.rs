@@ -12,9 +12,12 @@ use crate::bandit::Target;
 use crate::control::{ClockOutcome, Refusal};
 use crate::gpu::GpuError;
 use crate::gpu::lease::ClockLease;
+use crate::gpu::retry::Retries;
 
-/// Pause between tries to give back clocks that the driver would not take back.
+/// Pause between tries to give clocks back at the end of the program.
 const RELEASE_RETRY: Duration = Duration::from_millis(500);
+/// A driver that takes no clocks back for so long does not recover under this process: whoever runs it may start another.
+pub const GIVE_UP: Duration = Duration::from_secs(300);
 /// Tries at the end of the program.
 const FINAL_TRIES: u32 = 5;
 
@@ -57,11 +60,16 @@ impl Actuator {
     /// # Errors
     /// [`std::io::Error`] if the thread cannot be started; the lease is released then.
     pub fn spawn(lease: ClockLease, clock: Clock) -> std::io::Result<Self> {
+        Self::spawn_with(lease, clock, GIVE_UP)
+    }
+
+    /// The same, giving up after `patience` without a successful release.
+    fn spawn_with(lease: ClockLease, clock: Clock, patience: Duration) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("agft-clocks".into())
-            .spawn(move || serve(&theirs, lease, &clock))?;
+            .spawn(move || serve(&theirs, lease, &clock, patience))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -144,14 +152,21 @@ impl Drop for Actuator {
     }
 }
 
-fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock) -> Result<(), GpuError> {
+fn serve(
+    shared: &Shared,
+    mut lease: ClockLease,
+    clock: &Clock,
+    patience: Duration,
+) -> Result<(), GpuError> {
+    let mut retries = Retries::default();
+    let mut pause = Duration::ZERO;
     loop {
         let mut mailbox = shared.lock();
         while mailbox.command.is_none() && mailbox.disturbed.is_none() && !mailbox.shutdown {
             if lease.current().is_none() {
                 let (guard, _) = shared
                     .changed
-                    .wait_timeout(mailbox, RELEASE_RETRY)
+                    .wait_timeout(mailbox, pause)
                     .unwrap_or_else(PoisonError::into_inner);
                 mailbox = guard;
                 break;
@@ -160,6 +175,7 @@ fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock) -> Result<(), Gp
         }
         let (command, shutdown) = (mailbox.command.take(), mailbox.shutdown);
         let disturbed = mailbox.disturbed.take();
+        let must_release = disturbed.is_some();
         drop(mailbox);
         shared.pulse.mark();
         if shutdown {
@@ -167,17 +183,24 @@ fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock) -> Result<(), Gp
             shared.pulse.rest();
             return result;
         }
+        if must_release || lease.current().is_none() {
+            pause = try_release(&mut lease, &mut retries, patience, shared);
+        }
         let outcome = match command {
             // A command of before the disturbance is void: the loop decides anew.
-            _ if disturbed.is_some() => disturbed.map(|why| give_back(&mut lease, why, clock)),
-            Some(target) => carry_out(&mut lease, target, clock, shared),
-            // A release failed earlier: the clocks are not known to be back.
-            None => {
-                if let Err(error) = lease.release() {
-                    tracing::warn!(%error, "clocks not given back yet");
-                }
-                None
+            _ if disturbed.is_some() => disturbed.map(|why| ClockOutcome::Refused {
+                target: lease.current().unwrap_or(Target::Default),
+                at: clock.now(),
+                recovery: Refusal::Pause,
+                why,
+            }),
+            // Clocks that are not known to be back come back before others are locked.
+            Some(target) if lease.current().is_some() => carry_out(&mut lease, target, clock, shared),
+            Some(target @ Target::Lock(_)) => {
+                let why = "clocks not given back yet".to_owned();
+                Some(ClockOutcome::Refused { target, at: clock.now(), recovery: Refusal::Pause, why })
             }
+            _ => None,
         };
         shared.pulse.rest();
         if let Some(outcome) = outcome {
@@ -206,16 +229,45 @@ fn carry_out(lease: &mut ClockLease, target: Target, clock: &Clock, shared: &Sha
     }
 }
 
-/// A release that fails is tried again by the loop above.
-fn give_back(lease: &mut ClockLease, why: String, clock: &Clock) -> ClockOutcome {
-    let target = lease.current().unwrap_or(Target::Default);
-    if let Err(error) = lease.release() {
-        tracing::warn!(%error, "clocks not given back yet");
+/// One try. One that fails is tried again by the loop above, after the pause that this gives.
+fn try_release(
+    lease: &mut ClockLease,
+    retries: &mut Retries,
+    patience: Duration,
+    shared: &Shared,
+) -> Duration {
+    let Err(error) = lease.release() else {
+        retries.succeeded();
+        return Duration::ZERO;
+    };
+    let failed = retries.failed();
+    let for_s = failed.elapsed.as_secs();
+    if failed.say {
+        tracing::warn!(%error, for_s, hint = error.hint(), "clocks not given back yet");
     }
-    ClockOutcome::Refused { target, at: clock.now(), recovery: Refusal::Pause, why }
+    if failed.elapsed >= patience {
+        shared.lock().fatal.get_or_insert(still_locked(&error, failed.elapsed));
+        shared.failed.notify_one();
+    }
+    failed.pause
+}
+
+/// Not the driver's own error: a refusal in the middle of a run says nothing about the right to start.
+fn still_locked(error: &GpuError, elapsed: Duration) -> GpuError {
+    GpuError::Failed {
+        gpu: "clocks".into(),
+        call: "giving them back",
+        detail: format!(
+            "{error} (for {} s); the lock may still be in force: its journal stays, and the guardian goes on trying. \
+             Likely: {}",
+            elapsed.as_secs(),
+            error.hint()
+        ),
+    }
 }
 
 fn release_for_good(lease: &mut ClockLease, pulse: &Pulse) -> Result<(), GpuError> {
+    let start = std::time::Instant::now();
     let mut result = lease.release();
     for _ in 1..FINAL_TRIES {
         if result.is_ok() {
@@ -225,5 +277,5 @@ fn release_for_good(lease: &mut ClockLease, pulse: &Pulse) -> Result<(), GpuErro
         pulse.mark();
         result = lease.release();
     }
-    result
+    result.map_err(|error| still_locked(&error, start.elapsed()))
 }

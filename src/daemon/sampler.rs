@@ -250,7 +250,7 @@ fn sample(shared: &Shared, mut gpus: Vec<Gpu>, settings: SamplerSettings, clock:
             let lost = [point.as_ref().err(), reading.as_ref().and_then(|r| r.as_ref().err())]
                 .into_iter()
                 .flatten()
-                .find(|error| error.ends_sampling())
+                .find(|error| error.ends_sampling() || error.is_waited_out())
                 .cloned();
             let mut ticks = shared.ticks.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(tick) = ticks.get_mut(index) else { continue };

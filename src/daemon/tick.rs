@@ -12,8 +12,11 @@ use super::watch::{Alarm, Pulse, Watch};
 use crate::bandit::Target;
 use crate::config::Config;
 use crate::control::{Controller, Mode, Observation, Order, Output, Scrape, Settings};
-use crate::gpu::GpuError;
+use crate::gpu::{GpuError, Recovery};
 use crate::units::{Seconds, Time};
+
+/// A GPU that is lost for a while has the clocks given back so often: well within the pause of a fault.
+const DISTURB_EVERY: Seconds = Seconds(2.0);
 
 /// Everything a run is made of.
 pub struct Parts {
@@ -151,12 +154,24 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
     let mut number = 0_u64;
     // A tick whose page has not come yet: the round is closed when it does, unless the next tick is nearer by then.
     let mut owed: Option<Time> = None;
+    let mut disturbed: Option<Time> = None;
     loop {
         tokio::select! {
             biased;
             end = &mut stop => return Ok(end),
             error = clock_failure(parts.actuator.as_ref()) => return Err(error.into()),
-            error = parts.sampler.lost() => return Err(error.into()),
+            error = parts.sampler.lost() => {
+                if error.recovery() == Recovery::Exit {
+                    return Err(error.into());
+                }
+                let now = parts.clock.now();
+                if disturbed.is_none_or(|at: Time| now.since(at).0 >= DISTURB_EVERY.0) {
+                    disturbed = Some(now);
+                    if let Some(actuator) = &parts.actuator {
+                        actuator.disturber()(error.to_string());
+                    }
+                }
+            }
             alarm = alarm(parts.watch.as_ref()) => return Err(alarm.into()),
             () = super::feed::sleep_until(parts.clock, due) => {
                 number += 1;

@@ -17,6 +17,7 @@ pub mod nvapi;
 pub mod nvml;
 pub mod probe;
 pub mod pstate;
+pub mod retry;
 
 /// Who a GPU is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -464,7 +465,7 @@ impl GpuError {
     pub fn recovery(&self) -> Recovery {
         match self.fault().reaction() {
             Reaction::DropClock => Recovery::DropArm,
-            Reaction::Pause => Recovery::ReleaseAndRetry,
+            Reaction::Pause | Reaction::WaitOut => Recovery::ReleaseAndRetry,
             Reaction::Nothing
             | Reaction::Warn
             | Reaction::NotLearned
@@ -480,6 +481,25 @@ impl GpuError {
         }
     }
 
+    /// What is the likely cause where a call fails so again and again, and the remedy.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Failed { .. } | Self::NoPermission { .. } | Self::NoDriver { .. } | Self::NotReady { .. } => {
+                "in a container: it may have lost its device nodes or cgroup rights, as after `systemctl \
+                 daemon-reload` on the host; restart the container"
+            }
+            Self::Lost { .. } | Self::ResetRequired { .. } | Self::DriverMismatch => {
+                "see `dmesg`; the GPU or the driver needs a reset, or the machine a reboot"
+            }
+            Self::NoLibrary { .. }
+            | Self::NotFound { .. }
+            | Self::NotSupported { .. }
+            | Self::InvalidArgument { .. }
+            | Self::Mig { .. } => "see `agft check`",
+        }
+    }
+
     /// Is it the sensor that a board lacks, and not the GPU that is in trouble?
     #[must_use]
     pub fn is_missing_sensor(&self) -> bool {
@@ -490,6 +510,12 @@ impl GpuError {
     #[must_use]
     pub fn is_refused_memory_lock(&self) -> bool {
         matches!(self, Self::NotSupported { call, .. } if *call == "nvmlDeviceSetMemoryLockedClocks")
+    }
+
+    /// Does nothing work before this passes? Then the clocks are given back until it does.
+    #[must_use]
+    pub fn is_waited_out(&self) -> bool {
+        self.fault().reaction() == Reaction::WaitOut && !self.is_missing_sensor()
     }
 
     /// A sensor failed so: does that end the run? A missing one does not, nor does one that fails for the moment.

@@ -58,6 +58,40 @@ impl NvmlHost {
         Ok(Self { nvml: Box::leak(Box::new(nvml)) })
     }
 
+    /// Ends NVML and starts it again: a handle of before a reset of the GPU or the driver may be of no more use.
+    ///
+    /// For a process that only gives clocks back, and while no other thread is in a call: where this fails, no call works
+    /// before another try succeeds. Devices opened before have to be opened again.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn restart(&self) -> Result<(), GpuError> {
+        raw::restart(self.nvml).map_err(init_failed)
+    }
+
+    /// Is the GPU gone from the machine? Every GPU answers and none has this UUID, and the kernel knows no PCI device
+    /// of this name (`0000:65:00.0`). A GPU that does not answer is not gone, nor is one whose device node is missing.
+    #[must_use]
+    pub fn is_gone(&self, uuid: &str, pci: Option<&str>) -> bool {
+        let Ok(devices) = self.devices() else { return false };
+        let absent =
+            devices.iter().all(|(_, found)| found.as_ref().is_ok_and(|(_, info)| info.uuid != uuid));
+        let known = Path::new("/sys/bus/pci/devices");
+        let at = pci.map(|pci| known.join(pci));
+        absent && known.is_dir() && at.is_some_and(|at| !at.exists())
+    }
+
+    /// The kernel's name of the GPU's PCI device, if the driver tells.
+    #[must_use]
+    pub fn pci_name(&self, uuid: &str) -> Option<String> {
+        let (device, _) = self.device(&GpuSelector::Uuid(uuid.to_owned())).ok()?;
+        let pci = device.pci_info().ok()?;
+        // The driver's domain has eight digits, the kernel's four.
+        let (domain, rest) = pci.bus_id.split_once(':')?;
+        let domain = u32::from_str_radix(domain, 16).ok()?;
+        Some(format!("{domain:04x}:{}", rest.to_ascii_lowercase()))
+    }
+
     /// Every GPU that answers, in NVML's order. One that does not (lost, or not ours to see) is left out with a warning.
     ///
     /// # Errors

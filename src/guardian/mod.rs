@@ -6,18 +6,25 @@
 //!
 //! | what the guardian sees | what it does |
 //! | --- | --- |
-//! | pidfd or socket say that the controller is gone, no goodbye | gives the clocks back, tries again for a minute |
+//! | pidfd or socket say that the controller is gone, no goodbye | gives the clocks back, and tries until the driver takes them or the GPU is gone |
 //! | the thread that started it is dead (`PR_SET_PDEATHSIG`) | gives the clocks back, says so, goes on waiting |
 //! | goodbye | ends; nothing is locked |
 //! | no heartbeat for max(5 periods, 3 s): stopped (SIGSTOP, ^Z, a debugger), swapped out | gives the clocks back, says so, goes on waiting |
 //! | "this part is stuck" | gives the clocks back, says so; kills a controller that does not end by itself |
-//! | SIGTERM, SIGINT, SIGHUP | gives the clocks back, says so, ends |
+//! | SIGTERM, SIGINT, SIGHUP | gives the clocks back, says so, ends when they are back |
 //!
 //! Pidfd and socket tell of the end of the last thread of the controller. A killed process with a thread in a disk or
 //! driver call that cannot be interrupted (an `fsync` on a busy disk, for one) lives on until that returns, and its
 //! clocks must not wait. So the guardian has a third sign: a signal at the death of the thread that started it. That one
 //! alone would be too early where threads come and go; here it is the main thread or the watch, which live as long as
 //! the run.
+//!
+//! Whoever holds a journal does not end before the clocks are back. The pause between two tries grows to 2 s
+//! ([`crate::gpu::retry`]), the lines of the log become rare, and after 2 s NVML is started again with every try that
+//! far apart: a handle may be stale. Only a GPU that no GPU's UUID and no PCI device of the kernel names any more is
+//! given up. A service manager that stops the unit ends a guardian that is still trying by SIGKILL, after
+//! `TimeoutStopSec`; `ExecStopPost=agft release --journal` and the next start then go on from the journal. The next
+//! start's guardian takes over from one that still tries: it kills it, and reads the same journal.
 //!
 //! What was given back under a living controller is given back again when that ends: a driver call that was on its way
 //! may have locked in between.

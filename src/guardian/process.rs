@@ -25,7 +25,8 @@ use crate::daemon::signals::Signals;
 use crate::gpu::lease::give_back;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::pstate::{MayBeForced, clocks_to_reset};
-use crate::gpu::{GpuClocks, GpuError, Recovery};
+use crate::gpu::retry::Retries;
+use crate::gpu::{GpuClocks, GpuError};
 use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
 
 /// How long a dead predecessor's guardian may take to finish.
@@ -34,10 +35,10 @@ const PREDECESSOR: Duration = Duration::from_secs(5);
 const KILLED: Duration = Duration::from_secs(2);
 /// How long the last words of a dead controller may take to be read.
 const LAST_WORDS: Duration = Duration::from_millis(50);
-/// How long clocks that the driver will not take back are tried after the controller's end.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Pause between two tries: short at first.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Pause between two tries under a controller that still lives.
+const RETRY: Duration = Duration::from_millis(20);
+/// Clocks that the driver does not take back for so long are tried through a new handle, and again after so long.
+const RESTART: Duration = Duration::from_secs(2);
 /// Tries under a controller that still lives: its end brings the rest.
 const TRIES_UNDER_CONTROLLER: u32 = 5;
 /// A controller that said it is stuck is killed if it has not ended by then.
@@ -92,9 +93,6 @@ pub enum GuardianError {
     /// It came too late.
     #[error("the controller (pid {0}) was gone before its guardian was ready")]
     Orphan(u32),
-    /// The driver would not take the clocks back.
-    #[error("clocks of {0} could not be given back; the next start, or `agft release`, tries again")]
-    StillLocked(String),
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> GuardianError {
@@ -142,9 +140,13 @@ async fn send(writing: &mut OwnedWriteHalf, message: &FromGuardian) -> io::Resul
 struct Gpu {
     uuid: String,
     clocks: Box<dyn GpuClocks>,
+    forced: MayBeForced,
+    /// The kernel's name of its PCI device.
+    pci: Option<String>,
 }
 
 struct Guardian {
+    host: NvmlHost,
     gpus: Vec<Gpu>,
     /// GPUs on which something is locked, or may be.
     held: BTreeSet<String>,
@@ -231,13 +233,15 @@ impl Guardian {
         let mut gpus = Vec::new();
         for uuid in &ward.gpus {
             let forced = if ward.forced.contains(uuid) { MayBeForced::Yes } else { MayBeForced::No };
-            gpus.push(Gpu { uuid: uuid.clone(), clocks: clocks_to_reset(host, uuid, forced)? });
+            let clocks = clocks_to_reset(host, uuid, forced)?;
+            gpus.push(Gpu { uuid: uuid.clone(), clocks, forced, pci: host.pci_name(uuid) });
         }
         let dir = HeldDir::open(&ward.runtime_dir).map_err(ClaimError::from)?;
         let claims = claim(&dir, &ward.gpus, &ward.config).await?;
         // The libraries are loaded and the files open: it need not keep anybody's directory busy.
         let _ = chdir("/");
         let guardian = Self {
+            host,
             gpus,
             held: BTreeSet::new(),
             controller,
@@ -269,8 +273,9 @@ impl Guardian {
             Why::Goodbye if self.held.is_empty() => Ok(()),
             Why::Goodbye | Why::Gone => self.release_for_good().await,
             Why::Signal(name) => {
+                // What was locked is nobody else's to give back: where the driver refuses, only SIGKILL ends it sooner.
                 let done = self.release_under_controller(&format!("{name} to the guardian")).await;
-                if done { Ok(()) } else { Err(GuardianError::StillLocked(self.held_names())) }
+                if done { Ok(()) } else { self.release_for_good().await }
             }
         }
     }
@@ -366,7 +371,7 @@ impl Guardian {
             if failed.is_empty() {
                 break;
             }
-            tokio::time::sleep(RETRY.0).await;
+            tokio::time::sleep(RETRY).await;
             failed = self.reset_held();
         }
         match failed.first() {
@@ -379,15 +384,16 @@ impl Guardian {
         failed.is_empty()
     }
 
-    /// The controller is gone: gives everything back, and tries until it is.
+    /// The controller is gone, or the guardian is asked to go: gives everything back, and tries until it is, whatever the
+    /// driver says. A GPU that is gone from the machine has nothing to give back.
     async fn release_for_good(mut self) -> Result<(), GuardianError> {
-        let start = Instant::now();
-        let mut pause = RETRY.0;
-        let mut said = false;
+        let mut retries = Retries::default();
+        let mut restart_at = RESTART;
         // A journal may be a dead predecessor's, whose clocks the controller did not live to reset: cleared unread, it
         // would leave them locked.
         let journalled = self.gpus.iter().filter(|gpu| self.dir.has_journal(&gpu.uuid));
         self.held.extend(journalled.map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>());
+        let start = Instant::now();
         loop {
             let failed = self.reset_held();
             let done: Vec<String> = self
@@ -400,28 +406,66 @@ impl Guardian {
                 self.held.remove(&gpu);
                 let took_ms = start.elapsed().as_secs_f64() * 1e3;
                 tracing::warn!(gpu, took_ms, "the controller is gone: clocks given back");
+                self.clear(&gpu);
             }
             let Some((gpu, error)) = failed.first() else { break };
-            if !said {
-                tracing::error!(gpu, %error, "clocks not given back yet");
-                said = true;
+            let tried = retries.failed();
+            if tried.say {
+                let (for_s, hint) = (tried.elapsed.as_secs(), error.hint());
+                tracing::error!(gpu, %error, for_s, hint, "clocks not given back yet: the guardian goes on trying");
             }
-            // A GPU that is lost, or a driver that is gone, has no clock to give back, and no later try changes that.
-            let may_pass = failed.iter().any(|(_, error)| error.recovery() == Recovery::ReleaseAndRetry);
-            if !may_pass || start.elapsed() > PATIENCE {
-                return Err(GuardianError::StillLocked(self.held_names()));
+            if tried.elapsed >= restart_at {
+                restart_at = tried.elapsed + RESTART;
+                // What it would say of each GPU has been said of the clocks.
+                tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), || {
+                    self.open_again();
+                });
+                if self.drop_gone() {
+                    continue;
+                }
             }
-            tokio::time::sleep(pause).await;
-            // Often at first: a driver that refuses a few times must not cost more than the second that is promised.
-            let longest = if start.elapsed() < RETRY.1 * 4 { RETRY.0 * 4 } else { RETRY.1 };
-            pause = (pause * 2).min(longest);
+            tokio::time::sleep(tried.pause).await;
         }
-        for gpu in &self.gpus {
-            if let Err(error) = self.dir.clear(&gpu.uuid) {
-                tracing::warn!(%error, "journal stays; the next start finds nothing locked");
-            }
+        for gpu in self.gpus.iter().map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>() {
+            self.clear(&gpu);
         }
         Ok(())
+    }
+
+    fn clear(&self, gpu: &str) {
+        if let Err(error) = self.dir.clear(gpu) {
+            tracing::warn!(%error, "journal stays; the next start finds nothing locked");
+        }
+    }
+
+    /// The driver may have been reset, or the handle be stale: NVML is started again, and each GPU opened again that
+    /// answers.
+    fn open_again(&mut self) {
+        if self.host.restart().is_err() {
+            return;
+        }
+        for gpu in &mut self.gpus {
+            // A predecessor's journal may know of a state that the controller did not.
+            let forced = match (gpu.forced, self.dir.state_may_be_forced(&gpu.uuid)) {
+                (MayBeForced::Yes, _) => MayBeForced::Yes,
+                (_, journalled) => journalled,
+            };
+            if let Ok(clocks) = clocks_to_reset(self.host, &gpu.uuid, forced) {
+                gpu.clocks = clocks;
+            }
+        }
+    }
+
+    /// Forgets GPUs that are gone from the machine; says whether there was one.
+    fn drop_gone(&mut self) -> bool {
+        let before = self.held.len();
+        for gpu in &self.gpus {
+            if self.held.contains(&gpu.uuid) && self.host.is_gone(&gpu.uuid, gpu.pci.as_deref()) {
+                tracing::warn!(gpu = gpu.uuid, "the GPU is gone from the machine, and its lock with it");
+                self.held.remove(&gpu.uuid);
+            }
+        }
+        self.held.len() < before
     }
 
     /// One try on every GPU held, side by side: one that hangs must not keep the others.

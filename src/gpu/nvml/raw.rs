@@ -1,7 +1,7 @@
-//! Two calls that nvml-wrapper has no sound form of, made through the symbols it loaded.
+//! A few calls that nvml-wrapper has no sound form of, made through the symbols it loaded.
 #![expect(unsafe_code, reason = "C calls through nvml-wrapper's function pointers")]
 
-use nvml_wrapper::Device;
+use nvml_wrapper::{Device, Nvml};
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try, nvml_try_count};
 
 /// Core clocks supported beside a memory clock, MHz.
@@ -18,6 +18,17 @@ pub(super) fn supported_core_clocks(device: &Device<'_>, memory_mhz: u32) -> Res
     nvml_try(unsafe { list(device.handle(), memory_mhz, &raw mut count, clocks.as_mut_ptr()) })?;
     clocks.truncate(count as usize);
     Ok(clocks)
+}
+
+/// Ends NVML and starts it again. An end that fails means that it had not been started.
+pub(super) fn restart(nvml: &Nvml) -> Result<(), NvmlError> {
+    let end = nvml_sym(nvml.lib().nvmlShutdown.as_ref())?;
+    let start = nvml_sym(nvml.lib().nvmlInit_v2.as_ref())?;
+    // SAFETY: both take nothing; a handle of before is refused or still valid in the driver, never a dangling pointer
+    // of ours, and callers open theirs again.
+    let _ = nvml_try(unsafe { end() });
+    // SAFETY: as above.
+    nvml_try(unsafe { start() })
 }
 
 /// Clock event reasons as the driver's bits; [`NvmlError::FailedToLoadSymbol`] before driver 535, whose name for them
