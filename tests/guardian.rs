@@ -20,6 +20,18 @@ const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 const SET_CORE: &str = "nvmlDeviceSetGpuLockedClocks";
 const RESET_CORE: &str = "nvmlDeviceResetGpuLockedClocks";
 const UNKNOWN: u32 = 999;
+const EVERY_CALL: [&str; 6] = [
+    RESET_CORE,
+    SET_CORE,
+    "nvmlDeviceResetMemoryLockedClocks",
+    "nvmlDeviceGetTotalEnergyConsumption",
+    "nvmlDeviceGetClockInfo",
+    "nvmlInit_v2",
+];
+/// How long after the end of a fault clocks may stay locked.
+const FREED_WITHIN: Duration = Duration::from_secs(5);
+/// Codes that resets are refused with: uninitialised, not supported, not permitted, driver not loaded, lost, ...
+const REFUSALS: [u32; 8] = [1, 3, 4, 9, 15, 16, 18, UNKNOWN];
 const HANGS: Duration = Duration::from_secs(600);
 
 fn random(below: u64) -> u64 {
@@ -70,8 +82,23 @@ fn kill_both(bench: &Bench) -> Daemon {
     daemon
 }
 
-/// Starts, kills at some moment, and waits for the release: how long it took, and whether anything was locked.
-fn kill_once(bench: &Bench, group: bool) -> (Duration, bool) {
+/// A fault of the driver that begins before a kill, or after it, and passes: on every reset, or on every call.
+fn refuse(bench: &Bench) {
+    let code = REFUSALS[usize::try_from(random(REFUSALS.len() as u64)).unwrap_or(0)];
+    match random(3) {
+        0 => bench.mock.set_lost(0, true).expect("GPU 0"),
+        1 => bench.mock.inject(&Injection::error(RESET_CORE, code)).expect("a free slot"),
+        _ => {
+            for call in EVERY_CALL {
+                bench.mock.inject(&Injection::error(call, code)).expect("a free slot");
+            }
+        }
+    }
+}
+
+/// Starts, kills at some moment, and waits for the release: how long it took, and whether anything was locked. With a
+/// `fault` around the kill, the time is that from its end.
+fn kill_once(bench: &Bench, group: bool, fault: bool) -> (Duration, bool) {
     let mut command = bench.command(&[]);
     command.process_group(0);
     let mut daemon = Daemon::start(command);
@@ -81,12 +108,28 @@ fn kill_once(bench: &Bench, group: bool) -> (Duration, bool) {
     }
     std::thread::sleep(Duration::from_micros(random(600_000)));
     let locked = !bench.is_free();
-    let start = Instant::now();
-    if group {
+    let before = fault && random(2) == 0;
+    if before {
+        refuse(bench);
+        std::thread::sleep(Duration::from_micros(random(300_000)));
+    }
+    let mut start = Instant::now();
+    // A start that the driver refuses has ended by itself.
+    if group && daemon.is_running() {
         let pid = Pid::from_raw(i32::try_from(daemon.pid()).expect("a process id")).expect("a process id");
         kill_process_group(pid, Signal::KILL).expect("the group is there");
-    } else {
+    } else if daemon.is_running() {
         daemon.signal(Signal::KILL);
+    }
+    if fault {
+        if !before {
+            std::thread::sleep(Duration::from_micros(random(3_000)));
+            refuse(bench);
+        }
+        std::thread::sleep(Duration::from_micros(random(3_000_000)));
+        bench.mock.set_lost(0, false).expect("GPU 0");
+        bench.mock.clear_injections();
+        start = Instant::now();
     }
     let took = released_after(bench, start);
     daemon.wait();
@@ -104,7 +147,7 @@ fn sigkill_of_the_controller_or_its_group_at_any_moment_releases_within_a_second
     let bench = Bench::new();
     bench.engine.set_load(0.6);
     for kill in 0..10 {
-        let (took, _) = kill_once(&bench, kill % 2 == 1);
+        let (took, _) = kill_once(&bench, kill % 2 == 1, false);
         assert!(took < RELEASED_WITHIN, "kill {kill}: {took:?}");
     }
 }
@@ -116,18 +159,25 @@ fn many_kills() {
     let kills = std::env::var("KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(200);
     let bench = Bench::new();
     bench.engine.set_load(0.6);
-    let all: Vec<_> = (0..kills).map(|kill| kill_once(&bench, kill % 2 == 1)).collect();
-    let mut times: Vec<Duration> = all.iter().filter(|(_, locked)| *locked).map(|(took, _)| *took).collect();
-    times.sort();
-    let at = |percent: usize| times[(times.len() * percent).div_ceil(100).saturating_sub(1)];
-    println!(
-        "{kills} kills, {} of them with clocks locked; from kill() to the last reset: p50 {:?}, p99 {:?}, max {:?}",
-        times.len(),
-        at(50),
-        at(99),
-        at(100)
-    );
-    assert!(all.iter().all(|(took, _)| *took < RELEASED_WITHIN));
+    for (fault, from, limit) in
+        [(false, "kill()", RELEASED_WITHIN), (true, "the end of a fault around kill()", FREED_WITHIN)]
+    {
+        let all: Vec<_> = (0..kills).map(|kill| kill_once(&bench, kill % 2 == 1, fault)).collect();
+        let mut times: Vec<Duration> =
+            all.iter().filter(|(_, locked)| *locked).map(|(took, _)| *took).collect();
+        times.sort();
+        let at = |percent: usize| times[(times.len() * percent).div_ceil(100).saturating_sub(1)];
+        let within = all.iter().filter(|(took, _)| *took < limit).count();
+        println!(
+            "{kills} kills, {} of them with clocks locked, {within} free within {limit:?}; from {from} to the last reset: \
+             p50 {:?}, p99 {:?}, max {:?}",
+            times.len(),
+            at(50),
+            at(99),
+            at(100)
+        );
+        assert_eq!(within, all.len());
+    }
 }
 
 #[test]
@@ -160,16 +210,42 @@ fn guardian_tries_again_where_the_driver_refuses_at_first() {
 }
 
 #[test]
-fn guardian_of_a_lost_gpu_does_not_stay() {
+fn guardian_of_a_lost_gpu_stays_until_it_is_back() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
     let guardian = guardian(&bench);
     bench.mock.set_lost(0, true).expect("GPU 0");
     daemon.signal(Signal::KILL);
     daemon.wait();
-    assert!(eventually(|| is_gone(guardian), |gone| *gone), "the guardian stays");
     daemon.wait_for_log("the GPU is lost");
-    assert_eq!(bench.journals().len(), 1, "the journal stays for the next start");
+    std::thread::sleep(Duration::from_secs(3));
+    kill_process(guardian, Signal::TERM).expect("the guardian is there");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!is_gone(guardian), "{}", daemon.tail());
+    assert_eq!(bench.journals().len(), 1, "the journal stays as long");
+    bench.mock.set_lost(0, false).expect("GPU 0");
+    let took = released_after(&bench, Instant::now());
+    assert!(took < FREED_WITHIN, "{took:?}");
+    assert!(eventually(|| is_gone(guardian), |gone| *gone), "the guardian stays");
+    assert_eq!(bench.journals(), Vec::<std::path::PathBuf>::new());
+}
+
+/// Every code that a reset can fail with, for two seconds around the controller's end.
+#[test]
+fn guardian_frees_the_clocks_when_a_refusal_of_any_kind_passes() {
+    let bench = Bench::new();
+    for code in REFUSALS {
+        let mut daemon = bench.serve(&[]);
+        bench.mock.inject(&Injection::error(RESET_CORE, code)).expect("a free slot");
+        daemon.signal(Signal::KILL);
+        daemon.wait();
+        std::thread::sleep(Duration::from_millis(2100));
+        assert!(!bench.is_free(), "{code}");
+        bench.mock.clear_injections();
+        let took = released_after(&bench, Instant::now());
+        assert!(took < FREED_WITHIN, "{code}: {took:?}");
+        assert!(eventually(|| bench.journals(), Vec::is_empty).is_empty(), "{code}");
+    }
 }
 
 #[test]

@@ -279,3 +279,70 @@ fn release_for_good(lease: &mut ClockLease, pulse: &Pulse) -> Result<(), GpuErro
     }
     result.map_err(|error| still_locked(&error, start.elapsed()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{GpuClocks, GpuInfo};
+    use crate::units::{Clocks, Mhz};
+
+    /// Locks, and takes back what it locked only as long as nothing is locked.
+    struct Fake {
+        info: GpuInfo,
+        locked: bool,
+    }
+
+    impl GpuClocks for Fake {
+        fn info(&self) -> &GpuInfo {
+            &self.info
+        }
+
+        fn lock_core(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+            self.locked = true;
+            Ok(())
+        }
+
+        fn lock_memory(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
+            Ok(())
+        }
+
+        fn reset_core(&mut self) -> Result<(), GpuError> {
+            if !self.locked {
+                return Ok(());
+            }
+            Err(GpuError::NoPermission { gpu: "GPU 0".into(), call: "reset" })
+        }
+
+        fn reset_memory(&mut self) -> Result<(), GpuError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn driver_that_takes_no_clocks_back_for_minutes_ends_the_run() {
+        let info = GpuInfo {
+            index: 0,
+            uuid: "GPU-x".into(),
+            name: "x".into(),
+            driver_version: None,
+            power_limit: None,
+        };
+        let fake = Box::new(Fake { info, locked: false });
+        let lease = ClockLease::take(vec![(fake, Mhz(210))]).unwrap();
+        let patience = Duration::from_millis(300);
+        let actuator = Actuator::spawn_with(lease, Clock::start(), patience).unwrap();
+        actuator.command(Target::Lock(Clocks { core: Mhz(900), memory: None }));
+        while actuator.outcomes().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let start = std::time::Instant::now();
+        actuator.command(Target::Default);
+        let error = actuator.failed().await;
+        assert!(start.elapsed() >= patience);
+        // Not the code of a start without the right: what runs it shall start it anew.
+        assert!(matches!(error, GpuError::Failed { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("the lock may still be in force") && text.contains("restart the container"), "{text}");
+        actuator.abandon();
+    }
+}

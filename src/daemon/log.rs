@@ -17,19 +17,29 @@ pub struct LogObserver {
     mode: Option<Mode>,
     /// Metrics whose values were refused: said once, not with every page.
     refused: BTreeSet<String>,
+    /// The words of the last refused clock, and how often they came in a row: said the 1st, 2nd, 4th, 8th time.
+    clock_refused: (String, u32),
 }
 
 impl LogObserver {
     /// With `detailed` each round is a debug line; in a dry run commands are worded as what would be done.
     #[must_use]
     pub fn new(detailed: bool, dry_run: bool) -> Self {
-        Self { detailed, dry_run, mode: None, refused: BTreeSet::new() }
+        Self { detailed, dry_run, mode: None, refused: BTreeSet::new(), clock_refused: Default::default() }
     }
 }
 
 impl Observer for LogObserver {
     fn step(&mut self, facts: &StepFacts<'_>) {
         for event in &facts.output.events {
+            if let Event::ClockRefused { why, .. } = event {
+                let (known, times) = &mut self.clock_refused;
+                *times = if known == why { times.saturating_add(1) } else { 1 };
+                known.clone_from(why);
+                if !times.is_power_of_two() {
+                    continue;
+                }
+            }
             log_event(event, &mut self.refused);
         }
         let mode = facts.controller.mode();

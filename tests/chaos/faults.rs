@@ -15,7 +15,7 @@ use crate::support::engine::Behaviour;
 use crate::world::World;
 
 /// Calls that the daemon and its guardian make while they run.
-const CALLS: [&str; 12] = [
+pub(crate) const CALLS: [&str; 12] = [
     "nvmlDeviceSetGpuLockedClocks",
     "nvmlDeviceSetGpuLockedClocks",
     "nvmlDeviceResetGpuLockedClocks",

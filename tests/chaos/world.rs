@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use nvidia_ml::{GpuConfig, MockConfig};
+use nvidia_ml::{GpuConfig, Injection, MockConfig};
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,6 +17,10 @@ use crate::support::engine::Behaviour;
 
 /// After the controller's end its clocks are free within this, and what the machine itself lost meanwhile.
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
+/// After a fault that held the guardian up.
+const FREED_WITHIN: Duration = Duration::from_secs(5);
+/// What a reset may be refused with at the end of the controller: not permitted, GPU lost, unknown.
+const REFUSALS: [u32; 3] = [4, 15, 999];
 /// A run that is well again locks a clock within this; a fault pause, a reload and a new guardian are over by then.
 const WELL_WITHIN: Duration = Duration::from_secs(25);
 /// The events that a failure prints.
@@ -211,20 +215,20 @@ impl World {
             self.bench.mock.set_lost(gpu, false).map_err(|error| error.to_string())?;
         }
         if !refused {
-            self.released()?;
+            self.released(RELEASED_WITHIN)?;
         }
         self.close()
     }
 
     /// Waits until no clock is locked.
-    fn released(&mut self) -> Result<(), String> {
+    fn released(&mut self, within: Duration) -> Result<(), String> {
         let start = Instant::now();
         let mut machine = Duration::ZERO;
         while !self.bench.is_free() {
             let before = Instant::now();
             std::thread::sleep(Duration::from_millis(1));
             machine += before.elapsed().saturating_sub(Duration::from_millis(3));
-            if start.elapsed() > RELEASED_WITHIN + 2 * machine {
+            if start.elapsed() > within + 2 * machine {
                 return Err(format!(
                     "locked {:?} after the end ({machine:?} lost by the machine)",
                     start.elapsed()
@@ -303,13 +307,27 @@ impl World {
             self.bench.mock.set_lost(gpu, false).map_err(|error| error.to_string())?;
         }
         let refused = self.is_unguarded();
+        let code = self.pick(&REFUSALS);
+        let (fault, every_call, pause) = (self.below(2) == 0, self.below(2) == 0, self.millis(50, 3000));
         if let Some(daemon) = &mut self.daemon
             && daemon.is_running()
         {
+            if fault {
+                let calls: &[_] =
+                    if every_call { &crate::faults::CALLS[1..] } else { &["nvmlDeviceResetGpuLockedClocks"] };
+                for call in calls {
+                    let _ = self.bench.mock.inject(&Injection::error(call, code));
+                }
+            }
             daemon.signal(Signal::KILL);
             *self.ends.entry("killed by us".to_owned()).or_default() += 1;
+            if fault {
+                self.tell("refused while the controller is killed", &format!("{code}, {every_call}, {pause:?}"));
+                std::thread::sleep(pause);
+                self.bench.mock.clear_injections();
+            }
             if !refused {
-                self.released()?;
+                self.released(if fault { FREED_WITHIN } else { RELEASED_WITHIN })?;
             }
             if let Some(daemon) = &mut self.daemon {
                 daemon.wait();
