@@ -193,13 +193,17 @@ fn lock_that_fails_leaves_nothing_locked_and_the_run_goes_on() {
 }
 
 #[test]
-fn gpu_that_is_lost_while_parked_ends_the_run_with_the_others_given_back() {
+fn gpu_that_is_lost_while_parked_is_woken_and_waited_out() {
     let bench = quick(&MockConfig::uniform(&GpuConfig::a100(), 2));
     let mut daemon = parked(&bench, &[]);
     wait_for_core(&bench, &daemon, 1, Some(LOWEST));
     bench.mock.inject(&Injection::error(UTILIZATION, LOST).on(1)).expect("a free slot");
-    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.tail());
-    assert!(bench.is_free(), "{}", daemon.tail());
+    wait_for_core(&bench, &daemon, 1, None);
+    assert!(daemon.is_running(), "{}", daemon.tail());
+    assert_eq!(core(&bench, 0), Some(LOWEST), "the other stays parked");
+    bench.mock.clear_injections();
+    wait_for_core(&bench, &daemon, 1, Some(LOWEST));
+    daemon.stop();
     bench.assert_given_back(daemon.pid());
 }
 

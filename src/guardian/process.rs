@@ -271,11 +271,11 @@ impl Guardian {
     ) -> Result<(), GuardianError> {
         match self.wait(lines, &mut signals).await {
             Why::Goodbye if self.held.is_empty() => Ok(()),
-            Why::Goodbye | Why::Gone => self.release_for_good().await,
+            Why::Goodbye | Why::Gone => self.release_for_good(false).await,
             Why::Signal(name) => {
                 // What was locked is nobody else's to give back: where the driver refuses, only SIGKILL ends it sooner.
                 let done = self.release_under_controller(&format!("{name} to the guardian")).await;
-                if done { Ok(()) } else { self.release_for_good().await }
+                if done { Ok(()) } else { self.release_for_good(true).await }
             }
         }
     }
@@ -385,8 +385,9 @@ impl Guardian {
     }
 
     /// The controller is gone, or the guardian is asked to go: gives everything back, and tries until it is, whatever the
-    /// driver says. A GPU that is gone from the machine has nothing to give back.
-    async fn release_for_good(mut self) -> Result<(), GuardianError> {
+    /// driver says. A GPU that is gone from the machine has nothing to give back. Under a controller that may live
+    (`asked`) the journals are its own, until it is gone.
+    async fn release_for_good(mut self, asked: bool) -> Result<(), GuardianError> {
         let mut retries = Retries::default();
         let mut restart_at = RESTART;
         // A journal may be a dead predecessor's, whose clocks the controller did not live to reset: cleared unread, it
@@ -406,7 +407,7 @@ impl Guardian {
                 self.held.remove(&gpu);
                 let took_ms = start.elapsed().as_secs_f64() * 1e3;
                 tracing::warn!(gpu, took_ms, "the controller is gone: clocks given back");
-                self.clear(&gpu);
+                self.clear(&gpu, asked);
             }
             let Some((gpu, error)) = failed.first() else { break };
             let tried = retries.failed();
@@ -427,12 +428,15 @@ impl Guardian {
             tokio::time::sleep(tried.pause).await;
         }
         for gpu in self.gpus.iter().map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>() {
-            self.clear(&gpu);
+            self.clear(&gpu, asked);
         }
         Ok(())
     }
 
-    fn clear(&self, gpu: &str) {
+    fn clear(&self, gpu: &str, asked: bool) {
+        if asked && self.controller.is_parent() {
+            return;
+        }
         if let Err(error) = self.dir.clear(gpu) {
             tracing::warn!(%error, "journal stays; the next start finds nothing locked");
         }
