@@ -386,7 +386,7 @@ impl Guardian {
 
     /// The controller is gone, or the guardian is asked to go: gives everything back, and tries until it is, whatever the
     /// driver says. A GPU that is gone from the machine has nothing to give back. Under a controller that may live
-    (`asked`) the journals are its own, until it is gone.
+    /// (`asked`) the journals are its own, until it is gone.
     async fn release_for_good(mut self, asked: bool) -> Result<(), GuardianError> {
         let mut retries = Retries::default();
         let mut restart_at = RESTART;
