@@ -151,12 +151,16 @@ fn driver_errors_that_pass_pause_at_default_clocks_and_the_loop_goes_on() {
 }
 
 #[test]
-fn gpu_reported_lost_by_a_clock_call_ends_the_run_with_the_reason() {
+fn gpu_reported_lost_by_a_clock_call_is_waited_out() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
     bench.mock.inject(&Injection::error(SET_CORE, GPU_IS_LOST)).expect("a free slot");
-    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.tail());
-    assert!(daemon.log().contains("the GPU is lost; it needs a reset or a reboot"), "{}", daemon.tail());
+    daemon.wait_for_log("the GPU is lost");
+    bench.wait_for_release(&daemon);
+    assert!(daemon.is_running(), "{}", daemon.tail());
+    bench.mock.clear_injections();
+    bench.wait_for_lock(&daemon);
+    daemon.stop();
     bench.assert_given_back(daemon.pid());
 }
 

@@ -152,22 +152,15 @@ impl Drop for Actuator {
     }
 }
 
-fn serve(
-    shared: &Shared,
-    mut lease: ClockLease,
-    clock: &Clock,
-    patience: Duration,
-) -> Result<(), GpuError> {
+fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock, patience: Duration) -> Result<(), GpuError> {
     let mut retries = Retries::default();
     let mut pause = Duration::ZERO;
     loop {
         let mut mailbox = shared.lock();
         while mailbox.command.is_none() && mailbox.disturbed.is_none() && !mailbox.shutdown {
             if lease.current().is_none() {
-                let (guard, _) = shared
-                    .changed
-                    .wait_timeout(mailbox, pause)
-                    .unwrap_or_else(PoisonError::into_inner);
+                let (guard, _) =
+                    shared.changed.wait_timeout(mailbox, pause).unwrap_or_else(PoisonError::into_inner);
                 mailbox = guard;
                 break;
             }
@@ -342,7 +335,10 @@ mod tests {
         // Not the code of a start without the right: what runs it shall start it anew.
         assert!(matches!(error, GpuError::Failed { .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains("the lock may still be in force") && text.contains("restart the container"), "{text}");
+        assert!(
+            text.contains("the lock may still be in force") && text.contains("restart the container"),
+            "{text}"
+        );
         actuator.abandon();
     }
 }

@@ -485,7 +485,10 @@ impl GpuError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Failed { .. } | Self::NoPermission { .. } | Self::NoDriver { .. } | Self::NotReady { .. } => {
+            Self::Failed { .. }
+            | Self::NoPermission { .. }
+            | Self::NoDriver { .. }
+            | Self::NotReady { .. } => {
                 "in a container: it may have lost its device nodes or cgroup rights, as after `systemctl \
                  daemon-reload` on the host; restart the container"
             }

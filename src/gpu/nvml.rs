@@ -74,8 +74,7 @@ impl NvmlHost {
     #[must_use]
     pub fn is_gone(&self, uuid: &str, pci: Option<&str>) -> bool {
         let Ok(devices) = self.devices() else { return false };
-        let absent =
-            devices.iter().all(|(_, found)| found.as_ref().is_ok_and(|(_, info)| info.uuid != uuid));
+        let absent = devices.iter().all(|(_, found)| found.as_ref().is_ok_and(|(_, info)| info.uuid != uuid));
         let known = Path::new("/sys/bus/pci/devices");
         let at = pci.map(|pci| known.join(pci));
         absent && known.is_dir() && at.is_some_and(|at| !at.exists())

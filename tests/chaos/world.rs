@@ -322,7 +322,10 @@ impl World {
             daemon.signal(Signal::KILL);
             *self.ends.entry("killed by us".to_owned()).or_default() += 1;
             if fault {
-                self.tell("refused while the controller is killed", &format!("{code}, {every_call}, {pause:?}"));
+                self.tell(
+                    "refused while the controller is killed",
+                    &format!("{code}, {every_call}, {pause:?}"),
+                );
                 std::thread::sleep(pause);
                 self.bench.mock.clear_injections();
             }

@@ -1,8 +1,8 @@
 //! A few calls that nvml-wrapper has no sound form of, made through the symbols it loaded.
 #![expect(unsafe_code, reason = "C calls through nvml-wrapper's function pointers")]
 
-use nvml_wrapper::{Device, Nvml};
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try, nvml_try_count};
+use nvml_wrapper::{Device, Nvml};
 
 /// Core clocks supported beside a memory clock, MHz.
 ///
