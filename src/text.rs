@@ -12,6 +12,8 @@ use std::fmt::Write as _;
 use std::io;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// A value from outside is shown up to this many characters.
 pub const LONGEST_VALUE: usize = 200;
@@ -101,6 +103,37 @@ pub fn json(value: &impl Serialize) -> serde_json::Result<String> {
         Cow::Borrowed(_) => plain,
         Cow::Owned(safe) => safe,
     })
+}
+
+/// Reads JSON from outside: every text in it comes out as [`line`] has it.
+///
+/// # Errors
+/// [`serde_json::Error`] if it is not what it should be.
+pub fn from_json<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
+    let mut value = serde_json::from_str(text)?;
+    tame(&mut value);
+    serde_json::from_value(value)
+}
+
+fn tame(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Cow::Owned(safe) = line(text) {
+                *text = safe;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(tame),
+        Value::Object(entries) => {
+            entries.values_mut().for_each(tame);
+            let wild: Vec<String> = entries.keys().filter(|key| matches!(line(key), Cow::Owned(_))).cloned().collect();
+            for key in wild {
+                if let Some(value) = entries.remove(&key) {
+                    entries.insert(line(&key).into_owned(), value);
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// A log's way out. One write is one event, as `tracing_subscriber::fmt` does it: whatever is in it, it stays one line.
@@ -197,7 +230,8 @@ mod tests {
                 prop_assert!(!json.contains(is_harmful));
                 prop_assert_eq!(&serde_json::from_str::<String>(&json).unwrap(), text);
                 // What is harmless is not touched, and nothing is escaped twice.
-                prop_assert_eq!(whole(&whole(text)), whole(text));
+                let once = whole(text);
+                prop_assert_eq!(whole(&once), once.as_ref());
             }
         }
     }
