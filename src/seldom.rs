@@ -102,7 +102,11 @@ mod tests {
     fn first_is_said_at_once_and_the_last_line_is_true() {
         let mut seldom = Seldom::default();
         assert_eq!(seldom.happened("out", 'a', Time(0.0)), Some(('a', 0)));
-        assert_eq!(seldom.happened("late", 'x', Time(0.5)), Some(('x', 0)), "another kind has its own minute");
+        assert_eq!(
+            seldom.happened("late", 'x', Time(0.5)),
+            Some(('x', 0)),
+            "another kind has its own minute"
+        );
         assert!(seldom.over("out"));
         for second in 1..5 {
             assert_eq!(seldom.happened("out", 'b', Time(f64::from(second))), None);

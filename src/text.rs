@@ -125,7 +125,8 @@ fn tame(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(tame),
         Value::Object(entries) => {
             entries.values_mut().for_each(tame);
-            let wild: Vec<String> = entries.keys().filter(|key| matches!(line(key), Cow::Owned(_))).cloned().collect();
+            let wild: Vec<String> =
+                entries.keys().filter(|key| matches!(line(key), Cow::Owned(_))).cloned().collect();
             for key in wild {
                 if let Some(value) = entries.remove(&key) {
                     entries.insert(line(&key).into_owned(), value);
@@ -198,7 +199,10 @@ mod tests {
     #[test]
     fn what_a_terminal_obeys_is_shown_and_what_it_prints_is_left() {
         assert_eq!(line("m\u{1b}[2J\u{1b}]0;x\u{7}\nERROR"), "m\\u001b[2J\\u001b]0;x\\u0007\\nERROR");
-        assert_eq!(line("a\u{202e}b\u{2066}c\u{200f}d\u{feff}\u{2028}\u{9b}\u{7f}"), "a\\u202eb\\u2066c\\u200fd\\ufeff\\u2028\\u009b\\u007f");
+        assert_eq!(
+            line("a\u{202e}b\u{2066}c\u{200f}d\u{feff}\u{2028}\u{9b}\u{7f}"),
+            "a\\u202eb\\u2066c\\u200fd\\ufeff\\u2028\\u009b\\u007f"
+        );
         assert_eq!(line("電 é — \"x\\y\" 🚀"), "電 é — \"x\\y\" 🚀");
         assert_eq!(block("a\n\tb\r\n"), "a\n\\tb\\r\n");
         assert_eq!(line(&"x".repeat(100_000)).chars().count(), LONGEST_VALUE + 1);

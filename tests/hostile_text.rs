@@ -8,8 +8,10 @@ use support::daemon::Bench;
 use support::engine::Behaviour;
 
 /// As a label of a metrics page: a new line is written as two characters there.
-const LABEL: &str = "m\u{1b}[2J\u{1b}]0;pwned\u{7}\\n2026-01-01T00:00:00Z ERROR forged\u{202e}\u{9b}\u{2066}\u{200b}";
-const BODY: &str = "\u{1b}[2J\u{1b}]0;pwned\u{7}\r2026-01-01T00:00:00Z ERROR forged \u{202e}\u{2028}\u{feff}\n";
+const LABEL: &str =
+    "m\u{1b}[2J\u{1b}]0;pwned\u{7}\\n2026-01-01T00:00:00Z ERROR forged\u{202e}\u{9b}\u{2066}\u{200b}";
+const BODY: &str =
+    "\u{1b}[2J\u{1b}]0;pwned\u{7}\r2026-01-01T00:00:00Z ERROR forged \u{202e}\u{2028}\u{feff}\n";
 const NAME: &str = "run\u{1b}[2J\n2026-01-01T00:00:00Z ERROR forged\u{202e}<b>|";
 
 #[track_caller]
@@ -43,7 +45,9 @@ fn nothing_hostile_reaches_status_page_log_or_report() {
     daemon.wait_for_lessons(3);
     bench.engine.behave(Behaviour::Body(BODY));
     daemon.wait_for_log("metrics endpoint out");
-    for arguments in [&["status"][..], &["status", "--json"], &["model", "show"], &["model", "show", "--json"]] {
+    for arguments in
+        [&["status"][..], &["status", "--json"], &["model", "show"], &["model", "show", "--json"]]
+    {
         let shown = bench.run(arguments);
         assert_eq!(shown.code, Some(0), "{arguments:?}: {}", shown.err);
         harmless(&arguments.join(" "), &format!("{}{}", shown.out, shown.err));

@@ -16,8 +16,8 @@ use crate::export::socket::sockets;
 use crate::guardian::undo::runtime_dir;
 use crate::holdout::contrast::FEWEST_CYCLES;
 use crate::holdout::{Change, SavingsState};
-use crate::units::{Clocks, Mhz, Seconds};
 use crate::text;
+use crate::units::{Clocks, Mhz, Seconds};
 use crate::view::{ArmStatus, History, ParkState, State};
 
 /// Longest answer: a state with every clock of a card is some ten kilobytes.

@@ -28,7 +28,14 @@ impl LogObserver {
     /// With `detailed` each round is a debug line; in a dry run commands are worded as what would be done.
     #[must_use]
     pub fn new(detailed: bool, dry_run: bool) -> Self {
-        Self { detailed, dry_run, mode: None, refused: BTreeSet::new(), seldom: Seldom::default(), modes: Seldom::default() }
+        Self {
+            detailed,
+            dry_run,
+            mode: None,
+            refused: BTreeSet::new(),
+            seldom: Seldom::default(),
+            modes: Seldom::default(),
+        }
     }
 }
 
