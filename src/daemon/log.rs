@@ -84,7 +84,6 @@ fn kind(event: &Event) -> Kind {
         Event::LimitBroken { .. } => Kind::Trouble("limit"),
         Event::LimitKept => Kind::Over("limit"),
         Event::ClockNotHeld { .. } => Kind::Trouble("not held"),
-        Event::ClocksChanged { .. } => Kind::Trouble("changed"),
         Event::StuckAtIdleClock { .. } => Kind::Trouble("stuck"),
         Event::ClockRefused { .. } => Kind::Trouble("refused"),
         Event::ArmOut { .. } => Kind::Trouble("out of the action space"),
