@@ -16,6 +16,8 @@
 // `println!` panics where nobody reads any more (see cli/say.rs).
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
+pub mod seldom;
+pub mod text;
 pub mod units;
 
 pub mod config;

@@ -38,6 +38,18 @@ impl Lines {
         say!("ok    {what}: {answer}");
     }
 
+    /// An answer of several lines, the first beside the question.
+    fn engine(&mut self, report: &EngineReport) {
+        let answer = report.to_string();
+        let (first, rest) = answer.split_once('\n').unwrap_or((&answer, ""));
+        if report.can_learn() {
+            self.ok("engine", first);
+        } else {
+            self.bad("engine", first, Exit::Failure);
+        }
+        rest.lines().for_each(|line| say!("{line}"));
+    }
+
     fn warn(&mut self, what: &str, answer: &str) {
         say!("note  {what}: {answer}");
     }
@@ -207,12 +219,7 @@ fn check_endpoint(config: &Config, lines: &mut Lines) {
     match fetch(config) {
         Ok(report) => {
             lines.ok("endpoint", url);
-            let answer = report.to_string();
-            if report.can_learn() {
-                lines.ok("engine", &answer);
-            } else {
-                lines.bad("engine", &answer, Exit::Failure);
-            }
+            lines.engine(&report);
         }
         Err(error) => lines.bad("endpoint", &format!("{error:#}"), Exit::Failure),
     }

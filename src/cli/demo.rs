@@ -403,7 +403,7 @@ impl Observer for Display {
 fn print(report: &Report, json: bool) -> Exit {
     if json {
         match serde_json::to_string_pretty(report) {
-            Ok(text) => say!("{text}"),
+            Ok(text) => drop(super::say::print(&(text + "\n"))),
             Err(error) => {
                 complain!("agft: cannot write JSON: {error}");
                 return Exit::Failure;
@@ -412,11 +412,12 @@ fn print(report: &Report, json: bool) -> Exit {
         return Exit::Ok;
     }
     say!(
-        "{} serving the {} model for {} s, the same requests at default clocks and with agft (simulated)\n",
+        "{} serving the {} model for {} s, the same requests at default clocks and with agft (simulated)",
         report.gpu,
         report.model,
         report.seconds
     );
+    say!();
     table("whole run, learning included", &report.default_clocks, &report.agft);
     if let (Some(default), Some(agft)) = (&report.default_clocks_last_third, &report.agft_last_third) {
         table("last third", default, agft);

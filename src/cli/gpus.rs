@@ -110,7 +110,7 @@ fn print(reports: &[GpuReport], json: bool) -> Exit {
     if json {
         return match serde_json::to_string_pretty(reports) {
             Ok(text) => {
-                say!("{text}");
+                super::say::print(&(text + "\n"));
                 Exit::Ok
             }
             Err(error) => {

@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Level, LogFormat};
 use crate::config::{LogLevel, Logging};
+use crate::text::LogLines;
 
 /// Starts logging to the console, and to `file` if there is one.
 ///
@@ -25,7 +26,8 @@ pub fn start(
 ) -> Option<WorkerGuard> {
     let (file_layer, guard) = match file {
         Some((file, level)) => {
-            let (writer, guard): (NonBlocking, WorkerGuard) = tracing_appender::non_blocking(file);
+            let (writer, guard): (NonBlocking, WorkerGuard) =
+                tracing_appender::non_blocking(LogLines::new(file, false));
             let layer = tracing_subscriber::fmt::layer()
                 .with_ansi(false)
                 .with_writer(writer)
@@ -39,12 +41,15 @@ pub fn start(
     let (text, json) = match format {
         LogFormat::Text => {
             let ansi = io::IsTerminal::is_terminal(&io::stderr());
-            let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(ansi);
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(move || LogLines::new(io::stderr(), ansi))
+                .with_ansi(ansi);
             let layer = layer.log_internal_errors(false);
             (Some(layer.with_filter(ours(console))), None)
         }
         LogFormat::Json => {
-            let layer = tracing_subscriber::fmt::layer().json().with_writer(io::stderr);
+            let layer =
+                tracing_subscriber::fmt::layer().json().with_writer(|| LogLines::new(io::stderr(), false));
             let layer = layer.log_internal_errors(false);
             (None, Some(layer.with_filter(ours(console))))
         }

@@ -264,7 +264,10 @@ fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Config,
 }
 
 fn report_config_error(error: &ConfigError) -> Exit {
-    complain!("agft: {error}");
+    // Several problems are several lines; each names its key and value through `text`.
+    for line in format!("agft: {error}").lines() {
+        complain!("{line}");
+    }
     Exit::Config
 }
 

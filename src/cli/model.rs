@@ -1,6 +1,5 @@
 //! `agft model`: what was learned, of an agft that runs or of one that is stopped.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -14,6 +13,7 @@ use crate::config::Config;
 use crate::control::Learned;
 use crate::export::protocol::Request;
 use crate::store::{ModelStore, file, peek};
+use crate::text;
 use crate::view::{LearnerState, learner_state};
 
 /// Options of `model`.
@@ -128,7 +128,7 @@ fn shown(which: &Which, cli: &Cli) -> Result<Shown, Failed> {
 fn show(shown: &Shown, json: bool) -> Result<(), Failed> {
     let text = if json { serde_json::to_string_pretty(shown)? + "\n" } else { table(shown)? };
     // A reader that is gone (`| head`) is no failure.
-    let _ = io::stdout().write_all(text.as_bytes());
+    super::say::print(&text);
     Ok(())
 }
 
@@ -136,7 +136,8 @@ fn table(shown: &Shown) -> Result<String, std::fmt::Error> {
     use std::fmt::Write as _;
     let learner = &shown.learner;
     let mut out = String::new();
-    writeln!(out, "{}: {} on {}", shown.source, shown.policy, shown.gpu)?;
+    let [source, policy, gpu] = [&shown.source, &shown.policy, &shown.gpu].map(|text| text::whole(text));
+    writeln!(out, "{source}: {policy} on {gpu}")?;
     let phase = match learner.phase {
         Phase::Exploration => "exploration",
         Phase::Exploitation => "exploitation",
@@ -161,7 +162,7 @@ fn export(shown: &Shown, path: &Path) -> Result<(), Failed> {
     }
     let text = serde_json::to_string_pretty(shown)? + "\n";
     file::write(path, text.as_bytes())?;
-    let _ = writeln!(io::stdout(), "{}: {} clocks", path.display(), shown.learner.arms.len());
+    say!("{}: {} clocks", path.display(), shown.learner.arms.len());
     Ok(())
 }
 
@@ -173,10 +174,10 @@ fn reset(cli: &Cli) -> Result<(), Failed> {
     // Refuses while an agft holds the directory: that one would write its model again.
     let kept = ModelStore::open(Path::new(&dir))?.reset(Timestamp::now())?;
     if kept.is_empty() {
-        let _ = writeln!(io::stdout(), "no model in {dir}: nothing to put aside");
+        say!("no model in {dir}: nothing to put aside");
     }
     for path in kept {
-        let _ = writeln!(io::stdout(), "model put aside: {}", path.display());
+        say!("model put aside: {}", path.display());
     }
     Ok(())
 }

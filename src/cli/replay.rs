@@ -1,7 +1,6 @@
 //! `agft replay`: a run once more from its record, with its own settings or others.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -62,7 +61,7 @@ fn print<T: Serialize>(json: bool, value: &T, text: impl Fn(&T) -> String) {
         false => text(value),
     };
     // A reader that is gone (`| head`) is no failure.
-    let _ = io::stdout().write_all(text.as_bytes());
+    super::say::print(&text);
 }
 
 fn same_text(same: &Same) -> String {

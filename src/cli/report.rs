@@ -1,6 +1,5 @@
 //! `agft report` and `agft compare`: what runs did, from their directories.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -71,7 +70,7 @@ pub fn compare(args: &CompareArgs) -> Exit {
         Report::read(&args.first).and_then(|a| Ok(compare::markdown(&a, &Report::read(&args.second)?)));
     done(text.map(|text| {
         // A reader that is gone (`| head`) is no failure.
-        let _ = io::stdout().write_all(text.as_bytes());
+        super::say::print(&text);
     }))
 }
 
@@ -96,10 +95,10 @@ fn write(args: &ReportArgs) -> Result<(), ReportError> {
         }
     };
     if args.output == Path::new("-") {
-        let _ = io::stdout().write_all(text.as_bytes());
+        super::say::print(&text);
         return Ok(());
     }
-    file::write(&args.output, text.as_bytes())?;
+    file::write(&args.output, crate::text::block(&text).as_bytes())?;
     say!("{}", args.output.display());
     Ok(())
 }

@@ -1,18 +1,36 @@
 //! Lines to standard output and standard error that never end the program: a reader that has gone (`| head`) is no reason
-//! to panic, least of all while clocks are being given back.
+//! to panic, least of all while clocks are being given back. Nothing in them steers a terminal or forges a line, whatever
+//! they were given to say.
+
+use std::fmt::Arguments;
+use std::io::Write;
+
+use crate::text;
 
 /// A line to standard output.
 macro_rules! say {
-    ($($text:tt)*) => {{
-        use ::std::io::Write as _;
-        let _ = writeln!(::std::io::stdout(), $($text)*);
-    }};
+    () => { $crate::cli::say::out("") };
+    ($($text:tt)*) => { $crate::cli::say::out(&format!($($text)*)) };
 }
 
 /// A line to standard error.
 macro_rules! complain {
-    ($($text:tt)*) => {{
-        use ::std::io::Write as _;
-        let _ = writeln!(::std::io::stderr(), $($text)*);
-    }};
+    ($($text:tt)*) => { $crate::cli::say::err(format_args!($($text)*)) };
+}
+
+/// What [`say!`] does.
+pub(super) fn out(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{}", text::whole(line));
+}
+
+/// What [`complain!`] does.
+pub(super) fn err(line: Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{}", text::whole(&line.to_string()));
+}
+
+/// Whole lines to standard output, as they are: values in them are to be escaped where they are put in, this is the net
+/// under that. False where nobody reads.
+pub(super) fn print(lines: &str) -> bool {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text::block(lines).as_bytes()).and_then(|()| out.flush()).is_ok()
 }

@@ -1,6 +1,6 @@
 //! `agft simulate`: policies against each other on simulated servers, in virtual time.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -209,7 +209,7 @@ pub fn run(args: &SimulateArgs, cli: &Cli) -> Exit {
 
 fn print(text: &str) -> Exit {
     // A reader that has gone, such as `head`, is no error.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    super::say::print(text);
     Exit::Ok
 }
 

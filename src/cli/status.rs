@@ -16,6 +16,7 @@ use crate::export::socket::sockets;
 use crate::guardian::undo::runtime_dir;
 use crate::holdout::contrast::FEWEST_CYCLES;
 use crate::holdout::{Change, SavingsState};
+use crate::text;
 use crate::units::{Clocks, Mhz, Seconds};
 use crate::view::{ArmStatus, History, ParkState, State};
 
@@ -136,7 +137,7 @@ impl Talk {
         if read.map_err(|error| self.io(error))? == 0 {
             return Ok(None);
         }
-        match serde_json::from_str(&line) {
+        match text::from_json(&line) {
             Ok(Answer::Error { error, .. }) => Err(TalkError::Refused(error)),
             Ok(answer) => Ok(Some(answer)),
             Err(error) => Err(self.nonsense(error.to_string())),
@@ -272,7 +273,7 @@ fn once(dir: &Path, args: &StatusArgs) -> Result<(), TalkError> {
         .map(|talk| talk.ask(Request::Status {}))
         .collect::<Result<Vec<_>, _>>()?;
     let shown: Vec<String> = pictures.iter().map(|picture| picture.shown(args.json)).collect();
-    let _ = write!(io::stdout(), "{}", shown.join(if args.json { "" } else { "\n" }));
+    super::say::print(&shown.join(if args.json { "" } else { "\n" }));
     Ok(())
 }
 
@@ -281,9 +282,8 @@ fn watch(dir: &Path, args: &StatusArgs) -> Result<(), TalkError> {
     talk.say(Request::Watch { every_s: Seconds(1.0) })?;
     while let Some(picture) = talk.picture()? {
         let clear = if args.json { "" } else { "\x1b[H\x1b[2J" };
-        let mut out = io::stdout();
         // A reader that is gone (`| head`) is the end, not an error.
-        if write!(out, "{clear}{}", picture.shown(args.json)).and_then(|()| out.flush()).is_err() {
+        if write!(io::stdout(), "{clear}").is_err() || !super::say::print(&picture.shown(args.json)) {
             return Ok(());
         }
     }
@@ -299,7 +299,7 @@ pub fn order(request: Request, which: &Which, cli: &Cli) -> Exit {
     };
     match talk(&dir, which).and_then(|mut talk| talk.ask(request)) {
         Ok(picture) => {
-            let _ = writeln!(io::stdout(), "{}", picture.after_order());
+            say!("{}", picture.after_order());
             Exit::Ok
         }
         Err(error) => fail(&error),

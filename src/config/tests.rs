@@ -189,7 +189,7 @@ fn unknown_key_is_answered_with_the_one_that_was_meant() {
     assert!(remedy("control: {Policy: linucb}").ends_with("did you mean control.policy?"));
     assert!(remedy("idle: {xyzzy: 1}").contains("known here: enabled, after_windows, "));
     assert!(remedy("xyzzy: {}").contains("known here: adaptive_sampling, vllm, "));
-    assert!(remedy("\"\\e[31m\": 1").contains("\\u{1b}[31m is not a known key"));
+    assert!(remedy("\"\\e[31m\": 1").contains("\\u001b[31m is not a known key"));
     assert!(remedy("? [a]\n: 1").contains("a list of 1 is not a known key"));
     assert!(remedy("idle: {1: 1}").contains("idle.1 is not a known key"));
 }

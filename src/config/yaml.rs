@@ -68,11 +68,7 @@ pub(super) fn write(config: &super::Config) -> String {
 
 /// Escapes what a terminal would obey and cuts what is long.
 pub(super) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
-    if text.chars().nth(SHOWN).is_some() {
-        shown.push('…');
-    }
-    shown
+    crate::text::cut(text, SHOWN).into_owned()
 }
 
 /// For error messages: what the value is, with its type where that is not plain to see.
@@ -253,7 +249,7 @@ mod tests {
 
     #[test]
     fn values_in_messages_are_escaped_cut_and_free_of_passwords() {
-        assert_eq!(Node::Text("\u{1b}[31m".into()).to_string(), "the text \"\\u{1b}[31m\"");
+        assert_eq!(Node::Text("\u{1b}[31m".into()).to_string(), "the text \"\\u001b[31m\"");
         assert_eq!(Node::Text("http://me:secret@host/x".into()).to_string(), "the text \"***@host/x\"");
         assert!(Node::Text("x".repeat(1000)).to_string().len() < 100);
     }

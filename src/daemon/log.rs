@@ -9,6 +9,8 @@ use crate::config::Config;
 use crate::control::{Controller, Event, Mode, Round, Settings};
 use crate::metrics::health;
 use crate::park::source::WakeSource;
+use crate::seldom::Seldom;
+use crate::units::Time;
 
 /// Logs every event, every command, and, if asked for, every round.
 pub struct LogObserver {
@@ -17,34 +19,100 @@ pub struct LogObserver {
     mode: Option<Mode>,
     /// Metrics whose values were refused: said once, not with every page.
     refused: BTreeSet<String>,
-    /// The words of the last refused clock, and how often they came in a row: said the 1st, 2nd, 4th, 8th time.
-    clock_refused: (String, u32),
+    /// What comes and goes is not said each time.
+    seldom: Seldom<Time, Event>,
+    modes: Seldom<Time>,
 }
 
 impl LogObserver {
     /// With `detailed` each round is a debug line; in a dry run commands are worded as what would be done.
     #[must_use]
     pub fn new(detailed: bool, dry_run: bool) -> Self {
-        Self { detailed, dry_run, mode: None, refused: BTreeSet::new(), clock_refused: Default::default() }
+        Self {
+            detailed,
+            dry_run,
+            mode: None,
+            refused: BTreeSet::new(),
+            seldom: Seldom::default(),
+            modes: Seldom::default(),
+        }
+    }
+}
+
+impl LogObserver {
+    fn event(&mut self, event: &Event, now: Time) {
+        match kind(event) {
+            Kind::Always => self.say(event, 0),
+            Kind::Trouble(kind) => {
+                if let Some((event, times)) = self.seldom.happened(kind, event.clone(), now) {
+                    self.say(&event, times);
+                }
+            }
+            Kind::Over(kind) => {
+                if self.seldom.over(kind) {
+                    self.say(event, 0);
+                }
+            }
+        }
+    }
+
+    /// Says it, and how often the same was not said before.
+    fn say(&mut self, event: &Event, times: u64) {
+        if times > 0 {
+            info!(times, "the same as the next line, not said each time");
+        }
+        log_event(event, &mut self.refused);
+    }
+}
+
+/// How often an event may be said.
+enum Kind {
+    /// Each time: it cannot come often, or an operator asked for it.
+    Always,
+    /// Seldom, with all of this kind.
+    Trouble(&'static str),
+    /// Where the trouble of this kind was said.
+    Over(&'static str),
+}
+
+fn kind(event: &Event) -> Kind {
+    match event {
+        Event::Health(health::Event::Degraded { .. }) => Kind::Trouble("degraded"),
+        Event::Health(health::Event::Outage { .. }) => Kind::Trouble("outage"),
+        Event::Health(health::Event::Recovered { .. }) => Kind::Over("outage"),
+        Event::Discontinuity(_) => Kind::Trouble("discontinuity"),
+        Event::LimitBroken { .. } => Kind::Trouble("limit"),
+        Event::LimitKept => Kind::Over("limit"),
+        Event::ClockNotHeld { .. } => Kind::Trouble("not held"),
+        Event::StuckAtIdleClock { .. } => Kind::Trouble("stuck"),
+        Event::ClockRefused { .. } => Kind::Trouble("refused"),
+        Event::ArmOut { .. } => Kind::Trouble("out of the action space"),
+        Event::Woken { by: WakeSource::Unseen, .. } => Kind::Trouble("unseen"),
+        _ => Kind::Always,
     }
 }
 
 impl Observer for LogObserver {
     fn step(&mut self, facts: &StepFacts<'_>) {
         for event in &facts.output.events {
-            if let Event::ClockRefused { why, .. } = event {
-                let (known, times) = &mut self.clock_refused;
-                *times = if known == why { times.saturating_add(1) } else { 1 };
-                known.clone_from(why);
-                if !times.is_power_of_two() {
-                    continue;
-                }
-            }
-            log_event(event, &mut self.refused);
+            self.event(event, facts.seen.now);
+        }
+        while let Some((event, times)) = self.seldom.due(facts.seen.now) {
+            self.say(&event, times);
         }
         let mode = facts.controller.mode();
         if self.mode != Some(mode) {
-            info!(mode = mode.name(), "mode");
+            // What comes and goes with trouble is not said each time either.
+            let shown = match (self.mode, mode) {
+                (_, Mode::Outage | Mode::Fault) => {
+                    self.modes.happened(mode.name(), (), facts.seen.now).is_some()
+                }
+                (Some(was @ (Mode::Outage | Mode::Fault)), _) => self.modes.over(was.name()),
+                _ => true,
+            };
+            if shown {
+                info!(mode = mode.name(), "mode");
+            }
             self.mode = Some(mode);
         }
         if let Some(target) = facts.output.command {
@@ -96,7 +164,7 @@ fn log_round(round: &Round) {
 
 fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
     match event {
-        Event::Health(event) => log_health(event, refused),
+        Event::Health(event) => log_health(event),
         Event::Discontinuity(why) => warn!(%why, "engine restarted or counters reset: window void"),
         Event::Refused(values) => log_refused(values, refused),
         Event::BaselineDone { windows } => info!(windows, "baseline measured"),
@@ -151,7 +219,7 @@ fn log_refused(values: &[String], known: &mut BTreeSet<String>) {
     }
 }
 
-fn log_health(event: &health::Event, refused: &mut BTreeSet<String>) {
+fn log_health(event: &health::Event) {
     match event {
         health::Event::Degraded { essential, useful } => {
             warn!(?essential, ?useful, "signals missing on the metrics page");
@@ -160,7 +228,6 @@ fn log_health(event: &health::Event, refused: &mut BTreeSet<String>) {
             warn!(since_s = since.0, %why, "metrics endpoint out: clocks given back until it is there again");
         }
         health::Event::Recovered { after } => {
-            refused.clear();
             info!(after_s = after.0, "metrics endpoint is back");
         }
     }
@@ -175,5 +242,47 @@ fn log_woken(by: &WakeSource, parked_s: f64) {
         }
         WakeSource::Connections { open } => info!(parked_s, open, "a client asks: woken"),
         WakeSource::Utilization { percent } => info!(parked_s, percent, "utilisation rose: woken"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Seconds;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn endpoint_that_flaps_every_second_costs_a_line_a_minute_with_a_count() {
+        let lines = Lines::default();
+        let to = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone()).finish();
+        tracing::subscriber::with_default(log, || {
+            let mut observer = LogObserver::new(false, false);
+            for second in 0..130 {
+                let now = Time(f64::from(second));
+                let out = health::Event::Outage { since: now, why: "refused".into() };
+                observer.event(&Event::Health(out), now);
+                let back = health::Event::Recovered { after: Seconds(0.5) };
+                observer.event(&Event::Health(back), Time(now.0 + 0.5));
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("metrics endpoint out").count(), 3, "{text}");
+        assert_eq!(text.matches("metrics endpoint is back").count(), 3, "{text}");
+        assert_eq!(text.matches("times=59").count(), 2, "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -17,6 +17,7 @@ use crate::gpu::GpuInfo;
 use crate::holdout::{Savings, SlotWindow};
 use crate::park::levers::LeverBook;
 use crate::reward::slo::Limits;
+use crate::seldom::Seldom;
 use crate::store::{
     Identity, ModelMetadata, ModelStore, RoundLimits, RoundRecord, RoundWriter, RunDir, RunInfo, RunSummary,
     rfc3339, save_levers, unix_seconds,
@@ -136,7 +137,7 @@ impl Recorder {
             run,
             rounds,
             steps: sink,
-            failing: false,
+            seldom: Seldom::default(),
         };
         let keep = settings.keep_runs;
         let thread = std::thread::Builder::new().name("agft-store".into()).spawn(move || {
@@ -339,8 +340,8 @@ struct Writer {
     run: RunDir,
     rounds: RoundWriter,
     steps: Option<StepSink>,
-    /// The last save failed: said once, tried again at the next.
-    failing: bool,
+    /// Saves that fail are tried again at the next, and not said each time.
+    seldom: Seldom<Instant>,
 }
 
 /// Lines wait no longer than this for the disk while no round comes.
@@ -383,24 +384,30 @@ impl Writer {
             })
             .and_then(|()| self.run.checkpoint(summary));
         match result {
-            Ok(()) => self.failing = false,
-            Err(error) if !self.failing => {
-                tracing::error!(%error, "state not saved; the next save tries again");
-                self.failing = true;
-            }
-            Err(_) => {}
+            Ok(()) => drop(self.seldom.over("state")),
+            Err(error) => self.failed("state", &error, "state not saved; the next save tries again"),
         }
     }
 
-    fn save_savings(&self, savings: &Savings) {
+    /// Says it, but not each time.
+    fn failed(&mut self, kind: &'static str, error: &dyn std::fmt::Display, text: &str) {
+        if let Some(((), times)) = self.seldom.happened(kind, (), Instant::now()) {
+            let times = (times > 0).then_some(times);
+            tracing::error!(%error, not_said_before = times, "{text}");
+        }
+    }
+
+    fn save_savings(&mut self, savings: &Savings) {
         if let Err(error) = self.store.save_savings(&self.identity, savings) {
-            tracing::error!(%error, "what the holdout has shown is not stored; the next cycle tries again");
+            let text = "what the holdout has shown is not stored; the next cycle tries again";
+            self.failed("savings", &error, text);
         }
     }
 
-    fn save_levers(&self, book: &LeverBook) {
+    fn save_levers(&mut self, book: &LeverBook) {
         if let Err(error) = save_levers(&self.model_dir, &self.gpu, self.identity.gpu_uuids.len(), book) {
-            tracing::error!(%error, "what parking saves is not stored: the next run measures it anew");
+            let text = "what parking saves is not stored: the next run measures it anew";
+            self.failed("levers", &error, text);
         }
     }
 

@@ -277,7 +277,7 @@ impl Watcher {
         std::thread::sleep(GOOD_ORDER);
         tracing::error!(error = text, "agft ends by force");
         // Not `eprintln!`, which panics where nobody reads.
-        let _ = writeln!(std::io::stderr(), "agft: {text}");
+        let _ = writeln!(std::io::stderr(), "agft: {}", crate::text::whole(&text));
         std::thread::sleep(Duration::from_millis(100));
         std::process::exit(STUCK_STATUS.into());
     }

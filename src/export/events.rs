@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Latest;
+use crate::text;
 use crate::view::{Point, State};
 
 /// Streams at once; the remaining connections are for metrics.
@@ -50,7 +51,7 @@ pub(super) async fn state(Shared(live): Shared<Live>) -> Response {
 
 /// An answer in JSON.
 pub(super) fn json(what: &impl Serialize) -> Response {
-    match serde_json::to_string(what) {
+    match text::json(what) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
@@ -136,7 +137,7 @@ impl Stream {
 
 /// One server-sent event; JSON has no line breaks of its own.
 fn event(name: &str, data: &impl Serialize) -> Option<String> {
-    let json = serde_json::to_string(data).ok()?;
+    let json = text::json(data).ok()?;
     Some(format!("event: {name}\ndata: {json}\n\n"))
 }
 

@@ -137,7 +137,7 @@ impl Families<'_> {
             if labels.is_empty() {
                 encode(&mut family)?;
             } else {
-                encode(&mut family.encode_family(&labels)?)?;
+                encode(&mut family.encode_family(&safe(&labels))?)?;
             }
         }
         Ok(())
@@ -177,8 +177,13 @@ impl Families<'_> {
     fn info(&mut self, name: &str, help: &str, labels: &[Label<'_>]) -> fmt::Result {
         let name = format!("agft_{name}");
         let mut family = self.0.encode_descriptor(&name, help, None, MetricType::Info)?;
-        family.encode_info(&labels.to_vec())
+        family.encode_info(&safe(labels))
     }
+}
+
+/// Labels whose values nobody's screen obeys; the encoder escapes what the format itself needs.
+fn safe<'l>(labels: &'l [Label<'_>]) -> Vec<(&'static str, std::borrow::Cow<'l, str>)> {
+    labels.iter().map(|(name, value)| (*name, crate::text::line(value))).collect()
 }
 
 fn hertz(clock: Mhz) -> f64 {

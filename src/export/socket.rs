@@ -283,9 +283,9 @@ impl Client {
 
     /// Says whether the client took it.
     async fn say(&mut self, answer: &Answer) -> bool {
-        let Ok(mut line) = serde_json::to_vec(answer) else { return false };
-        line.push(b'\n');
-        matches!(tokio::time::timeout(WRITE_TIME, self.stream.write_all(&line)).await, Ok(Ok(())))
+        let Ok(mut line) = crate::text::json(answer) else { return false };
+        line.push('\n');
+        matches!(tokio::time::timeout(WRITE_TIME, self.stream.write_all(line.as_bytes())).await, Ok(Ok(())))
     }
 
     async fn say_state(&mut self) -> bool {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::health::{self, Traffic};
 use super::names::Signal;
 use super::page::{Dialect, Page, Refused};
+use crate::text;
 
 /// An engine as its page shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +63,8 @@ impl fmt::Display for EngineReport {
         let engines =
             if self.engines == 1 { "1 engine".to_owned() } else { format!("{} engines", self.engines) };
         writeln!(f, "{}, {}, {engines}", self.engine, self.dialect)?;
-        writeln!(f, "models: {}", self.model_names.join(", "))?;
+        let models: Vec<_> = self.model_names.iter().map(|name| text::line(name)).collect();
+        writeln!(f, "models: {}", models.join(", "))?;
         for (signal, metric) in &self.present {
             writeln!(f, "  {signal}: {metric}")?;
         }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::markdown::{ESTIMATE, headline, tables};
 use super::plots::plots;
 use super::{Report, ReportError};
+use crate::text;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--fg:#1c2430;--dim:#5b6673;--bg:#fff;--card:#f5f7f9;--line:#dde3e9}\
@@ -25,7 +26,7 @@ th:first-child,td:first-child{text-align:left;padding-left:0}th{color:var(--dim)
 /// Text that cannot be markup.
 fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in text::whole(text).chars() {
         match c {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),

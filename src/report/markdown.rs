@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::Report;
 use super::digest::AtClock;
 use crate::holdout::{Change, DaySavings, SavingsState};
+use crate::text;
 
 /// A table: heading, columns, rows. All text is plain.
 pub(super) struct Table {
@@ -206,7 +207,7 @@ fn date(unix_s: f64) -> String {
 
 /// A cell that cannot break the table.
 fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace(['\n', '\r', '<', '>'], " ")
+    text::whole(text).replace('|', "\\|").replace(['<', '>'], " ")
 }
 
 /// The report.

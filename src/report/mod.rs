@@ -23,6 +23,7 @@ use serde::Serialize;
 use crate::store::rounds::files_of;
 use crate::store::run_dir::ExperimentMetadata;
 use crate::store::{RoundReader, StoreError};
+use crate::text;
 pub use digest::Digest;
 pub use phases::Phase;
 
@@ -119,7 +120,8 @@ impl Report {
             ));
         }
         let name = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-        let name = name.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let name = name.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let name = text::line(&name).into_owned();
         let phases = phases::phases(&digest.timeline);
         Ok(Self { name, metadata, notes, digest, phases })
     }
@@ -140,7 +142,7 @@ fn metadata(dir: &Path) -> Result<Option<ExperimentMetadata>, String> {
     };
     let mut text = String::new();
     file.take(MAX_METADATA).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    serde_json::from_str(&text).map(Some).map_err(|error| error.to_string())
+    text::from_json(&text).map(Some).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

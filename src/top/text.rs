@@ -1,10 +1,13 @@
 //! Words, numbers and styles of the picture.
 
+use std::borrow::Cow;
+
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 
+use crate::text;
 use crate::units::Seconds;
 
 /// What the terminal can show.
@@ -63,6 +66,13 @@ pub(super) fn put(buffer: &mut Buffer, row: Rect, line: &Line<'_>) {
     if row.is_empty() {
         return;
     }
+    let mut line = line.clone();
+    for span in &mut line.spans {
+        if let Cow::Owned(safe) = text::whole(&span.content) {
+            span.content = safe.into();
+        }
+    }
+    let line = &line;
     // What was there goes with its style: a title is not as pale as the rule that it stands on.
     let columns = u16::try_from(line.width()).unwrap_or(u16::MAX).min(row.width);
     (row.x..row.x + columns).for_each(|x| buffer[(x, row.y)].reset());

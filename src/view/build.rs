@@ -19,6 +19,7 @@ use crate::gpu::GpuInfo;
 use crate::holdout::{Savings, SlotWindow};
 use crate::metrics::{Histogram, health};
 use crate::reward::slo::{Limited, Limits};
+use crate::text;
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time};
 
 /// The learner is looked at this often: a hundred clocks need not be listed for every tick.
@@ -81,8 +82,8 @@ impl View {
             .iter()
             .map(|gpu| GpuState {
                 index: gpu.index,
-                uuid: gpu.uuid.clone(),
-                name: gpu.name.clone(),
+                uuid: text::line(&gpu.uuid).into_owned(),
+                name: text::line(&gpu.name).into_owned(),
                 ..GpuState::default()
             })
             .collect();
@@ -407,7 +408,7 @@ pub fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) 
 /// Why clocks may not be chosen, whatever the policy thinks of them.
 fn shut_out(space: &ActionSpace, clocks: Clocks, now: Time) -> Option<(ArmStatus, Option<String>)> {
     if let Some(failure) = space.failed().get(&clocks).filter(|failure| now < failure.retry_at) {
-        return Some((ArmStatus::Failed, Some(failure.why.clone())));
+        return Some((ArmStatus::Failed, Some(text::line(&failure.why).into_owned())));
     }
     if let Some(floor) = space.floor().filter(|floor| clocks.core < *floor) {
         return Some((ArmStatus::BelowFloor, Some(format!("a latency limit broke: not below {floor}"))));

@@ -80,6 +80,7 @@ impl Notes {
         if self.0.len() == NOTES {
             self.0.pop_front();
         }
+        let text = crate::text::line(&text).into_owned();
         self.0.push_back(Note { number, at_unix_s, kind, text });
     }
 

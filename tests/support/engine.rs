@@ -31,6 +31,10 @@ pub(crate) enum Behaviour {
     Empty,
     /// Somebody else's HTML page.
     Html,
+    /// The page, with this as the model's name.
+    Named(&'static str),
+    /// This body.
+    Body(&'static str),
     /// 10 MB of lines that are no metrics.
     Huge,
     /// The page with this in place of every value.
@@ -268,6 +272,11 @@ fn answer(shared: &Shared, stream: &TcpStream) -> Option<(Vec<u8>, bool)> {
             let body = b"garbage of no use to anyone 1.0\n".repeat(10 * 1024 * 1024 / 32);
             (response("200 OK", &body, body.len()), false)
         }
+        Behaviour::Named(name) => {
+            let page = page.replace("\"scripted\"", &format!("\"{name}\""));
+            (response("200 OK", page.as_bytes(), page.len()), true)
+        }
+        Behaviour::Body(body) => (response("200 OK", body.as_bytes(), body.len()), true),
         Behaviour::Poison(value) => {
             let page = script.counters.page(Some(value));
             (response("200 OK", page.as_bytes(), page.len()), true)

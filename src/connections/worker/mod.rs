@@ -19,6 +19,7 @@ use super::ledger::{Connection, Ledger};
 use super::snapshot::Tables;
 use super::state::Effect;
 use super::{ConnectionError, Counts, Event, Kind, Published, Sabotage, SourceKind, WatchSettings, servers};
+use crate::seldom::Seldom;
 use source::Retry;
 
 /// Events this fresh are not contradicted by a snapshot: the kernel tells of a change just before it makes it.
@@ -55,10 +56,7 @@ pub(super) struct Worker {
     /// The best source there was at the start.
     best: SourceKind,
     retry: Retry,
-    said_reattached: bool,
-    said_fallen: bool,
-    said_back: bool,
-    said_trouble: bool,
+    seldom: Seldom<Instant, String>,
     discard: bool,
     refuse_attach: bool,
     published: Arc<Mutex<Published>>,
@@ -104,10 +102,7 @@ impl Worker {
             contradictions: 0,
             best,
             retry: Retry::new(&settings),
-            said_reattached: false,
-            said_fallen: false,
-            said_back: false,
-            said_trouble: false,
+            seldom: Seldom::default(),
             discard: false,
             refuse_attach: false,
             published: Arc::new(Mutex::new(published)),
@@ -154,6 +149,7 @@ impl Worker {
                 }
             }
             self.climb(now);
+            self.warn_of_what_waited();
             if self.next_reading <= now {
                 self.read_table_or_say();
             }

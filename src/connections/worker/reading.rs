@@ -15,13 +15,11 @@ const SETTLE: Duration = Duration::from_millis(100);
 impl Worker {
     pub(super) fn read_table_or_say(&mut self) {
         match self.read_table() {
-            Ok(()) => self.said_trouble = false,
+            Ok(()) => drop(self.seldom.over("table")),
             Err(error) => {
                 self.next_reading = Instant::now() + self.period();
                 let trouble = format!("the kernel's table of sockets cannot be read: {error}");
-                if !std::mem::replace(&mut self.said_trouble, true) {
-                    tracing::warn!("connections: {trouble}; what is known of them may be old");
-                }
+                self.warn("table", format!("{trouble}; what is known of them may be old"));
                 self.lock().trouble = Some(trouble);
             }
         }

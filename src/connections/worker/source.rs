@@ -77,9 +77,7 @@ impl Worker {
         };
         match again {
             Ok((kernel, source)) => {
-                if !std::mem::replace(&mut self.said_reattached, true) {
-                    tracing::warn!("connections: {said}; attached anew");
-                }
+                self.warn("attached anew", format!("{said}; attached anew"));
                 self.take_source(Some(kernel), source);
             }
             Err(why) => self.fall(now, &why),
@@ -97,13 +95,8 @@ impl Worker {
             Err(_) => (None, Source::Polling { every: self.settings.poll_every, why: why.to_owned() }),
         };
         self.retry.failed(Instant::now());
-        if std::mem::replace(&mut self.said_fallen, true) {
-            tracing::debug!("connections: now watched through {source}");
-        } else {
-            tracing::warn!(
-                "connections: now watched through {source}; a better source is tried again from time to time"
-            );
-        }
+        let text = format!("now watched through {source}; a better source is tried again from time to time");
+        self.warn("lesser source", text);
         self.take_source(kernel, source);
     }
 
@@ -119,9 +112,7 @@ impl Worker {
                 } else {
                     self.retry.failed(now);
                 }
-                if std::mem::replace(&mut self.said_back, true) {
-                    tracing::debug!("connections: watched through {source} again");
-                } else {
+                if self.seldom.over("lesser source") {
                     tracing::info!("connections: watched through {source} again");
                 }
                 self.take_source(Some(kernel), source);
@@ -130,6 +121,20 @@ impl Worker {
                 tracing::debug!("connections: still no better source: {why}");
                 self.retry.failed(now);
             }
+        }
+    }
+
+    /// Says it, but not each time.
+    pub(super) fn warn(&mut self, kind: &'static str, text: String) {
+        if let Some((text, times)) = self.seldom.happened(kind, text, Instant::now()) {
+            say(&text, times);
+        }
+    }
+
+    /// Says what had to wait.
+    pub(super) fn warn_of_what_waited(&mut self) {
+        while let Some((text, times)) = self.seldom.due(Instant::now()) {
+            say(&text, times);
         }
     }
 
@@ -155,6 +160,11 @@ impl Worker {
         self.excused = true;
         self.next_reading = Instant::now();
     }
+}
+
+fn say(text: &str, times: u64) {
+    let times = (times > 0).then_some(times);
+    tracing::warn!(not_said_before = times, "connections: {text}");
 }
 
 fn next_lesser(kind: SourceKind) -> SourceKind {

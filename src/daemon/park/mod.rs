@@ -36,6 +36,7 @@ use crate::connections::Event;
 use crate::control::Order;
 use crate::park::fans::FanRule;
 use crate::park::rule::State;
+use crate::seldom::Seldom;
 use crate::units::{Seconds, Time};
 
 /// Without anything due the loop still looks after itself this often.
@@ -221,6 +222,8 @@ struct Shell {
     parked: bool,
     /// A source has failed, and that was said.
     failed: bool,
+    /// Sources that fail again and again are not said each time.
+    seldom: Seldom<Time, (&'static str, String)>,
     sources_due: Time,
     log_due: Time,
     /// A command is on its way: its outcome is soon to be heard.
@@ -228,6 +231,11 @@ struct Shell {
     states: Vec<State>,
     alive: Option<Instant>,
     status: Option<Instant>,
+}
+
+fn not_known((source, error): &(&'static str, String), times: u64) {
+    let times = (times > 0).then_some(times);
+    tracing::error!(source, error, not_said_before = times, "connections are not known: no GPU is parked");
 }
 
 impl Shell {
@@ -239,6 +247,7 @@ impl Shell {
             news: heard(run),
             parked: false,
             failed: false,
+            seldom: Seldom::default(),
             sources_due: now,
             log_due: now + run.log_every,
             outcome_due: None,
@@ -358,11 +367,23 @@ impl Shell {
                 Err(error) => {
                     failed = true;
                     together.open = None;
-                    if !self.failed {
-                        tracing::error!(source = source.name(), %error, "connections are not known: no GPU is parked");
+                    // While it lasts it is not said again; where it comes and goes, seldom.
+                    let what = (source.name(), error.to_string());
+                    if !self.failed
+                        && let Some((what, times)) = self.seldom.happened(what.0, what, now)
+                    {
+                        not_known(&what, times);
                     }
                 }
             }
+        }
+        if !failed {
+            for source in &run.sources {
+                self.seldom.over(source.name());
+            }
+        }
+        while let Some((what, times)) = self.seldom.due(now) {
+            not_known(&what, times);
         }
         self.failed = failed;
         self.connections = together;
