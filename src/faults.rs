@@ -37,6 +37,8 @@ pub enum Fault {
     CallHangs,
     /// Sensors fail, all or some.
     SensorsFail,
+    /// A sensor answers what no board does, or what another sensor contradicts.
+    SensorNotBelieved,
     /// No sensor tells whether the GPU works, and the page shows no work.
     GpuUnseen,
     /// The GPU is slowed down by temperature, a power brake or a hardware protection.
@@ -121,7 +123,7 @@ pub enum Reaction {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::LibraryMissing,
         Self::DriverGone,
         Self::DriverMismatch,
@@ -137,6 +139,7 @@ impl Fault {
         Self::CallFailed,
         Self::CallHangs,
         Self::SensorsFail,
+        Self::SensorNotBelieved,
         Self::GpuUnseen,
         Self::Throttled,
         Self::PowerCapped,
@@ -187,7 +190,7 @@ impl Fault {
             }
             // The board's ordinary limit: learned from, under the clock that is read back.
             Self::PowerCapped | Self::WallClockJumped => Reaction::Nothing,
-            Self::PersistenceOff | Self::ConfigBroken => Reaction::Warn,
+            Self::PersistenceOff | Self::ConfigBroken | Self::SensorNotBelieved => Reaction::Warn,
             Self::PageMissing | Self::ModelNotSaved | Self::RoundsNotWritten | Self::LogNotWritten => {
                 Reaction::TryLater
             }

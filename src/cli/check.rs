@@ -8,6 +8,8 @@ use crate::connections::{self, Source};
 use crate::daemon::clients;
 use crate::gpu::nvapi::Nvapi;
 use crate::gpu::nvml::NvmlHost;
+use crate::gpu::plausible::EnergySource;
+use crate::gpu::probe::judge;
 use crate::gpu::{GpuError, GpuSensors};
 use crate::metrics::page::Page;
 use crate::metrics::report::{EngineReport, describe};
@@ -139,17 +141,32 @@ fn check_gpus(config: &Config, lines: &mut Lines) {
             let remedy = format!("run nvidia-persistenced, or `nvidia-smi -i {} -pm 1`", info.index);
             lines.warn(&what, &format!("persistence mode is off; {remedy}"));
         }
-        match (sensors.energy(), sensors.power()) {
-            (Ok(_), _) => lines.ok(&what, "energy from the driver's counter"),
-            (Err(GpuError::NotSupported { .. }), Ok(_)) => {
-                lines.warn(&what, "no energy counter: power samples are integrated instead");
-            }
-            (Err(error), _) => lines.bad(&what, &format!("energy: {error}"), Exit::Failure),
-        }
+        check_energy(&sensors, &what, config.gpu.device_id.len() > 1, lines);
     }
     names.dedup();
     if names.len() > 1 {
         lines.bad("GPU group", "the GPUs of one engine must be of one product", Exit::Failure);
+    }
+}
+
+/// Where energy comes from, and which sensors are not believed.
+fn check_energy(sensors: &dyn GpuSensors, what: &str, in_group: bool, lines: &mut Lines) {
+    let found = match judge(sensors) {
+        Ok(found) => found,
+        Err(error) => return lines.bad(what, &format!("energy: {error}"), Exit::Failure),
+    };
+    found.doubts.iter().for_each(|doubt| lines.warn(what, doubt));
+    match (found.source, found.counter) {
+        (EnergySource::Counter, _) => lines.ok(what, "energy from the driver's counter"),
+        (EnergySource::PowerIntegration, false) => {
+            lines.warn(what, "no energy counter: power samples are integrated instead");
+        }
+        (EnergySource::PowerIntegration, true) => lines.ok(what, "energy integrated from power samples"),
+        (EnergySource::None, _) => {
+            let group = if in_group { ", and that of the whole group with it" } else { "" };
+            let text = format!("energy is unknown{group}: no counter and no power to believe; nothing can be learned");
+            lines.bad(what, &text, Exit::Failure);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Exit, report_gpu_error};
 use crate::gpu::nvapi::BY_DRIVER;
 use crate::gpu::nvml::NvmlHost;
-use crate::gpu::probe::{ProbeReport, probe};
+use crate::gpu::probe::{ProbeReport, judge, probe};
 use crate::gpu::pstate::{PstateClocks, stuck_branch};
 use crate::gpu::{GpuError, GpuInfo, GpuReading, GpuSelector, GpuSensors, SupportedClocks};
 use crate::units::Millijoules;
@@ -42,6 +42,9 @@ struct GpuReport {
     controllable: Controllable,
     #[serde(skip_serializing_if = "Option::is_none")]
     probe: Option<ProbeReport>,
+    /// Readings that are not believed, as a short look found them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    doubts: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,7 +79,8 @@ fn reports(args: &GpusArgs) -> Result<Vec<GpuReport>, GpuError> {
                 false => None,
             };
             let pstates = PstateClocks::open(host, &info.uuid, BY_DRIVER).map(drop);
-            Ok(report(info, &sensors, probe, pstates))
+            let doubts = if args.probe { judge(&sensors)?.doubts } else { Vec::new() };
+            Ok(GpuReport { doubts, ..report(info, &sensors, probe, pstates) })
         })
         .collect()
 }
@@ -103,6 +107,7 @@ fn report(
         energy_counter_mj: energy,
         supported_clocks,
         probe,
+        doubts: Vec::new(),
     }
 }
 
@@ -181,5 +186,8 @@ fn print_one(report: &GpuReport) {
         };
         say!("  counter ticks  {}", period(probe.energy.as_ref()));
         say!("  power changes  {}", period(probe.power.as_ref()));
+    }
+    for doubt in &report.doubts {
+        say!("  WARNING        {doubt}");
     }
 }

@@ -24,6 +24,7 @@ use crate::daemon::park::setup::SetupError;
 use crate::daemon::park::{ParkRun, Show, drive, setup};
 use crate::daemon::signals::Signals;
 use crate::daemon::tick::End;
+use crate::daemon::trust::Trusted;
 use crate::daemon::watch::Pulse;
 use crate::export::Published;
 use crate::export::guard::Hosts;
@@ -234,7 +235,8 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
                 None => None,
             };
             let known = load_levers(save_dir, &gpu.info, 1);
-            let member = Member::new(gpu.sensors, actuator, settings, gpu.levels, periods, clock.now());
+            let sensors = Box::new(Trusted::new(gpu.sensors, clock));
+            let member = Member::new(sensors, actuator, settings, gpu.levels, periods, clock.now());
             members.push(member.with_known(known, times));
         }
         let pulse = Pulse::new();

@@ -19,7 +19,8 @@ use crate::daemon::log::LogObserver;
 use crate::daemon::notify::{Notifier, NotifyObserver};
 use crate::daemon::recorder::{Recorder, RecorderSettings};
 use crate::daemon::reload::Reloader;
-use crate::daemon::sampler::{EnergySource, Sampler, SamplerSettings};
+use crate::daemon::sampler::{Sampler, SamplerSettings};
+use crate::gpu::plausible::EnergySource;
 use crate::daemon::setup;
 use crate::daemon::show::{self, Show};
 use crate::daemon::signals::Signals;
@@ -422,7 +423,10 @@ fn assemble(
             EnergySource::Counter => tracing::info!(%gpu, "energy from the driver's counter"),
             EnergySource::PowerIntegration => tracing::info!(%gpu, "energy integrated from power samples"),
             EnergySource::None => {
-                tracing::warn!(%gpu, "neither energy counter nor power sensor: nothing can be learned");
+                tracing::warn!(
+                    %gpu,
+                    "neither energy counter nor power sensor: the energy of the whole group is unknown, and nothing can be learned"
+                );
             }
         }
     }

@@ -362,10 +362,10 @@ fn describe(out: &mut String, state: &State) -> std::fmt::Result {
         let capped = if gpu.capped { ", held low by power or temperature" } else { "" };
         writeln!(
             out,
-            "  GPU {}       {core}, {}, {:.1} kJ so far{capped}",
+            "  GPU {}       {core}, {}, {} so far{capped}",
             gpu.index,
             number(gpu.power_w, 0, " W"),
-            gpu.energy_j / 1e3,
+            number(gpu.energy_j.map(|joules| joules / 1e3), 1, " kJ"),
         )?;
     }
     let requests = [load.running, load.waiting].map(|value| number(value, 0, ""));

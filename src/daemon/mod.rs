@@ -20,6 +20,7 @@ pub mod show;
 pub mod signals;
 pub mod steps;
 pub mod tick;
+pub mod trust;
 pub mod watch;
 
 pub use tick::{Parts, drive};

@@ -9,11 +9,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::clock::Clock;
+use super::trust::Trusted;
 use super::watch::Pulse;
 use crate::control::GpuTick;
+use crate::gpu::plausible::EnergySource;
 use crate::gpu::{GpuError, GpuReading, GpuSensors};
 use crate::reward::energy::EnergyPoint;
-use crate::units::{Joules, Millijoules, Seconds, Time, Watts};
+use crate::units::{Millijoules, Seconds, Time};
 
 /// How often to look.
 #[derive(Debug, Clone, Copy)]
@@ -52,17 +54,6 @@ impl Watch {
 const ASLEEP: Duration = Duration::from_secs(1);
 /// Between looks at clocks that are on their way back.
 const WAKING: Duration = Duration::from_millis(10);
-
-/// Where energy comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EnergySource {
-    /// The driver's total-energy counter.
-    Counter,
-    /// Power samples, integrated.
-    PowerIntegration,
-    /// The board has neither.
-    None,
-}
 
 impl SamplerSettings {
     /// Between two looks at all sensors.
@@ -123,8 +114,11 @@ impl Sampler {
         let shared = Arc::new(Shared::default());
         *shared.ticks.lock().unwrap_or_else(PoisonError::into_inner) =
             vec![GpuTick::default(); sensors.len()];
-        let gpus: Vec<Gpu> = sensors.into_iter().map(Gpu::new).collect();
-        let sources = gpus.iter().map(|gpu| gpu.source).collect();
+        let gpus: Vec<Gpu> = sensors
+            .into_iter()
+            .map(|sensors| Gpu { sensors: Trusted::new(sensors, clock), last: None })
+            .collect();
+        let sources = gpus.iter().map(|gpu| gpu.sensors.source()).collect();
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("agft-sensors".into())
@@ -188,52 +182,18 @@ impl Drop for Sampler {
 
 /// One GPU with what its energy readings need to remember.
 struct Gpu {
-    sensors: Box<dyn GpuSensors>,
-    source: EnergySource,
-    first: Option<Millijoules>,
+    sensors: Trusted,
     last: Option<Millijoules>,
-    power: Option<(Time, Watts)>,
-    integral: f64,
 }
 
 impl Gpu {
-    fn new(sensors: Box<dyn GpuSensors>) -> Self {
-        let source = if sensors.energy().is_ok() {
-            EnergySource::Counter
-        } else if sensors.power().is_ok() {
-            EnergySource::PowerIntegration
-        } else {
-            EnergySource::None
-        };
-        Self { sensors, source, first: None, last: None, power: None, integral: 0.0 }
-    }
-
-    /// A point if the counter has ticked, or the integral if there is no counter.
+    /// A point if the energy has advanced.
     fn energy(&mut self, now: Time) -> Result<Option<EnergyPoint>, GpuError> {
-        match self.source {
-            EnergySource::Counter => {
-                let value = self.sensors.energy()?;
-                let seen_before = self.last.replace(value);
-                let first = *self.first.get_or_insert(value);
-                if seen_before.is_none_or(|last| last == value) {
-                    // The first reading falls anywhere between two ticks: it is no tick.
-                    return Ok(None);
-                }
-                let Some(total) = value.since(first) else {
-                    self.first = Some(value);
-                    return Ok(Some(EnergyPoint { at: now, total: Joules(0.0) }));
-                };
-                Ok(Some(EnergyPoint { at: now, total }))
-            }
-            EnergySource::PowerIntegration => {
-                let power = self.sensors.power()?;
-                if let Some((at, last)) = self.power.replace((now, power)) {
-                    self.integral += 0.5 * (last.0 + power.0) * now.since(at).0;
-                }
-                Ok(Some(EnergyPoint { at: now, total: Joules(self.integral) }))
-            }
-            EnergySource::None => Ok(None),
-        }
+        let value = self.sensors.energy()?;
+        let total = value.since(Millijoules(0)).filter(|_| self.last.is_some_and(|last| last != value));
+        // The first reading falls anywhere between two ticks: it is no tick.
+        self.last = Some(value);
+        Ok(total.map(|total| EnergyPoint { at: now, total }))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::units::{Mhz, Millijoules, Watts};
 
 pub mod nvapi;
 pub mod nvml;
+pub mod plausible;
 pub mod probe;
 pub mod pstate;
 pub mod retry;

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::plausible::{EnergyJudge, EnergySource, is_power, is_temperature, is_utilization, usable_limit};
 use super::{GpuError, GpuInfo, GpuSensors};
+use crate::units::Time;
 
 /// Pause between two rounds of questions: short against every known sensor period, and kind to the driver.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -141,6 +143,70 @@ pub fn probe(sensors: &dyn GpuSensors, duration: Duration) -> Result<ProbeReport
         power: power.report(),
         reading_cost_us: Spread::of(reading_costs),
     })
+}
+
+/// Time between two looks of [`judge`], and how long it looks at most: longer than a counter may stand still.
+const JUDGE_EVERY: Duration = Duration::from_millis(20);
+const JUDGED_FOR: Duration = Duration::from_millis(2200);
+/// A counter that ticked so often in the first [`JUDGED_AT_LEAST`] is one.
+const TICKS: u32 = 5;
+const JUDGED_AT_LEAST: Duration = Duration::from_millis(700);
+
+/// What a short look says of a GPU's sensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// Where energy would come from.
+    pub source: EnergySource,
+    /// Is there an energy counter at all?
+    pub counter: bool,
+    /// What is not believed, what was read, and what decides instead.
+    pub doubts: Vec<String>,
+}
+
+/// `None` for a sensor that is missing or fails for the moment.
+fn present<T>(answer: Result<T, GpuError>) -> Result<Option<T>, GpuError> {
+    match answer {
+        Err(error) if error.ends_sampling() => Err(error),
+        answer => Ok(answer.ok()),
+    }
+}
+
+/// Looks for two seconds at most, as a run would judge. Writes nothing to the GPU.
+///
+/// # Errors
+/// [`GpuError::Lost`] and the like. A missing sensor is none.
+pub fn judge(sensors: &dyn GpuSensors) -> Result<Judgement, GpuError> {
+    let limit = usable_limit(sensors.info().power_limit);
+    let mut energy = EnergyJudge::new(Some(limit));
+    let mut doubts = Vec::new();
+    let (mut last, mut ticks, mut counter, mut wrong_power) = (None, 0, false, None);
+    let start = Instant::now();
+    while start.elapsed() < JUDGED_FOR && (ticks < TICKS || start.elapsed() < JUDGED_AT_LEAST) {
+        let now = || Time(start.elapsed().as_secs_f64());
+        if let Some(power) = present(sensors.power())? {
+            wrong_power = wrong_power.or(Some(power).filter(|power| !is_power(*power, limit)));
+            energy.on_power(now(), power);
+        }
+        let value = present(sensors.energy())?;
+        counter |= value.is_some();
+        ticks += u32::from(last.replace(value).is_some_and(|last| last != value));
+        if let Some(change) = energy.on_counter(now(), value) {
+            let decides = change.source.words();
+            doubts.push(format!("energy counter not believed: {}; {decides} decides instead", change.why));
+        }
+        std::thread::sleep(JUDGE_EVERY);
+    }
+    if let Some(power) = wrong_power {
+        doubts.push(format!("power of {power} not believed, on a board with a limit of {limit}"));
+    }
+    let reading = sensors.reading()?;
+    if let Some(percent) = reading.utilization_percent.filter(|percent| !is_utilization(*percent)) {
+        doubts.push(format!("utilisation of {percent} % not believed"));
+    }
+    if let Some(celsius) = reading.temperature_c.filter(|celsius| !is_temperature(*celsius)) {
+        doubts.push(format!("temperature of {celsius} degrees Celsius not believed"));
+    }
+    Ok(Judgement { source: energy.source(), counter, doubts })
 }
 
 #[cfg(test)]

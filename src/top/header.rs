@@ -126,7 +126,7 @@ fn gpus(gpus: &[GpuState], theme: Theme, lines: usize) -> Vec<Line<'static>> {
             gpus.len(),
             number(gpus.iter().map(|gpu| gpu.power_w).sum(), 0, " W"),
             number(hottest, 0, " °C"),
-            energy(gpus.iter().map(|gpu| gpu.energy_j).sum())
+            energy(gpus.iter().map(|gpu| gpu.energy_j).sum::<Option<f64>>())
         ),
     );
     let capped = gpus.iter().filter(|gpu| gpu.capped).count();
@@ -209,7 +209,7 @@ fn saved(state: &State, theme: Theme) -> Line<'static> {
     let slower = estimate.slowdown().map_or("?".into(), signed_share);
     let style = if share > 0.0 { theme.good() } else { Style::new() };
     let mut line = named(theme, "saved", String::new());
-    line.push_span(Span::styled(format!("{} % ({})", percent(share, 1), energy(estimate.saved_j())), style));
+    line.push_span(Span::styled(format!("{} % ({})", percent(share, 1), energy(Some(estimate.saved_j()))), style));
     line.push_span(format!(" of energy, time per token {slower} (estimate, {compared})"));
     line
 }

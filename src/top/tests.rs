@@ -375,7 +375,7 @@ prop_compose! {
         state.gpus = vec![gpu; gpus];
         for (gpu, number) in state.gpus.iter_mut().zip(numbers.iter().cycle()) {
             (gpu.power_w, gpu.temperature_c, gpu.utilization) = (*number, numbers[1], numbers[2]);
-            gpu.energy_j = numbers[3].unwrap_or(0.0);
+            gpu.energy_j = numbers[3];
             gpu.name.clone_from(&texts[0]);
         }
         state.load = Load {

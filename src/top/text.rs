@@ -193,7 +193,8 @@ pub(super) fn signed_share(share: f64) -> String {
 }
 
 /// An energy in the unit that suits it.
-pub(super) fn energy(joules: f64) -> String {
+pub(super) fn energy(joules: Option<f64>) -> String {
+    let Some(joules) = joules else { return number(None, 0, " J") };
     match joules.abs() {
         size if size < 1e4 => number(Some(joules), 0, " J"),
         size if size < 3.6e6 => number(Some(joules / 1e3), 1, " kJ"),
@@ -228,8 +229,8 @@ mod tests {
         assert_eq!(latency(Seconds(1000.0)), "1000 s");
         assert_eq!(span(Seconds(90.0)), "90 s");
         assert_eq!(span(Seconds(3600.0)), "60 min");
-        assert_eq!(energy(9000.0), "9000 J");
-        assert_eq!(energy(7.2e6), "2.00 kWh");
+        assert_eq!(energy(Some(9000.0)), "9000 J");
+        assert_eq!(energy(Some(7.2e6)), "2.00 kWh");
         assert_eq!(signed_share(-0.000_01), "+0.0 %");
         assert_eq!(number(None, 0, " W"), "? W");
         assert_eq!(

@@ -211,7 +211,7 @@ impl View {
             gpu.capped = reading.is_some_and(|reading| reading.reasons.is_capped());
             for point in &tick.energy {
                 if let Some(before) = counter.replace(point.total) {
-                    gpu.energy_j += (point.total.0 - before.0).max(0.0);
+                    *gpu.energy_j.get_or_insert(0.0) += (point.total.0 - before.0).max(0.0);
                 }
             }
         }

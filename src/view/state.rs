@@ -90,8 +90,8 @@ pub struct GpuState {
     pub utilization: Option<f64>,
     /// Is the clock held low by power or temperature?
     pub capped: bool,
-    /// Energy since the start of the run.
-    pub energy_j: f64,
+    /// Energy since the start of the run, as far as it was measured; `None` before anything was.
+    pub energy_j: Option<f64>,
 }
 
 /// What the engine has to do, at the end of the latest window.

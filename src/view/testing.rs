@@ -111,7 +111,7 @@ pub(crate) fn state() -> State {
             temperature_c: Some(50.0),
             utilization: Some(0.9),
             capped: false,
-            energy_j: 9000.0,
+            energy_j: Some(9000.0),
         }],
         load: Load {
             running: Some(8.0),

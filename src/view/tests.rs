@@ -104,7 +104,7 @@ fn energy_of_the_run_counts_from_its_first_reading_and_never_backwards() {
     for (now, joules) in [(0.3, vec![1000.0]), (0.6, vec![1010.0, 1030.0]), (0.9, vec![5.0, 8.0])] {
         show(&mut view, &controller, &observation(now, &joules), &Output::default());
     }
-    approx::assert_relative_eq!(view.state().gpus[0].energy_j, 30.0 + 3.0, max_relative = 1e-12);
+    approx::assert_relative_eq!(view.state().gpus[0].energy_j.unwrap(), 30.0 + 3.0, max_relative = 1e-12);
     assert_eq!(view.state().gpus[0].power_w, Some(120.0));
     assert_eq!((view.state().counts.steps, view.state().counts.scrape_failures), (3, 3));
 }

@@ -22,6 +22,8 @@ pub struct Injection {
     pub gpu: Option<u32>,
     /// Code to return; `None`: do the work after the delay.
     pub code: Option<u32>,
+    /// What a sensor says in place of what it read: milliwatts, millijoules, percent, degrees Celsius.
+    pub value: Option<u64>,
     /// Time to wait before it returns or works.
     pub delay: Duration,
     /// Calls to let through first.
@@ -38,6 +40,7 @@ impl Injection {
             call: call.to_owned(),
             gpu: None,
             code: Some(code),
+            value: None,
             delay: Duration::ZERO,
             after: 0,
             times: None,
@@ -48,6 +51,13 @@ impl Injection {
     #[must_use]
     pub fn delay(call: &str, delay: Duration) -> Self {
         Self { code: None, delay, ..Self::error(call, 0) }
+    }
+
+    /// `call`, of a sensor, says `value` on any GPU until cleared: milliwatts (`nvmlDeviceGetPowerUsage`, and
+    /// `nvmlDeviceGetFieldValues` for the instantaneous power), millijoules, percent, degrees Celsius.
+    #[must_use]
+    pub fn value(call: &str, value: u64) -> Self {
+        Self { code: None, value: Some(value), ..Self::error(call, 0) }
     }
 
     /// Only that often.
@@ -79,6 +89,8 @@ pub(crate) fn arm(state: &MockState, injection: &Injection) -> Result<(), MockEr
     slot.call.store(call as u32, Relaxed);
     slot.gpu.store(injection.gpu.unwrap_or(ANY), Relaxed);
     slot.code.store(injection.code.unwrap_or(0), Relaxed);
+    slot.says.store(u32::from(injection.value.is_some()), Relaxed);
+    slot.value.store(injection.value.unwrap_or(0), Relaxed);
     slot.after.store(injection.after, Relaxed);
     slot.delay_ns.store(u64::try_from(injection.delay.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     // Last: only now the slot counts.
@@ -93,31 +105,43 @@ pub(crate) fn disarm_all(state: &MockState) {
 
 /// What is to happen to this call: the delay to wait and the code to return, if any.
 pub(crate) fn due(state: &MockState, call: Call, gpu: Option<u32>) -> (Duration, Option<u32>) {
+    take(state, call, gpu, false).map_or((Duration::ZERO, None), |slot| {
+        let code = slot.code.load(Relaxed);
+        (Duration::from_nanos(slot.delay_ns.load(Relaxed)), (code != 0).then_some(code))
+    })
+}
+
+/// What a test has this sensor say.
+pub(crate) fn said(state: &MockState, call: Call, gpu: u32) -> Option<u64> {
+    take(state, call, Some(gpu), true).map(|slot| slot.value.load(Relaxed))
+}
+
+/// Counts the call against the first slot for it, and gives that if it is its turn.
+fn take(state: &MockState, call: Call, gpu: Option<u32>, says: bool) -> Option<&InjectionSlot> {
     let slots = &state.shared().injections;
     let fits = |slot: &&InjectionSlot| {
         let on = slot.gpu.load(Relaxed);
         slot.remaining.load(Relaxed) > 0
             && slot.call.load(Relaxed) == call as u32
+            && (slot.says.load(Relaxed) == 1) == says
             && (on == ANY || Some(on) == gpu)
     };
     // Nearly always there is none: then the lock is not worth taking.
     if !slots.iter().any(|slot| fits(&slot)) {
-        return (Duration::ZERO, None);
+        return None;
     }
     let _locked = state.lock();
-    let Some(slot) = slots.iter().find(fits) else { return (Duration::ZERO, None) };
+    let slot = slots.iter().find(fits)?;
     let after = slot.after.load(Relaxed);
     if after > 0 {
         slot.after.store(after - 1, Relaxed);
-        return (Duration::ZERO, None);
+        return None;
     }
-    let delay = Duration::from_nanos(slot.delay_ns.load(Relaxed));
-    let code = slot.code.load(Relaxed);
     let remaining = slot.remaining.load(Relaxed);
     if remaining != FOREVER {
         slot.remaining.store(remaining - 1, Relaxed);
     }
-    (delay, (code != 0).then_some(code))
+    Some(slot)
 }
 
 #[cfg(test)]

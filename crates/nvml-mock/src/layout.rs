@@ -23,7 +23,7 @@ pub const HISTORY_LEN: usize = 65_536;
 /// Injections that can be armed at once.
 pub const MAX_INJECTIONS: usize = 64;
 /// "nvmlmock" with the layout's version in the last byte.
-pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"nvmlmk\0\x02");
+pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"nvmlmk\0\x03");
 
 /// Words per [`WriteSlot`].
 pub(crate) const WRITE_WORDS: usize = 8;
@@ -83,7 +83,10 @@ pub(crate) struct InjectionSlot {
     pub delay_ns: AtomicU64,
     /// Code to return; 0: go on after the delay.
     pub code: AtomicU32,
-    _pad: AtomicU32,
+    /// 1: `value` is what the function gives.
+    pub says: AtomicU32,
+    /// What a sensor's function gives in place of what it read.
+    pub value: AtomicU64,
 }
 
 impl Shared {

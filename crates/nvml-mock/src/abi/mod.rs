@@ -131,6 +131,16 @@ impl Gpu {
         Ok(self.library.state.gpu_config(self.index)?)
     }
 
+    /// What a test has this sensor say.
+    fn said(self, call: Call) -> Option<u64> {
+        inject::said(&self.library.state, call, self.number())
+    }
+
+    /// The same as 32 bits.
+    fn said_short(self, call: Call) -> Option<c_uint> {
+        self.said(call).map(|value| c_uint::try_from(value).unwrap_or(c_uint::MAX))
+    }
+
     fn read<R>(self, ask: impl FnOnce(&GpuConfig, &GpuState, u64) -> R) -> Result<R, Code> {
         Ok(self.library.state.read(self.index, ask)?)
     }

@@ -98,6 +98,9 @@ fn percent(share: f64) -> c_uint {
 }
 
 fn power_usage(gpu: Gpu) -> Result<c_uint, Code> {
+    if let Some(value) = gpu.said_short(Call::nvmlDeviceGetPowerUsage) {
+        return Ok(value);
+    }
     if !gpu.config()?.power_usage {
         return Err(Code::NOT_SUPPORTED);
     }
@@ -105,6 +108,9 @@ fn power_usage(gpu: Gpu) -> Result<c_uint, Code> {
 }
 
 fn power_instant(gpu: Gpu) -> Result<c_uint, Code> {
+    if let Some(value) = gpu.said_short(Call::nvmlDeviceGetFieldValues) {
+        return Ok(value);
+    }
     if !gpu.config()?.power_instant {
         return Err(Code::NOT_SUPPORTED);
     }
@@ -112,6 +118,9 @@ fn power_instant(gpu: Gpu) -> Result<c_uint, Code> {
 }
 
 fn energy(gpu: Gpu) -> Result<c_ulonglong, Code> {
+    if let Some(value) = gpu.said(Call::nvmlDeviceGetTotalEnergyConsumption) {
+        return Ok(value);
+    }
     if !gpu.config()?.energy_counter {
         return Err(Code::NOT_SUPPORTED);
     }
@@ -122,7 +131,10 @@ fn utilization(gpu: Gpu) -> Result<Utilization, Code> {
     if !gpu.config()?.utilization {
         return Err(Code::NOT_SUPPORTED);
     }
-    let busy = gpu.read(|_, state, _| percent(state.load))?;
+    let busy = match gpu.said_short(Call::nvmlDeviceGetUtilizationRates) {
+        Some(value) => value,
+        None => gpu.read(|_, state, _| percent(state.load))?,
+    };
     Ok(Utilization { gpu: busy, memory: busy })
 }
 
@@ -161,7 +173,10 @@ unsafe extern "C" fn nvmlDeviceGetTemperature(device: Device, sensor: c_uint, to
         if sensor != 0 {
             return Err(Code::INVALID_ARGUMENT);
         }
-        let celsius = gpu.read(|_, state, _| state.temperature_c)?;
+        let celsius = match gpu.said_short(Call::nvmlDeviceGetTemperature) {
+            Some(value) => value,
+            None => gpu.read(|_, state, _| state.temperature_c)?,
+        };
         // SAFETY: NVML's contract: `to` is null or valid.
         unsafe { put(to, celsius) }
     })

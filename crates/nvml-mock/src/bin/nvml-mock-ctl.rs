@@ -87,6 +87,9 @@ enum Command {
         /// NVML code to return; without it the function only takes longer
         #[arg(long)]
         code: Option<u32>,
+        /// What a sensor says: milliwatts, millijoules, percent, degrees Celsius
+        #[arg(long, conflicts_with_all = ["code", "delay_ms"])]
+        value: Option<u64>,
         /// Time to wait first, in milliseconds
         #[arg(long, default_value_t = 0)]
         delay_ms: u64,
@@ -166,9 +169,9 @@ fn run(command: Command, out: &mut impl Write) -> Result<()> {
         Command::Reasons { file, gpu, bits } => MockState::open(&file)?.set_event_reasons(gpu, bits)?,
         Command::Lost { file, gpu, lost } => MockState::open(&file)?.set_lost(gpu, lost)?,
         Command::Stuck { file, gpu, stuck } => MockState::open(&file)?.set_stuck(gpu, stuck)?,
-        Command::Inject { file, call, code, delay_ms, times, after, gpu } => {
+        Command::Inject { file, call, code, value, delay_ms, times, after, gpu } => {
             let delay = Duration::from_millis(delay_ms);
-            MockState::open(&file)?.inject(&Injection { call, gpu, code, delay, after, times })?;
+            MockState::open(&file)?.inject(&Injection { call, gpu, code, value, delay, after, times })?;
         }
         Command::Clear { file } => MockState::open(&file)?.clear_injections(),
         Command::History { file, json } => history(&MockState::open(&file)?, json, out)?,

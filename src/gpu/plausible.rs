@@ -1,0 +1,342 @@
+//! Which readings of a GPU are believed, and where its energy comes from.
+//!
+//! A driver that answers is not always right: counters that never move, that jump, powers of megawatts. Each reading is
+//! judged against the board's power limit, against the other sensor and against itself. Energy comes from the best source
+//! that is believed: the counter, else power over time, else none. Pure: time is a parameter.
+
+use crate::units::{Mhz, Millijoules, Seconds, Time, Watts};
+
+/// A board may draw its limit times this for a moment: no power above is believed, and no energy above is accounted.
+pub const TRANSIENT: f64 = 2.0;
+/// Stands for a limit that the driver does not tell, or tells wrongly.
+const UNTOLD_LIMIT: Watts = Watts(2000.0);
+/// Limits outside are not believed.
+const LIMITS: std::ops::RangeInclusive<f64> = 1.0..=5000.0;
+/// A counter that stands still for so long while there is power is too slow for windows: real ones tick within 0.1 s.
+pub const STILL: Seconds = Seconds(1.0);
+/// Looks at a tick may be late by so much.
+const LATE: Seconds = Seconds(1.0);
+/// Less energy than this is no proof that a counter stands still, joules.
+const STILL_J: f64 = 2.0;
+/// Counter and power are compared over so long.
+const COMPARED: Seconds = Seconds(5.0);
+/// A gap between two powers that is longer says too little to compare.
+const SPARSE: Seconds = Seconds(2.0);
+/// Counter and power may differ by this factor.
+const DISAGREE: f64 = 3.0;
+/// A source that was not believed is believed again after so long without a fault; twice as long each time.
+pub const PROVEN: Seconds = Seconds(30.0);
+const PROVEN_MOST: Seconds = Seconds(3600.0);
+/// Utilisation 0 at this share of the power limit for so long is no idleness.
+const WORK_SHARE: f64 = 0.5;
+const WORK_FOR: Seconds = Seconds(3.0);
+/// Degrees Celsius that a running GPU can have.
+const TEMPERATURES: std::ops::RangeInclusive<f64> = 1.0..=130.0;
+/// Clocks that a GPU can have.
+const CLOCKS: std::ops::RangeInclusive<u32> = 1..=20_000;
+
+/// Where energy comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnergySource {
+    /// The driver's total-energy counter.
+    Counter,
+    /// Power samples, integrated.
+    PowerIntegration,
+    /// Neither is there, or believed.
+    None,
+}
+
+impl EnergySource {
+    /// In words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Counter => "the energy counter",
+            Self::PowerIntegration => "power samples, integrated,",
+            Self::None => "nothing",
+        }
+    }
+}
+
+/// The board's power limit as judgements use it.
+#[must_use]
+pub fn usable_limit(told: Option<Watts>) -> Watts {
+    told.filter(|limit| LIMITS.contains(&limit.0)).unwrap_or(UNTOLD_LIMIT)
+}
+
+/// A power that a board with that limit can draw: a live one draws something.
+#[must_use]
+pub fn is_power(power: Watts, limit: Watts) -> bool {
+    power.0 > 0.0 && power.0 <= TRANSIENT * limit.0
+}
+
+/// A share of time, in percent.
+#[must_use]
+pub fn is_utilization(percent: f64) -> bool {
+    (0.0..=100.0).contains(&percent)
+}
+
+/// A core temperature in degrees Celsius.
+#[must_use]
+pub fn is_temperature(celsius: f64) -> bool {
+    TEMPERATURES.contains(&celsius)
+}
+
+/// A clock of a GPU.
+#[must_use]
+pub fn is_clock(clock: Mhz) -> bool {
+    CLOCKS.contains(&clock.0)
+}
+
+/// Another source decides from now on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// What decides now.
+    pub source: EnergySource,
+    /// What was read and why it is not believed; or that it has proven itself.
+    pub why: String,
+    /// Is it a better source than before?
+    pub better: bool,
+}
+
+/// The counter's last advance.
+#[derive(Debug, Clone, Copy)]
+struct Tick {
+    at: Time,
+    /// Power integrated since, joules.
+    power_j: f64,
+}
+
+/// Counter and power over the same time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Compared {
+    from: Option<Time>,
+    counter_j: f64,
+    power_j: f64,
+}
+
+/// The energy of one GPU.
+#[derive(Debug, Clone)]
+pub struct EnergyJudge {
+    limit: Watts,
+    source: Option<EnergySource>,
+    started: Option<Time>,
+    total_j: f64,
+    /// The energy was last known to be `total_j` then.
+    known_at: Option<Time>,
+    last: Option<Millijoules>,
+    tick: Option<Tick>,
+    latest: Option<Time>,
+    power: Option<(Time, Watts)>,
+    compared: Compared,
+    sound_since: Option<Time>,
+    distrusted: u32,
+}
+
+impl EnergyJudge {
+    /// For a board with that limit.
+    #[must_use]
+    pub fn new(limit: Option<Watts>) -> Self {
+        Self {
+            limit: usable_limit(limit),
+            source: None,
+            started: None,
+            total_j: 0.0,
+            known_at: None,
+            last: None,
+            tick: None,
+            latest: None,
+            power: None,
+            compared: Compared::default(),
+            sound_since: None,
+            distrusted: 0,
+        }
+    }
+
+    /// What decides; before the first look, nothing.
+    #[must_use]
+    pub fn source(&self) -> EnergySource {
+        self.source.unwrap_or(EnergySource::None)
+    }
+
+    /// Energy accounted since the first look, in joules, and when that was known. Never falls.
+    #[must_use]
+    pub fn total(&self) -> Option<(Time, f64)> {
+        let at = self.known_at.filter(|_| self.source() != EnergySource::None)?;
+        Some((at, self.total_j))
+    }
+
+    /// A look at the power, if that could be read. Energy is accounted by it where power decides.
+    pub fn on_power(&mut self, now: Time, power: Watts) {
+        if !self.goes_on(now) || !is_power(power, self.limit) {
+            return;
+        }
+        let Some((at, last)) = self.power.replace((now, power)) else { return };
+        let gap = now.since(at);
+        let drawn = 0.5 * (last.0 + power.0) * gap.0;
+        if let Some(tick) = &mut self.tick {
+            tick.power_j += drawn;
+        }
+        self.compared.power_j += drawn;
+        if gap > SPARSE {
+            self.compared = Compared::default();
+        }
+        if self.source == Some(EnergySource::PowerIntegration) {
+            self.account(now, drawn);
+        }
+    }
+
+    /// A look at the counter, after one at the power; `None` if there is no counter.
+    pub fn on_counter(&mut self, now: Time, counter: Option<Millijoules>) -> Option<Change> {
+        if !self.goes_on(now) {
+            return None;
+        }
+        let fault = counter.and_then(|counter| self.judge(now, counter));
+        if fault.is_some() {
+            self.sound_since = None;
+            self.compared = Compared::default();
+        }
+        let by_power =
+            if self.power.is_some() { EnergySource::PowerIntegration } else { EnergySource::None };
+        let before = self.source;
+        let (source, why) = match (before, fault) {
+            (None, _) if counter.is_some() => (EnergySource::Counter, String::new()),
+            (None, _) => (by_power, String::new()),
+            (Some(EnergySource::Counter), Some(why)) => (by_power, why),
+            (Some(EnergySource::Counter), None) => return None,
+            (Some(_), _) if self.is_proven(now) => {
+                (EnergySource::Counter, "the counter has proven itself".to_owned())
+            }
+            (Some(EnergySource::None), _) => (by_power, "power can be read".to_owned()),
+            (Some(EnergySource::PowerIntegration), _) => return None,
+        };
+        self.source = Some(source);
+        self.known_at.get_or_insert(now);
+        let better = source == EnergySource::Counter || before == Some(EnergySource::None);
+        if before == Some(EnergySource::Counter) {
+            self.distrusted = self.distrusted.saturating_add(1);
+            // What the counter has not told since it stands.
+            self.account(now, self.tick.map_or(0.0, |tick| tick.power_j));
+        }
+        before.filter(|before| *before != source).map(|_| Change { source, why, better })
+    }
+
+    /// Time never goes back.
+    fn goes_on(&mut self, now: Time) -> bool {
+        let latest = self.latest.unwrap_or(now);
+        let sound = now.0.is_finite() && now >= latest;
+        if sound {
+            self.latest = Some(now);
+            self.started.get_or_insert(now);
+        }
+        sound
+    }
+
+    /// What is wrong with this answer of the counter, if anything is.
+    fn judge(&mut self, now: Time, counter: Millijoules) -> Option<String> {
+        let Some(last) = self.last.replace(counter) else {
+            // Its value falls anywhere between two ticks.
+            self.tick = Some(Tick { at: now, power_j: 0.0 });
+            return None;
+        };
+        let tick = self.tick.unwrap_or(Tick { at: now, power_j: 0.0 });
+        let (stood, power_j) = (now.since(tick.at), tick.power_j);
+        if counter == last {
+            return (stood >= STILL && power_j >= STILL_J).then(|| {
+                format!("{} mJ for {:.1} s, in which power says {power_j:.1} J", counter.0, stood.0)
+            });
+        }
+        self.tick = Some(Tick { at: now, power_j: 0.0 });
+        let Some(advance) = counter.since(last).map(|advance| advance.0) else {
+            self.advance(now, power_j);
+            return Some(format!("fell from {} to {} mJ", last.0, counter.0));
+        };
+        if advance > TRANSIENT * self.limit.0 * (stood.0 + LATE.0) {
+            self.advance(now, power_j);
+            let limit = self.limit;
+            return Some(format!("{advance:.1} J more in {:.3} s, on a board with a limit of {limit}", stood.0));
+        }
+        self.sound_since.get_or_insert(now);
+        self.advance(now, advance);
+        self.compare(now, advance)
+    }
+
+    /// The counter advanced: that is accounted if it decides.
+    fn advance(&mut self, now: Time, joules: f64) {
+        if self.source == Some(EnergySource::Counter) {
+            self.account(now, joules);
+        }
+    }
+
+    fn compare(&mut self, now: Time, advance: f64) -> Option<String> {
+        // Where nobody looks at power there is nothing to compare.
+        let fresh = self.power.is_some_and(|(at, _)| now.since(at) <= SPARSE);
+        let Some(from) = self.compared.from.filter(|_| fresh) else {
+            self.compared = Compared { from: Some(now), ..Compared::default() };
+            return None;
+        };
+        self.compared.counter_j += advance;
+        if now.since(from) < COMPARED {
+            return None;
+        }
+        let Compared { counter_j, power_j, .. } = std::mem::take(&mut self.compared);
+        self.compared.from = Some(now);
+        let differs = counter_j > DISAGREE * power_j || power_j > DISAGREE * counter_j;
+        let span = now.since(from).0;
+        differs.then(|| format!("{counter_j:.1} J in {span:.1} s, in which power says {power_j:.1} J"))
+    }
+
+    fn is_proven(&self, now: Time) -> bool {
+        let doublings = self.distrusted.saturating_sub(1).min(10);
+        let wait = (PROVEN.0 * f64::from(1_u32 << doublings)).min(PROVEN_MOST.0);
+        // At a tick: what came before it is accounted by power.
+        let at_tick = self.tick.is_some_and(|tick| tick.at == now);
+        at_tick && self.sound_since.is_some_and(|since| now.since(since).0 >= wait)
+    }
+
+    /// Never more than the board can have used since the first look.
+    fn account(&mut self, now: Time, joules: f64) {
+        let most = self.started.map_or(0.0, |started| TRANSIENT * self.limit.0 * now.since(started).0);
+        self.total_j = (self.total_j + joules.max(0.0)).min(most).max(self.total_j);
+        self.known_at = Some(now);
+    }
+}
+
+/// Utilisation against power: one that stays at 0 while the board draws what only work draws is not believed.
+#[derive(Debug, Clone, Copy)]
+pub struct IdleJudge {
+    limit: Watts,
+    power: Option<(Time, Watts)>,
+    since: Option<Time>,
+}
+
+impl IdleJudge {
+    /// For a board with that limit.
+    #[must_use]
+    pub fn new(limit: Option<Watts>) -> Self {
+        Self { limit: usable_limit(limit), power: None, since: None }
+    }
+
+    /// A believed power.
+    pub fn on_power(&mut self, now: Time, power: Watts) {
+        self.power = Some((now, power));
+    }
+
+    /// Is this utilisation believed?
+    pub fn believes(&mut self, now: Time, percent: f64) -> bool {
+        if !is_utilization(percent) {
+            return false;
+        }
+        let works = self
+            .power
+            .is_some_and(|(at, power)| now.since(at) <= WORK_FOR && power.0 >= WORK_SHARE * self.limit.0);
+        if percent > 0.0 || !works {
+            self.since = None;
+            return true;
+        }
+        now.since(*self.since.get_or_insert(now)) < WORK_FOR
+    }
+}
+
+#[cfg(test)]
+mod tests;
