@@ -341,6 +341,44 @@ fn clock_that_the_card_does_not_follow_is_dropped_with_the_reason() {
     assert!(!scene.controller.space().failed().is_empty());
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    #[test]
+    fn no_reading_makes_either_policy_ask_for_a_clock_off_the_list_or_below_the_minimum(
+        reads in proptest::collection::vec(proptest::option::of(0_u32..2000), 1..40),
+        below in 0_u32..700,
+        follow in proptest::bool::ANY,
+        structured in proptest::bool::ANY,
+    ) {
+        let reserve = policy(0.8);
+        let learner = if structured {
+            Learner::structured(StructuredSettings::default(), reserve)
+        } else {
+            Learner::linucb(reserve)
+        };
+        let few = Settings { recover_arms_below: Some(20), ..settings() };
+        let mut scene = Scene::with_learner(few, learner);
+        for read in reads {
+            for _ in 0..10 {
+                // Always so far below the lock, or whatever the sensor says.
+                scene.stuck_at = if follow {
+                    scene.asked.clocks().map(|clocks| Mhz(clocks.core.0.saturating_sub(below)))
+                } else {
+                    read.map(Mhz)
+                };
+                scene.tick(Server::Busy);
+            }
+        }
+        for target in &scene.commands {
+            let core = target.clocks().map(|clocks| clocks.core);
+            let lawful = |core: Mhz| core.0 % 100 == 0 && (300..=1400).contains(&core.0);
+            proptest::prop_assert!(
+                core.is_none_or(lawful) || *target == Target::Lock(IDLE), "{:?}", scene.commands
+            );
+        }
+    }
+}
+
 fn lessons(outputs: &[Output]) -> usize {
     outputs.iter().filter_map(|output| output.round.as_ref()).filter(|round| round.learned).count()
 }
