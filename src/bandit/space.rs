@@ -62,7 +62,8 @@ impl ActionSpace {
     pub fn new(supported: &SupportedClocks, settings: &SpaceSettings) -> Self {
         let cores = every(supported.core(), settings.min_core, settings.step);
         let arms = combined(&cores, supported, &settings.memory);
-        let lockable = combined(&every(supported.core(), settings.min_core, Mhz(0)), supported, &settings.memory);
+        let lockable =
+            combined(&every(supported.core(), settings.min_core, Mhz(0)), supported, &settings.memory);
         Self {
             arms,
             cores,
@@ -128,6 +129,12 @@ impl ActionSpace {
         &self.failed
     }
 
+    /// The highest clocks of all.
+    #[must_use]
+    pub fn highest(&self) -> Option<Clocks> {
+        self.lockable.first().copied()
+    }
+
     /// May a policy ask for these clocks at all, be they an arm, failed or neither?
     #[must_use]
     pub fn is_lockable(&self, clocks: Clocks) -> bool {
@@ -173,8 +180,9 @@ impl ActionSpace {
 
 /// Each core clock with every memory clock that the card supports beside it, descending; alone where it supports none.
 fn combined(cores: &[Mhz], supported: &SupportedClocks, memory: &[Mhz]) -> Vec<Clocks> {
-    let pairs =
-        cores.iter().flat_map(|&core| memory.iter().map(move |&memory| Clocks { core, memory: Some(memory) }));
+    let pairs = cores
+        .iter()
+        .flat_map(|&core| memory.iter().map(move |&memory| Clocks { core, memory: Some(memory) }));
     let mut arms: Vec<Clocks> = pairs.filter(|clocks| supports(supported, *clocks)).collect();
     if arms.is_empty() {
         arms = cores.iter().copied().map(Clocks::core_only).collect();

@@ -529,12 +529,7 @@ impl Controller {
             return;
         }
         let Some(mut target) = command else { return };
-        // The last gate: a restored model or a reading may name any clock, the board and the configuration only some.
-        let lawful = |clocks| match self.is_parked() {
-            true => self.idle.target() == Target::Lock(clocks),
-            false => self.space.is_lockable(clocks),
-        };
-        if self.hands_off(now) || !target.clocks().is_none_or(lawful) {
+        if self.hands_off(now) || !target.clocks().is_none_or(|clocks| self.is_lawful(clocks)) {
             target = Target::Default;
         }
         // Until the driver confirms, nothing is attributed to either clock (see `weigh`).

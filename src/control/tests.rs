@@ -406,6 +406,28 @@ fn neither_policy_learns_from_windows_of_a_throttled_gpu() {
 }
 
 #[test]
+fn gpu_held_at_a_low_clock_raises_an_alarm_and_teaches_nothing() {
+    let structured = || Learner::structured(StructuredSettings::default(), policy(0.0));
+    for learner in [structured(), Learner::linucb(policy(0.0))] {
+        for reasons in [ClockReasons::default(), ClockReasons::HW_POWER_BRAKE] {
+            let mut scene = Scene::with_learner(settings(), learner.clone());
+            (scene.stuck_at, scene.reasons) = (Some(Mhz(210)), reasons);
+            let outputs = scene.ticks(Server::Busy, 200);
+            let alarms = |outputs: &[Output]| {
+                events(outputs).filter(|event| matches!(event, Event::ClockHeldLow { .. })).count()
+            };
+            assert_eq!((alarms(&outputs), lessons(&outputs)), (1, 0));
+            assert!(scene.controller.is_held_low());
+            assert!(!events(&outputs).any(|event| matches!(event, Event::Converged { .. })));
+            assert_eq!(scene.controller.learned().baseline.samples(), 0);
+            (scene.stuck_at, scene.reasons) = (None, ClockReasons::default());
+            let outputs = scene.ticks(Server::Busy, 200);
+            assert!(lessons(&outputs) > 0 && !scene.controller.is_held_low());
+        }
+    }
+}
+
+#[test]
 fn power_cap_is_learned_from() {
     let mut scene = Scene::new(settings());
     scene.reasons = ClockReasons::SW_POWER_CAP;
