@@ -51,6 +51,8 @@ pub enum Fault {
     ClocksChanged,
     /// The same again and again.
     ClocksContested,
+    /// Under load the GPU stays at a low clock, whatever is asked, or at default clocks.
+    ClockHeldLow,
     /// Awake and at work, the GPU still runs at the idle clock.
     StuckAtIdleClock,
     /// A single page did not come, or was none.
@@ -146,6 +148,7 @@ impl Fault {
         Self::ClockNotHeld,
         Self::ClocksChanged,
         Self::ClocksContested,
+        Self::ClockHeldLow,
         Self::StuckAtIdleClock,
         Self::PageMissing,
         Self::EndpointOut,
@@ -185,9 +188,11 @@ impl Fault {
             Self::StuckAtIdleClock => Reaction::ResetAndAlarm,
             Self::GpuUnseen => Reaction::NeverIdle,
             Self::EndpointOut | Self::PageUnknown | Self::GuardianLost => Reaction::GiveBack,
-            Self::SensorsFail | Self::Throttled | Self::SignalMissing | Self::EngineReplaced => {
-                Reaction::NotLearned
-            }
+            Self::SensorsFail
+            | Self::Throttled
+            | Self::ClockHeldLow
+            | Self::SignalMissing
+            | Self::EngineReplaced => Reaction::NotLearned,
             // The board's ordinary limit: learned from, under the clock that is read back.
             Self::PowerCapped | Self::WallClockJumped => Reaction::Nothing,
             Self::PersistenceOff | Self::ConfigBroken | Self::SensorNotBelieved => Reaction::Warn,

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use nvidia_ml::{GpuConfig, MockConfig, NO_PERMISSION_VARIABLE};
+use nvidia_ml::{GpuConfig, Injection, MockConfig, NO_PERMISSION_VARIABLE};
 use support::daemon::{Bench, Daemon, Finished, finish};
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
@@ -241,4 +241,22 @@ fn token_file_that_cannot_be_used_is_named() {
     let bench = bench.set("vllm.bearer_token_file", file.to_str().expect("text"));
     fails(&bench, 1, &["bearer_token_file", "token", "No such file"]);
     assert_eq!(bench.mock.history(), []);
+}
+
+#[test]
+fn board_that_lists_no_clocks_is_measured_and_every_command_names_what_works() {
+    for call in ["nvmlDeviceGetSupportedMemoryClocks", "nvmlDeviceGetSupportedGraphicsClocks"] {
+        let bench = Bench::new();
+        bench.mock.inject(&Injection::error(call, 3)).expect("the mock");
+        fails(&bench, 1, &["lists no clocks", "--data-collection-mode"]);
+        for command in ["check", "gpus"] {
+            let said = bench.run(&[command]);
+            assert!(said.out.contains("--data-collection-mode"), "{said:?}");
+        }
+        for mode in ["--data-collection-mode", "--dry-run"] {
+            let mut daemon: Daemon = bench.serve(&[mode]);
+            daemon.stop();
+        }
+        assert_eq!(bench.mock.history(), []);
+    }
 }

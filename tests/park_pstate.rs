@@ -180,6 +180,22 @@ fn work_in_the_low_state_is_reset_again_with_an_alarm() {
 }
 
 #[test]
+fn wake_that_does_nothing_is_seen_by_the_core_clock_where_the_memory_has_one_clock() {
+    let one_memory_clock =
+        GpuConfig { core_lock: false, memory_lock: false, energy_counter: false, ..GpuConfig::a100() };
+    let bench = on(&MockConfig::new(vec![one_memory_clock]));
+    let mut daemon = parked(&bench);
+    std::thread::sleep(Duration::from_millis(200));
+    bench.mock.set_stuck(0, true).unwrap();
+    bench.mock.set_load(0, 1.0).unwrap();
+    daemon.wait_for_log("reset again");
+    bench.mock.set_stuck(0, false).unwrap();
+    daemon.wait_for_log("clocks are back");
+    daemon.stop();
+    assert!(bench.is_free());
+}
+
+#[test]
 fn states_are_forced_only_where_that_is_asked_for_or_nothing_else_is_to_be_had() {
     // A board that locks clocks is not touched by NVAPI.
     let bench = on(&MockConfig::new(vec![GpuConfig::a6000()]));

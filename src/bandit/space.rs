@@ -42,6 +42,8 @@ pub struct ActionSpace {
     arms: Vec<Clocks>,
     /// Core clocks of the arms that the settings made, descending.
     cores: Vec<Mhz>,
+    /// All clocks that may ever be asked for: on the board's list and not below the configured minimum, descending.
+    lockable: Vec<Clocks>,
     /// Arms that [`ActionSpace::add`] made.
     extra: Vec<Clocks>,
     failed: BTreeMap<Clocks, Failure>,
@@ -59,18 +61,13 @@ impl ActionSpace {
     #[must_use]
     pub fn new(supported: &SupportedClocks, settings: &SpaceSettings) -> Self {
         let cores = every(supported.core(), settings.min_core, settings.step);
-        let pairs = cores.iter().flat_map(|&core| {
-            settings.memory.iter().map(move |&memory| Clocks { core, memory: Some(memory) })
-        });
-        let mut arms: Vec<Clocks> = pairs.filter(|clocks| supports(supported, *clocks)).collect();
-        if arms.is_empty() {
-            arms = cores.iter().copied().map(Clocks::core_only).collect();
-        }
-        arms.sort_unstable_by(|a, b| b.cmp(a));
-        arms.dedup();
+        let arms = combined(&cores, supported, &settings.memory);
+        let lockable =
+            combined(&every(supported.core(), settings.min_core, Mhz(0)), supported, &settings.memory);
         Self {
             arms,
             cores,
+            lockable,
             extra: Vec::new(),
             failed: BTreeMap::new(),
             floor: None,
@@ -132,8 +129,24 @@ impl ActionSpace {
         &self.failed
     }
 
-    /// Makes a clock an arm that was none: the card's own answer to a request it did not follow.
+    /// The highest clocks of all.
+    #[must_use]
+    pub fn highest(&self) -> Option<Clocks> {
+        self.lockable.first().copied()
+    }
+
+    /// May a policy ask for these clocks at all, be they an arm, failed or neither?
+    #[must_use]
+    pub fn is_lockable(&self, clocks: Clocks) -> bool {
+        self.lockable.binary_search_by(|known| clocks.cmp(known)).is_ok()
+    }
+
+    /// Makes a clock an arm that was none: the card's own answer to a request it did not follow. What a sensor reads may be
+    /// anything: a clock that is not on the board's list, or below the minimum, is not taken.
     pub fn add(&mut self, clocks: Clocks) {
+        if !self.is_lockable(clocks) {
+            return;
+        }
         if let Err(at) = self.arms.binary_search_by(|arm| clocks.cmp(arm)) {
             self.arms.insert(at, clocks);
         }
@@ -163,6 +176,20 @@ impl ActionSpace {
     pub fn set_pair_limits(&mut self, limits: PairLimits) {
         self.pair_limits = limits;
     }
+}
+
+/// Each core clock with every memory clock that the card supports beside it, descending; alone where it supports none.
+fn combined(cores: &[Mhz], supported: &SupportedClocks, memory: &[Mhz]) -> Vec<Clocks> {
+    let pairs = cores
+        .iter()
+        .flat_map(|&core| memory.iter().map(move |&memory| Clocks { core, memory: Some(memory) }));
+    let mut arms: Vec<Clocks> = pairs.filter(|clocks| supports(supported, *clocks)).collect();
+    if arms.is_empty() {
+        arms = cores.iter().copied().map(Clocks::core_only).collect();
+    }
+    arms.sort_unstable_by(|a, b| b.cmp(a));
+    arms.dedup();
+    arms
 }
 
 fn supports(supported: &SupportedClocks, clocks: Clocks) -> bool {
@@ -252,14 +279,25 @@ mod tests {
 
     #[test]
     fn clock_the_card_chose_itself_becomes_an_arm_in_its_place_and_once() {
-        let clocks = supported([600, 300].into_iter(), &[810]);
-        let mut space = ActionSpace::new(&clocks, &settings(210, 90, &[]));
+        let clocks = supported([600, 450, 300].into_iter(), &[810]);
+        let mut space = ActionSpace::new(&clocks, &settings(210, 300, &[]));
         let own = Clocks::core_only(Mhz(450));
         space.add(own);
         space.add(own);
         assert_eq!(space.arms(), [600, 450, 300].map(|core| Clocks::core_only(Mhz(core))));
         assert_eq!(space.cores(), [600, 300].map(Mhz));
         assert!(space.is_extra(own) && space.is_allowed(own, Time(0.0)));
+    }
+
+    #[test]
+    fn clock_off_the_list_or_below_the_minimum_never_becomes_an_arm() {
+        let clocks = supported([600, 450, 300, 210].into_iter(), &[810]);
+        let mut space = ActionSpace::new(&clocks, &settings(300, 300, &[]));
+        for read in [0, 150, 210, 449, 615, u32::MAX] {
+            space.add(Clocks::core_only(Mhz(read)));
+        }
+        space.add(Clocks { core: Mhz(450), memory: Some(Mhz(810)) });
+        assert_eq!(space.arms(), [600, 300].map(|core| Clocks::core_only(Mhz(core))));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::gpu::nvapi::Nvapi;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::plausible::EnergySource;
 use crate::gpu::probe::judge;
-use crate::gpu::{GpuError, GpuSensors};
+use crate::gpu::{GpuError, GpuSensors, NO_CLOCKS_LISTED};
 use crate::metrics::page::Page;
 use crate::metrics::report::{EngineReport, describe};
 use crate::metrics::scrape::Scraper;
@@ -130,6 +130,13 @@ fn check_gpus(config: &Config, lines: &mut Lines) {
                     clocks.levels().len()
                 ),
             ),
+            Err(error @ GpuError::NotSupported { .. }) => {
+                let text = format!("{error}: {NO_CLOCKS_LISTED}");
+                match config.control.data_collection_mode {
+                    true => lines.warn(&what, &text),
+                    false => lines.bad(&what, &text, Exit::Failure),
+                }
+            }
             Err(error) => lines.bad(&what, &error.to_string(), Exit::Failure),
         }
         let (setup, info) = (sensors.setup(), sensors.info());

@@ -10,7 +10,7 @@ use crate::gpu::nvapi::BY_DRIVER;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::probe::{ProbeReport, judge, probe};
 use crate::gpu::pstate::{PstateClocks, stuck_branch};
-use crate::gpu::{GpuError, GpuInfo, GpuReading, GpuSelector, GpuSensors, SupportedClocks};
+use crate::gpu::{GpuError, GpuInfo, GpuReading, GpuSelector, GpuSensors, NO_CLOCKS_LISTED, SupportedClocks};
 use crate::units::Millijoules;
 
 /// Options of `gpus`.
@@ -150,7 +150,7 @@ fn print_one(report: &GpuReport) {
             let memory: Vec<String> = clocks.memory().map(|clock| clock.0.to_string()).collect();
             say!("  memory clocks  {} MHz", memory.join(", "));
         }
-        None => say!("  clocks         the driver lists none: they cannot be controlled"),
+        None => say!("  clocks         none known: {NO_CLOCKS_LISTED}"),
     }
     if let Some(reading) = reading {
         let show = |value: Option<String>| value.unwrap_or_else(|| "unknown".into());

@@ -33,7 +33,9 @@ use crate::export::http::{self, Bound, HttpError};
 use crate::export::socket;
 use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
-use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSensors, SupportedClocks};
+use crate::gpu::{
+    GpuClocks, GpuError, GpuInfo, GpuSensors, MemoryLevel, NO_CLOCKS_LISTED, NO_LOCKS, SupportedClocks,
+};
 use crate::guardian::undo::runtime_dir;
 use crate::holdout::Savings;
 use crate::metrics::scrape::{self, Scraper};
@@ -85,6 +87,8 @@ struct Gpus {
     sensors: Vec<Box<dyn GpuSensors>>,
     infos: Vec<GpuInfo>,
     clocks: SupportedClocks,
+    /// The driver lists none: `clocks` is the one that was running, and nothing can be chosen or locked.
+    unlisted: bool,
 }
 
 impl Gpus {
@@ -104,8 +108,17 @@ impl Gpus {
         {
             anyhow::bail!("gpu.device_id names {twice} twice (entry {}); name each GPU once", at + 1);
         }
-        let clocks = sensors[0].supported_clocks().context("clocks cannot be controlled")?;
-        Ok(Self { host, sensors, infos, clocks })
+        let (clocks, unlisted) = match sensors[0].supported_clocks() {
+            Ok(clocks) => (clocks, false),
+            Err(error @ GpuError::NotSupported { .. }) => {
+                let reading = sensors[0].reading()?;
+                let memory = reading.memory_clock.unwrap_or(Mhz(0));
+                let core = vec![reading.core_clock.unwrap_or(Mhz(0))];
+                (SupportedClocks::new(vec![MemoryLevel { memory, core }]).ok_or(error)?, true)
+            }
+            Err(error) => return Err(error).context("clocks cannot be controlled"),
+        };
+        Ok(Self { host, sensors, infos, clocks, unlisted })
     }
 
     /// Is anything about the set-up of the GPUs in the way?
@@ -138,7 +151,16 @@ impl Gpus {
 
 fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let gpus = Gpus::open(config)?;
+    if gpus.unlisted && !cli.dry_run && !config.control.data_collection_mode {
+        anyhow::bail!("{}: {NO_CLOCKS_LISTED}", gpus.infos[0]);
+    }
+    let mut config = config.clone();
+    config.control.data_collection_mode |= gpus.unlisted;
+    let config = &config;
     let _log_guard = start_log(cli, config, &gpus.infos[0]);
+    if gpus.unlisted {
+        tracing::warn!(gpu = %gpus.infos[0], "only measured: {NO_CLOCKS_LISTED}");
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         gpu = %gpus.infos[0],
@@ -173,7 +195,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         let hangup_ends = std::io::stdin().is_terminal();
         let (mut signals, hangup) = Signals::for_daemon(hangup_ends).context("signal handlers")?;
         let (clocks, count) = (gpus.clocks.clone(), gpus.infos.len());
-        let infos = gpus.infos.clone();
+        let (infos, gpus_unlisted) = (gpus.infos.clone(), gpus.unlisted);
         let mut parts = assemble(
             cli,
             config,
@@ -192,7 +214,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
             hangup,
             path: cli.config.clone(),
             config: config.clone(),
-            data_collection: cli.data_collection_mode,
+            data_collection: cli.data_collection_mode || gpus_unlisted,
             dry_run: cli.dry_run,
             clocks,
             gpus: count,
@@ -392,7 +414,13 @@ fn assemble(
             const HELP: &str =
                 "clocks cannot be controlled (--data-collection-mode only measures, and works without)";
             let answers = guarded.start_guardian().context(HELP)?;
-            let lease = gpus.take_clocks(config, Box::new(guarded.ledger())).context(HELP)?;
+            let lease = gpus.take_clocks(config, Box::new(guarded.ledger())).map_err(|error| {
+                let help = match error {
+                    GpuError::NotSupported { .. } => NO_LOCKS,
+                    _ => HELP,
+                };
+                anyhow::Error::new(error).context(help)
+            })?;
             (Some(Actuator::spawn(lease, clock).context("clock thread")?), Some(answers))
         }
     };

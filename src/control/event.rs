@@ -1,6 +1,7 @@
 //! What a step has to say, as data: the shell turns it into log lines, tests compare it.
 
 use crate::bandit::Target;
+use crate::gpu::ClockReasons;
 use crate::metrics::health;
 use crate::park::levers::LeverBook;
 use crate::park::source::WakeSource;
@@ -77,6 +78,17 @@ pub enum Event {
     StuckAtIdleClock {
         /// What runs.
         running: Mhz,
+        /// GPU, as its place in the group.
+        member: usize,
+    },
+    /// Under load a GPU runs far below what is asked of it, or below its default clocks, whatever is asked.
+    ClockHeldLow {
+        /// What runs.
+        running: Mhz,
+        /// What was to be expected.
+        expected: Mhz,
+        /// What the driver says of it.
+        reasons: ClockReasons,
         /// GPU, as its place in the group.
         member: usize,
     },

@@ -29,6 +29,9 @@ const STAND_BACK: Seconds = Seconds(600.0);
 /// Readings at the idle clock after a wake-up before it counts as stuck.
 const STUCK_READINGS: u32 = 3;
 
+/// A clock under load below this share of what was to be expected is held low. A power cap alone may go half as far.
+const HELD_LOW: f64 = 0.5;
+
 /// What is known of clocks that do not run as asked.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct ClockUpkeep {
@@ -41,6 +44,8 @@ pub(super) struct ClockUpkeep {
     stuck: u32,
     /// The reset after the last alarm gets its time.
     alarmed: Option<Time>,
+    /// Windows in a row under load in which a GPU was held at a low clock.
+    held_low: u32,
 }
 
 impl Controller {
@@ -186,6 +191,15 @@ impl Controller {
         }
     }
 
+    /// The last gate: a restored model or a reading may name any clock, the board and the configuration only some.
+    pub(super) fn is_lawful(&self, clocks: Clocks) -> bool {
+        if self.is_parked() {
+            self.idle.target() == Target::Lock(clocks)
+        } else {
+            self.space.is_lockable(clocks)
+        }
+    }
+
     /// The clocks stay with the driver for at least this long.
     fn leave_clocks(&mut self, span: Seconds, now: Time) {
         let until = now + span;
@@ -197,6 +211,10 @@ impl Controller {
     pub(super) fn verify_clocks(&mut self, window: &Window, now: Time, out: &mut Output) {
         self.upkeep.off = false;
         let worked = window.generation_tokens.is_some_and(|tokens| tokens > 0.0);
+        if worked && !self.is_parked() && self.is_low(out) {
+            self.upkeep.off = true;
+            return;
+        }
         if self.settings.dry_run || self.settings.data_collection || self.is_parked() || !worked {
             return;
         }
@@ -225,6 +243,50 @@ impl Controller {
             }
             return;
         }
+    }
+
+    /// Does a GPU stay at a low clock under load, whatever is asked?
+    #[must_use]
+    pub fn is_held_low(&self) -> bool {
+        self.upkeep.held_low >= STUCK_READINGS
+    }
+
+    /// Is a GPU that works far below what it should run at, be that asked for or the default? Nothing of such a window is
+    /// learned, and after some in a row there is an alarm. A clock that held once is left to the verifier.
+    fn is_low(&mut self, out: &mut Output) -> bool {
+        let settled = self.in_force.since + self.settings.verify_after;
+        let asked = self.in_force.target.clocks().filter(|_| !self.settings.dry_run);
+        if asked.is_some_and(|asked| self.verifier.has_held(asked)) || self.upkeep.woken {
+            return false;
+        }
+        let Some(expected) = asked.or_else(|| self.space.highest()).map(|clocks| clocks.core) else {
+            return false;
+        };
+        let mut judged = false;
+        let mut low = None;
+        for (member, (reading, at)) in self.readings.iter().zip(&self.read_at).enumerate() {
+            let (Some(reading), Some(at)) = (reading, at) else { continue };
+            let busy = reading.utilization_percent.is_some_and(|percent| percent >= BUSY_PERCENT)
+                && !reading.reasons.intersects(ClockReasons::GPU_IDLE);
+            let Some(running) = reading.core_clock.filter(|_| busy && *at >= settled) else { continue };
+            judged = true;
+            let by_power = reading.reasons.intersects(ClockReasons::SW_POWER_CAP);
+            let share = if by_power && !reading.reasons.is_throttled() { 0.5 * HELD_LOW } else { HELD_LOW };
+            if running.as_f64() < share * expected.as_f64() {
+                low = low.or(Some((member, running, reading.reasons)));
+            }
+        }
+        let Some((member, running, reasons)) = low else {
+            if judged {
+                self.upkeep.held_low = 0;
+            }
+            return false;
+        };
+        self.upkeep.held_low = self.upkeep.held_low.saturating_add(1);
+        if self.upkeep.held_low == STUCK_READINGS {
+            out.events.push(Event::ClockHeldLow { running, expected, reasons, member });
+        }
+        true
     }
 
     /// The card does not have this clock.

@@ -529,7 +529,7 @@ impl Controller {
             return;
         }
         let Some(mut target) = command else { return };
-        if self.hands_off(now) {
+        if self.hands_off(now) || !target.clocks().is_none_or(|clocks| self.is_lawful(clocks)) {
             target = Target::Default;
         }
         // Until the driver confirms, nothing is attributed to either clock (see `weigh`).

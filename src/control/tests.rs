@@ -341,6 +341,44 @@ fn clock_that_the_card_does_not_follow_is_dropped_with_the_reason() {
     assert!(!scene.controller.space().failed().is_empty());
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    #[test]
+    fn no_reading_makes_either_policy_ask_for_a_clock_off_the_list_or_below_the_minimum(
+        reads in proptest::collection::vec(proptest::option::of(0_u32..2000), 1..40),
+        below in 0_u32..700,
+        follow in proptest::bool::ANY,
+        structured in proptest::bool::ANY,
+    ) {
+        let reserve = policy(0.8);
+        let learner = if structured {
+            Learner::structured(StructuredSettings::default(), reserve)
+        } else {
+            Learner::linucb(reserve)
+        };
+        let few = Settings { recover_arms_below: Some(20), ..settings() };
+        let mut scene = Scene::with_learner(few, learner);
+        for read in reads {
+            for _ in 0..10 {
+                // Always so far below the lock, or whatever the sensor says.
+                scene.stuck_at = if follow {
+                    scene.asked.clocks().map(|clocks| Mhz(clocks.core.0.saturating_sub(below)))
+                } else {
+                    read.map(Mhz)
+                };
+                scene.tick(Server::Busy);
+            }
+        }
+        for target in &scene.commands {
+            let core = target.clocks().map(|clocks| clocks.core);
+            let lawful = |core: Mhz| core.0 % 100 == 0 && (300..=1400).contains(&core.0);
+            proptest::prop_assert!(
+                core.is_none_or(lawful) || *target == Target::Lock(IDLE), "{:?}", scene.commands
+            );
+        }
+    }
+}
+
 fn lessons(outputs: &[Output]) -> usize {
     outputs.iter().filter_map(|output| output.round.as_ref()).filter(|round| round.learned).count()
 }
@@ -364,6 +402,28 @@ fn neither_policy_learns_from_windows_of_a_throttled_gpu() {
         }
         scene.reasons = ClockReasons::default();
         assert!(lessons(&scene.ticks(Server::Busy, 80)) > 0);
+    }
+}
+
+#[test]
+fn gpu_held_at_a_low_clock_raises_an_alarm_and_teaches_nothing() {
+    let structured = || Learner::structured(StructuredSettings::default(), policy(0.0));
+    for learner in [structured(), Learner::linucb(policy(0.0))] {
+        for reasons in [ClockReasons::default(), ClockReasons::HW_POWER_BRAKE] {
+            let mut scene = Scene::with_learner(settings(), learner.clone());
+            (scene.stuck_at, scene.reasons) = (Some(Mhz(210)), reasons);
+            let outputs = scene.ticks(Server::Busy, 200);
+            let alarms = |outputs: &[Output]| {
+                events(outputs).filter(|event| matches!(event, Event::ClockHeldLow { .. })).count()
+            };
+            assert_eq!((alarms(&outputs), lessons(&outputs)), (1, 0));
+            assert!(scene.controller.is_held_low());
+            assert!(!events(&outputs).any(|event| matches!(event, Event::Converged { .. })));
+            assert_eq!(scene.controller.learned().baseline.samples(), 0);
+            (scene.stuck_at, scene.reasons) = (None, ClockReasons::default());
+            let outputs = scene.ticks(Server::Busy, 200);
+            assert!(lessons(&outputs) > 0 && !scene.controller.is_held_low());
+        }
     }
 }
 

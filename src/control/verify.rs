@@ -41,6 +41,12 @@ pub enum Check {
 }
 
 impl ClockVerifier {
+    /// Has this card ever run at these clocks?
+    #[must_use]
+    pub fn has_held(&self, clocks: Clocks) -> bool {
+        self.held.contains(&clocks)
+    }
+
     /// Judges a reading taken at `read_at` of a clock in force since `since`.
     pub fn check(
         &mut self,

@@ -201,6 +201,14 @@ fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
             running_mhz = running.0,
             "work runs at the idle clock though the clocks were given back: reset again"
         ),
+        Event::ClockHeldLow { running, expected, reasons, member } => error!(
+            gpu = member,
+            running_mhz = running.0,
+            expected_mhz = expected.0,
+            %reasons,
+            "the GPU stays at a low clock under load, whatever is asked: nothing is learned; look at its power supply, \
+             power brake, cooling and `nvidia-smi -q -d PERFORMANCE`, or reset it"
+        ),
         Event::ClockRefused { target, why } => warn!(%target, %why, "clock refused"),
         Event::ArmOut { clocks, retry_in } => {
             info!(core_mhz = clocks.core.0, retry_in_s = retry_in.0, "clock out of the action space");

@@ -194,12 +194,13 @@ impl Recorder {
     fn metadata(&self, controller: &Controller, at: Timestamp) -> ModelMetadata {
         let learned = controller.learned();
         let summary = learned.policy.summary();
-        let best = summary.best(3).map(|arm| arm.clocks);
+        let held_low = controller.is_held_low();
+        let best = summary.best(3).filter(|_| !held_low).map(|arm| arm.clocks);
         #[expect(clippy::cast_precision_loss, reason = "a count of rounds")]
         let avg_reward = (summary.rounds > 0).then(|| learned.reward_sum / summary.rounds as f64);
         ModelMetadata {
             phase: phase(controller.mode(), summary.phase).into(),
-            converged: summary.converged,
+            converged: summary.converged && !held_low,
             total_rounds: summary.rounds,
             avg_reward,
             best_core_mhz: best.map(|clocks| clocks.core),
@@ -217,7 +218,7 @@ impl Recorder {
 
     fn summary(&self, controller: &Controller) -> RunSummary {
         let policy = controller.learned().policy.summary();
-        let best = policy.best(3).copied();
+        let best = policy.best(3).filter(|_| !controller.is_held_low()).copied();
         RunSummary {
             total_rounds: self.totals.rounds,
             convergence_round: self.totals.converged_at,

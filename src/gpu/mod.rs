@@ -188,6 +188,24 @@ impl ClockReasons {
     }
 }
 
+impl fmt::Display for ClockReasons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [
+            (Self::GPU_IDLE, "idle"),
+            (Self::CLOCKS_SETTING, "clocks setting"),
+            (Self::SW_POWER_CAP, "power cap"),
+            (Self::HW_SLOWDOWN, "hardware slowdown"),
+            (Self::SYNC_BOOST, "sync boost"),
+            (Self::SW_THERMAL, "temperature (software)"),
+            (Self::HW_THERMAL, "temperature (hardware)"),
+            (Self::HW_POWER_BRAKE, "power brake"),
+        ];
+        let set: Vec<&str> =
+            names.iter().filter(|(bit, _)| self.intersects(*bit)).map(|(_, name)| *name).collect();
+        if set.is_empty() { f.write_str("no reason given") } else { f.write_str(&set.join(", ")) }
+    }
+}
+
 /// What the sensors say at one moment. A sensor that the board lacks is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct GpuReading {
@@ -319,6 +337,14 @@ pub trait GpuClocks: Send {
     /// [`GpuError`] if the driver refuses; [`GpuError::NotSupported`] where there is nothing to reset.
     fn reset_memory(&mut self) -> Result<(), GpuError>;
 }
+
+/// What to do with a board whose driver lists no clocks.
+pub const NO_CLOCKS_LISTED: &str = "the driver lists no clocks, so that none can be locked; `agft --data-collection-mode` measures all the same";
+
+/// What to do with a board that takes no locks.
+pub const NO_LOCKS: &str = "clocks cannot be controlled: this board or driver takes no clock locks \
+    (--data-collection-mode only measures, and works without; `agft park` parks by performance state where `agft gpus` \
+    finds NVAPI)";
 
 /// Why a GPU call failed. The text states the fact and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -67,8 +67,9 @@ impl Lever {
     #[must_use]
     pub fn lowered(&self) -> Running {
         Running {
-            // Which core clock a performance state has is not known.
-            core: matches!(self.kind, LeverKind::Core | LeverKind::Both).then_some(self.clocks.core),
+            // Which core clock a low performance state has is not known, but it is about the lowest there is: where the
+            // memory has one clock only, nothing else shows that the state was left.
+            core: (self.kind != LeverKind::Memory).then_some(self.clocks.core),
             memory: self.clocks.memory,
         }
     }

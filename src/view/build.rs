@@ -312,6 +312,7 @@ fn count(event: &Event, counts: &mut Counts) {
         Event::ClockNotHeld { .. } => fault("clock_not_held"),
         Event::ClocksChanged { .. } => fault("clocks_changed"),
         Event::StuckAtIdleClock { .. } => fault("stuck_at_idle_clock"),
+        Event::ClockHeldLow { .. } => fault("clock_held_low"),
         Event::Discontinuity(_) => fault("engine_restart"),
         Event::Refused(_) => fault("values_refused"),
         Event::Health(health::Event::Outage { .. }) => counts.outages += 1,
@@ -353,7 +354,12 @@ fn parking(controller: &Controller) -> ParkingState {
 }
 
 fn learner(controller: &Controller, now: Time) -> LearnerState {
-    learner_state(controller.learned(), Some(controller.space()), now)
+    let state = learner_state(controller.learned(), Some(controller.space()), now);
+    if controller.is_held_low() {
+        // What was learned before is not what runs now.
+        return LearnerState { converged: false, best: None, by_load: Vec::new(), ..state };
+    }
+    state
 }
 
 /// What was learned, at `now` of the run's clock; without a space, of the clocks that were tried or given up.

@@ -160,6 +160,12 @@ fn describe(event: &Event) -> (NoteKind, String) {
         Event::StuckAtIdleClock { running, member } => {
             (Fault, format!("GPU {member} works at the idle clock {running}: reset again"))
         }
+        Event::ClockHeldLow { running, expected, reasons, member } => (
+            Fault,
+            format!(
+                "GPU {member} is held at {running} instead of {expected} ({reasons}): nothing is learned"
+            ),
+        ),
         Event::ClockRefused { target, why } => (Fault, format!("driver refused {target}: {why}")),
         Event::ArmOut { clocks, retry_in } => {
             (Info, format!("{clocks} may not be chosen for {:.0} s", retry_in.0))

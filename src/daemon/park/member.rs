@@ -221,6 +221,8 @@ impl Member {
     /// [`GpuError`] after which the GPU cannot be controlled.
     pub fn pause(&mut self, now: Time) -> Result<(), GpuError> {
         self.paused = true;
+        // Not read from now on.
+        (self.utilization, self.temperature) = (None, None);
         self.let_go(now)
     }
 
@@ -260,6 +262,7 @@ impl Member {
         if settings != self.settings || levels != self.levels {
             self.let_go(now)?;
             self.rule.configure(settings);
+            (self.utilization, self.temperature) = (None, None);
             self.lowering.set_list(&levels.levers, levels.simplest, levels.top);
             (self.settings, self.levels) = (settings, levels);
             (self.utilization_due, self.temperature_due) = (now, now);
@@ -339,6 +342,8 @@ impl Member {
             let down = self.rule.state().is_down();
             if self.settings.utilization_threshold_percent.is_some() || self.check.is_some() {
                 self.utilization = self.ask(GpuSensors::utilization)?;
+            } else {
+                self.utilization = None;
             }
             let period = match down {
                 true if self.lowering.levers().is_trying() => {

@@ -75,11 +75,14 @@ fn standing(to: &mut Families<'_>, gpus: &Gpus<'_>) -> fmt::Result {
     to.gauges(what, each(gpus, |gpu| Some(gpu.since_unix_s)))?;
     let what = ("park_clocks_locked", None, "1 while a lock is in force, 0 at driver-default clocks.");
     to.gauges(what, each(gpus, |gpu| Some(flag(gpu.in_force.is_some()))))?;
-    let what = ("park_core_clock", Some("hertz"), "Core clock that parking locks.");
-    to.gauges(what, each(gpus, |gpu| Some(hertz(gpu.parked_clocks.core))))?;
+    // Of a performance state no clock is asked for.
+    let locked = |gpu: &ParkedGpu| gpu.in_force.filter(|_| gpu.lever != LeverKind::Pstate.name());
     let what =
-        ("park_memory_clock", Some("hertz"), "Memory clock that parking locks; none where it is left alone.");
-    to.gauges(what, each(gpus, |gpu| gpu.parked_clocks.memory.map(hertz)))?;
+        ("park_core_clock", Some("hertz"), "Core clock of the lock in force; none at driver-default clocks.");
+    to.gauges(what, each(gpus, |gpu| locked(gpu).map(|clocks| hertz(clocks.core))))?;
+    let help = "Memory clock of the lock in force; none where it is left alone.";
+    let what = ("park_memory_clock", Some("hertz"), help);
+    to.gauges(what, each(gpus, |gpu| locked(gpu).and_then(|clocks| clocks.memory).map(hertz)))?;
     let levers =
         gpus.iter().map(|(gpu, of)| (vec![("gpu", gpu.as_str()), ("lever", of.lever.as_str())], 1.0));
     to.gauges(("park_lever_info", None, "What parking lowers; always 1."), levers)?;
@@ -204,7 +207,11 @@ mod tests {
         let mut state = testing::park_state();
         state.gpus[0].saved = None;
         state.connections = None;
+        state.gpus[0].in_force = None;
         let page = super::page(Arc::new(state), Format::Text).unwrap();
         assert!(!page.contains("agft_park_saved") && !page.contains("agft_park_open"), "{page}");
+        for name in ["agft_park_core_clock_hertz{", "agft_park_memory_clock_hertz{"] {
+            assert!(!page.contains(&format!("{name}gpu=\"0\"")), "{name} outlives the lock\n{page}");
+        }
     }
 }

@@ -126,7 +126,13 @@ fn clock_off_the_coarse_grid_serves_where_it_is_the_only_one_left() {
 
 #[test]
 fn clock_that_the_card_chose_itself_is_on_the_shortlist() {
-    let mut space = space();
+    // On the board's list, and between the arms.
+    let core_clocks = (2..=14).map(|k| Mhz(STEP * k)).chain([Mhz(1155)]).collect();
+    let level = MemoryLevel { memory: Mhz(1593), core: core_clocks };
+    let settings =
+        SpaceSettings { min_core: Mhz(0), step: Mhz(STEP), memory: Vec::new(), retry_after: Seconds(600.0) };
+    let mut space = ActionSpace::new(&SupportedClocks::new(vec![level]).unwrap(), &settings);
+    assert!(!space.arms().contains(&core(1155)));
     let mut policy = LinUcb::new(unpruned());
     play(&mut policy, &space, 13, |_| 0.0);
     space.add(core(1155));
