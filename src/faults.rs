@@ -125,7 +125,7 @@ pub enum Reaction {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::LibraryMissing,
         Self::DriverGone,
         Self::DriverMismatch,
