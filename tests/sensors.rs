@@ -97,10 +97,7 @@ fn group_of_which_one_has_no_energy_has_none_and_shows_no_made_up_zero() {
     let mut daemon = bench.start(&[]);
     daemon.wait_for_log("the energy of the whole group is unknown");
     let first = r#"agft_gpu_energy_joules_total{gpu="0"}"#;
-    let page = eventually(
-        || get(address, "/metrics").unwrap_or_default(),
-        |page| page.contains(first),
-    );
+    let page = eventually(|| get(address, "/metrics").unwrap_or_default(), |page| page.contains(first));
     assert!(page.contains(first), "{page}");
     assert!(!page.contains(r#"agft_gpu_energy_joules_total{gpu="1"}"#), "{page}");
     assert!(!page.contains(r#"agft_gpu_power_watts{gpu="1"}"#), "{page}");

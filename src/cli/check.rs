@@ -171,7 +171,9 @@ fn check_energy(sensors: &dyn GpuSensors, what: &str, in_group: bool, lines: &mu
         (EnergySource::PowerIntegration, true) => lines.ok(what, "energy integrated from power samples"),
         (EnergySource::None, _) => {
             let group = if in_group { ", and that of the whole group with it" } else { "" };
-            let text = format!("energy is unknown{group}: no counter and no power to believe; nothing can be learned");
+            let text = format!(
+                "energy is unknown{group}: no counter and no power to believe; nothing can be learned"
+            );
             lines.bad(what, &text, Exit::Failure);
         }
     }

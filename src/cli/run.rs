@@ -20,7 +20,6 @@ use crate::daemon::notify::{Notifier, NotifyObserver};
 use crate::daemon::recorder::{Recorder, RecorderSettings};
 use crate::daemon::reload::Reloader;
 use crate::daemon::sampler::{Sampler, SamplerSettings};
-use crate::gpu::plausible::EnergySource;
 use crate::daemon::setup;
 use crate::daemon::show::{self, Show};
 use crate::daemon::signals::Signals;
@@ -33,6 +32,7 @@ use crate::export::http::{self, Bound, HttpError};
 use crate::export::socket;
 use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::nvml::NvmlHost;
+use crate::gpu::plausible::EnergySource;
 use crate::gpu::{
     GpuClocks, GpuError, GpuInfo, GpuSensors, MemoryLevel, NO_CLOCKS_LISTED, NO_LOCKS, SupportedClocks,
 };

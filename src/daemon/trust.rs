@@ -201,7 +201,11 @@ impl GpuSensors for Trusted {
             Err(_) => self.look(None),
         }
         let total = self.judged.borrow().energy.total();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and finite")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not negative, and finite"
+        )]
         let total = total.map(|(_, joules)| Millijoules((joules * 1e3) as u64));
         self.believed(total, "energy")
     }

@@ -196,8 +196,7 @@ impl EnergyJudge {
             self.sound_since = None;
             self.compared = Compared::default();
         }
-        let by_power =
-            if self.power.is_some() { EnergySource::PowerIntegration } else { EnergySource::None };
+        let by_power = if self.power.is_some() { EnergySource::PowerIntegration } else { EnergySource::None };
         let before = self.source;
         let (source, why) = match (before, fault) {
             (None, _) if counter.is_some() => (EnergySource::Counter, String::new()),
@@ -254,7 +253,10 @@ impl EnergyJudge {
         if advance > TRANSIENT * self.limit.0 * (stood.0 + LATE.0) {
             self.advance(now, power_j);
             let limit = self.limit;
-            return Some(format!("{advance:.1} J more in {:.3} s, on a board with a limit of {limit}", stood.0));
+            return Some(format!(
+                "{advance:.1} J more in {:.3} s, on a board with a limit of {limit}",
+                stood.0
+            ));
         }
         self.sound_since.get_or_insert(now);
         self.advance(now, advance);

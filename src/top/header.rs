@@ -209,7 +209,10 @@ fn saved(state: &State, theme: Theme) -> Line<'static> {
     let slower = estimate.slowdown().map_or("?".into(), signed_share);
     let style = if share > 0.0 { theme.good() } else { Style::new() };
     let mut line = named(theme, "saved", String::new());
-    line.push_span(Span::styled(format!("{} % ({})", percent(share, 1), energy(Some(estimate.saved_j()))), style));
+    line.push_span(Span::styled(
+        format!("{} % ({})", percent(share, 1), energy(Some(estimate.saved_j()))),
+        style,
+    ));
     line.push_span(format!(" of energy, time per token {slower} (estimate, {compared})"));
     line
 }
