@@ -37,7 +37,7 @@ fn check_shows_a_hostile_label_and_a_hostile_page_on_one_line() {
 #[test]
 fn nothing_hostile_reaches_status_page_log_or_report() {
     let mut machine = MockConfig::default();
-    machine.gpus[0].name = format!("GPU \u{1b}[2J\n2026-01-01T ERROR\u{202e}");
+    machine.gpus[0].name = "GPU \u{1b}[2J\n2026-01-01T ERROR\u{202e}".to_owned();
     let bench = Bench::with(&machine).set("observe.metrics_listen", "127.0.0.1:0");
     harmless("gpus", &bench.run(&["gpus"]).out);
     bench.engine.behave(Behaviour::Named(LABEL));

@@ -15,6 +15,7 @@ use crate::bandit::{Policy, Target};
 use crate::faults::{Fault, Reaction};
 use crate::gpu::{ClockReasons, GpuReading};
 use crate::metrics::health::{self, Health};
+use crate::metrics::names::Signal;
 use crate::metrics::window::Window;
 use crate::reward::energy::{EnergyMeter, EnergyPoint};
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
@@ -139,8 +140,14 @@ impl Controller {
         }
         self.note_health(|health| health.page(seen.now, &snapshot.signals), out);
         let previous = self.previous.replace(snapshot.clone())?;
-        match Window::between(&previous, snapshot) {
-            Ok(window) => Some(window),
+        match Window::with_backwards(&previous, snapshot) {
+            Ok((window, backwards)) => {
+                if !backwards.is_empty() {
+                    let told = |signal: &Signal| format!("{}: ran backwards", signal.metric());
+                    out.events.push(Event::Refused(backwards.iter().map(told).collect()));
+                }
+                Some(window)
+            }
             Err(discontinuity) => {
                 out.events.push(Event::Discontinuity(discontinuity.to_string()));
                 self.forget_the_present();

@@ -371,7 +371,7 @@ proptest::proptest! {
         }
         for target in &scene.commands {
             let core = target.clocks().map(|clocks| clocks.core);
-            let lawful = |core: Mhz| core.0 % 100 == 0 && (300..=1400).contains(&core.0);
+            let lawful = |core: Mhz| core.0.is_multiple_of(100) && (300..=1400).contains(&core.0);
             proptest::prop_assert!(
                 core.is_none_or(lawful) || *target == Target::Lock(IDLE), "{:?}", scene.commands
             );

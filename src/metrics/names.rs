@@ -5,6 +5,8 @@
 //! because adding them would count everything twice. Names are compared whole: `prompt_tokens_total` has neighbours
 //! (`prompt_tokens_cached_total`, `prompt_tokens_by_source_total`, `..._created`) that mean something else.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -36,9 +38,13 @@ pub enum Signal {
 /// How the series of one name (one per engine, API server, model or reason) become one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A count or a level: added.
+    /// A count: added.
     Sum,
-    /// A share from 0 to 1: averaged. Engines of one server have equal caches, so the plain mean is the share of all.
+    /// A level: added. Series that differ only in `pid` are one engine's level as each front-end process last heard of
+    /// it, 0 where it never did: the largest counts.
+    Level,
+    /// A share from 0 to 1: averaged, those that differ only in `pid` as with [`Kind::Level`]. Engines of one server
+    /// have equal caches, so the plain mean is the share of all.
     Share,
     /// A point in time: the latest, so that a restart of any part shows.
     Instant,
@@ -82,13 +88,13 @@ pub struct Row {
 #[rustfmt::skip]
 pub const TABLE: [Row; 15] = {
     use Appears::{AtStart, Perhaps, WithFinished, WithTokens};
-    use Kind::{Instant, Share, Sum};
+    use Kind::{Instant, Level, Share, Sum};
     const fn row(signal: Signal, kind: Kind, appears: Appears, names: &'static [&'static str]) -> Row {
         Row { signal, kind, appears, names }
     }
     [
-        row(Signal::Running, Sum, WithTokens, &["num_requests_running"]),
-        row(Signal::Waiting, Sum, WithTokens, &["num_requests_waiting"]),
+        row(Signal::Running, Level, WithTokens, &["num_requests_running"]),
+        row(Signal::Waiting, Level, WithTokens, &["num_requests_waiting"]),
         // Both a fraction despite the name. 0.9 to 0.11 show both.
         row(Signal::KvUsage, Share, WithTokens, &["kv_cache_usage_perc", "gpu_cache_usage_perc"]),
         row(Signal::PromptTokens, Sum, AtStart, &["prompt_tokens_total", "prompt_tokens"]),
@@ -117,8 +123,14 @@ pub const TABLE: [Row; 15] = {
 /// The one name without a prefix.
 const PROCESS_START: &str = "process_start_time_seconds";
 
-/// What stands before the names: vLLM's own prefix, and the one that KServe's gateway makes of it.
-const PREFIXES: [&str; 2] = ["vllm:", "kserve_vllm:"];
+/// vLLM's own prefix. Gateways and frameworks put theirs before it, or write `_` for the colon.
+const VLLM: &str = "vllm";
+
+/// Engines that have some of vLLM's names with another meaning, or beside others that agft does not know.
+const OTHER_ENGINES: [&str; 6] = ["sglang", "llamacpp", "lmdeploy", "tgi", "trtllm", "nv_"];
+
+/// What has to be behind a prefix that does not name vLLM: no other kind of service has all of these.
+const TELLING: [Signal; 3] = [Signal::Running, Signal::Waiting, Signal::GenerationTokens];
 
 /// A name of the table: row and position in its list of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -181,12 +193,45 @@ impl Part {
     }
 }
 
-/// Splits a sample name into prefix and rest; `None` if it is neither vLLM's nor the process start.
-pub(super) fn split_prefix(name: &str) -> Option<(&'static str, &str)> {
-    if name == PROCESS_START {
-        return Some(("", name));
+/// The prefix of a page with these sample names, of all that stand before names of the table the one with the most
+/// signals, the first of several; a prefix of vLLM's alone counts too, with names that agft does not know behind it.
+/// `None` if this is no page of vLLM.
+pub(super) fn find_prefix<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // Keyed by prefix: how many were met before it, and the signals behind it.
+    let mut found: HashMap<&'a str, (usize, BTreeSet<Signal>)> = HashMap::new();
+    for name in names {
+        let vllm = name.split_once(':').filter(|(before, _)| before.ends_with(VLLM));
+        let bare = vllm.and_then(|(before, _)| name.get(..=before.len())).map(|prefix| (prefix, None));
+        let read = readings(name).map(|(prefix, signal)| (prefix, Some(signal)));
+        for (prefix, signal) in bare.into_iter().chain(read) {
+            let next = found.len();
+            found.entry(prefix).or_insert_with(|| (next, BTreeSet::new())).1.extend(signal);
+        }
     }
-    PREFIXES.iter().find_map(|prefix| Some((*prefix, name.strip_prefix(prefix)?)))
+    let is_vllm = |prefix: &str, signals: &BTreeSet<Signal>| {
+        let named = prefix.trim_end_matches([':', '_']).ends_with(VLLM);
+        let other = OTHER_ENGINES.iter().any(|engine| prefix.contains(engine));
+        named || (!other && TELLING.iter().all(|signal| signals.contains(signal)))
+    };
+    let pages = found.into_iter().filter(|(prefix, (_, signals))| is_vllm(prefix, signals));
+    pages.max_by_key(|(_, (met, signals))| (signals.len(), Reverse(*met))).map(|(prefix, _)| prefix)
+}
+
+/// Every way to read a sample name as a prefix and a name of the table. A prefix ends in `:` or `_`, or is none.
+fn readings(name: &str) -> impl Iterator<Item = (&str, Signal)> {
+    Family::all().filter(|family| family.signal() != Signal::ProcessStart).filter_map(move |family| {
+        let bare = match family.kind() {
+            Kind::Histogram => name.strip_suffix(Part::Sum.suffix())?,
+            Kind::Sum | Kind::Level | Kind::Share | Kind::Instant => name,
+        };
+        let prefix = bare.strip_suffix(family.name())?;
+        (prefix.is_empty() || prefix.ends_with([':', '_'])).then_some((prefix, family.signal()))
+    })
+}
+
+/// The family and part that a sample name belongs to on a page with this prefix.
+pub(super) fn of_page(name: &str, prefix: &str) -> Option<(Family, Part)> {
+    if name == PROCESS_START { look_up(name) } else { look_up(name.strip_prefix(prefix)?) }
 }
 
 /// The family and part that a sample name without prefix belongs to.
@@ -197,7 +242,7 @@ pub(super) fn look_up(name: &str) -> Option<(Family, Part)> {
             (Kind::Histogram, "_bucket") => Part::Bucket,
             (Kind::Histogram, "_sum") => Part::Sum,
             (Kind::Histogram, "_count") => Part::Count,
-            (Kind::Sum | Kind::Share | Kind::Instant, "") => Part::Value,
+            (Kind::Sum | Kind::Level | Kind::Share | Kind::Instant, "") => Part::Value,
             _ => return None,
         };
         Some((family, part))
@@ -334,7 +379,9 @@ mod tests {
             assert!(!signals.has(row.signal));
             match (row.kind, signals.slot(row.signal)) {
                 (Kind::Histogram, Slot::Histogram(slot)) => *slot = Some(Histogram::default()),
-                (Kind::Sum | Kind::Share | Kind::Instant, Slot::Number(slot)) => *slot = Some(0.0),
+                (Kind::Sum | Kind::Level | Kind::Share | Kind::Instant, Slot::Number(slot)) => {
+                    *slot = Some(0.0)
+                }
                 (kind, _) => panic!("{}: the slot is not a {kind:?}", row.signal),
             }
             assert!(signals.has(row.signal), "{}: filled the slot of another signal", row.signal);
@@ -366,7 +413,7 @@ mod tests {
         for family in Family::all() {
             let parts: &[Part] = match family.kind() {
                 Kind::Histogram => &[Part::Bucket, Part::Sum, Part::Count],
-                Kind::Sum | Kind::Share | Kind::Instant => &[Part::Value],
+                Kind::Sum | Kind::Level | Kind::Share | Kind::Instant => &[Part::Value],
             };
             for &part in parts {
                 let name = format!("{}{}", family.name(), part.suffix());
@@ -376,11 +423,31 @@ mod tests {
     }
 
     #[test]
-    fn prefix_is_vllm_s_or_kserve_s_or_none_for_the_process_start() {
-        assert_eq!(split_prefix("vllm:x"), Some(("vllm:", "x")));
-        assert_eq!(split_prefix("kserve_vllm:x"), Some(("kserve_vllm:", "x")));
-        assert_eq!(split_prefix("process_start_time_seconds"), Some(("", "process_start_time_seconds")));
-        assert_eq!(split_prefix("num_requests_running"), None);
-        assert_eq!(split_prefix("sglang:num_running_reqs"), None);
+    fn prefix_is_found_and_a_vllm_of_another_service_is_not() {
+        let page = |prefix: &str| {
+            let names = Family::all().flat_map(|family| match family.kind() {
+                Kind::Histogram => vec![format!("{}_sum", family.name()), format!("{}_count", family.name())],
+                _ => vec![family.name().to_owned()],
+            });
+            names.map(|name| format!("{prefix}{name}")).collect::<Vec<_>>()
+        };
+        for prefix in ["vllm:", "kserve_vllm:", "ray_vllm:", "ray_vllm_", "vllm_", "acme_gw:", "acme_", ""] {
+            assert_eq!(find_prefix(page(prefix).iter().map(String::as_str)), Some(prefix));
+        }
+        assert_eq!(find_prefix(page("sglang:").iter().map(String::as_str)), None);
+        let one = |name| find_prefix(std::iter::once(name));
+        assert_eq!(one("vllm:num_requests_running"), Some("vllm:"));
+        assert_eq!(one("vllm:of_tomorrow"), Some("vllm:"));
+        assert_eq!(one("vllm:request_prompt_tokens_total"), Some("vllm:"));
+        for other in ["num_requests_running", "acme:prompt_tokens_total", "process_start_time_seconds", ""] {
+            assert_eq!(one(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn prefix_with_the_most_signals_is_the_page_s_and_of_equal_ones_the_first() {
+        let copy = ["a_vllm:num_requests_running", "vllm:num_requests_running", "vllm:num_requests_waiting"];
+        assert_eq!(find_prefix(copy.into_iter()), Some("vllm:"));
+        assert_eq!(find_prefix(copy.into_iter().take(2)), Some("a_vllm:"));
     }
 }

@@ -160,7 +160,8 @@ impl Page {
         if scan.prefix.is_none() {
             return Err(recognise(text));
         }
-        if !text.ends_with('\n') {
+        // The mark of OpenMetrics is as good an end as that of a line.
+        if !text.ends_with('\n') && text.lines().next_back().map(str::trim) != Some("# EOF") {
             return Err(PageError::Truncated);
         }
         if let Some(wanted) = model.filter(|wanted| !scan.models.contains(*wanted)) {

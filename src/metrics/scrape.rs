@@ -15,8 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpInfo;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, LOCATION};
-use reqwest::{Certificate, Client, Response, Url, redirect};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, LOCATION, TRANSFER_ENCODING};
+use reqwest::{Certificate, Client, Response, Url, Version, redirect};
 
 pub use error::ScrapeError;
 pub use secret::BearerToken;
@@ -160,12 +160,19 @@ impl Scraper {
         let over = response.extensions().get::<HttpInfo>().map(HttpInfo::local_addr);
         *self.own_address.lock().unwrap_or_else(PoisonError::into_inner) = over;
         self.check_head(&response)?;
+        let is_delimited = response.content_length().is_some()
+            || response.headers().contains_key(TRANSFER_ENCODING)
+            || response.version() >= Version::HTTP_2;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(&error))? {
             if body.len() + chunk.len() > LARGEST_PAGE {
                 return Err(self.bad_page(PageError::TooLarge { limit: LARGEST_PAGE }));
             }
             body.extend_from_slice(&chunk);
+        }
+        // Where HTTP itself tells the end of the body, a last line without its end is whole.
+        if is_delimited && !body.is_empty() && !body.ends_with(b"\n") {
+            body.push(b'\n');
         }
         Ok(RawPage { body })
     }

@@ -18,8 +18,8 @@ pub enum Discontinuity {
         /// On the later page.
         to: f64,
     },
-    /// A counter ran backwards: a restart, or another server behind the same address.
-    #[error("the engine restarted or was replaced: {} ran backwards", .0.metric())]
+    /// Most counters ran backwards together: a restart, or another server behind the same address.
+    #[error("the engine restarted or was replaced: {} and most other counters ran backwards", .0.metric())]
     Backwards(Signal),
     /// The later scrape (or window) does not begin after the earlier one.
     #[error("scrapes out of order: {later:?} does not follow {earlier:?}")]
@@ -85,11 +85,25 @@ pub struct Window {
 }
 
 impl Window {
-    /// The window from one scrape to a later one.
+    /// The window from one scrape to a later one, as [`Window::with_backwards`] has it.
     ///
     /// # Errors
     /// [`Discontinuity`] if the engine restarted in between, or the scrapes are not in order.
     pub fn between(earlier: &Snapshot, later: &Snapshot) -> Result<Self, Discontinuity> {
+        Self::with_backwards(earlier, later).map(|(window, _)| window)
+    }
+
+    /// The window from one scrape to a later one, and the signals that it lacks because they ran backwards.
+    ///
+    /// A single counter that steps back is its exporter's fault and costs its own signal. If more than half of the
+    /// counters that were above zero step back together, the engine is another one.
+    ///
+    /// # Errors
+    /// [`Discontinuity`] if the engine restarted in between, or the scrapes are not in order.
+    pub fn with_backwards(
+        earlier: &Snapshot,
+        later: &Snapshot,
+    ) -> Result<(Self, Vec<Signal>), Discontinuity> {
         let elapsed = later.at.since(earlier.at);
         if !(elapsed.0 > 0.0 && elapsed.0.is_finite()) {
             return Err(Discontinuity::OutOfOrder { earlier: earlier.at, later: later.at });
@@ -101,25 +115,36 @@ impl Window {
             return Err(Discontinuity::Restarted { from, to });
         }
         let (at_start, at_end) = (Gauges::of(a), Gauges::of(b));
-        Ok(Self {
+        let mut steps = Steps::default();
+        let window = Self {
             start: earlier.at,
             end: later.at,
             elapsed,
             at_start,
             at_end,
             mean: at_start.blend(at_end, 0.5),
-            prompt_tokens: counted(Signal::PromptTokens, a.prompt_tokens, b.prompt_tokens)?,
-            generation_tokens: counted(Signal::GenerationTokens, a.generation_tokens, b.generation_tokens)?,
-            prefix_queries: counted(Signal::PrefixQueries, a.prefix_queries, b.prefix_queries)?,
-            prefix_hits: counted(Signal::PrefixHits, a.prefix_hits, b.prefix_hits)?,
-            preemptions: counted(Signal::Preemptions, a.preemptions, b.preemptions)?,
-            finished: counted(Signal::Finished, a.finished, b.finished)?,
-            step_tokens: observed(Signal::StepTokens, a.step_tokens.as_ref(), b.step_tokens.as_ref())?,
-            ttft: observed(Signal::Ttft, a.ttft.as_ref(), b.ttft.as_ref())?,
-            itl: observed(Signal::Itl, a.itl.as_ref(), b.itl.as_ref())?,
-            request_tpot: observed(Signal::RequestTpot, a.request_tpot.as_ref(), b.request_tpot.as_ref())?,
-            e2e: observed(Signal::E2e, a.e2e.as_ref(), b.e2e.as_ref())?,
-        })
+            prompt_tokens: steps.number(Signal::PromptTokens, a.prompt_tokens, b.prompt_tokens),
+            generation_tokens: steps.number(
+                Signal::GenerationTokens,
+                a.generation_tokens,
+                b.generation_tokens,
+            ),
+            prefix_queries: steps.number(Signal::PrefixQueries, a.prefix_queries, b.prefix_queries),
+            prefix_hits: steps.number(Signal::PrefixHits, a.prefix_hits, b.prefix_hits),
+            preemptions: steps.number(Signal::Preemptions, a.preemptions, b.preemptions),
+            finished: steps.number(Signal::Finished, a.finished, b.finished),
+            step_tokens: steps.histogram(Signal::StepTokens, &a.step_tokens, &b.step_tokens),
+            ttft: steps.histogram(Signal::Ttft, &a.ttft, &b.ttft),
+            itl: steps.histogram(Signal::Itl, &a.itl, &b.itl),
+            request_tpot: steps.histogram(Signal::RequestTpot, &a.request_tpot, &b.request_tpot),
+            e2e: steps.histogram(Signal::E2e, &a.e2e, &b.e2e),
+        };
+        match steps.backwards.first() {
+            Some(&first) if 2 * steps.backwards.len() > steps.above_zero => {
+                Err(Discontinuity::Backwards(first))
+            }
+            _ => Ok((window, steps.backwards)),
+        }
     }
 
     /// Joins a later window to this one. A gap between the two is left out of [`Window::elapsed`] and of the means.
@@ -185,20 +210,39 @@ impl Gauges {
     }
 }
 
-fn counted(signal: Signal, earlier: Option<f64>, later: Option<f64>) -> Result<Option<f64>, Discontinuity> {
-    match earlier.zip(later).map(|(earlier, later)| later - earlier) {
-        Some(added) if added < 0.0 => Err(Discontinuity::Backwards(signal)),
-        added => Ok(added),
-    }
+/// The differences of one pair of pages.
+#[derive(Default)]
+struct Steps {
+    /// Counters and histograms that had counted something on the earlier page and are on both.
+    above_zero: usize,
+    /// Of these, those that ran backwards.
+    backwards: Vec<Signal>,
 }
 
-fn observed(
-    signal: Signal,
-    earlier: Option<&Histogram>,
-    later: Option<&Histogram>,
-) -> Result<Option<Histogram>, Discontinuity> {
-    let Some((earlier, later)) = earlier.zip(later) else { return Ok(None) };
-    later.since(earlier).map(Some).ok_or(Discontinuity::Backwards(signal))
+impl Steps {
+    fn number(&mut self, signal: Signal, earlier: Option<f64>, later: Option<f64>) -> Option<f64> {
+        let (earlier, later) = earlier.zip(later)?;
+        let added = later - earlier;
+        self.judge(signal, earlier, (added >= 0.0).then_some(added))
+    }
+
+    fn histogram(
+        &mut self,
+        signal: Signal,
+        earlier: &Option<Histogram>,
+        later: &Option<Histogram>,
+    ) -> Option<Histogram> {
+        let (earlier, later) = earlier.as_ref().zip(later.as_ref())?;
+        self.judge(signal, earlier.count.max(earlier.sum), later.since(earlier))
+    }
+
+    fn judge<T>(&mut self, signal: Signal, earlier: f64, added: Option<T>) -> Option<T> {
+        self.above_zero += usize::from(earlier > 0.0);
+        if added.is_none() {
+            self.backwards.push(signal);
+        }
+        added
+    }
 }
 
 #[cfg(test)]
@@ -257,10 +301,23 @@ mod tests {
     }
 
     #[test]
-    fn histogram_that_ran_backwards_is_named() {
-        let (early, mut late) = (scrape(0.0, 100.0, 1.0), scrape(1.0, 150.0, 1.0));
-        late.signals.itl.as_mut().unwrap().count = 99.0;
-        assert_eq!(Window::between(&early, &late), Err(Discontinuity::Backwards(Signal::Itl)));
+    fn single_signal_that_ran_backwards_costs_itself_and_is_named() {
+        let (early, late) = (scrape(0.0, 100.0, 1.0), scrape(1.0, 150.0, 1.0));
+        let whole = Window::between(&early, &late).unwrap();
+        let spoil: [fn(&mut Histogram); 3] =
+            [|itl| itl.count = 99.0, |itl| itl.sum = 0.9, |itl| itl.buckets[0].1 = 99.0];
+        for spoil in spoil {
+            let mut late = late.clone();
+            spoil(late.signals.itl.as_mut().unwrap());
+            let (window, backwards) = Window::with_backwards(&early, &late).unwrap();
+            assert_eq!(backwards, [Signal::Itl]);
+            assert_eq!(window, Window { itl: None, ..whole.clone() });
+        }
+        let mut late = late;
+        late.signals.generation_tokens = Some(60.0);
+        let (window, backwards) = Window::with_backwards(&early, &late).unwrap();
+        assert_eq!(backwards, [Signal::GenerationTokens]);
+        assert_eq!(window, Window { generation_tokens: None, ..whole });
     }
 
     #[test]

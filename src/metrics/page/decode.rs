@@ -98,7 +98,7 @@ fn read(scan: &Scan<'_>, chosen: &[Family]) -> BTreeMap<Family, BTreeMap<usize, 
 
 /// The sample in the parser's dialect.
 fn clean_line(sample: &Sample<'_>) -> String {
-    let Sample { family, part, series, le, value } = sample;
+    let Sample { family, part, series, group: _, le, value } = sample;
     let (name, suffix) = (family.name(), part.suffix());
     match part {
         Part::Bucket => format!("{name}{suffix}{{series=\"{series}\",le=\"{le}\"}} {value}"),
@@ -136,13 +136,25 @@ fn combine(
             sane(total.sum)?;
             Ok(Combined::Histogram(total))
         }
-        kind @ (Kind::Sum | Kind::Share | Kind::Instant) => {
-            let values = all.map(|series| one(&series.values, "value")).collect::<Result<Vec<_>, _>>()?;
-            let (sum, latest) =
-                values.iter().fold((0.0, 0.0), |(sum, latest), &v| (sum + v, f64::max(latest, v)));
+        kind @ (Kind::Sum | Kind::Level | Kind::Share | Kind::Instant) => {
+            let group_of: BTreeMap<usize, usize> =
+                lines().map(|sample| (sample.series, sample.group)).collect();
+            let mut groups: BTreeMap<Option<&usize>, f64> = BTreeMap::new();
+            let (mut sum, mut latest) = (0.0, 0.0_f64);
+            for (number, series) in read.into_iter().flatten() {
+                let value = one(&series.values, "value")?;
+                sum += value;
+                latest = latest.max(value);
+                groups
+                    .entry(group_of.get(number))
+                    .and_modify(|level| *level = level.max(value))
+                    .or_insert(value);
+            }
+            let levels: f64 = groups.values().sum();
             #[expect(clippy::cast_precision_loss, reason = "no more than 20000 series are let in")]
             let number = match kind {
-                Kind::Share => sum / values.len() as f64,
+                Kind::Level => levels,
+                Kind::Share => levels / groups.len() as f64,
                 Kind::Instant => latest,
                 Kind::Sum | Kind::Histogram => sum,
             };

@@ -21,6 +21,8 @@ pub(super) struct Sample<'a> {
     pub(super) part: Part,
     /// Which label set (without `le`) it belongs to.
     pub(super) series: usize,
+    /// Of a level or share, which label set without `pid`.
+    pub(super) group: usize,
     /// The bucket's bound as written; empty if this is no bucket.
     pub(super) le: &'a str,
     /// The value as written.
@@ -33,8 +35,8 @@ pub(super) struct Scan<'a> {
     pub(super) samples: Vec<Sample<'a>>,
     /// Lines of the table's families that do not have the shape of a sample.
     pub(super) faults: Vec<(Family, String)>,
-    /// What stands before vLLM's names; the first prefix met is the page's, another is another source's copy.
-    pub(super) prefix: Option<&'static str>,
+    /// What stands before vLLM's names; another prefix is another source's copy. `None` if this is no page of vLLM.
+    pub(super) prefix: Option<&'a str>,
     pub(super) models: BTreeSet<String>,
     pub(super) engines: BTreeSet<String>,
 }
@@ -42,17 +44,20 @@ pub(super) struct Scan<'a> {
 /// Goes through the page; with `model`, only series with that `model_name` are kept.
 pub(super) fn scan<'a>(text: &'a str, model: Option<&str>) -> Result<Scan<'a>, PageError> {
     let mut scan = Scan::default();
-    let mut all_series: HashMap<String, usize> = HashMap::new();
+    // Buckets come in runs of one name.
+    let mut last = "";
+    let names = samples(text).map(|line| split_name(line).0);
+    let runs = names.filter(|name| std::mem::replace(&mut last, name) != *name);
+    let Some(prefix) = names::find_prefix(runs) else { return Ok(scan) };
+    scan.prefix = Some(prefix);
+    let mut all_series = Numbered::default();
+    let mut groups = Numbered::default();
     let mut labels = Labels::default();
     let mut last = ("", None);
-    for line in text.lines() {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+    for line in samples(text) {
         let (name, rest) = split_name(line);
-        // Buckets come in runs of one name.
         if name != last.0 {
-            last = (name, scan.wanted(name));
+            last = (name, names::of_page(name, prefix));
         }
         let Some((family, part)) = last.1 else { continue };
         let (value, le) = match labels.read(line, rest).and_then(|value| Ok((value, labels.bound(part)?))) {
@@ -74,32 +79,40 @@ pub(super) fn scan<'a>(text: &'a str, model: Option<&str>) -> Result<Scan<'a>, P
         if let Some(engine) = labels.get("engine") {
             remember(&mut scan.engines, engine);
         }
-        let key = labels.key();
-        let series = match all_series.get(key) {
-            Some(&series) => series,
-            None => {
-                let series = all_series.len();
-                all_series.insert(key.to_owned(), series);
-                series
-            }
+        let series = all_series.number(labels.key(&["le"]));
+        let group = match family.kind() {
+            Kind::Level | Kind::Share => groups.number(labels.key(&["pid"])),
+            Kind::Sum | Kind::Instant | Kind::Histogram => 0,
         };
         if scan.samples.len() == MOST_SAMPLES {
             return Err(PageError::TooManySeries { limit: MOST_SAMPLES });
         }
-        scan.samples.push(Sample { family, part, series, le, value });
+        scan.samples.push(Sample { family, part, series, group, le, value });
     }
     Ok(scan)
 }
 
-impl Scan<'_> {
-    /// The family of a sample name, if it has one and bears the page's prefix.
-    fn wanted(&mut self, name: &str) -> Option<(Family, Part)> {
-        let (prefix, bare) = names::split_prefix(name)?;
-        if !prefix.is_empty() && *self.prefix.get_or_insert(prefix) != prefix {
-            return None;
+/// Label sets in the order in which they were met.
+#[derive(Default)]
+struct Numbered(HashMap<String, usize>);
+
+impl Numbered {
+    fn number(&mut self, key: &str) -> usize {
+        if let Some(&number) = self.0.get(key) {
+            return number;
         }
-        names::look_up(bare)
+        let number = self.0.len();
+        self.0.insert(key.to_owned(), number);
+        number
     }
+}
+
+/// The lines that are samples, or should be.
+fn samples(text: &str) -> impl Iterator<Item = &str> {
+    text.trim_start_matches('\u{feff}')
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 fn remember(set: &mut BTreeSet<String>, escaped: &str) {
@@ -183,10 +196,10 @@ impl<'a> Labels<'a> {
         }
     }
 
-    /// All labels but `le`, as text that is equal for equal label sets.
-    fn key(&mut self) -> &str {
+    /// All labels but these, as text that is equal for equal label sets.
+    fn key(&mut self, without: &[&str]) -> &str {
         self.key.clear();
-        for (name, value) in self.pairs.iter().filter(|(name, _)| *name != "le") {
+        for (name, value) in self.pairs.iter().filter(|(name, _)| !without.contains(name)) {
             for piece in [name, "=\"", value, "\","] {
                 self.key.push_str(piece);
             }

@@ -325,9 +325,28 @@ fn model_filter_keeps_the_series_of_one_model() {
 
 #[test]
 fn page_of_a_gateway_that_renames_the_prefix_is_read() {
-    let page = parse(&LOADED.replace("\nvllm:", "\nkserve_vllm:"));
-    assert_eq!(page.signals, parse(LOADED).signals);
-    assert!(page.sources.contains(&(Signal::Running, "kserve_vllm:num_requests_running".into())));
+    for prefix in ["kserve_vllm:", "ray_vllm_", "vllm_", "gateway_7:"] {
+        let page = parse(&LOADED.replace("\nvllm:", &format!("\n{prefix}")));
+        assert_eq!(page.signals, parse(LOADED).signals);
+        assert!(page.sources.contains(&(Signal::Running, format!("{prefix}num_requests_running"))));
+    }
+}
+
+#[test]
+fn levels_of_processes_told_apart_by_pid_are_one_engine_s() {
+    let text = "vllm:kv_cache_usage_perc{engine=\"0\",pid=\"100\"} 0.0\n\
+                vllm:kv_cache_usage_perc{engine=\"0\",pid=\"101\"} 0.64\n\
+                vllm:kv_cache_usage_perc{pid=\"102\",engine=\"1\"} 0.32\n\
+                vllm:kv_cache_usage_perc{engine=\"1\"} 0.1\n\
+                vllm:num_requests_running{engine=\"0\",pid=\"100\"} 7\n\
+                vllm:num_requests_running{engine=\"0\",pid=\"101\"} 0\n\
+                vllm:num_requests_running{engine=\"1\",pid=\"100\"} 2\n\
+                vllm:generation_tokens_total{pid=\"100\"} 10\n\
+                vllm:generation_tokens_total{pid=\"101\"} 20\n";
+    let signals = parse(text).signals;
+    assert_relative_eq!(signals.kv_usage.unwrap(), (0.64 + 0.32) / 2.0);
+    assert_eq!(signals.running, Some(7.0 + 2.0));
+    assert_eq!(signals.generation_tokens, Some(10.0 + 20.0));
 }
 
 #[test]
@@ -351,6 +370,7 @@ fn body_that_is_no_metrics_page_is_told_what_it_is() {
 #[test]
 fn page_cut_within_a_line_is_refused_because_the_last_value_may_be_cut_too() {
     assert_eq!(Page::parse(b"vllm:generation_tokens_total 123", None), Err(PageError::Truncated));
+    assert!(Page::parse(b"vllm:generation_tokens_total 123\n# EOF", None).is_ok());
 }
 
 proptest! {
@@ -371,6 +391,30 @@ proptest! {
         if let Ok(page) = Page::parse((lines.join("\n") + "\n").as_bytes(), None) {
             assert_sane(&page.signals);
         }
+    }
+
+    #[test]
+    fn blanks_line_ends_timestamps_and_marks_change_nothing(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..8), 0..40),
+        end in prop::sample::select(vec!["\n", "\r\n", "\n\n \n", "\n# EOF", "\n# EOF\n", "\n# EOF\r\n\r\n"]),
+    ) {
+        let mut lines: Vec<String> = LOADED.lines().map(str::to_owned).collect();
+        for (at, edit) in edits {
+            let line = at.get_mut(&mut lines);
+            let sample = line.ends_with(|last: char| last.is_ascii_digit()) && !line.starts_with('#');
+            match edit {
+                0 => line.push_str("  \t"),
+                1 => line.push('\r'),
+                2 => line.push_str("\n\n  \r\n# a comment"),
+                3 => line.insert(0, ' '),
+                4 if sample => line.push_str(" 1795216055080"),
+                5 if sample => line.push_str(" # {trace_id=\"x y\"} 0.67 1795216055.1"),
+                6 => line.push_str("\nvllm:num_requests_created{engine=\"0\"} 1.7e+09"),
+                _ => line.insert_str(0, "\n"),
+            }
+        }
+        let bent = lines.join("\n") + end;
+        prop_assert_eq!(parse(&bent).signals, parse(LOADED).signals);
     }
 
     #[test]
