@@ -254,7 +254,9 @@ fn board_that_lists_no_clocks_is_measured_and_every_command_names_what_works() {
             assert!(said.out.contains("--data-collection-mode"), "{said:?}");
         }
         for mode in ["--data-collection-mode", "--dry-run"] {
-            let mut daemon: Daemon = bench.serve(&[mode]);
+            bench.engine.set_load(0.6);
+            let mut daemon = bench.start(&[mode]);
+            daemon.wait_for_log("round=20 ");
             daemon.stop();
         }
         assert_eq!(bench.mock.history(), []);

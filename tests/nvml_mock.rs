@@ -335,10 +335,10 @@ fn injected_codes_arrive_as_the_error_that_fits_them() {
     let (_, mut clocks) = open(&mock);
     let recoveries = [
         (3, Recovery::Exit),
-        (4, Recovery::Exit),
+        (4, Recovery::ReleaseAndRetry),
         (2, Recovery::DropArm),
         (10, Recovery::ReleaseAndRetry),
-        (15, Recovery::Exit),
+        (15, Recovery::ReleaseAndRetry),
         (999, Recovery::ReleaseAndRetry),
     ];
     for (code, recovery) in recoveries {

@@ -14,7 +14,8 @@ use crate::gpu::nvml::NvmlHost;
 use crate::gpu::pstate::{MayBeForced, clocks_to_reset};
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
 use crate::guardian::undo::{Undone, runtime_dir, undo};
-use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Role};
+use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Role, holder_on_machine};
+use crate::text;
 
 /// Releases the configured GPUs, or all of them, or what the journals name.
 #[must_use]
@@ -72,7 +73,16 @@ fn release(
     let mut exit = Exit::Ok;
     for gpu in targets(host, selectors)? {
         match release_one(host, &gpu, dir) {
-            Ok(()) => say!("{gpu}: clocks given back{}", holder(dir, &gpu, cli)),
+            Ok(()) => {
+                let stays = stays_free(dir, &gpu, cli);
+                match &stays {
+                    Ok(then) => say!("{gpu}: clocks given back{then}"),
+                    Err(why) => {
+                        complain!("agft: {gpu}: clocks given back, but {why}");
+                        exit = Exit::InUse;
+                    }
+                }
+            }
             Err(error) => {
                 complain!("agft: {error}");
                 exit = exit_of(&error);
@@ -96,25 +106,44 @@ fn release_one(host: NvmlHost, gpu: &GpuInfo, dir: Option<&HeldDir>) -> Result<(
     give_back(clocks_to_reset(host, &gpu.uuid, forced)?.as_mut())
 }
 
-/// A word about an agft that runs on the GPU and may lock it again; else its journal, if any, is done with.
-fn holder(dir: Option<&HeldDir>, gpu: &GpuInfo, cli: &Cli) -> String {
-    let Some(dir) = dir else { return String::new() };
-    match dir.claim(&gpu.uuid, Role::Controller, &Holder::current(&cli.config)) {
-        Ok(_claim) => {
-            // One that stays is undone once more below.
-            let _ = dir.clear(&gpu.uuid);
-            String::new()
+/// What is to be said of the GPU now that its clocks are back: `Err` where somebody may lock them again.
+fn stays_free(dir: Option<&HeldDir>, gpu: &GpuInfo, cli: &Cli) -> Result<String, String> {
+    let busy =
+        match dir.map(|dir| (dir, dir.claim(&gpu.uuid, Role::Controller, &Holder::current(&cli.config)))) {
+            Some((dir, Ok(_claim))) => {
+                // Its journal, if any, is done with. One that stays is undone once more below.
+                let _ = dir.clear(&gpu.uuid);
+                return Ok(String::new());
+            }
+            Some((_, Err(ClaimError::Busy(busy)))) => Some(busy),
+            Some((_, Err(ClaimError::Store(error)))) => {
+                return Err(format!("whether an agft runs on it cannot be told: {error}"));
+            }
+            None => holder_on_machine(&gpu.uuid),
+        };
+    match busy {
+        None => Ok(String::new()),
+        Some(Busy { holder: Some(holder), .. }) => pause(&holder, cli),
+        Some(Busy { holder: None, .. }) => {
+            Err("an agft that runs on it may lock it again; stop it".to_owned())
         }
-        Err(ClaimError::Busy(Busy { holder: Some(holder), .. })) => {
-            let which = Which { pid: Some(holder.pid) };
-            let paused = socket_dir(cli)
-                .is_ok_and(|dir| talk(&dir, &which).and_then(|mut talk| talk.ask(Request::Pause {})).is_ok());
-            let then =
-                if paused { "is paused now: `agft resume` lets it go on" } else { "may lock it again" };
-            format!("; agft runs on it (pid {}) and {then}", holder.pid)
-        }
-        Err(ClaimError::Busy(_)) => "; an agft runs on it and may lock it again".into(),
-        Err(ClaimError::Store(_)) => String::new(),
+    }
+}
+
+/// Pauses an agft that runs, so that it does not lock again what was given back.
+fn pause(holder: &Holder, cli: &Cli) -> Result<String, String> {
+    let (pid, config) = (holder.pid, holder.config.display().to_string());
+    let dir = socket_dir(cli).map_err(|_| format!("agft (pid {pid}) runs on it; stop it"))?;
+    let asked = talk(&dir, &Which { pid: Some(pid) }).and_then(|mut talk| talk.ask(Request::Pause {}));
+    match asked {
+        Ok(_) => Ok(format!("; agft runs on it (pid {pid}) and is paused now: `agft resume` lets it go on")),
+        Err(why) => Err(format!(
+            "agft runs on it (pid {pid}, configuration {}) and may lock it again: it was not paused ({}); stop it, or \
+             `agft --config {} pause`",
+            text::line(&config),
+            text::line(&why.to_string()),
+            text::line(&config),
+        )),
     }
 }
 

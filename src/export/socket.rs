@@ -3,28 +3,31 @@
 //! The file's mode (0660) keeps others out; who connects is asked of the kernel all the same. Orders go to the loop over a
 //! short queue, as part of what the next step sees; nothing here touches a clock.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use super::Published;
 use super::protocol::{Answer, MAX_REQUEST, Request};
 use crate::control::{Mode, Order};
 use crate::view::{History, ParkMode, ParkState, State};
 
-/// Connections at once; more are closed at once.
+/// Connections at once. One more cuts off the client that has been silent the longest, so that silent ones keep nobody
+/// out; if none is silent, it is told to try again.
 const CONNECTIONS: usize = 32;
-/// A client that says nothing for this long is cut off.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A client that says nothing for this long after it connected, or after an answer, is cut off.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A client that does not take its answer within this is cut off.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 /// An order is carried out within this, or the answer says that it is not yet.
@@ -174,8 +177,8 @@ async fn accept(
         Ok(listener) => listener,
         Err(error) => return error,
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
+    let places = Arc::new(Mutex::new(Places::default()));
+    for number in 0.. {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -184,18 +187,69 @@ async fn accept(
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (published, orders) = (published.clone(), orders.clone());
-        tokio::spawn(async move {
-            let mut client = Client { stream, published, orders };
-            if allowed.allows(&client.stream) {
+        let has_place = lock(&places).make_room();
+        let place = Place { places: Arc::clone(&places), number };
+        let mut client = Client { stream, published: published.clone(), orders: orders.clone(), place };
+        let task = tokio::spawn(async move {
+            if !allowed.allows(&client.stream) {
+                client.say(&Answer::error("not permitted: root, agft's own user and its group may")).await;
+            } else if has_place {
                 client.serve().await;
             } else {
-                client.say(&Answer::error("not permitted: root, agft's own user and its group may")).await;
+                client
+                    .say(&Answer::error("every place is taken by a client that is being served; try again"))
+                    .await;
             }
-            drop(place);
         });
+        if has_place {
+            lock(&places).0.insert(number, (Some(Instant::now()), task.abort_handle()));
+        }
     }
+    io::Error::other("more connections than can be counted")
+}
+
+/// The clients that are connected, by number: since when each has been silent (`None` while it is being answered), and
+/// its task.
+#[derive(Default)]
+struct Places(BTreeMap<u64, (Option<Instant>, AbortHandle)>);
+
+impl Places {
+    /// Is there a place? If need be, the client that has been silent the longest loses its own.
+    fn make_room(&mut self) -> bool {
+        if self.0.len() < CONNECTIONS {
+            return true;
+        }
+        let silent = self.0.iter().filter_map(|(number, (since, _))| since.map(|since| (since, *number)));
+        let Some((_, number)) = silent.min() else { return false };
+        if let Some((_, task)) = self.0.remove(&number) {
+            task.abort();
+        }
+        true
+    }
+}
+
+/// One client's place, until it is dropped.
+struct Place {
+    places: Arc<Mutex<Places>>,
+    number: u64,
+}
+
+impl Place {
+    fn set_silent(&self, silent: bool) {
+        if let Some((since, _)) = lock(&self.places).0.get_mut(&self.number) {
+            *since = silent.then(Instant::now);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.places).0.remove(&self.number);
+    }
+}
+
+fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Published {
@@ -228,6 +282,7 @@ struct Client {
     stream: UnixStream,
     published: Published,
     orders: mpsc::Sender<Order>,
+    place: Place,
 }
 
 impl Client {
@@ -235,7 +290,9 @@ impl Client {
     async fn serve(&mut self) {
         let mut heard: Vec<u8> = Vec::new();
         loop {
+            self.place.set_silent(true);
             let Some(line) = self.line(&mut heard).await else { return };
+            self.place.set_silent(false);
             let request: Request = match serde_json::from_slice(&line) {
                 Ok(request) => request,
                 Err(error) => {

@@ -12,6 +12,9 @@
 //! It is there before the first lock, so one without a living holder means clocks to give back. It names the boot: no
 //! lock survives a restart of the machine, so a journal of another boot is dropped. A damaged one is put aside for a
 //! human, and counts as "anything may be locked".
+//!
+//! The directory is configurable, and two configurations may name two. So whoever takes a GPU also takes its lock file in
+//! a place that no configuration decides ([`machine_places`]): one machine's agfts meet there, whatever they are told.
 
 use std::fs::File;
 use std::io::Read;
@@ -231,20 +234,68 @@ impl Role {
 /// A GPU held by this process, until this is dropped or the process is gone in whatever way.
 #[derive(Debug)]
 pub struct Claim {
-    file: File,
+    files: Vec<File>,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // Closing is not enough: a child between fork and exec shares the descriptor, and with it the lock.
-        let _ = flock(&self.file, FlockOperation::Unlock);
+        for file in &self.files {
+            // Closing is not enough: a child between fork and exec shares the descriptor, and with it the lock.
+            let _ = flock(file, FlockOperation::Unlock);
+        }
     }
+}
+
+/// Where the agfts of a machine meet whatever their configuration says, the first of these that can be used: root's
+/// directory, else one of this user's own.
+fn machine_places() -> Vec<PathBuf> {
+    if cfg!(test) {
+        // Unit tests run side by side with GPUs of one name; they say themselves where they meet.
+        return Vec::new();
+    }
+    let own = format!("agft-{}", rustix::process::geteuid().as_raw());
+    vec!["/run/agft".into(), Path::new("/tmp").join(own)]
+}
+
+/// Who has a GPU, as far as this machine's agfts tell each other, whatever directory they were told to use.
+#[must_use]
+pub fn holder_on_machine(gpu: &str) -> Option<Busy> {
+    let places = machine_places();
+    let dir = Dir::first_of(&places)?;
+    match take(&dir, gpu, Role::Controller) {
+        Err(ClaimError::Busy(busy)) => Some(busy),
+        Ok(_) | Err(ClaimError::Store(_)) => None,
+    }
+}
+
+/// Locks a GPU's file in a directory.
+fn take(dir: &Dir, gpu: &str, role: Role) -> Result<File, ClaimError> {
+    let name = format!("{}{}", plain(gpu), role.suffix());
+    let mut file = dir.open_append(&name)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            // It is for people only: one that is being written at this moment is left out.
+            let _ = (&mut file).take(MAX_BYTES).read_to_string(&mut text);
+            let holder = serde_json::from_str(&text).ok();
+            return Err(Busy { gpu: gpu.to_owned(), holder }.into());
+        }
+        // A file system without locks: two agfts are not told apart there.
+        Err(error) => tracing::warn!(
+            file = %dir.file(&name).display(), %error,
+            "no file locks here: a second agft on this GPU would not be noticed"
+        ),
+    }
+    Ok(file)
 }
 
 /// The directory of locks and journals.
 #[derive(Debug)]
 pub struct HeldDir {
     dir: Dir,
+    /// Where the agfts of the machine meet.
+    places: Vec<PathBuf>,
 }
 
 impl HeldDir {
@@ -253,7 +304,11 @@ impl HeldDir {
     /// # Errors
     /// [`StoreError`]; for root also if others could remove a journal from it, or hold a lock file in it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { dir: Dir::open_or_create(path)?.only_ours()? })
+        Self::meeting_in(path, machine_places())
+    }
+
+    fn meeting_in(path: &Path, places: Vec<PathBuf>) -> Result<Self, StoreError> {
+        Ok(Self { dir: Dir::open_or_create(path)?.only_ours()?, places })
     }
 
     /// Its path.
@@ -267,29 +322,24 @@ impl HeldDir {
     /// # Errors
     /// [`ClaimError::Busy`] if a living process has it, with its name.
     pub fn claim(&self, gpu: &str, role: Role, holder: &Holder) -> Result<Claim, ClaimError> {
-        let name = format!("{}{}", plain(gpu), role.suffix());
-        let mut file = self.dir.open_append(&name)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let mut text = String::new();
-                // It is for people only: one that is being written at this moment is left out.
-                let _ = (&mut file).take(MAX_BYTES).read_to_string(&mut text);
-                let holder = serde_json::from_str(&text).ok();
-                return Err(Busy { gpu: gpu.to_owned(), holder }.into());
-            }
-            // A file system without locks: two agfts are not told apart there.
-            Err(error) => tracing::warn!(
-                file = %self.dir.file(&name).display(), %error,
-                "no file locks here: a second agft on this GPU would not be noticed"
+        let mut files = vec![take(&self.dir, gpu, role)?];
+        match Dir::first_of(&self.places) {
+            Some(place) if !place.is_same(&self.dir)? => files.push(take(&place, gpu, role)?),
+            Some(_) => {}
+            None if self.places.is_empty() => {}
+            None => tracing::warn!(
+                places = ?self.places,
+                "no place that all agfts of this machine share: one with another gpu.runtime_dir would not be noticed"
             ),
         }
         let text = serde_json::to_string(holder).unwrap_or_default();
-        self.dir.attempt("write", &name, || {
-            file.set_len(0)?;
-            std::io::Write::write_all(&mut file, text.as_bytes())
-        })?;
-        Ok(Claim { file })
+        for mut file in &files {
+            self.dir.attempt("write", &format!("{}{}", plain(gpu), role.suffix()), || {
+                file.set_len(0)?;
+                std::io::Write::write_all(&mut file, text.as_bytes())
+            })?;
+        }
+        Ok(Claim { files })
     }
 
     /// Writes down what is about to be locked.
@@ -453,6 +503,25 @@ mod tests {
         held.clear(GPU).unwrap();
         held.clear(GPU).unwrap();
         assert_eq!(held.leftovers(now()).unwrap(), []);
+    }
+
+    #[test]
+    fn one_gpu_is_one_agft_s_whatever_directories_they_use() {
+        let [a, b, place] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let places = || vec![a.path().join("a file"), place.path().to_owned()];
+        std::fs::write(a.path().join("a file"), "").unwrap();
+        let [one, other] = [&a, &b].map(|dir| HeldDir::meeting_in(dir.path(), places()).unwrap());
+        let here = HeldDir::meeting_in(place.path(), places()).unwrap();
+        let holder = Holder::current(Path::new("one.yaml"));
+        let claim = one.claim(GPU, Role::Controller, &holder).unwrap();
+        for second in [&one, &other, &here] {
+            let error = second.claim(GPU, Role::Controller, &holder).unwrap_err();
+            assert!(matches!(error, ClaimError::Busy(Busy { holder: Some(named), .. }) if named == holder));
+        }
+        drop(other.claim(GPU, Role::Guardian, &holder).unwrap());
+        drop(claim);
+        drop(here.claim(GPU, Role::Controller, &holder).unwrap());
+        drop(other.claim(GPU, Role::Controller, &holder).unwrap());
     }
 
     #[test]

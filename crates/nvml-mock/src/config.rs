@@ -1,6 +1,7 @@
 //! What a mocked machine looks like: its GPUs, their clocks and watts, and what their driver refuses.
 
 use serde::{Deserialize, Serialize};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use crate::MockError;
 use crate::layout::MAX_GPUS;
@@ -265,7 +266,7 @@ impl MockConfig {
         Self::new(vec![gpu.clone(); count])
     }
 
-    /// Sorts the clocks, makes up missing UUIDs and checks the rules.
+    /// Sorts the clocks, makes up missing UUIDs (others for each machine, as with real boards) and checks the rules.
     ///
     /// # Errors
     /// [`MockError::Config`] with the GPU and the rule.
@@ -273,10 +274,12 @@ impl MockConfig {
         if self.gpus.is_empty() || self.gpus.len() > MAX_GPUS {
             return Err(MockError::Config(format!("{} GPUs, must be 1 to {MAX_GPUS}", self.gpus.len())));
         }
+        let machine = RandomState::new().build_hasher().finish();
+        let (high, low) = (machine & 0xffff, machine >> 16 & 0xfff);
         for (index, gpu) in self.gpus.iter_mut().enumerate() {
             gpu.check(index)?;
             if gpu.uuid.is_empty() {
-                gpu.uuid = format!("GPU-6d6f636b-0000-4000-8000-{index:012x}");
+                gpu.uuid = format!("GPU-6d6f636b-{high:04x}-4{low:03x}-8000-{index:012x}");
             }
             gpu.levels.sort_unstable_by_key(|level| std::cmp::Reverse(level.memory_mhz));
             for level in &mut gpu.levels {

@@ -100,16 +100,30 @@ fn nonsense_and_endless_lines_end_the_talk_with_a_reason() {
 }
 
 #[test]
-fn crowd_does_not_keep_others_out_for_good() {
+fn silent_clients_give_their_places_to_those_who_ask() {
     let (_dir, server, _orders, _publish) = start();
-    let crowd: Vec<Talk> = (0..CONNECTIONS).map(|_| Talk::with(&server)).collect();
-    std::thread::sleep(Duration::from_millis(100));
-    let mut late = Talk::with(&server);
-    late.say("{\"cmd\":\"status\"}\n");
-    assert_eq!(late.hear(), "", "no place is left");
+    let mut first = Talk::with(&server);
+    let crowd: Vec<Talk> = (0..CONNECTIONS + 8).map(|_| Talk::with(&server)).collect();
+    for _ in 0..3 {
+        assert!(matches!(Talk::with(&server).ask(r#"{"cmd":"status"}"#), Answer::State { .. }));
+    }
+    assert_eq!(first.hear(), "", "the one that was silent the longest");
     drop(crowd);
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(matches!(Talk::with(&server).ask(r#"{"cmd":"status"}"#), Answer::State { .. }));
+}
+
+#[test]
+fn clients_that_are_being_served_keep_their_places() {
+    let (_dir, server, _orders, _publish) = start();
+    let mut crowd: Vec<Talk> = (0..CONNECTIONS)
+        .map(|_| {
+            let mut talk = Talk::with(&server);
+            talk.say("{\"cmd\":\"watch\",\"every_s\":0.1}\n");
+            assert!(talk.hear().contains("\"ok\":true"));
+            talk
+        })
+        .collect();
+    assert!(Talk::with(&server).hear().contains("try again"));
+    assert!(crowd.iter_mut().all(|talk| talk.hear().contains("\"ok\":true")));
 }
 
 #[test]
