@@ -256,7 +256,7 @@ fn board_that_lists_no_clocks_is_measured_and_every_command_names_what_works() {
         for mode in ["--data-collection-mode", "--dry-run"] {
             bench.engine.set_load(0.6);
             let mut daemon = bench.start(&[mode]);
-            daemon.wait_for_log("round=20 ");
+            daemon.wait_for_log("DEBUG agft::daemon::log: round");
             daemon.stop();
         }
         assert_eq!(bench.mock.history(), []);

@@ -572,3 +572,19 @@ fn second_agft_on_the_same_gpu_is_refused_and_told_who_has_it() {
     let mut next = bench.serve(&[]);
     next.stop();
 }
+
+#[test]
+fn second_agft_with_another_runtime_directory_is_refused_and_release_names_the_first() {
+    let mut bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    let elsewhere = bench.path("elsewhere").display().to_string();
+    bench.change("gpu.runtime_dir", &elsewhere);
+    let pid = format!("pid {}", daemon.pid());
+    for command in [&[][..], &["release"]] {
+        let second = bench.run(command);
+        assert_eq!(second.code, Some(69), "{second:?}");
+        assert!(second.err.contains(&pid) && second.err.contains("config.yaml"), "{second:?}");
+    }
+    daemon.stop();
+    assert_eq!(bench.run(&["release"]).code, Some(0));
+}
