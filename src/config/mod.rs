@@ -7,6 +7,7 @@
 mod check;
 mod choices;
 mod error;
+mod old_keys;
 mod reader;
 mod rule;
 mod sections;
@@ -158,11 +159,7 @@ impl Config {
     }
 
     fn read(reader: &mut Reader<'_>) -> Self {
-        reader.section("adaptive_sampling").unused(
-            "reward_threshold",
-            "AGFT never read it: control.refinement_start_threshold and control.adaptive_update_interval decide",
-        );
-        Self {
+        let config = Self {
             vllm: Vllm::read(reader),
             gpu: Gpu::read(reader),
             control: Control::read(reader),
@@ -175,7 +172,9 @@ impl Config {
             metrics: Metrics::read(reader),
             observe: Observe::read(reader),
             experiment: Experiment::read(reader),
-        }
+        };
+        old_keys::read(reader);
+        config
     }
 
     /// The configuration as a file that [`Config::parse`] reads back to an equal one.

@@ -1,7 +1,9 @@
 //! From the YAML tree to sections: hands each key its value, and collects all there is to complain about.
 
+use std::collections::BTreeSet;
+
 use super::error::{Problem, Warning};
-use super::rule::{LIKE, Rule, likeness};
+use super::rule::{Rule, likeness};
 use super::yaml::{Node, shown};
 
 /// One `section.key: value` of the file.
@@ -18,6 +20,8 @@ pub(super) struct Reader<'t> {
     tops: Vec<(String, Option<Node>)>,
     entries: Vec<Entry>,
     sections: Vec<&'static str>,
+    /// Sections that have keys without use.
+    unused_sections: BTreeSet<&'static str>,
     keys: Vec<(&'static str, &'static str)>,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
@@ -26,8 +30,16 @@ pub(super) struct Reader<'t> {
 impl<'t> Reader<'t> {
     /// A reader of what stands at the top level of `text`.
     pub(super) fn new(text: &'t str, tops: Vec<(String, Node)>) -> Self {
-        let (sections, keys, problems, warnings) = (vec![], vec![], vec![], vec![]);
-        let mut reader = Self { text, tops: vec![], entries: vec![], sections, keys, problems, warnings };
+        let mut reader = Self {
+            text,
+            tops: vec![],
+            entries: vec![],
+            sections: vec![],
+            unused_sections: BTreeSet::new(),
+            keys: vec![],
+            problems: vec![],
+            warnings: vec![],
+        };
         for (section, value) in tops {
             let stray = match value {
                 Node::Map(entries) => {
@@ -52,6 +64,14 @@ impl<'t> Reader<'t> {
     pub(super) fn section(&mut self, name: &'static str) -> Section<'_, 't> {
         self.sections.push(name);
         Section { reader: self, name }
+    }
+
+    /// Accepts a key that no section asks for with any value and a warning.
+    pub(super) fn unused(&mut self, section: &'static str, key: &str, instead: &'static str) {
+        self.unused_sections.insert(section);
+        if !self.take(section, key).is_empty() {
+            self.warn(Warning::Unused { key: path(section, Some(key)), instead });
+        }
     }
 
     /// What the file says for one key: nothing, a value, or (which is a problem) several.
@@ -86,13 +106,15 @@ impl<'t> Reader<'t> {
 
     /// Everything worth saying, now that every known key has been asked for.
     pub(super) fn finish(mut self) -> (Vec<Problem>, Vec<Warning>) {
-        for section in self.sections.clone() {
-            let times = self.tops.iter().filter(|(name, _)| name == section).count();
+        let known: BTreeSet<_> =
+            self.sections.iter().copied().chain(self.unused_sections.iter().copied()).collect();
+        for section in &known {
+            let times = self.tops.iter().filter(|(name, _)| name == *section).count();
             self.refuse_repetition(section, None, times);
         }
         for (name, stray) in std::mem::take(&mut self.tops) {
             let key = shown(&name);
-            if !self.sections.contains(&name.as_str()) {
+            if !known.contains(name.as_str()) {
                 let remedy = self.remedy(None, &name);
                 self.problems.push(Problem::Unknown { key, remedy });
             } else if let Some(value) = stray {
@@ -101,7 +123,7 @@ impl<'t> Reader<'t> {
             }
         }
         for entry in std::mem::take(&mut self.entries) {
-            if self.sections.contains(&entry.section.as_str()) {
+            if known.contains(entry.section.as_str()) {
                 let remedy = self.remedy(Some(&entry.section), &entry.key);
                 self.problems
                     .push(Problem::Unknown { key: path(&entry.section, Some(&shown(&entry.key))), remedy });
@@ -110,28 +132,34 @@ impl<'t> Reader<'t> {
         (self.problems, self.warnings)
     }
 
-    /// What to do about the unknown `key`: the nearest known one, wherever it stands, or the ones there are.
+    /// What to do about the unknown `key`: the known one that was probably meant, or the ones there are.
+    ///
+    /// In another section only the same name, or nearly, means the same thing.
     fn remedy(&self, section: Option<&str>, key: &str) -> String {
-        // Of two equally near keys the one in the same section was meant.
-        const SAME_SECTION: f64 = 0.05;
+        const HERE: f64 = 0.65;
+        const ELSEWHERE: f64 = 0.85;
         let key = key.to_ascii_lowercase();
         let keys = self.keys.iter().map(|(home, name)| {
-            let bonus = if section == Some(home) { SAME_SECTION } else { 0.0 };
-            (likeness(&key, name) + bonus, path(home, Some(name)), *name)
+            let likeness = likeness(&key, name);
+            let least = if section == Some(home) { HERE } else { ELSEWHERE };
+            (likeness - least, path(home, Some(name)), *name)
         });
         let sections = self.sections.iter().filter(|_| section.is_none());
-        let sections = sections.map(|name| (likeness(&key, name) + SAME_SECTION, (*name).to_owned(), *name));
-        let (score, nearest, name) =
-            keys.chain(sections).max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
-        if score < LIKE {
-            let known = match section {
+        let sections = sections.map(|name| (likeness(&key, name) - HERE, (*name).to_owned(), *name));
+        let nearest =
+            keys.chain(sections).filter(|(score, ..)| *score >= 0.0).max_by(|a, b| a.0.total_cmp(&b.0));
+        let Some((_, nearest, name)) = nearest else {
+            let known: Vec<&str> = match section {
                 None => self.sections.clone(),
                 Some(section) => {
                     self.keys.iter().filter(|(home, _)| *home == section).map(|(_, key)| *key).collect()
                 }
             };
+            if known.is_empty() {
+                return "no key of this section is used; take it out".to_owned();
+            }
             return format!("known here: {}", known.join(", "));
-        }
+        };
         match nearest.split_once('.') {
             Some((home, _)) if section != Some(home) && key == name => {
                 format!("move it to section {home}: {nearest}")
@@ -167,13 +195,6 @@ impl Section<'_, '_> {
             }
         }
         value
-    }
-
-    /// Accepts `key` with any value and a warning.
-    pub(super) fn unused(&mut self, key: &'static str, instead: &'static str) {
-        if !self.reader.take(self.name, key).is_empty() {
-            self.reader.warn(Warning::Unused { key: path(self.name, Some(key)), instead });
-        }
     }
 }
 

@@ -22,7 +22,6 @@ macro_rules! sections {
         $(#[$about:meta])*
         $name:ident in $section:literal {
             $( $(#[$doc:meta])+ $key:ident: $type:ty = $default:expr, $rule:expr; )+
-            $( unused $unused:literal: $instead:literal; )*
         }
     )+) => {$(
         $(#[$about])*
@@ -42,7 +41,6 @@ macro_rules! sections {
             pub(super) fn read(reader: &mut Reader<'_>) -> Self {
                 let default = Self::default();
                 let mut section = reader.section($section);
-                $( section.unused($unused, $instead); )*
                 Self { $( $key: section.key(stringify!($key), default.$key, &$rule), )+ }
             }
         }
@@ -142,8 +140,6 @@ sections! {
         auto_add_actual_frequency: bool = true, flag();
         /// What `auto_add_actual_frequency` takes for few.
         min_action_space_size: usize = 1, whole(1..=1000);
-        unused "convergence_p_value_threshold":
-            "AGFT never read it: control.convergence_window, convergence_top_k and convergence_threshold decide";
     }
 
     /// What happens while no request is there.
@@ -299,7 +295,6 @@ sections! {
         save_dir: String = "data/models".into(), path();
         /// Rounds from one save to the next.
         save_interval: u64 = 50, whole(1..=1_000_000);
-        unused "type": "control.policy chooses the learner";
     }
 
     /// How the engine's metrics become measurements.
@@ -310,7 +305,6 @@ sections! {
         ema_alpha: f64 = 0.4, real(0.001..=1.0);
         /// Windows measured at default clocks before the first choice.
         baseline_measurements: u32 = 10, whole(1..=1000);
-        unused "sampling_interval": "there is one scrape per decision: control.decision_interval_s sets how often";
     }
 
     /// What operators see.

@@ -124,6 +124,31 @@ fn file_of_agft_loads_as_it_is_and_names_the_keys_without_use() {
 }
 
 #[test]
+fn files_of_agft_s_earlier_versions_load_with_a_warning_for_each_dead_key() {
+    for (text, dead) in [
+        (include_str!("../../tests/config/agft-early.yaml"), 8),
+        (include_str!("../../tests/config/agft-slo.yaml"), 16),
+    ] {
+        let warnings = Config::parse(text, "old.yaml").unwrap().warnings;
+        let unused: Vec<_> =
+            warnings.iter().filter(|warning| matches!(warning, Warning::Unused { .. })).collect();
+        assert_eq!(unused.len(), dead, "{unused:#?}");
+    }
+}
+
+#[test]
+fn hint_is_a_key_that_means_the_same_or_none() {
+    let remedy = |text: &str| complaint(text)[0].clone();
+    for unrelated in
+        ["logging: {colour: x}", "gpu: {fan_curve: 1}", "model: {keep_last: 1}", "idle: {lever2go: 1}"]
+    {
+        assert!(remedy(unrelated).contains("known here: "), "{}", remedy(unrelated));
+    }
+    assert!(remedy("adaptive_sampling: {other: 1}").ends_with("no key of this section is used; take it out"));
+    assert!(!remedy("loging: {}").ends_with("known here: "));
+}
+
+#[test]
 fn config_reports_every_bad_key_at_once() {
     let text = "
 vllm:
@@ -188,7 +213,7 @@ fn unknown_key_is_answered_with_the_one_that_was_meant() {
     assert!(remedy("gpu: {device: 1}").ends_with("did you mean gpu.device_id?"));
     assert!(remedy("control: {Policy: linucb}").ends_with("did you mean control.policy?"));
     assert!(remedy("idle: {xyzzy: 1}").contains("known here: enabled, after_windows, "));
-    assert!(remedy("xyzzy: {}").contains("known here: adaptive_sampling, vllm, "));
+    assert!(remedy("xyzzy: {}").contains("known here: vllm, gpu, "));
     assert!(remedy("\"\\e[31m\": 1").contains("\\u001b[31m is not a known key"));
     assert!(remedy("? [a]\n: 1").contains("a list of 1 is not a known key"));
     assert!(remedy("idle: {1: 1}").contains("idle.1 is not a known key"));

@@ -140,7 +140,11 @@ impl Window {
             e2e: steps.histogram(Signal::E2e, &a.e2e, &b.e2e),
         };
         match steps.backwards.first() {
-            Some(&first) if 2 * steps.backwards.len() > steps.above_zero => {
+            // The same process start speaks against a restart: one counter alone does not outweigh it.
+            Some(&first)
+                if 2 * steps.backwards.len() > steps.above_zero
+                    && (a.process_start.is_none() || steps.backwards.len() > 1) =>
+            {
                 Err(Discontinuity::Backwards(first))
             }
             _ => Ok((window, steps.backwards)),
