@@ -63,6 +63,8 @@ pub enum Fault {
     PageUnknown,
     /// A signal is missing, refused or there twice.
     SignalMissing,
+    /// Gauges stay high though nothing happens.
+    StaleGauges,
     /// The engine restarted, was replaced or upgraded; counters ran backwards.
     EngineReplaced,
     /// The wall clock jumped.
@@ -125,7 +127,7 @@ pub enum Reaction {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::LibraryMissing,
         Self::DriverGone,
         Self::DriverMismatch,
@@ -154,6 +156,7 @@ impl Fault {
         Self::EndpointOut,
         Self::PageUnknown,
         Self::SignalMissing,
+        Self::StaleGauges,
         Self::EngineReplaced,
         Self::WallClockJumped,
         Self::ModelNotSaved,
@@ -195,7 +198,9 @@ impl Fault {
             | Self::EngineReplaced => Reaction::NotLearned,
             // The board's ordinary limit: learned from, under the clock that is read back.
             Self::PowerCapped | Self::WallClockJumped => Reaction::Nothing,
-            Self::PersistenceOff | Self::ConfigBroken | Self::SensorNotBelieved => Reaction::Warn,
+            Self::PersistenceOff | Self::ConfigBroken | Self::SensorNotBelieved | Self::StaleGauges => {
+                Reaction::Warn
+            }
             Self::PageMissing | Self::ModelNotSaved | Self::RoundsNotWritten | Self::LogNotWritten => {
                 Reaction::TryLater
             }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nvidia_ml::{GpuConfig, MockConfig, Range, monotonic_ns};
 use support::daemon::{Bench, Daemon, IDLE_MHZ};
+use support::engine::Behaviour;
 use support::eventually;
 
 /// Time for the power to sink after parking, after which a rise counts: longer than the daemon's own.
@@ -285,4 +286,24 @@ fn health_check_that_never_brings_work_wakes_five_times_and_no_more() {
     wait_for_pages(&bench, 20);
     assert_eq!(bench.mock.history().len(), seen, "{}", daemon.tail());
     daemon.stop();
+}
+
+/// A page of requests that were aborted: its gauges stay, and nothing moves.
+const STALE: &str = "vllm:num_requests_running{engine=\"0\"} 106\nvllm:num_requests_waiting{engine=\"0\"} 15\n\
+                     vllm:prompt_tokens_total{engine=\"0\"} 3680\nvllm:generation_tokens_total{engine=\"0\"} 920\n";
+
+#[test]
+fn stale_gauges_of_aborted_requests_are_parked_over() {
+    let bench = Bench::new();
+    bench.engine.behave(Behaviour::Body(STALE));
+    let mut daemon = bench.start(&[]);
+    let parked = || bench.lock() == Some(IDLE_MHZ);
+    std::thread::sleep(Duration::from_secs(20));
+    assert!(!parked(), "gauges are believed for 30 s");
+    let said = || daemon.log().contains("the gauges look stale");
+    let found = eventually(|| parked() && said(), |found| *found);
+    assert!(found, "{}", daemon.tail());
+    wake(&bench, &daemon);
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
 }

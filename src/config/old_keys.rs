@@ -15,7 +15,7 @@ const KEPT: &str = "the model file and the one before it are kept; experiment.ke
 const GENERATIONS: &str = "control.convergence_window, convergence_threshold and convergence_top_k decide";
 
 /// Section, key, and what decides instead.
-const OLD_KEYS: [(&str, &str, &str); 31] = [
+const OLD_KEYS: [(&str, &str, &str); 33] = [
     (
         "adaptive_sampling",
         "reward_threshold",
@@ -28,6 +28,8 @@ const OLD_KEYS: [(&str, &str, &str); 31] = [
     ("adaptive_sampling", "edp_coarse_step", SAMPLING),
     ("adaptive_sampling", "edp_fine_step", SAMPLING),
     ("gpu", "force_step_list", STEPS),
+    ("gpu", "max_action_count", STEPS),
+    ("control", "max_action_count", STEPS),
     ("control", "convergence_p_value_threshold", GENERATIONS),
     ("control", "decision_interval", "control.decision_interval_s decides, in seconds"),
     ("control", "long_interval", "control.decision_interval_s decides, in seconds"),

@@ -17,6 +17,13 @@ pub enum Event {
     Discontinuity(String),
     /// Values on the page were refused.
     Refused(Vec<String>),
+    /// The page says that requests run, and for long nothing happened: from now on that is not taken for work.
+    StaleGauges {
+        /// Requests that it says run.
+        running: f64,
+        /// Requests that it says wait.
+        waiting: f64,
+    },
     /// The first baseline is complete.
     BaselineDone {
         /// Windows it took.

@@ -11,6 +11,7 @@ pub(crate) mod load;
 pub mod parking;
 pub mod round;
 mod seen;
+pub mod stale;
 pub mod step;
 pub mod verify;
 

@@ -198,6 +198,17 @@ impl Controller {
         }
     }
 
+    /// Does a window show work, as far as its gauges can be believed?
+    pub(super) fn sees_work(&mut self, window: &Window, out: &mut Output) -> bool {
+        let (work, found_stale) = self.gauges.sees_work(window, self.activity());
+        if found_stale {
+            let gauge = |value: Option<f64>| value.unwrap_or(0.0);
+            let (running, waiting) = (gauge(window.at_end.running), gauge(window.at_end.waiting));
+            out.events.push(Event::StaleGauges { running, waiting });
+        }
+        work
+    }
+
     /// The last gate: a restored model or a reading may name any clock, the board and the configuration only some.
     pub(super) fn is_lawful(&self, clocks: Clocks) -> bool {
         if self.is_parked() {

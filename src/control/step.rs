@@ -9,6 +9,7 @@ use super::load::{LoadEstimate, has_progress, has_work};
 use super::parking::{Parking, Stretch, slowest};
 use super::round::Round;
 use super::seen::ClockUpkeep;
+use super::stale::GaugeTrust;
 use super::verify::{BUSY_PERCENT, ClockVerifier};
 use super::{Connections, Mode, Observation, Output, Settings};
 use crate::bandit::{ActionSpace, Choice, Evidence, Phase, Policy, Target, View};
@@ -58,6 +59,7 @@ pub struct Controller {
     pub(super) mode: Mode,
     /// An operator paused the loop.
     pub(super) paused: bool,
+    pub(super) gauges: GaugeTrust,
     /// Begin of the holdout experiment.
     pub(super) started: Time,
 }
@@ -109,6 +111,7 @@ impl Controller {
             upkeep: ClockUpkeep::default(),
             mode: Mode::Starting,
             paused: false,
+            gauges: GaugeTrust::default(),
             started: now,
         }
     }
@@ -281,7 +284,7 @@ impl Controller {
     }
 
     fn close_round(&mut self, window: &Window, now: Time, out: &mut Output) -> Option<Target> {
-        let work = has_work(window);
+        let work = self.sees_work(window, out);
         let was_parked = self.is_parked();
         let held = self.is_held(now);
         if held && was_parked {

@@ -6,6 +6,7 @@ use tracing::{debug, error, info, warn};
 
 use super::tick::{Observer, StepFacts};
 use crate::config::Config;
+use crate::control::stale::STALE_AFTER;
 use crate::control::{Controller, Event, Mode, Round, Settings};
 use crate::metrics::health;
 use crate::park::source::WakeSource;
@@ -81,6 +82,7 @@ fn kind(event: &Event) -> Kind {
         Event::Health(health::Event::Outage { .. }) => Kind::Trouble("outage"),
         Event::Health(health::Event::Recovered { .. }) => Kind::Over("outage"),
         Event::Discontinuity(_) => Kind::Trouble("discontinuity"),
+        Event::StaleGauges { .. } => Kind::Trouble("stale gauges"),
         Event::LimitBroken { .. } => Kind::Trouble("limit"),
         Event::LimitKept => Kind::Over("limit"),
         Event::ClockNotHeld { .. } => Kind::Trouble("not held"),
@@ -167,6 +169,13 @@ fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
         Event::Health(event) => log_health(event),
         Event::Discontinuity(why) => warn!(%why, "engine restarted or counters reset: window void"),
         Event::Refused(values) => log_refused(values, refused),
+        Event::StaleGauges { running, waiting } => warn!(
+            running,
+            waiting,
+            for_s = STALE_AFTER.0,
+            "the page says that requests run, but no counter moves and the GPU does nothing: the gauges look stale (were \
+             requests aborted?) and are not taken for work until something moves"
+        ),
         Event::BaselineDone { windows } => info!(windows, "baseline measured"),
         Event::LimitBroken { violation, running, floor } => warn!(
             limit = %violation.limit,

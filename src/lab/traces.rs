@@ -55,12 +55,12 @@ impl Fit<'_> {
         #[expect(clippy::cast_precision_loss, reason = "a number of requests")]
         let count = trace.len() as f64;
         // The pause from the last request to the first of the next round is a mean one.
-        let length = (last.arrival.0 * count / (count - 1.0).max(1.0)).max(1e-3);
+        let length = (last.arrival.0 * count / (count - 1.0).max(1.0)).max(SHORTEST_ROUND_S);
         let speed = match self.speed {
             Some(speed) => speed,
             None => {
                 let sustained = requests_per_second(self.gpu, self.model, self.engine, &demand)?;
-                self.utilization * sustained * length / count
+                (self.utilization * sustained).min(MOST_PER_SECOND) * length / count
             }
         };
         #[expect(clippy::cast_precision_loss, reason = "any place in the trace will do")]
@@ -83,8 +83,14 @@ impl Fit<'_> {
 
 /// Multiples of the golden section spread evenly over a circle, however many there are.
 const GOLDEN: f64 = 0.618_033_988_749_895;
-/// No run has more: a mad pace must not fill the memory.
-const MOST_REQUESTS: usize = 2_000_000;
+/// A trace that takes less time, as one of a single request, comes round after this many seconds of its own time: how
+/// often is not in it.
+const SHORTEST_ROUND_S: f64 = 1.0;
+/// No load is made denser for the sake of utilisation. Requests of a few tokens would come by the thousand, which no
+/// server is asked for, and every one costs time and memory.
+const MOST_PER_SECOND: f64 = 100.0;
+/// No run has more, whatever pace is asked for.
+const MOST_REQUESTS: usize = 200_000;
 
 fn cut(mut request: Request, room: u32) -> Request {
     request.output_tokens = request.output_tokens.min(room / 2).max(1);
@@ -130,6 +136,12 @@ mod tests {
         let rate = |requests: &[Request]| requests.len() as f64 / 20_000.0;
         assert!((rate(&one) / wanted - 1.0).abs() < 0.1, "{} against {wanted}", rate(&one));
         assert!(one.windows(2).all(|pair| pair[0].arrival.0 <= pair[1].arrival.0));
+        let tiny = [Request { arrival: Time(0.0), prompt_tokens: 1, output_tokens: 1, cached_tokens: 0 }];
+        let asked = fit.requests(&tiny, 600.0, 1).unwrap().len() as f64 / 600.0;
+        assert!((0.5 * MOST_PER_SECOND..=1.01 * MOST_PER_SECOND).contains(&asked), "{asked} a second");
+        let paced = Fit { speed: Some(1.0), engine: &engine, gpu: &A100, model: &MODEL_8B, utilization: 0.3 };
+        assert_eq!(paced.requests(&tiny, 600.0, 1).unwrap().len(), 600);
+        assert_eq!(Fit { speed: Some(1e9), ..paced }.requests(&tiny, 600.0, 1).unwrap().len(), MOST_REQUESTS);
         let fast = Fit { speed: Some(1000.0), ..fit };
         assert!(fast.requests(mooncake(), 5.0, 1).unwrap().len() > mooncake().len());
     }

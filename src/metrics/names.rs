@@ -126,8 +126,9 @@ const PROCESS_START: &str = "process_start_time_seconds";
 /// vLLM's own prefix. Gateways and frameworks put theirs before it, or write `_` for the colon.
 const VLLM: &str = "vllm";
 
-/// Engines that have some of vLLM's names with another meaning, or beside others that agft does not know.
-const OTHER_ENGINES: [&str; 6] = ["sglang", "llamacpp", "lmdeploy", "tgi", "trtllm", "nv_"];
+/// Engines that have some of vLLM's names with another meaning, or beside others that agft does not know. Each is a
+/// whole word of the prefix.
+const OTHER_ENGINES: [&str; 6] = ["sglang", "llamacpp", "lmdeploy", "tgi", "trtllm", "nv"];
 
 /// What has to be behind a prefix that does not name vLLM: no other kind of service has all of these.
 const TELLING: [Signal; 3] = [Signal::Running, Signal::Waiting, Signal::GenerationTokens];
@@ -210,7 +211,7 @@ pub(super) fn find_prefix<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'
     }
     let is_vllm = |prefix: &str, signals: &BTreeSet<Signal>| {
         let named = prefix.trim_end_matches([':', '_']).ends_with(VLLM);
-        let other = OTHER_ENGINES.iter().any(|engine| prefix.contains(engine));
+        let other = prefix.split([':', '_']).any(|word| OTHER_ENGINES.contains(&word));
         named || (!other && TELLING.iter().all(|signal| signals.contains(signal)))
     };
     let pages = found.into_iter().filter(|(prefix, (_, signals))| is_vllm(prefix, signals));
@@ -380,7 +381,7 @@ mod tests {
             match (row.kind, signals.slot(row.signal)) {
                 (Kind::Histogram, Slot::Histogram(slot)) => *slot = Some(Histogram::default()),
                 (Kind::Sum | Kind::Level | Kind::Share | Kind::Instant, Slot::Number(slot)) => {
-                    *slot = Some(0.0)
+                    *slot = Some(0.0);
                 }
                 (kind, _) => panic!("{}: the slot is not a {kind:?}", row.signal),
             }

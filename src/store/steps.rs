@@ -35,7 +35,7 @@ pub use reader::{End, SegmentReader};
 pub use writer::{StepLimits, StepWriter};
 
 /// Version of the form; raised when a frame changes its meaning.
-pub const STEPS_VERSION: u32 = 2;
+pub const STEPS_VERSION: u32 = 3;
 
 /// The directory of the segments inside of a run's.
 pub(super) const DIR: &str = "steps";

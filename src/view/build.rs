@@ -315,6 +315,7 @@ fn count(event: &Event, counts: &mut Counts) {
         Event::ClockHeldLow { .. } => fault("clock_held_low"),
         Event::Discontinuity(_) => fault("engine_restart"),
         Event::Refused(_) => fault("values_refused"),
+        Event::StaleGauges { .. } => fault("stale_gauges"),
         Event::Health(health::Event::Outage { .. }) => counts.outages += 1,
         Event::LimitBroken { violation, .. } => {
             *counts.limit_violations.entry(limited(violation.limit).to_owned()).or_default() += 1;

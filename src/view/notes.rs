@@ -135,6 +135,12 @@ fn describe(event: &Event) -> (NoteKind, String) {
         }
         Event::Discontinuity(why) => (Fault, format!("engine restarted or counters reset: {why}")),
         Event::Refused(values) => (Fault, format!("values on the page refused: {}", values.join("; "))),
+        Event::StaleGauges { running, waiting } => (
+            Fault,
+            format!(
+                "{running} running and {waiting} waiting requests on the page look stale: taken for none"
+            ),
+        ),
         Event::BaselineDone { windows } => (Info, format!("default clocks measured, {windows} windows")),
         Event::LimitBroken { violation, .. } => (
             Limit,

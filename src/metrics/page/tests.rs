@@ -410,7 +410,7 @@ proptest! {
                 4 if sample => line.push_str(" 1795216055080"),
                 5 if sample => line.push_str(" # {trace_id=\"x y\"} 0.67 1795216055.1"),
                 6 => line.push_str("\nvllm:num_requests_created{engine=\"0\"} 1.7e+09"),
-                _ => line.insert_str(0, "\n"),
+                _ => line.insert(0, '\n'),
             }
         }
         let bent = lines.join("\n") + end;
