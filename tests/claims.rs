@@ -28,7 +28,7 @@ fn crowd(bench: &Bench, daemon: &Daemon, said: &[u8]) -> Vec<UnixStream> {
 fn clients_that_ask_for_nothing_keep_nobody_from_status_pause_and_release() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&[]);
-    for said in [&b""[..], b"{\"cmd\":"] {
+    for said in [&b""[..], b"{\"cmd\":", b"{\"cmd\":\"watch\",\"every_s\":1}\n"] {
         let crowd = crowd(&bench, &daemon, said);
         for command in ["status", "release", "resume", "pause", "resume"] {
             let done = bench.run(&[command]);
