@@ -23,11 +23,13 @@ use super::protocol::{Answer, MAX_REQUEST, Request};
 use crate::control::{Mode, Order};
 use crate::view::{History, ParkMode, ParkState, State};
 
-/// Connections at once. One more cuts off the client that has been silent the longest, so that silent ones keep nobody
-/// out; if none is silent, it is told to try again.
+/// Connections at once. One more cuts off the client that has been silent the longest, or else the one that asked the
+/// longest ago and only watches: neither keeps an order out. If all are being answered, it is told to try again.
 const CONNECTIONS: usize = 32;
 /// A client that says nothing for this long after it connected, or after an answer, is cut off.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A client that connected, or was answered, so short a time ago is about to speak.
+const ABOUT_TO_SPEAK: Duration = Duration::from_secs(1);
 /// A client that does not take its answer within this is cut off.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 /// An order is carried out within this, or the answer says that it is not yet.
@@ -202,26 +204,40 @@ async fn accept(
             }
         });
         if has_place {
-            lock(&places).0.insert(number, (Some(Instant::now()), task.abort_handle()));
+            lock(&places).0.insert(number, (Doing::Silent, Instant::now(), task.abort_handle()));
         }
     }
     io::Error::other("more connections than can be counted")
 }
 
-/// The clients that are connected, by number: since when each has been silent (`None` while it is being answered), and
-/// its task.
+/// What a client does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    /// Nothing: it has not spoken since it connected, or since it was answered.
+    Silent,
+    /// It hears one state after the other.
+    Watching,
+    /// It waits for its answer.
+    Waiting,
+}
+
+/// The clients that are connected, by number: what each does, since when, and its task.
 #[derive(Default)]
-struct Places(BTreeMap<u64, (Option<Instant>, AbortHandle)>);
+struct Places(BTreeMap<u64, (Doing, Instant, AbortHandle)>);
 
 impl Places {
-    /// Is there a place? If need be, the client that has been silent the longest loses its own.
+    /// Is there a place? If need be, a client that waits for nothing loses its own.
     fn make_room(&mut self) -> bool {
         if self.0.len() < CONNECTIONS {
             return true;
         }
-        let silent = self.0.iter().filter_map(|(number, (since, _))| since.map(|since| (since, *number)));
-        let Some((_, number)) = silent.min() else { return false };
-        if let Some((_, task)) = self.0.remove(&number) {
+        let idle = self.0.iter().filter(|(_, (doing, ..))| *doing != Doing::Waiting);
+        let first = idle.min_by_key(|(_, (doing, since, _))| {
+            let is_silent = *doing == Doing::Silent && since.elapsed() >= ABOUT_TO_SPEAK;
+            (!is_silent, *since)
+        });
+        let Some(number) = first.map(|(number, _)| *number) else { return false };
+        if let Some((_, _, task)) = self.0.remove(&number) {
             task.abort();
         }
         true
@@ -235,9 +251,9 @@ struct Place {
 }
 
 impl Place {
-    fn set_silent(&self, silent: bool) {
-        if let Some((since, _)) = lock(&self.places).0.get_mut(&self.number) {
-            *since = silent.then(Instant::now);
+    fn set(&self, now: Doing) {
+        if let Some((doing, since, _)) = lock(&self.places).0.get_mut(&self.number) {
+            (*doing, *since) = (now, Instant::now());
         }
     }
 }
@@ -290,9 +306,9 @@ impl Client {
     async fn serve(&mut self) {
         let mut heard: Vec<u8> = Vec::new();
         loop {
-            self.place.set_silent(true);
+            self.place.set(Doing::Silent);
             let Some(line) = self.line(&mut heard).await else { return };
-            self.place.set_silent(false);
+            self.place.set(Doing::Waiting);
             let request: Request = match serde_json::from_slice(&line) {
                 Ok(request) => request,
                 Err(error) => {
@@ -366,6 +382,7 @@ impl Client {
     async fn watch(&mut self, every_s: f64) {
         // What is not a number asks for nothing in particular.
         let every = if every_s.is_finite() { every_s.clamp(0.1, 3600.0) } else { 1.0 };
+        self.place.set(Doing::Watching);
         let mut ticks = tokio::time::interval(Duration::from_secs_f64(every));
         let mut rest = [0; 64];
         loop {

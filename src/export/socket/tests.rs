@@ -112,18 +112,39 @@ fn silent_clients_give_their_places_to_those_who_ask() {
 }
 
 #[test]
-fn clients_that_are_being_served_keep_their_places() {
+fn clients_that_watch_keep_their_places_from_silent_ones_and_give_them_to_those_who_ask() {
     let (_dir, server, _orders, _publish) = start();
+    let watch = || {
+        let mut talk = Talk::with(&server);
+        talk.say("{\"cmd\":\"watch\",\"every_s\":0.1}\n");
+        assert!(talk.hear().contains("\"ok\":true"));
+        talk
+    };
+    let mut watching: Vec<Talk> = (0..CONNECTIONS / 2).map(|_| watch()).collect();
+    let silent: Vec<Talk> = (0..CONNECTIONS / 2).map(|_| Talk::with(&server)).collect();
+    std::thread::sleep(ABOUT_TO_SPEAK);
+    watching.extend((0..CONNECTIONS / 2).map(|_| watch()));
+    assert!(watching.iter_mut().all(|talk| talk.hear().contains("\"ok\":true")));
+    drop(silent);
+    assert!(matches!(Talk::with(&server).ask(r#"{"cmd":"status"}"#), Answer::State { .. }));
+    let heard =
+        |talk: &mut Talk| std::iter::repeat_with(|| talk.hear()).take(100).any(|line| line.is_empty());
+    assert!(heard(&mut watching[0]), "the one that asked the longest ago is cut off");
+}
+
+#[test]
+fn clients_that_wait_for_their_answer_keep_their_places() {
+    let (_dir, server, mut orders, _publish) = start();
     let mut crowd: Vec<Talk> = (0..CONNECTIONS)
         .map(|_| {
             let mut talk = Talk::with(&server);
-            talk.say("{\"cmd\":\"watch\",\"every_s\":0.1}\n");
-            assert!(talk.hear().contains("\"ok\":true"));
+            talk.say("{\"cmd\":\"pause\"}\n");
+            assert_eq!(orders.blocking_recv(), Some(Order::Pause));
             talk
         })
         .collect();
     assert!(Talk::with(&server).hear().contains("try again"));
-    assert!(crowd.iter_mut().all(|talk| talk.hear().contains("\"ok\":true")));
+    assert!(crowd.iter_mut().all(|talk| talk.hear().contains("not carried it out yet")));
 }
 
 #[test]

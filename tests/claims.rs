@@ -1,0 +1,84 @@
+//! One GPU has one agft, and `agft release` ends with 0 only where nobody locks again.
+#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
+
+mod support;
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
+use rustix::process::Signal;
+use support::daemon::{Bench, Daemon};
+
+/// More than the places that the control socket has.
+const CROWD: usize = 40;
+
+/// Clients of the control socket that say this and nothing more.
+fn crowd(bench: &Bench, daemon: &Daemon, said: &[u8]) -> Vec<UnixStream> {
+    let socket = bench.path("run").join(format!("agft-{}.sock", daemon.pid()));
+    let client = |_| {
+        let mut stream = UnixStream::connect(&socket).expect("the control socket");
+        // One that is cut off before it has spoken is silent all the same.
+        let _ = stream.write_all(said);
+        stream
+    };
+    (0..CROWD).map(client).collect()
+}
+
+#[test]
+fn clients_that_ask_for_nothing_keep_nobody_from_status_pause_and_release() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    for said in [&b""[..], b"{\"cmd\":", b"{\"cmd\":\"watch\",\"every_s\":1}\n"] {
+        let crowd = crowd(&bench, &daemon, said);
+        for command in ["status", "release", "resume", "pause", "resume"] {
+            let done = bench.run(&[command]);
+            assert_eq!(done.code, Some(0), "{command}: {done:?}");
+            assert!(bench.is_free() || !matches!(command, "release" | "pause"), "{command}: {done:?}");
+        }
+        drop(crowd);
+        bench.wait_for_lock(&daemon);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn release_beside_an_agft_that_does_not_answer_names_it_and_fails() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    daemon.freeze(&bench);
+    let released = bench.run(&["release"]);
+    daemon.signal(Signal::CONT);
+    assert_eq!(released.code, Some(69), "{released:?}");
+    let pid = format!("pid {}", daemon.pid());
+    assert!(released.err.contains(&pid) && released.err.contains("may lock it again"), "{released:?}");
+    // The order waits in the socket until it goes on.
+    daemon.wait_for_log("paused by an operator");
+    daemon.stop();
+}
+
+#[test]
+fn park_with_another_runtime_directory_is_refused_and_told_who_has_the_gpu() {
+    let mut bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    let elsewhere = bench.path("elsewhere").display().to_string();
+    bench.change("gpu.runtime_dir", &elsewhere);
+    let park = bench.run(&["park"]);
+    assert_eq!(park.code, Some(69), "{park:?}");
+    assert!(park.err.contains(&format!("pid {}", daemon.pid())), "{park:?}");
+    daemon.stop();
+}
+
+#[test]
+fn killed_agft_keeps_no_successor_out_wherever_that_writes_its_files() {
+    let mut bench = Bench::new();
+    let mut first = bench.serve(&[]);
+    first.signal(Signal::KILL);
+    let elsewhere = bench.path("elsewhere").display().to_string();
+    bench.change("gpu.runtime_dir", &elsewhere);
+    first.wait();
+    let mut next = bench.start(&[]);
+    next.wait_for_log("guardian is ready");
+    bench.wait_for_lock(&next);
+    next.stop();
+    bench.assert_given_back(next.pid());
+}
