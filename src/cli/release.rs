@@ -14,7 +14,7 @@ use crate::gpu::nvml::NvmlHost;
 use crate::gpu::pstate::{MayBeForced, clocks_to_reset};
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
 use crate::guardian::undo::{Undone, runtime_dir, undo};
-use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Role, holder_on_machine};
+use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Role, free_on_machine};
 use crate::text;
 
 /// Releases the configured GPUs, or all of them, or what the journals name.
@@ -108,24 +108,19 @@ fn release_one(host: NvmlHost, gpu: &GpuInfo, dir: Option<&HeldDir>) -> Result<(
 
 /// What is to be said of the GPU now that its clocks are back: `Err` where somebody may lock them again.
 fn stays_free(dir: Option<&HeldDir>, gpu: &GpuInfo, cli: &Cli) -> Result<String, String> {
-    let busy =
-        match dir.map(|dir| (dir, dir.claim(&gpu.uuid, Role::Controller, &Holder::current(&cli.config)))) {
-            Some((dir, Ok(_claim))) => {
-                // Its journal, if any, is done with. One that stays is undone once more below.
-                let _ = dir.clear(&gpu.uuid);
-                return Ok(String::new());
-            }
-            Some((_, Err(ClaimError::Busy(busy)))) => Some(busy),
-            Some((_, Err(ClaimError::Store(error)))) => {
-                return Err(format!("whether an agft runs on it cannot be told: {error}"));
-            }
-            None => holder_on_machine(&gpu.uuid),
-        };
-    match busy {
-        None => Ok(String::new()),
-        Some(Busy { holder: Some(holder), .. }) => pause(&holder, cli),
-        Some(Busy { holder: None, .. }) => {
-            Err("an agft that runs on it may lock it again; stop it".to_owned())
+    let claimed = match dir {
+        // Its journal, if any, is done with. One that stays is undone once more below.
+        Some(dir) => dir.claim(&gpu.uuid, Role::Controller, &Holder::current(&cli.config)).map(|_claim| {
+            let _ = dir.clear(&gpu.uuid);
+        }),
+        None => free_on_machine(&gpu.uuid),
+    };
+    match claimed {
+        Ok(()) => Ok(String::new()),
+        Err(ClaimError::Busy(Busy { holder: Some(holder), .. })) => pause(&holder, cli),
+        Err(ClaimError::Busy(_)) => Err("an agft that runs on it may lock it again; stop it".to_owned()),
+        Err(ClaimError::Store(error)) => {
+            Err(format!("whether an agft runs on it cannot be told: {}", text::line(&error.to_string())))
         }
     }
 }

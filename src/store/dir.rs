@@ -96,18 +96,10 @@ impl Dir {
         }
     }
 
-    /// The first of several directories that can be made and used.
-    pub(super) fn first_of(paths: &[PathBuf]) -> Option<Self> {
-        paths.iter().find_map(|path| Self::open_or_create(path).and_then(Self::only_ours).ok())
-    }
-
     /// Is it the same directory, whatever path leads to it?
-    pub(super) fn is_same(&self, other: &Self) -> Result<bool, StoreError> {
-        let id = |dir: &Self| {
-            let metadata = dir.attempt("examine", "", || File::from(dir.fd.try_clone()?).metadata())?;
-            Ok((metadata.dev(), metadata.ino()))
-        };
-        Ok(id(self)? == id(other)?)
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let id = |dir: &Self| fs::fstat(&dir.fd).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+        id(self).is_some_and(|this| id(other) == Some(this))
     }
 
     /// Why others can make and remove files in it, if they can.

@@ -258,14 +258,34 @@ fn machine_places() -> Vec<PathBuf> {
 }
 
 /// Who has a GPU, as far as this machine's agfts tell each other, whatever directory they were told to use.
-#[must_use]
-pub fn holder_on_machine(gpu: &str) -> Option<Busy> {
-    let places = machine_places();
-    let dir = Dir::first_of(&places)?;
-    match take(&dir, gpu, Role::Controller) {
-        Err(ClaimError::Busy(busy)) => Some(busy),
-        Ok(_) | Err(ClaimError::Store(_)) => None,
+///
+/// # Errors
+/// [`ClaimError::Busy`] if somebody has it; [`ClaimError::Store`] where that cannot be told.
+pub fn free_on_machine(gpu: &str) -> Result<(), ClaimError> {
+    meet(&machine_places(), None, gpu, Role::Controller).map(drop)
+}
+
+/// Locks a GPU's file in the first of these places where that can be done, unless that is `own`, where it is locked
+/// already.
+fn meet(places: &[PathBuf], own: Option<&Dir>, gpu: &str, role: Role) -> Result<Option<File>, ClaimError> {
+    let mut reason = None;
+    for path in places {
+        let place = Dir::open_or_create(path).and_then(|dir| match dir.open_to_others()? {
+            None => Ok(dir),
+            Some(why) => Err(StoreError::Refused { path: path.clone(), why }),
+        });
+        let file = match place {
+            Ok(place) if own.is_some_and(|own| place.is_same(own)) => return Ok(None),
+            Ok(place) => take(&place, gpu, role),
+            Err(error) => Err(error.into()),
+        };
+        match file {
+            Ok(file) => return Ok(Some(file)),
+            Err(ClaimError::Busy(busy)) => return Err(busy.into()),
+            Err(ClaimError::Store(error)) => reason = reason.or(Some(error)),
+        }
     }
+    reason.map_or(Ok(None), |reason| Err(reason.into()))
 }
 
 /// Locks a GPU's file in a directory.
@@ -323,14 +343,13 @@ impl HeldDir {
     /// [`ClaimError::Busy`] if a living process has it, with its name.
     pub fn claim(&self, gpu: &str, role: Role, holder: &Holder) -> Result<Claim, ClaimError> {
         let mut files = vec![take(&self.dir, gpu, role)?];
-        match Dir::first_of(&self.places) {
-            Some(place) if !place.is_same(&self.dir)? => files.push(take(&place, gpu, role)?),
-            Some(_) => {}
-            None if self.places.is_empty() => {}
-            None => tracing::warn!(
-                places = ?self.places,
+        match meet(&self.places, Some(&self.dir), gpu, role) {
+            Ok(file) => files.extend(file),
+            Err(ClaimError::Store(error)) => tracing::warn!(
+                places = ?self.places, %error,
                 "no place that all agfts of this machine share: one with another gpu.runtime_dir would not be noticed"
             ),
+            Err(busy) => return Err(busy),
         }
         let text = serde_json::to_string(holder).unwrap_or_default();
         for mut file in &files {
