@@ -23,5 +23,10 @@ if [ -n "$long" ]; then
     printf 'lint: a file holds one idea in at most 600 lines:\n%s\n' "$long" >&2
     exit 1
 fi
+# The fuzz targets are a workspace of their own, which no other command here looks at.
+if ! cargo metadata --locked --manifest-path fuzz/Cargo.toml --format-version 1 >/dev/null; then
+    echo "lint: fuzz/Cargo.lock is stale: cp Cargo.lock fuzz/ && cargo metadata --manifest-path fuzz/Cargo.toml >/dev/null" >&2
+    exit 1
+fi
 scripts/build-bpf.sh --check
 cargo run --quiet --locked --bin agft -- check-config config/config.yaml

@@ -375,13 +375,25 @@ fn service_file_has_a_reason_beside_each_line_and_knows_the_exit_codes(unit: &st
             None => {}
         }
     }
-    let prevented = service.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
-    let codes = [
-        2,
-        agft::cli::Exit::Config as i32,
-        agft::cli::Exit::InUse as i32,
-        agft::cli::Exit::NotPermitted as i32,
-    ];
-    let wanted: Vec<String> = codes.iter().map(ToString::to_string).collect();
-    assert_eq!(prevented, Some(wanted.join(" ").as_str()));
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    // Only what a hand has to mend ends it for good...
+    let for_good = format!("2 {}", agft::cli::Exit::Config as i32);
+    assert_eq!(value("RestartPreventExitStatus"), Some(for_good.as_str()), "{unit}");
+    assert_eq!(value("Restart"), Some("on-failure"), "{unit}");
+    // ...each other code has a reason why it is tried again...
+    let prevented = text.split_once("RestartPreventExitStatus=").expect("the line").0;
+    for code in [
+        agft::cli::Exit::Failure,
+        agft::cli::Exit::InUse,
+        agft::cli::Exit::Stuck,
+        agft::cli::Exit::NotPermitted,
+    ] {
+        let reason = format!("\n# {} (", code as i32);
+        assert!(prevented.contains(&reason), "{unit} does not say why {code:?} is tried again");
+    }
+    // ...and a driver that comes half a minute, or an hour, after the boot is still waited for, without haste.
+    assert_eq!(value("StartLimitIntervalSec"), Some("0"), "{unit}");
+    assert_eq!(value("StartLimitBurst"), None, "{unit}");
+    let pause: u32 = value("RestartSec").expect("a pause").parse().expect("seconds");
+    assert!((10..=30).contains(&pause), "{unit}: {pause} s");
 }
