@@ -138,6 +138,122 @@ fn runtime_directory_in_which_others_can_remove_journals_is_refused() {
     assert!(bench.is_free());
 }
 
+fn mode_of(path: &Path) -> u32 {
+    path.metadata().expect("it is there").mode() & 0o7777
+}
+
+#[test]
+fn right_of_others_to_write_in_a_directory_of_roots_is_taken_from_them_and_said() {
+    if !is_root() {
+        return;
+    }
+    for mode in [0o777, 0o775, 0o757] {
+        let bench = Bench::new();
+        let dirs = ["models", "runs", "logs", "logs/A100_SXM4_80GB"].map(|name| bench.path(name));
+        for dir in &dirs {
+            fs::create_dir(dir).expect("a directory");
+            set_mode(dir, mode);
+        }
+        // What a stranger may have left there is neither waited for, nor written in, nor believed.
+        assert!(
+            Command::new("mkfifo").arg(dirs[0].join("model_metadata.json")).status().expect("it").success()
+        );
+        let log = dirs[3].join("agft.log");
+        fs::write(&log, "").expect("a file");
+        chown(&log, Some(NOBODY), None).expect("chown");
+        let check = finish(agft(&bench, &bench.config(), &["check"]));
+        for key in ["model.save_dir", "experiment.dir", "logging.dir"] {
+            assert!(check.out.contains(&format!("note  {key}: others can change")), "{key}: {check:?}");
+        }
+        let mut daemon = bench.serve(&[]);
+        daemon.stop();
+        let said = daemon.log();
+        for dir in &dirs {
+            assert_eq!(mode_of(dir), mode & !0o022, "{}", dir.display());
+            let line = said.lines().find(|line| {
+                line.contains("that right was taken from them") && line.contains(&dir.display().to_string())
+            });
+            assert!(line.is_some(), "{}: {said}", dir.display());
+        }
+        assert!(said.contains("no log file in") && said.contains("it belongs to user 65534"), "{said}");
+        assert_eq!(fs::read_to_string(&log).expect("the file"), "");
+    }
+}
+
+#[test]
+fn directory_that_others_could_exchange_is_not_used_by_root() {
+    if !is_root() {
+        return;
+    }
+    for (key, name) in [
+        ("gpu.runtime_dir", "shared/run"),
+        ("model.save_dir", "shared/models"),
+        ("experiment.dir", "shared/deep/runs"),
+    ] {
+        let bench = Bench::new();
+        let (shared, dir) = (bench.path("shared"), bench.path(name));
+        fs::create_dir(&shared).expect("a directory");
+        set_mode(&shared, 0o777);
+        let bench = bench.set(key, &format!("{dir:?}"));
+        bench.engine.set_load(0.6);
+        let finished = bench.run(&[]);
+        assert_eq!(finished.code, Some(1), "{key}: {finished:?}");
+        let place = format!("{}: its mode 0777 lets others write it (`chmod go-w`", shared.display());
+        for part in [key, &place, "others could put another directory in its place"] {
+            assert!(finished.err.contains(part), "{key}: {finished:?}");
+        }
+        assert!(bench.is_free(), "{key}");
+        let check = finish(agft(&bench, &bench.config(), &["check"]));
+        assert!(check.out.contains(&format!("FAIL  {key}: root keeps nothing")), "{check:?}");
+        // The whole way is judged, and whoever owns a directory can write it.
+        set_mode(&shared, 0o755);
+        chown(&shared, Some(NOBODY), None).expect("chown");
+        let finished = bench.run(&[]);
+        assert_eq!(finished.code, Some(1), "{key}: {finished:?}");
+        assert!(finished.err.contains("it belongs to user 65534"), "{finished:?}");
+        // In a directory like /tmp nobody touches what is somebody else's.
+        chown(&shared, Some(0), None).expect("chown");
+        set_mode(&shared, 0o1777);
+        let mut daemon = bench.serve(&[]);
+        daemon.stop();
+        assert_eq!(mode_of(&shared), 0o1777, "{key}");
+    }
+}
+
+#[test]
+fn log_directory_that_others_could_exchange_costs_root_the_log_file_alone() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let shared = bench.path("shared");
+    fs::create_dir(&shared).expect("a directory");
+    set_mode(&shared, 0o777);
+    let bench = bench.set("logging.dir", &format!("{:?}", shared.join("logs")));
+    let mut daemon = bench.serve(&[]);
+    daemon.stop();
+    let place = format!("{}: its mode 0777 lets others write it", shared.display());
+    assert!(daemon.log().contains("no log file in") && daemon.log().contains(&place), "{}", daemon.log());
+    assert!(!tree(&shared).iter().any(|path| path.is_file()), "{:?}", tree(&shared));
+}
+
+#[test]
+fn token_file_that_others_can_read_is_named() {
+    let bench = Bench::new();
+    let token = bench.path("token");
+    fs::write(&token, "s3cr3t").expect("a token");
+    let bench = bench.set("vllm.bearer_token_file", &format!("{token:?}"));
+    for (mode, named) in [(0o644, true), (0o604, true), (0o640, false), (0o600, false)] {
+        set_mode(&token, mode);
+        let says = format!("bearer_token_file {}: its mode {mode:04o} lets every user", token.display());
+        let mut daemon = bench.serve(&[]);
+        daemon.stop();
+        assert_eq!(daemon.log().contains(&says), named, "{mode:o}: {}", daemon.log());
+        let check = finish(agft(&bench, &bench.config(), &["check"]));
+        assert_eq!(check.out.contains("note  vllm.bearer_token_file: "), named, "{check:?}");
+    }
+}
+
 #[test]
 fn log_that_is_a_pipe_is_not_waited_for() {
     let bench = Bench::new();

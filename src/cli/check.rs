@@ -11,9 +11,11 @@ use crate::gpu::nvml::NvmlHost;
 use crate::gpu::plausible::EnergySource;
 use crate::gpu::probe::judge;
 use crate::gpu::{GpuError, GpuSensors, NO_CLOCKS_LISTED};
+use crate::guardian::undo::runtime_dir;
 use crate::metrics::page::Page;
 use crate::metrics::report::{EngineReport, describe};
-use crate::metrics::scrape::Scraper;
+use crate::metrics::scrape::{Scraper, exposed};
+use crate::store::{Distrust, trusted_dir};
 
 /// Checks a configuration file alone.
 #[must_use]
@@ -216,11 +218,30 @@ fn has_sys_admin() -> Option<bool> {
 }
 
 fn check_directories(config: &Config, lines: &mut Lines) {
+    let as_root = rustix::process::geteuid().is_root();
+    let runtime = runtime_dir(config).display().to_string();
+    if let Err(untrusted) = trusted_dir(Path::new(&runtime))
+        && as_root
+    {
+        lines.bad("gpu.runtime_dir", &format!("root keeps nothing in {runtime}: {untrusted}"), Exit::Failure);
+    }
     for (key, dir) in [
         ("model.save_dir", &config.model.save_dir),
         ("experiment.dir", &config.experiment.dir),
         ("logging.dir", &config.logging.dir),
     ] {
+        if let Err(untrusted) = trusted_dir(Path::new(dir))
+            && as_root
+        {
+            // A right too many to the directory itself is taken away; without a log file agft runs all the same.
+            let itself = std::path::absolute(dir).is_ok_and(|dir| dir == untrusted.at);
+            if key == "logging.dir" || (itself && matches!(untrusted.why, Distrust::Writable { .. })) {
+                lines.warn(key, &format!("others can change what root keeps in {dir}: {untrusted}"));
+            } else {
+                lines.bad(key, &format!("root keeps nothing in {dir}: {untrusted}"), Exit::Failure);
+                continue;
+            }
+        }
         // The nearest directory that exists decides whether the rest can be made.
         let existing = Path::new(dir).ancestors().find(|path| path.as_os_str().is_empty() || path.exists());
         let place = existing.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -242,6 +263,9 @@ fn check_directories(config: &Config, lines: &mut Lines) {
 
 fn check_endpoint(config: &Config, lines: &mut Lines) {
     let url = &config.vllm.prometheus_url;
+    if let Some(warning) = config.vllm.bearer_token_file.as_ref().and_then(|file| exposed(Path::new(file))) {
+        lines.warn("vllm.bearer_token_file", &warning);
+    }
     match fetch(config) {
         Ok(report) => {
             lines.ok("endpoint", url);

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use tracing::level_filters::LevelFilter;
@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Level, LogFormat};
 use crate::config::{LogLevel, Logging};
+use crate::store::{Distrust, judge_open};
 use crate::text::LogLines;
 
 /// Starts logging to the console, and to `file` if there is one.
@@ -113,12 +114,11 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Opens `dir/name`, making the directories.
+    /// Opens `dir/name`; the directory is there.
     ///
     /// # Errors
-    /// [`io::Error`] if the directory or the file cannot be made.
+    /// [`io::Error`] if the file cannot be made, or is not one that root may write in.
     pub fn open(dir: &Path, name: &str, max_bytes: u64, keep: u32) -> io::Result<Self> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         let path = dir.join(name);
         let file = open(&path)?;
         let written = file.metadata()?.len();
@@ -146,14 +146,15 @@ impl LogFile {
     }
 }
 
-/// A pipe or a device in its place is refused, and not waited for.
+/// A pipe or a device in its place is refused, and not waited for; by root also what a stranger put there, who could
+/// read the log through it.
 fn open(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+    match judge_open(&file)? {
+        Err(Distrust::NotAFile) => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        Err(why) if rustix::process::geteuid().is_root() => Err(io::Error::other(why)),
+        Ok(()) | Err(_) => Ok(file),
     }
 }
 

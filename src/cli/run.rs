@@ -40,7 +40,7 @@ use crate::guardian::undo::runtime_dir;
 use crate::holdout::Savings;
 use crate::metrics::scrape::{self, Scraper};
 use crate::store::held::{ClaimError, HeldDir};
-use crate::store::{Identity, Load, ModelStore, load_levers};
+use crate::store::{Identity, Load, ModelStore, load_levers, own_dir};
 use crate::units::{Mhz, Seconds};
 
 /// Runs the daemon until a signal or an error.
@@ -318,13 +318,23 @@ fn start_log(
     gpu: &GpuInfo,
 ) -> Option<tracing_appender::non_blocking::WorkerGuard> {
     let settings = &config.logging;
-    let dir = PathBuf::from(&settings.dir).join(logging::gpu_folder(&gpu.name));
-    let file =
-        logging::LogFile::open(&dir, "agft.log", settings.max_file_mb * 1024 * 1024, settings.keep_files);
-    let file = match file {
+    let base = PathBuf::from(&settings.dir);
+    let dir = base.join(logging::gpu_folder(&gpu.name));
+    let max_bytes = settings.max_file_mb * 1024 * 1024;
+    let file = [&base, &dir]
+        .into_iter()
+        .try_for_each(|dir| {
+            if let Some(mended) = own_dir(dir)? {
+                complain!("agft: logging.dir: {}: {mended}", dir.display());
+            }
+            Ok(())
+        })
+        .and_then(|()| Ok(logging::LogFile::open(&dir, "agft.log", max_bytes, settings.keep_files)?));
+    let file: Option<_> = match file {
         Ok(file) => Some((file, logging::filter(settings.file_level))),
         Err(error) => {
-            complain!("agft: no log file in {}: {error}; logging to the console only", dir.display());
+            let error: anyhow::Error = error;
+            complain!("agft: no log file in {}: {error:#}; logging to the console only", dir.display());
             None
         }
     };

@@ -19,7 +19,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, LOCATION, TRANSFE
 use reqwest::{Certificate, Client, Response, Url, Version, redirect};
 
 pub use error::ScrapeError;
-pub use secret::BearerToken;
+pub use secret::{BearerToken, exposed};
 
 use super::Snapshot;
 use super::page::{LARGEST_PAGE, Page, PageError};

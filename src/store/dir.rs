@@ -3,7 +3,7 @@
 //! All calls are relative to the open descriptor and take a bare file name. Whoever controls a parent directory can
 //! therefore not lead a root daemon elsewhere by exchanging a path component, and no call follows a symbolic link.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -13,10 +13,13 @@ use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFl
 use rustix::io::Errno;
 
 use super::error::StoreError;
-use super::trust::{self, Distrust};
+use super::trust::{self, Distrust, STICKY};
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 const DIR_MODE: u32 = 0o750;
+/// What is said of a directory that others could write.
+const MENDED: &str =
+    "others could write in this directory of root's: that right was taken from them (chmod go-w)";
 
 /// A directory, open.
 #[derive(Debug)]
@@ -25,6 +28,15 @@ pub(super) struct Dir {
     path: PathBuf,
     #[cfg(test)]
     pub(super) fuse: super::testing::Fuse,
+}
+
+/// Makes the directory at `path` if need be, for root one that others can neither write nor exchange; says, for the
+/// caller to pass on, what had to be mended for that.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be made or, for root, be trusted.
+pub fn own_dir(path: &Path) -> Result<Option<&'static str>, StoreError> {
+    Ok(Dir::open_or_create(path)?.made_ours()?.then_some(MENDED))
 }
 
 /// What is there under a name.
@@ -88,12 +100,56 @@ impl Dir {
         })
     }
 
-    /// Refuses, for root, a directory in which others can make and remove files.
+    /// Refuses, for root, a directory in which others can make and remove files, or in whose place they can put another.
     pub(super) fn only_ours(self) -> Result<Self, StoreError> {
-        match self.open_to_others()?.filter(|_| rustix::process::geteuid().is_root()) {
-            Some(why) => Err(StoreError::Refused { path: self.path.clone(), why }),
-            None => Ok(self),
+        if rustix::process::geteuid().is_root() {
+            self.judge_way()?;
+            if let Some(why) = self.open_to_others()? {
+                return Err(StoreError::Refused { path: self.path.clone(), why });
+            }
         }
+        Ok(self)
+    }
+
+    /// The same, but where others only have a right too many to root's own directory, that is taken from them; `true`
+    /// if it was. What they may have left in it is judged file by file.
+    ///
+    /// A directory in which everybody may make files, but not touch those of others (`/tmp`), stays as it is.
+    pub(super) fn made_ours(&self) -> Result<bool, StoreError> {
+        let me = rustix::process::geteuid();
+        if !me.is_root() {
+            return Ok(false);
+        }
+        self.judge_way()?;
+        let metadata = self.metadata()?;
+        let Err(why) = trust::judge_dir(&metadata) else { return Ok(false) };
+        let refused = |why| StoreError::Refused { path: self.path.clone(), why };
+        let Distrust::Writable { mode } = why else { return Err(refused(why)) };
+        if mode & STICKY != 0 {
+            return Ok(false);
+        }
+        if metadata.uid() != me.as_raw() || fs::fchmod(&self.fd, Mode::from_raw_mode(mode & !0o022)).is_err()
+        {
+            return Err(refused(why));
+        }
+        Ok(true)
+    }
+
+    /// [`made_ours`](Self::made_ours), said in the log.
+    pub(super) fn make_ours(self) -> Result<Self, StoreError> {
+        if self.made_ours()? {
+            tracing::warn!(dir = %self.path.display(), "{MENDED}");
+        }
+        Ok(self)
+    }
+
+    fn judge_way(&self) -> Result<(), StoreError> {
+        trust::trusted_way(&self.path)
+            .map_err(|why| StoreError::Exchangeable { path: self.path.clone(), why })
+    }
+
+    fn metadata(&self) -> Result<Metadata, StoreError> {
+        self.attempt("examine", "", || File::from(self.fd.try_clone()?).metadata())
     }
 
     /// Is it the same directory, whatever path leads to it?
@@ -104,8 +160,7 @@ impl Dir {
 
     /// Why others can make and remove files in it, if they can.
     pub(super) fn open_to_others(&self) -> Result<Option<Distrust>, StoreError> {
-        let metadata = self.attempt("examine", "", || File::from(self.fd.try_clone()?).metadata())?;
-        Ok(trust::judge_dir(&metadata).err())
+        Ok(trust::judge_dir(&self.metadata()?).err())
     }
 
     /// The path it was opened by.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::trust::Distrust;
+use super::trust::{Distrust, Untrusted};
 
 /// Why a file could not be written, read, moved or removed.
 ///
@@ -28,6 +28,18 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong with it.
         why: Distrust,
+    },
+    /// Root is to keep files in a directory in whose place others could put another one.
+    #[error(
+        "root keeps nothing in {}, since others could put another directory in its place: {why}; \
+         mend that, or choose another directory",
+        path.display()
+    )]
+    Exchangeable {
+        /// The directory.
+        path: PathBuf,
+        /// What gives them the chance.
+        why: Untrusted,
     },
     /// Another process holds the directory.
     #[error(

@@ -2,12 +2,11 @@
 //!
 //! Plain text, for people to read. A file that cannot be used costs no more than measuring anew.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::dir::{Dir, Found};
 use super::error::StoreError;
 use super::file;
 use crate::gpu::GpuInfo;
@@ -26,20 +25,20 @@ struct Contents {
     book: LeverBook,
 }
 
-fn path(dir: &Path, gpu: &GpuInfo, gpus: usize) -> PathBuf {
+fn name(gpu: &GpuInfo, gpus: usize) -> String {
     // What a driver calls a board comes from outside.
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     let name: String = gpu.uuid.chars().map(plain).collect();
     // The figures of a group are sums.
-    dir.join(if gpus > 1 { format!("levers-{name}-of-{gpus}.json") } else { format!("levers-{name}.json") })
+    if gpus > 1 { format!("levers-{name}-of-{gpus}.json") } else { format!("levers-{name}.json") }
 }
 
 /// What was measured of this board, or of the group of `gpus` boards that begins with it, under its present driver; nothing known where that cannot be read, which is said.
 #[must_use]
 pub fn load_levers(dir: &Path, gpu: &GpuInfo, gpus: usize) -> LeverBook {
     let fresh = LeverBook { driver: gpu.driver_version.clone(), ..LeverBook::default() };
-    let path = path(dir, gpu, gpus);
-    match read(&path) {
+    let name = name(gpu, gpus);
+    match read(dir, &name) {
         Ok(Some(contents)) if contents.uuid == gpu.uuid && contents.book.driver == fresh.driver => {
             contents.book
         }
@@ -49,20 +48,24 @@ pub fn load_levers(dir: &Path, gpu: &GpuInfo, gpus: usize) -> LeverBook {
         }
         Ok(None) => fresh,
         Err(why) => {
-            tracing::warn!(path = %path.display(), why, "what parking saves is measured anew: the file cannot be used");
+            tracing::warn!(path = %dir.join(name).display(), why, "what parking saves is measured anew: the file cannot be used");
             fresh
         }
     }
 }
 
-fn read(path: &Path) -> Result<Option<Contents>, String> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
-    match read {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-        Ok(read) if read as u64 > LARGEST => return Err(format!("larger than {LARGEST} bytes")),
-        Ok(_) => {}
+fn read(dir: &Path, name: &str) -> Result<Option<Contents>, String> {
+    if !dir.is_dir() {
+        return Ok(None);
+    }
+    let dir = Dir::open_or_create(dir).map_err(|error| error.to_string())?;
+    let bytes = match dir.read_trusted(name, LARGEST).map_err(|error| error.to_string())? {
+        Found::Absent => return Ok(None),
+        Found::Refused(why) => return Err(why.to_string()),
+        Found::Here(bytes) => bytes,
+    };
+    if bytes.len() as u64 > LARGEST {
+        return Err(format!("larger than {LARGEST} bytes"));
     }
     let contents: Contents = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     if contents.version != VERSION {
@@ -78,8 +81,10 @@ fn read(path: &Path) -> Result<Option<Contents>, String> {
 pub fn save_levers(dir: &Path, gpu: &GpuInfo, gpus: usize, book: &LeverBook) -> Result<(), StoreError> {
     let contents =
         Contents { version: VERSION, gpu: gpu.name.clone(), uuid: gpu.uuid.clone(), book: book.clone() };
-    let path = path(dir, gpu, gpus);
-    file::write(&path, &file::json(&path, &contents)?)
+    let name = name(gpu, gpus);
+    let dir = Dir::open_or_create(dir)?.make_ours()?;
+    file::remove_leftovers(&dir)?;
+    file::replace(&dir, &name, &file::json(&dir.file(&name), &contents)?)
 }
 
 #[cfg(test)]
@@ -123,7 +128,7 @@ mod tests {
     fn file_that_cannot_be_used_is_as_good_as_none() {
         let dir = tempfile::tempdir().unwrap();
         save_levers(dir.path(), &gpu(), 1, &book()).unwrap();
-        let path = path(dir.path(), &gpu(), 1);
+        let path = dir.path().join(name(&gpu(), 1));
         let sound = std::fs::read_to_string(&path).unwrap();
         let broken = [
             "{".to_owned(),

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::container;
+use super::dir::{Dir, Found};
 use super::error::StoreError;
 use super::file;
 use super::model::ModelStore;
@@ -98,13 +99,17 @@ impl ModelMetadata {
     /// [`StoreError::Io`] if it cannot be read, [`StoreError::Damaged`] if it is not what agft writes.
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = dir.join(FILE_NAME);
-        let mut text = String::new();
-        let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
-        match read {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(cause) => return Err(StoreError::Io { operation: "read", path, cause }),
-            Ok(_) => {}
+        if !dir.is_dir() {
+            return Ok(None);
         }
+        let dir = Dir::open_or_create(dir)?;
+        let file = match dir.open_read(FILE_NAME)? {
+            Found::Absent => return Ok(None),
+            Found::Refused(why) => return Err(StoreError::Damaged { path, detail: why.to_string() }),
+            Found::Here(file) => file,
+        };
+        let mut text = String::new();
+        dir.attempt("read", FILE_NAME, || file.take(MAX_BYTES).read_to_string(&mut text))?;
         match serde_json::from_str(&text) {
             Ok(metadata) => Ok(Some(metadata)),
             Err(error) => Err(StoreError::Damaged { path, detail: error.to_string() }),

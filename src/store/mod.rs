@@ -13,8 +13,8 @@
 //! ```
 //!
 //! Three rules hold everywhere. A file is replaced whole or not at all ([`mod@file`]). Nothing is ever done through a
-//! symbolic link, and a model that a stranger could have written is not loaded ([`trusted`]). Directories are made
-//! `0750` and files `0640`; time is a parameter.
+//! symbolic link, what a stranger could have written is not loaded ([`trusted`]), and root keeps nothing in a directory
+//! that others can write or exchange ([`own_dir`]). Directories are made `0750` and files `0640`; time is a parameter.
 
 mod container;
 mod dir;
@@ -36,6 +36,7 @@ pub mod run_dir;
 pub mod savings;
 pub mod steps;
 
+pub use dir::own_dir;
 pub use error::StoreError;
 pub use identity::{Difference, Identity, Mismatch};
 pub use levers::{load_levers, save_levers};
@@ -45,7 +46,7 @@ pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};
 pub use run_dir::{RunDir, RunInfo, RunSummary};
 pub use steps::{StepLimits, StepWriter};
 pub use time::{rfc3339, unix_seconds};
-pub use trust::{Distrust, Untrusted, trusted, trusted_path};
+pub use trust::{Distrust, Untrusted, judge_open, trusted, trusted_dir, trusted_path};
 
 #[cfg(test)]
 mod testing;

@@ -111,7 +111,7 @@ impl ModelStore {
     /// * [`StoreError::InUse`] if another agft holds the directory
     /// * [`StoreError::Io`], [`StoreError::Refused`] if it cannot be opened
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let dir = Dir::open_or_create(dir)?;
+        let dir = Dir::open_or_create(dir)?.make_ours()?;
         dir.lock()?;
         // Each file in it is judged for itself: what others can do here is to take models away, not to forge one.
         if let Some(why) = dir.open_to_others()? {

@@ -109,7 +109,7 @@ impl RunDir {
         if prefix.is_empty() || prefix.len() > 100 || prefix.starts_with('.') || !prefix.chars().all(fits) {
             return Err(StoreError::BadPrefix { name: prefix.to_owned() });
         }
-        let base = Dir::open_or_create(base)?;
+        let base = Dir::open_or_create(base)?.make_ours()?;
         let stamped = format!("{prefix}_{}", file_stamp(started));
         let mut name = stamped.clone();
         let mut n = 1;

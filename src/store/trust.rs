@@ -5,12 +5,16 @@
 //!
 //! The store opens its files relative to a directory, follows no link, and judges what it has opened. A configuration
 //! file is named by a path, and links on the way are common (`/etc/alternatives`, the ConfigMaps of Kubernetes). So there
-//! the whole way is judged: nobody else may be able to put another file, or another link, in any place of it.
+//! the whole way is judged: nobody else may be able to put another file, or another link, in any place of it. The same
+//! holds for the directories that root keeps files in.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+/// Everybody may make files in such a directory, but touch only their own.
+pub(super) const STICKY: u32 = 0o1000;
 
 /// Why a file is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +64,10 @@ pub fn trusted(path: &Path) -> Result<(), Distrust> {
 }
 
 /// [`trusted`] for a file that is already open.
-pub(super) fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
+///
+/// # Errors
+/// [`io::Error`] if the system does not tell about it.
+pub fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
     Ok(judge(&file.metadata()?))
 }
 
@@ -125,28 +132,59 @@ pub struct Untrusted {
 /// # Errors
 /// [`Untrusted`] with the first place that will not do.
 pub fn trusted_path(path: &Path) -> Result<(), Untrusted> {
-    let fail = |at: &Path| {
-        let at = at.to_owned();
-        move |error: io::Error| Untrusted { at, why: Distrust::Unknown { detail: error.to_string() } }
-    };
-    let believed = Believed::sudo();
-    // The way as it is written, whose links lead to the way as it really is.
-    for way in [std::path::absolute(path).map_err(fail(path))?, path.canonicalize().map_err(fail(path))?] {
-        for place in way.ancestors() {
-            let metadata = place.symlink_metadata().map_err(fail(place))?;
-            judge_place(&metadata, believed).map_err(|why| Untrusted { at: place.to_owned(), why })?;
-        }
-    }
-    let metadata = path.metadata().map_err(fail(path))?;
+    judge_way(path, |_| true)?;
+    let metadata = path.metadata().map_err(unknown(path))?;
     if !metadata.is_file() {
         return Err(Untrusted { at: path.to_owned(), why: Distrust::NotAFile });
     }
     Ok(())
 }
 
+/// Could root keep files in the directory at `path`, or in one made there: would no place on the way let others exchange
+/// it, and can others not write in it?
+///
+/// # Errors
+/// [`Untrusted`] with the first place that will not do.
+pub fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
+    let written = std::path::absolute(path).map_err(unknown(path))?;
+    // The nearest directory that exists decides whether the rest can be made.
+    let existing =
+        written.ancestors().find(|place| place.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+    judge_way(existing, |_| true)
+}
+
+/// Could only those whom [`trusted_path`] believes put another directory in the place of the one at `path`?
+///
+/// Asked of each directory above it, and of each link on the way. The directory itself is judged when it is open.
+///
+/// # Errors
+/// [`Untrusted`] with the first place that will not do.
+pub(super) fn trusted_way(path: &Path) -> Result<(), Untrusted> {
+    let real = path.canonicalize().map_err(unknown(path))?;
+    judge_way(path, |place| place != real)
+}
+
+fn unknown(at: &Path) -> impl FnOnce(io::Error) -> Untrusted {
+    let at = at.to_owned();
+    move |error| Untrusted { at, why: Distrust::Unknown { detail: error.to_string() } }
+}
+
+/// Judges the places on the way to `path` that are `asked` about: as it is written, whose links lead to the way as it
+/// really is.
+fn judge_way(path: &Path, asked: impl Fn(&Path) -> bool) -> Result<(), Untrusted> {
+    let believed = Believed::sudo();
+    let written = std::path::absolute(path).map_err(unknown(path))?;
+    for way in [written, path.canonicalize().map_err(unknown(path))?] {
+        for place in way.ancestors().filter(|place| asked(place)) {
+            let metadata = place.symlink_metadata().map_err(unknown(place))?;
+            judge_place(&metadata, believed).map_err(|why| Untrusted { at: place.to_owned(), why })?;
+        }
+    }
+    Ok(())
+}
+
 /// One place on the way to a file, or the file.
 fn judge_place(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> {
-    const STICKY: u32 = 0o1000;
     if metadata.is_symlink() {
         // A link has no mode; who may exchange it is its directory's matter.
         return believed.owner(metadata.uid()).map_err(|_| Distrust::Symlink);

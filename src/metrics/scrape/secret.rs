@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use reqwest::header::HeaderValue;
@@ -17,7 +18,8 @@ const LONGEST_TOKEN: usize = 16 * 1024;
 pub struct BearerToken(HeaderValue);
 
 impl BearerToken {
-    /// Reads a token from a file that holds nothing else; a line end after it is left out.
+    /// Reads a token from a file that holds nothing else; a line end after it is left out. That others can read the
+    /// file is said in the log.
     ///
     /// # Errors
     /// [`ScrapeError::BadToken`] if the file cannot be read, is empty or too long, or holds more than a token.
@@ -25,6 +27,9 @@ impl BearerToken {
         let bad = |reason: String| ScrapeError::BadToken { path: path.to_owned(), reason };
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(|error| bad(error.to_string()))?;
+        if let Some(warning) = exposed(path) {
+            tracing::warn!("bearer_token_file {warning}");
+        }
         let limit = LONGEST_TOKEN + 2;
         file.take(limit as u64).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
         let token = bytes.trim_ascii_end();
@@ -49,6 +54,17 @@ impl BearerToken {
     pub(super) fn header(&self) -> HeaderValue {
         self.0.clone()
     }
+}
+
+/// What is said of a token file that others can read or write; nothing of one they cannot, or that is not there.
+#[must_use]
+pub fn exposed(path: &Path) -> Option<String> {
+    let mode = path.metadata().ok()?.mode() & 0o7777;
+    let warning = format!(
+        "{}: its mode {mode:04o} lets every user of the machine read the token (`chmod o-rwx`)",
+        path.display()
+    );
+    (mode & 0o006 != 0).then_some(warning)
 }
 
 impl fmt::Debug for BearerToken {
