@@ -2,7 +2,7 @@
 //!
 //! Labels of metrics pages, names of files, processes and GPUs, words of drivers and servers, and what files hold can carry
 //! what a terminal obeys (escape sequences), what forges a line (line breaks), and what makes text read otherwise than it is
-//! (marks of direction, characters without width). [`line`] is for one value, which stays on one line and is cut where it
+//! (marks of direction, characters without width). [`line()`] is for one value, which stays on one line and is cut where it
 //! is long. [`block`] is the net under everything that is written: it leaves line breaks, and nothing else.
 //!
 //! Escapes have the form of JSON (`\u001b`), so that [`block`] may also be laid over JSON without changing what it says.
@@ -105,7 +105,7 @@ pub fn json(value: &impl Serialize) -> serde_json::Result<String> {
     })
 }
 
-/// Reads JSON from outside: every text in it comes out as [`line`] has it.
+/// Reads JSON from outside: every text in it comes out as [`line()`] has it.
 ///
 /// # Errors
 /// [`serde_json::Error`] if it is not what it should be.

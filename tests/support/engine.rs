@@ -47,7 +47,7 @@ pub(crate) enum Behaviour {
     Slow(Duration),
     /// Takes the request and resets the connection.
     Reset,
-    /// The page of an engine whose metrics have other names.
+    /// The page of another engine, as its prefix says.
     OtherNames,
     /// The page, every series on it twice.
     Duplicates,
@@ -255,7 +255,7 @@ fn answer(shared: &Shared, stream: &TcpStream) -> Option<(Vec<u8>, bool)> {
             return None;
         }
         Behaviour::OtherNames => {
-            let page = page.replace("vllm:", "newengine:");
+            let page = page.replace("vllm:", "sglang:");
             (response("200 OK", page.as_bytes(), page.len()), true)
         }
         Behaviour::Duplicates => {
