@@ -43,7 +43,7 @@ impl Guarded {
             claims.push(dir.claim(&gpu.uuid, Role::Controller, &holder)?);
         }
         let uuids: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
-        let undone = undo(&dir, host, &uuids, &cli.config, Timestamp::now()).context("gpu.runtime_dir")?;
+        let undone = undo(&dir, host, &uuids, Timestamp::now()).context("gpu.runtime_dir")?;
         undone.iter().for_each(log);
         let own = |undone: &Undone| match undone {
             Undone::Failed { gpu, error } if uuids.contains(gpu) => Some(error.clone()),

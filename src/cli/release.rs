@@ -52,7 +52,7 @@ pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
         };
     }
     let Some(dir) = dir else { return exit };
-    match undo(&dir, host, &[], &cli.config, Timestamp::now()) {
+    match undo(&dir, host, &[], Timestamp::now()) {
         Ok(undone) => {
             undone.iter().map(report).fold(exit, |worst, exit| if worst == Exit::Ok { exit } else { worst })
         }
@@ -110,7 +110,7 @@ fn release_one(host: NvmlHost, gpu: &GpuInfo, dir: Option<&HeldDir>) -> Result<(
 fn stays_free(dir: Option<&HeldDir>, gpu: &GpuInfo, cli: &Cli) -> Result<String, String> {
     let claimed = match dir {
         // Its journal, if any, is done with. One that stays is undone once more below.
-        Some(dir) => dir.claim(&gpu.uuid, Role::Controller, &Holder::current(&cli.config)).map(|_claim| {
+        Some(dir) => dir.claim_unnamed(&gpu.uuid, Role::Controller).map(|_claim| {
             let _ = dir.clear(&gpu.uuid);
         }),
         None => free_on_machine(&gpu.uuid),

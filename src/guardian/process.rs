@@ -143,6 +143,7 @@ struct Gpu {
     forced: MayBeForced,
     /// The kernel's name of its PCI device.
     pci: Option<String>,
+    _claim: Claim,
 }
 
 struct Guardian {
@@ -156,7 +157,6 @@ struct Guardian {
     writing: Option<OwnedWriteHalf>,
     dir: HeldDir,
     silence: Duration,
-    _claims: Vec<Claim>,
 }
 
 /// The process that is watched. It is the guardian's parent.
@@ -230,14 +230,14 @@ impl Guardian {
             .map_err(system("the thread that watches the controller"))?
             .ok_or(GuardianError::Orphan(ward.controller))?;
         let host = NvmlHost::open()?;
-        let mut gpus = Vec::new();
-        for uuid in &ward.gpus {
-            let forced = if ward.forced.contains(uuid) { MayBeForced::Yes } else { MayBeForced::No };
-            let clocks = clocks_to_reset(host, uuid, forced)?;
-            gpus.push(Gpu { uuid: uuid.clone(), clocks, forced, pci: host.pci_name(uuid) });
-        }
         let dir = HeldDir::open(&ward.runtime_dir).map_err(ClaimError::from)?;
         let claims = claim(&dir, &ward.gpus, &ward.config).await?;
+        let mut gpus = Vec::new();
+        for (uuid, claim) in ward.gpus.iter().zip(claims) {
+            let forced = if ward.forced.contains(uuid) { MayBeForced::Yes } else { MayBeForced::No };
+            let clocks = clocks_to_reset(host, uuid, forced)?;
+            gpus.push(Gpu { uuid: uuid.clone(), clocks, forced, pci: host.pci_name(uuid), _claim: claim });
+        }
         // The libraries are loaded and the files open: it need not keep anybody's directory busy.
         let _ = chdir("/");
         let guardian = Self {
@@ -249,7 +249,6 @@ impl Guardian {
             writing: None,
             dir,
             silence: ward.silence,
-            _claims: claims,
         };
         Ok((guardian, signals))
     }
@@ -415,6 +414,7 @@ impl Guardian {
                 let (for_s, hint) = (tried.elapsed.as_secs(), error.hint());
                 tracing::error!(gpu, %error, for_s, hint, "clocks not given back yet: the guardian goes on trying");
             }
+            self.hand_over();
             if tried.elapsed >= restart_at {
                 restart_at = tried.elapsed + RESTART;
                 // What it would say of each GPU has been said of the clocks.
@@ -458,6 +458,19 @@ impl Guardian {
                 gpu.clocks = clocks;
             }
         }
+    }
+
+    /// Leaves GPUs that another agft has taken to that one: it resets them, or its own guardian does.
+    fn hand_over(&mut self) {
+        let dead = self.controller.pid.as_raw_nonzero().get().unsigned_abs();
+        let (dir, held) = (&self.dir, &mut self.held);
+        self.gpus.retain(|gpu| {
+            let taken = dir.is_taken_by_another(&gpu.uuid, dead);
+            if taken && held.remove(&gpu.uuid) {
+                tracing::warn!(gpu = gpu.uuid, "another agft has taken the GPU, and the care for its clocks");
+            }
+            !taken
+        });
     }
 
     /// Forgets GPUs that are gone from the machine; says whether there was one.

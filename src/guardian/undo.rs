@@ -1,6 +1,6 @@
 //! Gives back what the journals of the dead name.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 
@@ -73,7 +73,6 @@ pub fn undo(
     dir: &HeldDir,
     host: NvmlHost,
     own: &[String],
-    config: &Path,
     now: Timestamp,
 ) -> Result<Vec<Undone>, StoreError> {
     let mut done = Vec::new();
@@ -109,7 +108,7 @@ pub fn undo(
             });
             continue;
         }
-        let _claim = match dir.claim(&gpu, Role::Controller, &Holder::current(config)) {
+        let _claim = match dir.claim_unnamed(&gpu, Role::Controller) {
             Ok(claim) => claim,
             Err(ClaimError::Busy(busy)) => {
                 done.push(Undone::Alive(busy));

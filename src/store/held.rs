@@ -31,7 +31,7 @@ use crate::gpu::pstate::MayBeForced;
 use crate::units::Mhz;
 
 pub use claim::{Busy, Claim, ClaimError, Role, free_on_machine};
-use claim::{machine_places, meet, take};
+use claim::{holder, machine_places, meet, take};
 
 /// The format that is written.
 const VERSION: u32 = 1;
@@ -216,6 +216,22 @@ impl HeldDir {
     /// # Errors
     /// [`ClaimError::Busy`] if a living process has it, with its name.
     pub fn claim(&self, gpu: &str, role: Role, holder: &Holder) -> Result<Claim, ClaimError> {
+        let claim = self.claim_unnamed(gpu, role)?;
+        let text = serde_json::to_string(holder).unwrap_or_default();
+        for mut file in &claim.files {
+            self.dir.attempt("write", &format!("{}{}", plain(gpu), role.suffix()), || {
+                file.set_len(0)?;
+                std::io::Write::write_all(&mut file, text.as_bytes())
+            })?;
+        }
+        Ok(claim)
+    }
+
+    /// The same for a moment, without a name: for one that only resets.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub fn claim_unnamed(&self, gpu: &str, role: Role) -> Result<Claim, ClaimError> {
         let mut files = vec![take(&self.dir, gpu, role)?];
         match meet(&self.places, Some(&self.dir), gpu, role) {
             Ok(file) => files.extend(file),
@@ -225,14 +241,15 @@ impl HeldDir {
             ),
             Err(busy) => return Err(busy),
         }
-        let text = serde_json::to_string(holder).unwrap_or_default();
-        for mut file in &files {
-            self.dir.attempt("write", &format!("{}{}", plain(gpu), role.suffix()), || {
-                file.set_len(0)?;
-                std::io::Write::write_all(&mut file, text.as_bytes())
-            })?;
-        }
         Ok(Claim { files })
+    }
+
+    /// Has a living process, other than the one of this id, named itself as the GPU's controller?
+    #[must_use]
+    pub fn is_taken_by_another(&self, gpu: &str, than: u32) -> bool {
+        let places = self.places.iter().filter_map(|path| Dir::open_or_create(path).ok());
+        let named = places.filter_map(|place| holder(&place, gpu)).chain(holder(&self.dir, gpu));
+        named.into_iter().any(|holder| holder.pid != than && holder.is_alive())
     }
 
     /// Writes down what is about to be locked.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::super::dir::Dir;
+use super::super::dir::{Dir, Found};
 use super::super::error::StoreError;
 use super::{Holder, MAX_BYTES, plain};
 
@@ -122,6 +122,14 @@ pub(super) fn meet(
     reason.map_or(Ok(None), |reason| Err(reason.into()))
 }
 
+/// Whom the controller's lock file of a GPU names, dead or alive.
+pub(super) fn holder(dir: &Dir, gpu: &str) -> Option<Holder> {
+    match dir.read_trusted(&format!("{}{}", plain(gpu), Role::Controller.suffix()), MAX_BYTES) {
+        Ok(Found::Here(bytes)) => serde_json::from_slice(&bytes).ok(),
+        _ => None,
+    }
+}
+
 /// Locks a GPU's file in a directory.
 pub(super) fn take(dir: &Dir, gpu: &str, role: Role) -> Result<File, ClaimError> {
     let name = format!("{}{}", plain(gpu), role.suffix());
@@ -132,7 +140,8 @@ pub(super) fn take(dir: &Dir, gpu: &str, role: Role) -> Result<File, ClaimError>
             let mut text = String::new();
             // It is for people only: one that is being written at this moment is left out.
             let _ = (&mut file).take(MAX_BYTES).read_to_string(&mut text);
-            let holder = serde_json::from_str(&text).ok();
+            // One who only resets gives no name, and finds that of the dead.
+            let holder = serde_json::from_str(&text).ok().filter(Holder::is_alive);
             return Err(Busy { gpu: gpu.to_owned(), holder }.into());
         }
         // A file system without locks: two agfts are not told apart there.
