@@ -30,6 +30,10 @@ const PROVEN_MOST: Seconds = Seconds(3600.0);
 /// Utilisation 0 at this share of the power limit for so long is no idleness.
 const WORK_SHARE: f64 = 0.5;
 const WORK_FOR: Seconds = Seconds(3.0);
+/// Utilisation 100 at no more than this share of the limit for so long is no work: an idle GPU at its highest clock draws
+/// 10 to 20 % of the limit, and even memory-bound kernels draw more.
+const REST_SHARE: f64 = 0.2;
+const REST_FOR: Seconds = Seconds(60.0);
 /// Degrees Celsius that a running GPU can have.
 const TEMPERATURES: std::ops::RangeInclusive<f64> = 1.0..=130.0;
 /// Clocks that a GPU can have.
@@ -304,19 +308,27 @@ impl EnergyJudge {
     }
 }
 
-/// Utilisation against power: one that stays at 0 while the board draws what only work draws is not believed.
+/// Utilisation against power: one that stays at 0 while the board draws what only work draws is not believed, nor one that
+/// stays at 100 while it draws what an idle board does.
 #[derive(Debug, Clone, Copy)]
 pub struct IdleJudge {
     limit: Watts,
     power: Option<(Time, Watts)>,
-    since: Option<Time>,
+    /// Which of the two it contradicts, and since when.
+    contradicts: Option<(Contradiction, Time)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Contradiction {
+    Work,
+    Rest,
 }
 
 impl IdleJudge {
     /// For a board with that limit.
     #[must_use]
     pub fn new(limit: Option<Watts>) -> Self {
-        Self { limit: usable_limit(limit), power: None, since: None }
+        Self { limit: usable_limit(limit), power: None, contradicts: None }
     }
 
     /// A believed power.
@@ -329,14 +341,31 @@ impl IdleJudge {
         if !is_utilization(percent) {
             return false;
         }
-        let works = self
-            .power
-            .is_some_and(|(at, power)| now.since(at) <= WORK_FOR && power.0 >= WORK_SHARE * self.limit.0);
-        if percent > 0.0 || !works {
-            self.since = None;
+        let fresh = self.power.filter(|(at, _)| now.since(*at) <= WORK_FOR);
+        let Some(what) = fresh.and_then(|(_, power)| self.contradiction(percent, power)) else {
+            self.contradicts = None;
             return true;
+        };
+        let since = match self.contradicts {
+            Some((same, since)) if same == what => since,
+            _ => self.contradicts.insert((what, now)).1,
+        };
+        let bearable = match what {
+            Contradiction::Work => WORK_FOR,
+            Contradiction::Rest => REST_FOR,
+        };
+        now.since(since) < bearable
+    }
+
+    fn contradiction(&self, percent: f64, power: Watts) -> Option<Contradiction> {
+        let share = power.0 / self.limit.0;
+        if percent <= 0.0 && share >= WORK_SHARE {
+            Some(Contradiction::Work)
+        } else if percent >= 100.0 && share <= REST_SHARE {
+            Some(Contradiction::Rest)
+        } else {
+            None
         }
-        now.since(*self.since.get_or_insert(now)) < WORK_FOR
     }
 }
 

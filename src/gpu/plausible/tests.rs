@@ -150,6 +150,22 @@ fn utilization_of_zero_under_the_power_of_work_is_believed_for_seconds_only() {
     assert!(judge.believes(Time(30.0), 80.0));
 }
 
+#[test]
+fn utilization_of_100_at_the_power_of_an_idle_board_is_believed_for_a_minute() {
+    let believed = |power: f64, percent: f64| {
+        let mut judge = IdleJudge::new(Some(LIMIT));
+        (0..200)
+            .take_while(|k| {
+                judge.on_power(Time(f64::from(*k)), Watts(power));
+                judge.believes(Time(f64::from(*k)), percent)
+            })
+            .count()
+    };
+    assert_eq!(believed(0.15 * LIMIT.0, 100.0), 60);
+    assert_eq!(believed(0.3 * LIMIT.0, 100.0), 200);
+    assert_eq!(believed(0.15 * LIMIT.0, 99.0), 200);
+}
+
 proptest! {
     #[test]
     fn energy_never_falls_and_never_exceeds_what_the_board_can_draw(
