@@ -141,7 +141,7 @@ fn writes_that_are_cut_short_cost_a_save_and_never_the_model() {
     // One clock after the other, each with its model.
     let bench = saving_bench().set("linucb.coarse_step_mhz", "50").set("metrics.sampling_duration", "0.1");
     let mut daemon = bench.serve(&[]);
-    daemon.wait_for_lessons(12);
+    daemon.wait_for_lessons(24);
     daemon.stop();
     let size = fs::metadata(bench.path("models/model.agft")).expect("a model").len();
     let mut ever = false;
