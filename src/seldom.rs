@@ -93,6 +93,13 @@ impl<M: Moment, E> Seldom<M, E> {
     }
 }
 
+impl<M: Moment> Seldom<M> {
+    /// May a line of this kind be written now? Then with how often it was not since the last one, if ever.
+    pub fn may_say(&mut self, kind: &'static str, now: M) -> Option<Option<u64>> {
+        self.happened(kind, (), now).map(|((), times)| (times > 0).then_some(times))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -13,6 +13,7 @@ use crate::control::{ClockOutcome, Refusal};
 use crate::gpu::GpuError;
 use crate::gpu::lease::ClockLease;
 use crate::gpu::retry::Retries;
+use crate::seldom::Seldom;
 
 /// Pause between tries to give clocks back at the end of the program.
 const RELEASE_RETRY: Duration = Duration::from_millis(500);
@@ -154,6 +155,7 @@ impl Drop for Actuator {
 
 fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock, patience: Duration) -> Result<(), GpuError> {
     let mut retries = Retries::default();
+    let mut seldom = Seldom::default();
     let mut pause = Duration::ZERO;
     loop {
         let mut mailbox = shared.lock();
@@ -177,7 +179,7 @@ fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock, patience: Durati
             return result;
         }
         if must_release || lease.current().is_none() {
-            pause = try_release(&mut lease, &mut retries, patience, shared);
+            pause = try_release(&mut lease, &mut retries, &mut seldom, patience, shared);
         }
         let outcome = match command {
             // A command of before the disturbance is void: the loop decides anew.
@@ -226,6 +228,7 @@ fn carry_out(lease: &mut ClockLease, target: Target, clock: &Clock, shared: &Sha
 fn try_release(
     lease: &mut ClockLease,
     retries: &mut Retries,
+    seldom: &mut Seldom<Instant>,
     patience: Duration,
     shared: &Shared,
 ) -> Duration {
@@ -235,8 +238,12 @@ fn try_release(
     };
     let failed = retries.failed();
     let for_s = failed.elapsed.as_secs();
-    if failed.say {
-        tracing::warn!(%error, for_s, hint = error.hint(), "clocks not given back yet");
+    // Refusals that go on are said at a falling rate; of those that come and go, the first lines are kept apart, too.
+    let begins = failed.elapsed < Duration::from_secs(1);
+    if failed.say
+        && let Some(times) = if begins { seldom.may_say("refused", Instant::now()) } else { Some(None) }
+    {
+        tracing::warn!(%error, for_s, not_said_before = times, hint = error.hint(), "clocks not given back yet");
     }
     if failed.elapsed >= patience {
         shared.lock().fatal.get_or_insert(still_locked(&error, failed.elapsed));

@@ -88,6 +88,7 @@ pub struct Recorder {
     totals: Totals,
     savings: Savings,
     steps: Option<StepTap>,
+    seldom: Seldom<Instant>,
 }
 
 /// Sums over the run, for its summary.
@@ -157,6 +158,7 @@ impl Recorder {
             totals: Totals::default(),
             savings,
             steps,
+            seldom: Seldom::default(),
         })
     }
 
@@ -176,8 +178,12 @@ impl Recorder {
         if let Err(error) = self.jobs.try_send(Job::Step(job))
             && self.steps.as_mut().is_some_and(StepTap::lost)
             && matches!(error, TrySendError::Full(_))
+            && let Some(times) = self.seldom.may_say("steps", Instant::now())
         {
-            tracing::warn!("the disk does not keep up: steps are lost, and their record begins anew");
+            tracing::warn!(
+                not_said_before = times,
+                "the disk does not keep up: steps are lost, and their record begins anew"
+            );
         }
     }
 
@@ -392,8 +398,7 @@ impl Writer {
 
     /// Says it, but not each time.
     fn failed(&mut self, kind: &'static str, error: &dyn std::fmt::Display, text: &str) {
-        if let Some(((), times)) = self.seldom.happened(kind, (), Instant::now()) {
-            let times = (times > 0).then_some(times);
+        if let Some(times) = self.seldom.may_say(kind, Instant::now()) {
             tracing::error!(%error, not_said_before = times, "{text}");
         }
     }

@@ -4,9 +4,10 @@ use std::cell::RefCell;
 
 use super::clock::Clock;
 use crate::gpu::plausible::{
-    EnergyJudge, EnergySource, IdleJudge, PROVEN, is_clock, is_power, is_temperature, usable_limit,
+    EnergyJudge, EnergySource, IdleJudge, is_clock, is_power, is_temperature, usable_limit,
 };
 use crate::gpu::{GpuError, GpuInfo, GpuReading, GpuSensors, GpuSetup, SupportedClocks};
+use crate::seldom::EVERY_S;
 use crate::units::{Mhz, Millijoules, Seconds, Time, Watts};
 
 /// A power that is older is asked for again before energy is judged.
@@ -82,7 +83,7 @@ impl Trusted {
         let gpu = self.sensors.info();
         let doubt = &mut self.judged.borrow_mut().doubts[kind as usize];
         if believed {
-            if doubt.0.is_some_and(|at| now.since(at) >= PROVEN) {
+            if doubt.0.is_some_and(|at| now.since(at) >= Seconds(EVERY_S)) {
                 doubt.0 = None;
                 tracing::info!(%gpu, "{sensor} is believed again");
             }

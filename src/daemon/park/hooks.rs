@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::park::fans::FanCommand;
+use crate::seldom::Seldom;
 
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -61,24 +62,27 @@ impl Drop for FanHooks {
 }
 
 fn serve(programs: &Programs, orders: &Receiver<FanCommand>) {
+    let mut seldom = Seldom::default();
     while let Ok(command) = orders.recv() {
         let (name, argv) = match command {
             FanCommand::On => ("fan_on", &programs.on),
             FanCommand::Off => ("fan_off", &programs.off),
         };
         let Some((program, arguments)) = argv.split_first() else { continue };
-        match run(program, arguments, programs.timeout) {
-            Ok(Some(status)) if status.success() => tracing::info!(program, "{name} done"),
-            Ok(Some(status)) => tracing::warn!(program, %status, "{name} failed"),
+        let why = match run(program, arguments, programs.timeout) {
+            Ok(Some(status)) if status.success() => {
+                tracing::info!(program, "{name} done");
+                continue;
+            }
+            Ok(Some(status)) => format!("{name} failed: {status}"),
             Ok(None) => {
                 let timeout_s = programs.timeout.as_secs_f64();
-                tracing::warn!(
-                    program,
-                    timeout_s,
-                    "{name} took too long and was killed (park.fan_timeout_s)"
-                );
+                format!("{name} took more than {timeout_s} s and was killed (park.fan_timeout_s)")
             }
-            Err(error) => tracing::warn!(program, %error, "{name} cannot be run; see park.{name}"),
+            Err(error) => format!("{name} cannot be run: {error}; see park.{name}"),
+        };
+        if let Some(times) = seldom.may_say(name, Instant::now()) {
+            tracing::warn!(program, not_said_before = times, "{why}");
         }
     }
 }

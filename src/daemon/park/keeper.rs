@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crate::gpu::GpuInfo;
 use crate::park::levers::LeverBook;
+use crate::seldom::Seldom;
 use crate::store::save_levers;
 
 /// The thread that writes. Dropped, it writes what it was given to the end.
@@ -22,10 +24,13 @@ impl Keeper {
     pub fn spawn(dir: PathBuf) -> std::io::Result<Self> {
         let (books, received) = channel::<(GpuInfo, LeverBook)>();
         let thread = std::thread::Builder::new().name("agft-levers".into()).spawn(move || {
+            let mut seldom = Seldom::default();
             for (gpu, book) in received {
-                if let Err(error) = save_levers(&dir, &gpu, 1, &book) {
+                if let Err(error) = save_levers(&dir, &gpu, 1, &book)
+                    && let Some(times) = seldom.may_say("save", Instant::now())
+                {
                     tracing::warn!(
-                        %gpu, %error,
+                        %gpu, %error, not_said_before = times,
                         "what parking saves is not stored (model.save_dir): the next run measures it anew"
                     );
                 }

@@ -10,6 +10,7 @@ use crate::park::price::WakePrice;
 use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
 use crate::park::source::WakeSource;
 use crate::park::wake::{Running, Verdict, WakeCheck};
+use crate::seldom::Seldom;
 use crate::units::{Clocks, Joules, Mhz, Millijoules, Seconds, Time};
 use crate::view::{ParkStanding, ParkedGpu};
 
@@ -79,6 +80,7 @@ pub struct Member {
     in_force: Option<Clocks>,
     paused: bool,
     standing: (ParkStanding, Time),
+    seldom: Seldom<Time>,
 }
 
 impl Member {
@@ -118,6 +120,7 @@ impl Member {
             in_force: None,
             paused: false,
             standing: (ParkStanding::Serving, now),
+            seldom: Seldom::default(),
         }
     }
 
@@ -395,7 +398,12 @@ impl Member {
             }
             Decision::Cool { temperature_c } => {
                 self.books.hot_spells += 1;
-                tracing::warn!(gpu = %self.info, temperature_c, clocks = %self.parks_at(), "too hot: parked");
+                if let Some(times) = self.seldom.may_say("hot", now) {
+                    let clocks = self.parks_at();
+                    tracing::warn!(
+                        gpu = %self.info, temperature_c, %clocks, not_said_before = times, "too hot: parked"
+                    );
+                }
                 self.park(true, now)?;
             }
             Decision::Wake(source) => {
@@ -474,12 +482,15 @@ impl Member {
             }
             Verdict::ResetAgain => {
                 self.books.reset_again();
-                tracing::error!(
-                    gpu = %self.info,
-                    core_mhz = core.map(|clock| clock.0),
-                    memory_mhz = memory.map(|clock| clock.0),
-                    "work runs at the parked clock though the clocks were given back: reset again"
-                );
+                if let Some(times) = self.seldom.may_say("reset again", now) {
+                    tracing::error!(
+                        gpu = %self.info,
+                        core_mhz = core.map(|clock| clock.0),
+                        memory_mhz = memory.map(|clock| clock.0),
+                        not_said_before = times,
+                        "work runs at the parked clock though the clocks were given back: reset again"
+                    );
+                }
                 if let Some(disturb) = self.disturber() {
                     disturb("work runs at the parked clock".into());
                 }
@@ -487,10 +498,12 @@ impl Member {
             Verdict::GiveUp => {
                 self.check = None;
                 self.rule.woke(Seconds(f64::INFINITY));
-                tracing::error!(
-                    gpu = %self.info,
-                    "the clocks do not come back; is another program locking them? see `nvidia-smi -q -d CLOCK`"
-                );
+                if let Some(times) = self.seldom.may_say("given up", now) {
+                    tracing::error!(
+                        gpu = %self.info, not_said_before = times,
+                        "the clocks do not come back; is another program locking them? see `nvidia-smi -q -d CLOCK`"
+                    );
+                }
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::line_file::LineFile;
 use super::{FILE_NAME, RoundRecord, rotated_name};
+use crate::seldom::Seldom;
 use crate::store::dir::Dir;
 use crate::store::error::StoreError;
 use crate::units::{Seconds, Time};
@@ -59,6 +60,7 @@ pub struct RoundWriter {
     pending: Vec<u8>,
     due: Time,
     stats: RoundStats,
+    seldom: Seldom<Time>,
 }
 
 impl RoundWriter {
@@ -73,7 +75,15 @@ impl RoundWriter {
     pub(in crate::store) fn within(dir: Dir, limits: RoundLimits, now: Time) -> Result<Self, StoreError> {
         let file = open_file(&dir)?;
         let due = now + limits.flush_interval;
-        Ok(Self { dir, file, limits, pending: Vec::new(), due, stats: RoundStats::default() })
+        Ok(Self {
+            dir,
+            file,
+            limits,
+            pending: Vec::new(),
+            due,
+            stats: RoundStats::default(),
+            seldom: Seldom::default(),
+        })
     }
 
     /// Takes a round, and writes what is due.
@@ -113,11 +123,11 @@ impl RoundWriter {
         match outcome {
             Err(error) => {
                 self.stats.errors += 1;
-                if !failed_before {
-                    tracing::warn!(%error, "rounds are not written; they are kept in memory and tried again");
+                if !failed_before && let Some(times) = self.seldom.may_say("rounds", now) {
+                    tracing::warn!(%error, not_said_before = times, "rounds are not written; they are kept in memory and tried again");
                 }
             }
-            Ok(()) if failed_before => {
+            Ok(()) if failed_before && self.seldom.over("rounds") => {
                 tracing::info!(lost = self.stats.lost, "rounds are written again");
             }
             Ok(()) => {}

@@ -164,13 +164,16 @@ impl Member {
             }
         }
         if down {
-            tracing::warn!(gpu = %self.info, why, "not parked: the clocks are the driver's");
+            if let Some(times) = self.seldom.may_say("not parked", now) {
+                let gpu = &self.info;
+                tracing::warn!(%gpu, why, not_said_before = times, "not parked: the clocks are the driver's");
+            }
             self.book(now)?;
             self.booked = None;
             self.lowering.end(now);
             self.rule.refused(now);
-        } else {
-            tracing::warn!(gpu = %self.info, why, "clocks given back");
+        } else if let Some(times) = self.seldom.may_say("given back", now) {
+            tracing::warn!(gpu = %self.info, why, not_said_before = times, "clocks given back");
         }
         Ok(())
     }
