@@ -23,8 +23,9 @@
 //! ([`crate::gpu::retry`]), the lines of the log become rare, and after 2 s NVML is started again with every try that
 //! far apart: a handle may be stale. Only a GPU that no GPU's UUID and no PCI device of the kernel names any more is
 //! given up. A service manager that stops the unit ends a guardian that is still trying by SIGKILL, after
-//! `TimeoutStopSec`; `ExecStopPost=agft release --journal` and the next start then go on from the journal. The next
-//! start's guardian takes over from one that still tries: it kills it, and reads the same journal.
+//! `TimeoutStopSec`; `ExecStopPost=agft release --journal` and the next start then go on from the journal. A guardian
+//! that still tries leaves each GPU to the agft that takes it next, and goes on with the others; one that does not
+//! answer is killed by the next start's guardian, which reads the same journal.
 //!
 //! What was given back under a living controller is given back again when that ends: a driver call that was on its way
 //! may have locked in between.
