@@ -10,7 +10,7 @@ use agft::units::Mhz;
 use nvidia_ml::{GpuConfig, Injection, MockConfig};
 use rustix::process::Signal;
 use support::daemon::Bench;
-use support::eventually;
+use support::{eventually, get, value};
 
 const SET_CORE: &str = "nvmlDeviceSetGpuLockedClocks";
 const RESET_CORE: &str = "nvmlDeviceResetGpuLockedClocks";
@@ -119,17 +119,24 @@ fn sensors_that_fail_for_a_while_cost_lessons_and_not_the_run() {
 #[test]
 fn permission_lost_while_running_is_waited_out() {
     let bench = Bench::new();
-    let mut daemon = bench.serve(&[]);
+    let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
+    let address = daemon.page_address();
+    let clocks = || {
+        let page = get(&address, "/metrics").expect("the page");
+        ["agft_clocks_locked", "agft_clocks_not_given_back"].map(|name| value(&page, name))
+    };
     for call in [SET_CORE, RESET_CORE] {
         bench.mock.inject(&Injection::error(call, NO_PERMISSION)).expect("a free slot");
     }
     daemon.wait_for_log("not permitted; run agft as root");
     std::thread::sleep(Duration::from_secs(3));
     assert!(daemon.is_running(), "{}", daemon.tail());
+    assert_eq!(clocks(), [None, Some(1.0)], "what is locked is not known");
     assert!(daemon.log().matches("clocks not given back yet").count() < 8, "{}", daemon.tail());
     bench.mock.clear_injections();
     bench.wait_for_release(&daemon);
     bench.wait_for_lock(&daemon);
+    assert_eq!(clocks()[1], Some(0.0));
     daemon.stop();
     bench.assert_given_back(daemon.pid());
 }

@@ -4,38 +4,25 @@
 mod support;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::daemon::{Bench, Daemon};
-use support::{eventually, get};
-
-/// Where the daemon says its page is.
-fn address_of_page(daemon: &Daemon) -> SocketAddr {
-    daemon.wait_for_log("metrics page");
-    let log = daemon.log();
-    let line = log.lines().find(|line| line.contains("metrics page")).unwrap();
-    let url = line.split("http://").nth(1).unwrap();
-    url.split('/').next().unwrap().parse().unwrap()
-}
-
-fn value(page: &str, name: &str) -> Option<f64> {
-    let line = page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
-    line.rsplit_once(' ')?.1.parse().ok()
-}
+use support::daemon::Bench;
+use support::engine::Behaviour;
+use support::{eventually, get, value};
 
 #[test]
 fn page_follows_the_loop_and_ends_with_it() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
-    let address = address_of_page(&daemon);
+    let address = daemon.page_address();
     let locked = |page: &Option<String>| {
         page.as_ref().is_some_and(|page| {
             value(page, "agft_clocks_locked") == Some(1.0) && value(page, "agft_lessons_total") > Some(3.0)
         })
     };
-    let page = eventually(|| get(address, "/metrics"), locked).unwrap();
+    let page = eventually(|| get(&address, "/metrics"), locked).unwrap();
     assert!(locked(&Some(page.clone())), "{page}");
     assert!(value(&page, r#"agft_gpu_energy_joules_total{gpu="0"}"#) > Some(0.0), "{page}");
     assert!(value(&page, r#"agft_tokens_total{kind="generated"}"#) > Some(0.0), "{page}");
@@ -44,7 +31,28 @@ fn page_follows_the_loop_and_ends_with_it() {
     let modes = page.lines().filter(|line| line.starts_with("agft_mode{") && line.ends_with(" 1.0")).count();
     assert_eq!(modes, 1, "{page}");
     daemon.stop();
-    assert!(get(address, "/metrics").is_none());
+    assert!(get(&address, "/metrics").is_none());
+}
+
+#[test]
+fn outage_leaves_no_reading_of_the_engine_on_the_page() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
+    let address = daemon.page_address();
+    let readings = || {
+        let page = get(&address, "/metrics").unwrap();
+        [r#"agft_requests{state="running"}"#, "agft_kv_cache_usage_ratio", "agft_edp_joule_seconds"]
+            .map(|series| value(&page, series))
+    };
+    assert!(eventually(readings, |all| all.iter().all(Option::is_some)).iter().all(Option::is_some));
+    bench.engine.behave(Behaviour::Refuse);
+    assert_eq!(eventually(readings, |all| all.iter().all(Option::is_none)), [None; 3]);
+    let page = get(&address, "/metrics").unwrap();
+    assert_eq!(value(&page, r#"agft_mode{mode="OUTAGE"}"#), Some(1.0), "{page}");
+    assert!(value(&page, r#"agft_gpu_power_watts{gpu="0"}"#).is_some(), "the GPU still answers: {page}");
+    bench.engine.behave(Behaviour::Serve);
+    assert!(eventually(readings, |all| all[0].is_some())[0].is_some(), "{}", daemon.tail());
+    daemon.stop();
 }
 
 #[test]
@@ -63,11 +71,14 @@ fn port_that_is_taken_is_an_error_before_any_clock_is_touched() {
 fn crowd_of_bad_clients_does_not_delay_the_loop() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
-    let address = address_of_page(&daemon);
-    let before = value(&get(address, "/metrics").unwrap(), "agft_rounds_total").unwrap();
+    let address = daemon.page_address();
+    let before = value(&get(&address, "/metrics").unwrap(), "agft_rounds_total").unwrap();
     let mut crowd = Vec::new();
     for k in 0..1000 {
-        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(5)) else { break };
+        let Ok(mut stream) = TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(5))
+        else {
+            break;
+        };
         let _ = stream.write_all(if k % 2 == 0 { b"GET /metr" } else { b"\0\0\0\0" });
         crowd.push(stream);
     }
@@ -75,7 +86,7 @@ fn crowd_of_bad_clients_does_not_delay_the_loop() {
     daemon.wait_for_lessons(3);
     assert!(daemon.lessons() > lessons);
     drop(crowd);
-    let page = eventually(|| get(address, "/metrics"), Option::is_some).unwrap();
+    let page = eventually(|| get(&address, "/metrics"), Option::is_some).unwrap();
     let (steps, late) = (
         value(&page, "agft_tick_lateness_seconds_count").unwrap(),
         value(&page, r#"agft_tick_lateness_seconds_bucket{le="0.1"}"#).unwrap(),
@@ -91,7 +102,7 @@ fn prometheus_scrapes_it_and_answers_questions_about_it() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let bench = Bench::new();
     let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
-    let target = address_of_page(&daemon);
+    let target = daemon.page_address();
     let config = bench.path("prometheus.yml");
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus/agft.rules.yml");
     let text = format!(
@@ -137,7 +148,7 @@ fn rules_and_dashboard_name_only_metrics_that_there_are() {
     let root = env!("CARGO_MANIFEST_DIR");
     let read =
         |path: &str| std::fs::read_to_string(format!("{root}/{path}")).expect("a file of the repository");
-    let documented = read("docs/metrics.md");
+    let documented = read("docs/metrics.md") + &read("docs/park.md");
     let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
     for path in ["deploy/prometheus/agft.rules.yml", "deploy/grafana/agft.json"] {
         for name in read(path).split(word).filter(|name| name.starts_with("agft_")) {

@@ -42,10 +42,7 @@ fn overhead_with_a_scraper_a_status_watch_and_a_page_stays_small() {
         .set("logging.console_level", "INFO");
     for watched in [false, true] {
         let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0", "--log-format", "text"]);
-        daemon.wait_for_log("metrics page");
-        let log = daemon.log();
-        let line = log.lines().find(|line| line.contains("metrics page")).unwrap();
-        let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+        let address = daemon.page_address();
         let mut watch = watched.then(|| {
             let mut command = bench.command(&["status", "--watch", "--json"]);
             command.stdout(Stdio::null()).spawn().unwrap()

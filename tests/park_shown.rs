@@ -160,9 +160,7 @@ fn dry_run_decides_and_shows_and_writes_nothing() {
 fn metrics_follow_the_run_and_a_port_that_is_taken_is_an_error_before_any_clock() {
     let bench = a100();
     let mut daemon = parked(&bench, &["--metrics-listen", "127.0.0.1:0"]);
-    let log = daemon.log();
-    let line = log.lines().find(|line| line.contains("metrics page")).unwrap();
-    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let address = daemon.page_address();
     let is =
         |page: &Option<String>, line: &str| page.as_ref().is_some_and(|page| page.lines().any(|l| l == line));
     let parked = r#"agft_park_state{gpu="0",state="PARKED"} 1.0"#;

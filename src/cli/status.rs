@@ -17,8 +17,8 @@ use crate::guardian::undo::runtime_dir;
 use crate::holdout::contrast::FEWEST_CYCLES;
 use crate::holdout::{Change, SavingsState};
 use crate::text;
-use crate::units::{Clocks, Mhz, Seconds};
-use crate::view::{ArmStatus, History, ParkState, State};
+use crate::units::{Mhz, Seconds};
+use crate::view::{ArmStatus, History, ParkState, State, clocks_words};
 
 /// Longest answer: a state with every clock of a card is some ten kilobytes.
 const MAX_ANSWER: u64 = 8 << 20;
@@ -327,15 +327,16 @@ impl Picture {
 
     /// What came of an order, in a line.
     fn after_order(&self) -> String {
-        let clocks =
-            |clocks: Option<Clocks>| clocks.map_or("driver default".into(), |clocks| clocks.to_string());
         match self {
             Self::Run(state) => {
                 let (pid, mode) = (state.pid, state.mode.name());
-                format!("agft (pid {pid}): {mode}, clocks: {}", clocks(state.in_force))
+                let clocks = clocks_words(state.in_force, state.not_given_back);
+                format!("agft (pid {pid}): {mode}, clocks: {clocks}")
             }
             Self::Park(park) => {
-                let of = park.gpus.iter().map(|gpu| format!("GPU {}: {}", gpu.index, clocks(gpu.in_force)));
+                let of = park.gpus.iter().map(|gpu| {
+                    format!("GPU {}: {}", gpu.index, clocks_words(gpu.in_force, gpu.not_given_back))
+                });
                 let clocks = of.collect::<Vec<_>>().join("; ");
                 format!("agft park (pid {}): {}, clocks: {clocks}", park.pid, park.mode.name())
             }
@@ -344,8 +345,6 @@ impl Picture {
 }
 
 fn describe(out: &mut String, state: &State) -> std::fmt::Result {
-    let clocks =
-        |clocks: Option<Clocks>| clocks.map_or("driver default".to_owned(), |clocks| clocks.to_string());
     let number = |value: Option<f64>, digits: usize, unit: &str| {
         value.map_or("unknown".to_owned(), |value| format!("{value:.digits$}{unit}"))
     };
@@ -353,7 +352,8 @@ fn describe(out: &mut String, state: &State) -> std::fmt::Result {
     let minutes = (state.at_unix_s - state.started_unix_s) / 60.0;
     writeln!(out, "agft {} (pid {}), {minutes:.1} min", state.version, state.pid)?;
     writeln!(out, "  mode        {}{}", state.mode.name(), if state.dry_run { ", dry run" } else { "" })?;
-    writeln!(out, "  clocks      {} (asked: {})", clocks(state.in_force), clocks(state.asked))?;
+    let clocks = clocks_words(state.in_force, state.not_given_back);
+    writeln!(out, "  clocks      {clocks} (asked: {})", clocks_words(state.asked, false))?;
     if let Some(floor) = state.floor {
         writeln!(out, "  floor       {floor}, from a broken latency limit")?;
     }

@@ -3,8 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::park::books::{Books, Estimate};
-use crate::units::Clocks;
-use crate::view::{ParkState, ParkedGpu, ParkingState};
+use crate::view::{ParkState, ParkedGpu, ParkingState, clocks_words};
 
 /// The state in some lines.
 pub(super) fn describe_park(out: &mut String, state: &ParkState) -> fmt::Result {
@@ -32,8 +31,6 @@ pub(super) fn describe_park(out: &mut String, state: &ParkState) -> fmt::Result 
 }
 
 fn describe_gpu(out: &mut String, gpu: &ParkedGpu, now_unix_s: f64) -> fmt::Result {
-    let clocks =
-        |clocks: Option<Clocks>| clocks.map_or("driver default".to_owned(), |clocks| clocks.to_string());
     let books = &gpu.books;
     writeln!(out, "  GPU {} ({})", gpu.index, gpu.name)?;
     writeln!(
@@ -41,7 +38,7 @@ fn describe_gpu(out: &mut String, gpu: &ParkedGpu, now_unix_s: f64) -> fmt::Resu
         "    state     {} for {}, clocks: {} (parked: {})",
         gpu.state.name(),
         duration(now_unix_s - gpu.since_unix_s),
-        clocks(gpu.in_force),
+        clocks_words(gpu.in_force, gpu.not_given_back),
         gpu.parked_clocks
     )?;
     writeln!(out, "    lever     {}", lever_words(gpu))?;

@@ -29,6 +29,8 @@ struct Mailbox {
     /// Somebody else gave the clocks back, or they must not be held any more; and why.
     disturbed: Option<String>,
     shutdown: bool,
+    /// The driver has not taken the clocks back: what is locked is not known.
+    not_given_back: bool,
     outcomes: Vec<ClockOutcome>,
     fatal: Option<GpuError>,
 }
@@ -94,6 +96,12 @@ impl Actuator {
             }
             self.shared.failed.notified().await;
         }
+    }
+
+    /// Are clocks to be given back that the driver has not taken yet? Then a lock may be in force.
+    #[must_use]
+    pub fn is_not_given_back(&self) -> bool {
+        self.shared.lock().not_given_back
     }
 
     /// Why the clocks cannot be controlled any more, if so; for those who look rather than wait.
@@ -198,9 +206,9 @@ fn serve(shared: &Shared, mut lease: ClockLease, clock: &Clock, patience: Durati
             _ => None,
         };
         shared.pulse.rest();
-        if let Some(outcome) = outcome {
-            shared.lock().outcomes.push(outcome);
-        }
+        let mut mailbox = shared.lock();
+        mailbox.not_given_back = lease.current().is_none();
+        mailbox.outcomes.extend(outcome);
     }
 }
 

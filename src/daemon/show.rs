@@ -56,6 +56,7 @@ impl Observer for Show {
             controller: facts.controller,
             lateness: facts.lateness,
             took: facts.took,
+            not_given_back: facts.not_given_back,
             unix_s: facts.unix_time,
         });
         self.publish.send_replace(Arc::new(self.view.state().clone()));

@@ -74,6 +74,8 @@ pub struct StepFacts<'a> {
     pub lateness: Option<Seconds>,
     /// Time that collecting, deciding and commanding took.
     pub took: Seconds,
+    /// Are there clocks that the driver has not taken back? Then a lock may be in force.
+    pub not_given_back: bool,
     /// Wall-clock time, seconds since the Unix epoch.
     pub unix_time: f64,
 }
@@ -321,6 +323,7 @@ fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
         controller: &parts.controller,
         lateness: due.map(|due| now.since(due)),
         took: parts.clock.now().since(now),
+        not_given_back: parts.actuator.as_ref().is_some_and(Actuator::is_not_given_back),
         unix_time: unix_seconds(),
     };
     for observer in &mut parts.observers {

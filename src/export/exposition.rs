@@ -109,6 +109,9 @@ impl Collector for Page {
     }
 }
 
+const NOT_GIVEN_BACK: &str =
+    "1 while the driver does not take clocks back that are to be at its default: a lock may be in force.";
+
 /// One label.
 type Label<'l> = (&'static str, &'l str);
 
@@ -235,8 +238,11 @@ fn gpus(to: &mut Families<'_>, state: &State) -> fmt::Result {
         (vec![("gpu", index.as_str()), ("uuid", gpu.uuid.as_str()), ("name", gpu.name.as_str())], 1.0)
     });
     to.gauges(("gpu_info", None, "The GPUs of the engine; always 1."), names)?;
-    let what = ("clocks_locked", None, "1 while a lock is in force, 0 at driver-default clocks.");
-    to.gauge(what, flag(state.in_force.is_some()))?;
+    let what =
+        ("clocks_locked", None, "1 while a lock is in force, 0 at driver-default clocks; none if not known.");
+    to.gauge(what, (!state.not_given_back).then(|| flag(state.in_force.is_some())))?;
+    let what = ("clocks_not_given_back", None, NOT_GIVEN_BACK);
+    to.gauge(what, flag(state.not_given_back))?;
     let what = ("asked_core_clock", Some("hertz"), "Core clock asked for; none at driver-default clocks.");
     to.gauge(what, state.asked.map(|clocks| hertz(clocks.core)))?;
     let what = ("asked_memory_clock", Some("hertz"), "Memory clock asked for; none where it is left alone.");

@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 use super::Published;
 use super::protocol::{Answer, MAX_REQUEST, Request};
 use crate::control::{Mode, Order};
-use crate::view::{History, ParkMode, ParkState, State};
+use crate::view::{History, ParkMode, ParkState, ParkedGpu, State};
 
 /// Connections at once. One more cuts off the client that has been silent the longest, or else the one that asked the
 /// longest ago and only watches: neither keeps an order out. If all are being answered, it is told to try again.
@@ -275,7 +275,9 @@ impl Published {
             Self::Run(latest) => {
                 let done = |state: &Arc<State>| match order {
                     Order::Pause => {
-                        matches!(state.mode, Mode::Paused | Mode::Outage) && state.in_force.is_none()
+                        matches!(state.mode, Mode::Paused | Mode::Outage)
+                            && state.in_force.is_none()
+                            && !state.not_given_back
                     }
                     Order::Resume => state.mode != Mode::Paused,
                 };
@@ -284,7 +286,8 @@ impl Published {
             Self::Park(state) => {
                 let done = |state: &Arc<ParkState>| match order {
                     Order::Pause => {
-                        state.mode == ParkMode::Paused && state.gpus.iter().all(|gpu| gpu.in_force.is_none())
+                        let free = |gpu: &ParkedGpu| gpu.in_force.is_none() && !gpu.not_given_back;
+                        state.mode == ParkMode::Paused && state.gpus.iter().all(free)
                     }
                     Order::Resume => state.mode == ParkMode::Parking,
                 };

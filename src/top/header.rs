@@ -10,8 +10,8 @@ use super::text::{Theme, energy, number, signed_share, span};
 use crate::bandit::Phase;
 use crate::control::Mode;
 use crate::reward::slo::Statistic;
-use crate::units::{Clocks, Mhz, Seconds};
-use crate::view::{GpuState, State};
+use crate::units::{Mhz, Seconds};
+use crate::view::{GpuState, State, clocks_words};
 
 /// The picture is called old when it is older than this although the daemon talks to us: its loop hangs.
 const OLD_S: f64 = 5.0;
@@ -137,12 +137,13 @@ fn gpus(gpus: &[GpuState], theme: Theme, lines: usize) -> Vec<Line<'static>> {
 }
 
 fn clocks(state: &State, theme: Theme) -> Line<'static> {
-    let words =
-        |clocks: Option<Clocks>| clocks.map_or("driver default".to_owned(), |clocks| clocks.to_string());
-    let mut text = if state.asked == state.in_force {
-        format!("{} in force", words(state.in_force))
+    let in_force = clocks_words(state.in_force, state.not_given_back);
+    let mut text = if state.not_given_back {
+        in_force
+    } else if state.asked == state.in_force {
+        format!("{in_force} in force")
     } else {
-        format!("{} in force, {} asked for", words(state.in_force), words(state.asked))
+        format!("{in_force} in force, {} asked for", clocks_words(state.asked, false))
     };
     if let Some(floor) = state.floor {
         text += &format!("; not below {floor}: a limit broke");

@@ -120,7 +120,7 @@ const ESSENTIAL: [&str; 19] = [
     "structured, edp",
     "25.0 % (2500 J) of energy",
     "time per token +5.0 % (estimate, 50 s)",
-    "12 faults, 1 outage, 4 limits broken (1 s), 1 page missed; clock",
+    "16 faults, 1 outage, 4 limits broken (1 s), 1 page missed; clock",
     "power 152 W",
     "EDP 82 % of default",
     "TTFT 200 ms",

@@ -52,6 +52,8 @@ pub struct Glance<'a> {
     pub lateness: Option<Seconds>,
     /// Time that the step took.
     pub took: Seconds,
+    /// Are there clocks that the driver has not taken back?
+    pub not_given_back: bool,
     /// Wall-clock time, seconds since the Unix epoch.
     pub unix_s: f64,
 }
@@ -105,6 +107,7 @@ impl View {
                 mode: controller.mode(),
                 asked: None,
                 in_force: None,
+                not_given_back: false,
                 floor: None,
                 limits: about.limits,
                 gpus,
@@ -172,6 +175,7 @@ impl View {
         state.mode = glance.controller.mode();
         state.floor = glance.controller.space().floor();
         state.in_force = glance.controller.running().clocks();
+        state.not_given_back = glance.not_given_back;
         if let Some(target) = glance.output.command {
             state.asked = target.clocks();
         }
@@ -190,6 +194,10 @@ impl View {
         self.state.parking = parking(glance.controller);
         if let Some(round) = &glance.output.round {
             self.round(round);
+        }
+        if self.state.mode == Mode::Outage {
+            // The latest window says nothing of now.
+            (self.state.load, self.state.round) = (Load::default(), None);
         }
         if self.learner_at.is_none_or(|at| now.since(at) >= LEARNER_EVERY) {
             self.learner_at = Some(now);

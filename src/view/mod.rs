@@ -20,7 +20,7 @@ pub use history::{History, POINTS, Point};
 pub use notes::{NOTES, Note, NoteKind, Notes, reason_words};
 pub use park::{ConnectionsState, ParkMode, ParkStanding, ParkState, ParkedGpu};
 pub use state::{
-    ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, fault_kinds,
-    reason_name, wake_sources,
+    ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, clocks_words,
+    fault_kinds, reason_name, wake_sources,
 };
 pub use timing::Timing;

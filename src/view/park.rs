@@ -98,6 +98,9 @@ pub struct ParkedGpu {
     pub wake_cost_j: Option<f64>,
     /// The lock that the driver confirmed; `None` at its default clocks.
     pub in_force: Option<Clocks>,
+    /// Clocks were to be given back and the driver has not taken them yet: a lock may be in force.
+    #[serde(default)]
+    pub not_given_back: bool,
     /// Utilisation when last read, percent.
     pub utilization_percent: Option<f64>,
     /// Core temperature when last read, degrees Celsius.

@@ -39,6 +39,9 @@ pub struct State {
     pub asked: Option<Clocks>,
     /// The lock that the driver has confirmed.
     pub in_force: Option<Clocks>,
+    /// Clocks were to be given back and the driver has not taken them yet: a lock may be in force, whatever `in_force` says.
+    #[serde(default)]
+    pub not_given_back: bool,
     /// The lowest core clock that broken limits allow.
     pub floor: Option<Mhz>,
     /// The latency limits in force.
@@ -47,7 +50,7 @@ pub struct State {
     pub gpus: Vec<GpuState>,
     /// What the engine has to do.
     pub load: Load,
-    /// The latest round, once there is one.
+    /// The latest round, once there is one; none in an outage.
     pub round: Option<RoundState>,
     /// What was learned.
     pub learner: LearnerState,
@@ -290,14 +293,16 @@ pub struct ParkingState {
 
 /// The kinds of `Counts::faults`.
 #[must_use]
-pub fn fault_kinds() -> [&'static str; 6] {
+pub fn fault_kinds() -> [&'static str; 8] {
     [
         "clock_refused",
         "clock_not_held",
         "clocks_changed",
         "stuck_at_idle_clock",
+        "clock_held_low",
         "engine_restart",
         "values_refused",
+        "stale_gauges",
     ]
 }
 
@@ -305,6 +310,16 @@ pub fn fault_kinds() -> [&'static str; 6] {
 #[must_use]
 pub fn wake_sources() -> [&'static str; 5] {
     ["page", "connections", "power", "utilization", "unseen"]
+}
+
+/// Clocks in force, in words.
+#[must_use]
+pub fn clocks_words(in_force: Option<Clocks>, not_given_back: bool) -> String {
+    match in_force {
+        _ if not_given_back => "not taken back by the driver; a lock may be in force".to_owned(),
+        None => "driver default".to_owned(),
+        Some(clocks) => clocks.to_string(),
+    }
 }
 
 /// The name of a reason, as metrics, status and files have it.

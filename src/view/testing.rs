@@ -94,6 +94,7 @@ pub(crate) fn state() -> State {
         mode: Mode::Exploitation,
         asked: Some(clocks),
         in_force: Some(clocks),
+        not_given_back: false,
         floor: Some(Mhz(600)),
         limits: Some(Limits {
             ttft: Seconds(1.0),
@@ -293,6 +294,7 @@ pub(crate) fn park_state() -> ParkState {
             levers: park_levers(),
             wake_cost_j: Some(30.0),
             in_force: Some(parked),
+            not_given_back: false,
             utilization_percent: Some(0.0),
             temperature_c: Some(41.0),
             idle_power_w: books.idle_power().map(|power| power.0),

@@ -78,6 +78,7 @@ fn show(view: &mut View, controller: &Controller, seen: &Observation, output: &O
         controller,
         lateness: Some(Seconds(0.002)),
         took: Seconds(0.001),
+        not_given_back: false,
         unix_s: 100.0 + seen.now.0,
     });
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use browser::Browser;
 use nvidia_ml::{GpuConfig, MockConfig};
 use serde_json::Value;
-use support::daemon::{Bench, Daemon};
+use support::daemon::Bench;
 use support::eventually;
 
 /// Keys, as WebDriver writes them.
@@ -43,14 +43,6 @@ fn browser() -> Option<Browser> {
     browser
 }
 
-/// Where the daemon says its web page is.
-fn address_of_page(daemon: &Daemon) -> String {
-    daemon.wait_for_log("web page");
-    let log = daemon.log();
-    let line = log.lines().find(|line| line.contains("web page")).unwrap();
-    format!("http://{}/", line.split("http://").nth(1).unwrap().split('/').next().unwrap())
-}
-
 /// Asserts that an expression in the page becomes true.
 fn holds(browser: &Browser, expression: &str) {
     let value = eventually(
@@ -73,7 +65,7 @@ fn page_in_a_browser_shows_the_run_and_its_end() {
     let hostile = GpuConfig { name: HOSTILE_NAME.into(), ..GpuConfig::a100() };
     let bench = Bench::with(&MockConfig::new(vec![hostile])).set("control.tpot_limit", "0.03");
     let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
-    let address = address_of_page(&daemon);
+    let address = format!("http://{}/", daemon.page_address());
     browser.resize(1280, 900, false);
     browser.prefer("light");
     browser.open(&address);

@@ -305,6 +305,17 @@ impl Daemon {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
+    /// Where its metrics page is, `HOST:PORT`; the daemon was told to listen.
+    pub(crate) fn page_address(&self) -> String {
+        self.wait_for_log("metrics page");
+        let log = self.log();
+        let url = log
+            .lines()
+            .find(|line| line.contains("metrics page"))
+            .and_then(|line| line.split("http://").nth(1));
+        url.and_then(|url| url.split('/').next()).expect("the address in the log").to_owned()
+    }
+
     /// Waits until the console shows `text`.
     pub(crate) fn wait_for_log(&self, text: &str) {
         assert!(eventually(|| self.log().contains(text), |seen| *seen), "no {text:?} in\n{}", self.tail());

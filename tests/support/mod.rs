@@ -34,6 +34,13 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> b
     }
 }
 
+/// The value of a series (name with its labels) on a metrics page.
+pub(crate) fn value(page: &str, series: &str) -> Option<f64> {
+    let line =
+        page.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+    line.rsplit_once(' ')?.1.parse().ok()
+}
+
 /// The body of a good answer to a plain GET; `None` for any other, and where nobody listens.
 pub(crate) fn get(address: impl ToSocketAddrs + Display, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(&address).ok()?;

@@ -320,6 +320,7 @@ impl Member {
             levers: levers.book().clone(),
             wake_cost_j: self.prices().wake.map(|cost| cost.0),
             in_force: self.in_force,
+            not_given_back: self.actuator.as_ref().is_some_and(Actuator::is_not_given_back),
             utilization_percent: self.utilization,
             temperature_c: self.temperature,
             idle_power_w: books.idle_power().map(|power| power.0),

@@ -8,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::{Families, Format, Label, count, flag, hertz, written};
+use super::{Families, Format, Label, NOT_GIVEN_BACK, count, flag, hertz, written};
 use crate::park::levers::LeverKind;
 use crate::view::{ParkMode, ParkStanding, ParkState, ParkedGpu};
 
@@ -73,8 +73,11 @@ fn standing(to: &mut Families<'_>, gpus: &Gpus<'_>) -> fmt::Result {
     to.gauges(("park_state", None, "Where a GPU stands: 1 for the state it is in."), states)?;
     let what = ("park_state_since", Some("seconds"), "When it came to that state, Unix time.");
     to.gauges(what, each(gpus, |gpu| Some(gpu.since_unix_s)))?;
-    let what = ("park_clocks_locked", None, "1 while a lock is in force, 0 at driver-default clocks.");
-    to.gauges(what, each(gpus, |gpu| Some(flag(gpu.in_force.is_some()))))?;
+    let help = "1 while a lock is in force, 0 at driver-default clocks; none if not known.";
+    let known = |gpu: &ParkedGpu| (!gpu.not_given_back).then(|| flag(gpu.in_force.is_some()));
+    to.gauges(("park_clocks_locked", None, help), each(gpus, known))?;
+    let what = ("park_clocks_not_given_back", None, NOT_GIVEN_BACK);
+    to.gauges(what, each(gpus, |gpu| Some(flag(gpu.not_given_back))))?;
     // Of a performance state no clock is asked for.
     let locked = |gpu: &ParkedGpu| gpu.in_force.filter(|_| gpu.lever != LeverKind::Pstate.name());
     let what =

@@ -82,6 +82,18 @@ fn unknown_has_no_sample() {
 }
 
 #[test]
+fn clocks_that_the_driver_does_not_take_back_are_neither_locked_nor_free() {
+    let page = page(Arc::new(crate::view::State { not_given_back: true, ..testing::state() }), Format::Text)
+        .unwrap();
+    assert!(page.contains("\nagft_clocks_not_given_back 1") && !page.contains("\nagft_clocks_locked"));
+    let mut park = testing::park_state();
+    park.gpus[0].not_given_back = true;
+    let page = park_page(Arc::new(park), Format::Text).unwrap();
+    assert!(page.contains("\nagft_park_clocks_not_given_back{gpu=\"0\"} 1"));
+    assert!(!page.contains("\nagft_park_clocks_locked"));
+}
+
+#[test]
 fn values_and_labels_are_those_of_the_state() {
     let page = text();
     for line in [

@@ -68,7 +68,8 @@ function figures(state, points) {
   const edp = words.edp(state);
   const [tpot, ttft] = [latest(points, (point) => point.tpot_s), latest(points, (point) => point.ttft_s)];
   const broken = (key) => (round?.violated === key ? false : null);
-  const asked = state.asked ? `asked for ${words.clocks(state.asked)}` : "left to the driver";
+  const locked = state.asked ? `asked for ${words.clocks(state.asked)}` : "left to the driver";
+  const asked = state.not_given_back ? "not taken back by the driver: a lock may be in force" : locked;
   const degrees = words.known(gpu?.temperature_c) ? `${words.count(gpu.temperature_c)} °C, ` : "";
   return [
     [saved.title, saved.value, saved.detail, saved.good],
@@ -77,7 +78,7 @@ function figures(state, points) {
       "Core clock",
       words.mhz(gpu?.core_clock),
       capped ? `${asked}; held low by power or heat` : asked,
-      capped ? false : null,
+      capped || state.not_given_back ? false : null,
     ],
     ["Power", words.watts(total), `${degrees}${words.percent(gpu?.utilization)} busy`, null],
     ["TPOT", words.latency(tpot.value), tpot.age + words.limitWords(state.limits, "tpot"), broken("tpot")],
