@@ -14,6 +14,8 @@ const UNTOLD_LIMIT: Watts = Watts(2000.0);
 const LIMITS: std::ops::RangeInclusive<f64> = 1.0..=5000.0;
 /// A counter that stands still for so long while there is power is too slow for windows: real ones tick within 0.1 s.
 pub const STILL: Seconds = Seconds(1.0);
+/// The same where no power is known: a live board always draws some.
+const STILL_ALONE: Seconds = Seconds(2.0);
 /// Looks at a tick may be late by so much.
 const LATE: Seconds = Seconds(1.0);
 /// Less energy than this is no proof that a counter stands still, joules.
@@ -200,7 +202,8 @@ impl EnergyJudge {
             self.sound_since = None;
             self.compared = Compared::default();
         }
-        let by_power = if self.power.is_some() { EnergySource::PowerIntegration } else { EnergySource::None };
+        let by_power =
+            if self.sees_power(now) { EnergySource::PowerIntegration } else { EnergySource::None };
         let before = self.source;
         let (source, why) = match (before, fault) {
             (None, _) if counter.is_some() => (EnergySource::Counter, String::new()),
@@ -245,9 +248,12 @@ impl EnergyJudge {
         let tick = self.tick.unwrap_or(Tick { at: now, power_j: 0.0 });
         let (stood, power_j) = (now.since(tick.at), tick.power_j);
         if counter == last {
-            return (stood >= STILL && power_j >= STILL_J).then(|| {
-                format!("{} mJ for {:.1} s, in which power says {power_j:.1} J", counter.0, stood.0)
-            });
+            let stands = format!("{} mJ for {:.1} s", counter.0, stood.0);
+            return if stood >= STILL && power_j >= STILL_J {
+                Some(format!("{stands}, in which power says {power_j:.1} J"))
+            } else {
+                (stood >= STILL_ALONE && !self.sees_power(now)).then_some(stands)
+            };
         }
         self.tick = Some(Tick { at: now, power_j: 0.0 });
         let Some(advance) = counter.since(last).map(|advance| advance.0) else {
@@ -267,6 +273,11 @@ impl EnergyJudge {
         self.compare(now, advance)
     }
 
+    /// Is there a power to compare with?
+    fn sees_power(&self, now: Time) -> bool {
+        self.power.is_some_and(|(at, _)| now.since(at) <= SPARSE)
+    }
+
     /// The counter advanced: that is accounted if it decides.
     fn advance(&mut self, now: Time, joules: f64) {
         if self.source == Some(EnergySource::Counter) {
@@ -276,8 +287,7 @@ impl EnergyJudge {
 
     fn compare(&mut self, now: Time, advance: f64) -> Option<String> {
         // Where nobody looks at power there is nothing to compare.
-        let fresh = self.power.is_some_and(|(at, _)| now.since(at) <= SPARSE);
-        let Some(from) = self.compared.from.filter(|_| fresh) else {
+        let Some(from) = self.compared.from.filter(|_| self.sees_power(now)) else {
             self.compared = Compared { from: Some(now), ..Compared::default() };
             return None;
         };

@@ -117,9 +117,19 @@ fn board_without_both_has_no_energy_and_one_without_counter_has_that_of_its_powe
 }
 
 #[test]
-fn counter_at_rest_on_a_board_that_draws_nothing_told_is_believed() {
-    let mut judge = EnergyJudge::new(Some(LIMIT));
-    assert_eq!(look(&mut judge, 0.0, 5.0, |_| Some(7), |_| None), []);
+fn counter_that_never_moves_beside_a_power_that_is_not_believed_leaves_no_energy() {
+    for power in [None, Some(4e6)] {
+        let mut judge = EnergyJudge::new(Some(LIMIT));
+        let changes = look(&mut judge, 0.0, 5.0, |_| Some(7), |_| power);
+        assert_eq!(sources(&changes), [EnergySource::None], "{changes:?}");
+        assert!(changes[0].why.starts_with("7 mJ for 2.0 s") && !changes[0].better, "{changes:?}");
+        assert_eq!(judge.total(), None);
+        // A power that comes after all decides.
+        assert_eq!(
+            sources(&look(&mut judge, 5.0, 1.0, |_| Some(7), |_| Some(200.0))),
+            [EnergySource::PowerIntegration]
+        );
+    }
 }
 
 #[test]
