@@ -18,6 +18,7 @@ use support::parking::{LOWEST, a100, core, parked, quick, wait_for_core};
 const SET_CORE: &str = "nvmlDeviceSetGpuLockedClocks";
 const RESET_CORE: &str = "nvmlDeviceResetGpuLockedClocks";
 const UTILIZATION: &str = "nvmlDeviceGetUtilizationRates";
+const NOT_SUPPORTED: u32 = 3;
 const LOST: u32 = 15;
 const UNKNOWN: u32 = 999;
 
@@ -80,6 +81,21 @@ fn every_gpu_is_parked_by_itself_and_one_that_is_not_named_is_left_alone() {
     let other = bench.run(&["park", "--gpus", "4"]);
     assert_eq!(other.code, Some(1), "{other:?}");
     assert!(other.err.contains("no GPU 4"), "{other:?}");
+}
+
+#[test]
+fn board_that_lists_no_clocks_is_named_with_the_remedy_and_the_others_are_parked() {
+    let bench = quick(&MockConfig::uniform(&GpuConfig::a100(), 2));
+    let unlisted = Injection::error("nvmlDeviceGetSupportedMemoryClocks", NOT_SUPPORTED).on(1);
+    bench.mock.inject(&unlisted).expect("a free slot");
+    let mut daemon = bench.start(&["park"]);
+    wait_for_core(&bench, &daemon, 0, Some(LOWEST));
+    let remedy = "the driver lists no clocks; leave it out of park.gpus";
+    daemon.wait_for_log(remedy);
+    daemon.stop();
+    let named = bench.run(&["park", "--gpus", "1"]);
+    assert_eq!(named.code, Some(1), "{named:?}");
+    assert!(named.err.contains(remedy), "{named:?}");
 }
 
 #[test]

@@ -159,7 +159,10 @@ fn open(host: NvmlHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, S
     {
         return Err(error.into());
     }
-    let clocks = sensors.supported_clocks()?;
+    let clocks = sensors.supported_clocks().map_err(|error| match error {
+        GpuError::NotSupported { .. } => SetupError::NoClocksListed { gpu: info.to_string() },
+        error => error.into(),
+    })?;
     let levels = levels(park, &info, &clocks, park.lever == ParkLever::Pstate)?;
     Ok(Chosen { sensors: Box::new(sensors), info, clocks, levels })
 }

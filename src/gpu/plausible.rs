@@ -202,8 +202,7 @@ impl EnergyJudge {
             self.sound_since = None;
             self.compared = Compared::default();
         }
-        let by_power =
-            if self.sees_power(now) { EnergySource::PowerIntegration } else { EnergySource::None };
+        let by_power = if self.sees_power(now) { EnergySource::PowerIntegration } else { EnergySource::None };
         let before = self.source;
         let (source, why) = match (before, fault) {
             (None, _) if counter.is_some() => (EnergySource::Counter, String::new()),

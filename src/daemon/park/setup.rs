@@ -55,6 +55,12 @@ pub enum SetupError {
         gpu: String,
     },
     /// The driver does not say which clocks there are.
+    #[error("{gpu} cannot be parked: the driver lists no clocks; leave it out of park.gpus")]
+    NoClocksListed {
+        /// The GPU, for humans.
+        gpu: String,
+    },
+    /// The GPU does not answer.
     #[error(transparent)]
     Gpu(#[from] GpuError),
 }
