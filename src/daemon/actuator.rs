@@ -334,6 +334,7 @@ mod tests {
             name: "x".into(),
             driver_version: None,
             power_limit: None,
+            power_limit_max: None,
         };
         let fake = Box::new(Fake { info, locked: false });
         let lease = ClockLease::take(vec![(fake, Mhz(210))]).unwrap();

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::clock::Clock;
 use crate::gpu::plausible::{
-    EnergyJudge, EnergySource, IdleJudge, is_clock, is_power, is_temperature, usable_limit,
+    EnergyJudge, EnergySource, IdleJudge, PowerJudge, highest_limit, is_clock, is_temperature,
 };
 use crate::gpu::{GpuError, GpuInfo, GpuReading, GpuSensors, GpuSetup, SupportedClocks};
 use crate::seldom::EVERY_S;
@@ -17,12 +17,12 @@ const POWER_AGE: Seconds = Seconds(0.25);
 pub struct Trusted {
     sensors: Box<dyn GpuSensors>,
     clock: Clock,
-    limit: Watts,
     judged: RefCell<Judged>,
 }
 
 struct Judged {
     energy: EnergyJudge,
+    power: PowerJudge,
     idle: IdleJudge,
     power_at: Option<Time>,
     doubts: [Doubt; 4],
@@ -57,14 +57,15 @@ impl Trusted {
     /// Looks at the energy for the first time.
     #[must_use]
     pub fn new(sensors: Box<dyn GpuSensors>, clock: Clock) -> Self {
-        let told = sensors.info().power_limit;
+        let info = sensors.info();
         let judged = Judged {
-            energy: EnergyJudge::new(told),
-            idle: IdleJudge::new(told),
+            energy: EnergyJudge::new(highest_limit(info)),
+            power: PowerJudge::new(highest_limit(info)),
+            idle: IdleJudge::new(info.power_limit),
             power_at: None,
             doubts: [Doubt::default(); 4],
         };
-        let trusted = Self { sensors, clock, limit: usable_limit(told), judged: RefCell::new(judged) };
+        let trusted = Self { sensors, clock, judged: RefCell::new(judged) };
         // What fails now is asked again.
         let _ = trusted.energy();
         trusted
@@ -96,9 +97,10 @@ impl Trusted {
     }
 
     fn judge_power(&self, power: Watts) -> Option<Watts> {
-        let believed = self.judge(Kind::Power, power, is_power(power, self.limit))?;
-        let mut judged = self.judged.borrow_mut();
         let now = self.clock.now();
+        let believed = self.judged.borrow_mut().power.believes(now, power);
+        let believed = self.judge(Kind::Power, power, believed)?;
+        let mut judged = self.judged.borrow_mut();
         judged.idle.on_power(now, believed);
         judged.power_at = Some(now);
         judged.energy.on_power(now, believed);

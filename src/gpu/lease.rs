@@ -272,6 +272,7 @@ mod tests {
             name: "fake".into(),
             driver_version: None,
             power_limit: None,
+            power_limit_max: None,
         };
         let fake = Fake { info, log: Arc::clone(&log), refuses };
         let books = Books { log: Arc::clone(&log), closed };

@@ -33,6 +33,9 @@ pub struct GpuInfo {
     pub driver_version: Option<String>,
     /// Power limit in force, if the board has one.
     pub power_limit: Option<Watts>,
+    /// The highest power limit that the board takes, if the driver says.
+    #[serde(default)]
+    pub power_limit_max: Option<Watts>,
 }
 
 impl fmt::Display for GpuInfo {

@@ -176,12 +176,14 @@ fn info(device: &Device<'_>, index: u32, driver_version: Option<String>) -> Resu
     let uuid = device.uuid().map_err(|error| call_failed(&gpu, "nvmlDeviceGetUUID", "", error));
     let name = device.name().map_err(|error| call_failed(&gpu, "nvmlDeviceGetName", "", error));
     let limit_mw = device.enforced_power_limit().or_else(|_| device.power_management_limit());
+    let highest_mw = device.power_management_limit_constraints();
     Ok(GpuInfo {
         index,
         uuid: text_or(uuid, || format!("GPU-unknown-{index}"))?,
         name: text_or(name, || "unknown".to_owned())?,
         driver_version,
         power_limit: limit_mw.ok().map(|mw| watts(f64::from(mw))),
+        power_limit_max: highest_mw.ok().map(|limits| watts(f64::from(limits.max_limit))),
     })
 }
 

@@ -4,10 +4,14 @@
 //! judged against the board's power limit, against the other sensor and against itself. Energy comes from the best source
 //! that is believed: the counter, else power over time, else none. Pure: time is a parameter.
 
+use super::GpuInfo;
 use crate::units::{Mhz, Millijoules, Seconds, Time, Watts};
 
-/// A board may draw its limit times this for a moment: no power above is believed, and no energy above is accounted.
-pub const TRANSIENT: f64 = 2.0;
+/// A board may draw its limit times this for a moment: no power above is believed.
+const TRANSIENT: f64 = 2.0;
+/// The same for longer: the driver's own limiter takes less than a second, and sensors are some percent off.
+const SUSTAINED: f64 = 1.2;
+const SUSTAINED_FOR: Seconds = Seconds(1.0);
 /// Stands for a limit that the driver does not tell, or tells wrongly.
 const UNTOLD_LIMIT: Watts = Watts(2000.0);
 /// Limits outside are not believed.
@@ -68,6 +72,13 @@ impl EnergySource {
 #[must_use]
 pub fn usable_limit(told: Option<Watts>) -> Watts {
     told.filter(|limit| LIMITS.contains(&limit.0)).unwrap_or(UNTOLD_LIMIT)
+}
+
+/// The highest power limit that may come into force while we look: an operator may raise the present one.
+#[must_use]
+pub fn highest_limit(info: &GpuInfo) -> Option<Watts> {
+    let told = [info.power_limit, info.power_limit_max].into_iter().flatten();
+    told.filter(|limit| LIMITS.contains(&limit.0)).max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 /// A power that a board with that limit can draw: a live one draws something.
@@ -177,7 +188,10 @@ impl EnergyJudge {
         if !self.goes_on(now) || !is_power(power, self.limit) {
             return;
         }
-        let Some((at, last)) = self.power.replace((now, power)) else { return };
+        let Some((at, last)) = self.power.replace((now, power)) else {
+            self.compared = Compared::default();
+            return;
+        };
         let gap = now.since(at);
         let drawn = 0.5 * (last.0 + power.0) * gap.0;
         if let Some(tick) = &mut self.tick {
@@ -284,21 +298,27 @@ impl EnergyJudge {
         }
     }
 
+    /// What is wrong with the counter over the last seconds, if anything is.
     fn compare(&mut self, now: Time, advance: f64) -> Option<String> {
-        // Where nobody looks at power there is nothing to compare.
-        let Some(from) = self.compared.from.filter(|_| self.sees_power(now)) else {
+        let Some(from) = self.compared.from else {
             self.compared = Compared { from: Some(now), ..Compared::default() };
             return None;
         };
         self.compared.counter_j += advance;
-        if now.since(from) < COMPARED {
+        let span = now.since(from);
+        if span < COMPARED {
             return None;
         }
         let Compared { counter_j, power_j, .. } = std::mem::take(&mut self.compared);
         self.compared.from = Some(now);
+        if counter_j > SUSTAINED * self.limit.0 * span.0 {
+            let limit = self.limit;
+            return Some(format!("{counter_j:.1} J in {:.1} s, on a board with a limit of {limit}", span.0));
+        }
         let differs = counter_j > DISAGREE * power_j || power_j > DISAGREE * counter_j;
-        let span = now.since(from).0;
-        differs.then(|| format!("{counter_j:.1} J in {span:.1} s, in which power says {power_j:.1} J"))
+        // Where nobody looks at power there is nothing to compare.
+        (differs && self.sees_power(now))
+            .then(|| format!("{counter_j:.1} J in {:.1} s, in which power says {power_j:.1} J", span.0))
     }
 
     fn is_proven(&self, now: Time) -> bool {
@@ -309,11 +329,43 @@ impl EnergyJudge {
         at_tick && self.sound_since.is_some_and(|since| now.since(since).0 >= wait)
     }
 
-    /// Never more than the board can have used since the first look.
+    /// Never more than the board can have used since the first look: its limit times the time.
     fn account(&mut self, now: Time, joules: f64) {
-        let most = self.started.map_or(0.0, |started| TRANSIENT * self.limit.0 * now.since(started).0);
+        let most = self.started.map_or(0.0, |started| self.limit.0 * now.since(started).0);
         self.total_j = (self.total_j + joules.max(0.0)).min(most).max(self.total_j);
         self.known_at = Some(now);
+    }
+}
+
+/// Power against the board's limit: moments above it are believed, seconds are not.
+#[derive(Debug, Clone, Copy)]
+pub struct PowerJudge {
+    limit: Watts,
+    /// Since when every power has been above what a board draws for longer.
+    above_since: Option<Time>,
+}
+
+impl PowerJudge {
+    /// For a board with that limit.
+    #[must_use]
+    pub fn new(limit: Option<Watts>) -> Self {
+        Self { limit: usable_limit(limit), above_since: None }
+    }
+
+    /// Is power above what a board draws for longer?
+    #[must_use]
+    pub fn is_above(&self) -> bool {
+        self.above_since.is_some()
+    }
+
+    /// Is this power believed?
+    pub fn believes(&mut self, now: Time, power: Watts) -> bool {
+        if power.0 <= SUSTAINED * self.limit.0 {
+            self.above_since = None;
+            return is_power(power, self.limit);
+        }
+        let since = *self.above_since.get_or_insert(now);
+        is_power(power, self.limit) && now.since(since) < SUSTAINED_FOR
     }
 }
 

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::plausible::{EnergyJudge, EnergySource, is_power, is_temperature, is_utilization, usable_limit};
+use super::plausible::{
+    EnergyJudge, EnergySource, PowerJudge, highest_limit, is_temperature, is_utilization, usable_limit,
+};
 use super::{GpuError, GpuInfo, GpuSensors};
 use crate::units::Time;
 
@@ -176,16 +178,21 @@ fn present<T>(answer: Result<T, GpuError>) -> Result<Option<T>, GpuError> {
 /// # Errors
 /// [`GpuError::Lost`] and the like. A missing sensor is none.
 pub fn judge(sensors: &dyn GpuSensors) -> Result<Judgement, GpuError> {
-    let limit = usable_limit(sensors.info().power_limit);
-    let mut energy = EnergyJudge::new(Some(limit));
+    let limit = usable_limit(highest_limit(sensors.info()));
+    let (mut energy, mut power_judge) = (EnergyJudge::new(Some(limit)), PowerJudge::new(Some(limit)));
     let mut doubts = Vec::new();
     let (mut last, mut ticks, mut counter, mut wrong_power) = (None, 0, false, None);
     let start = Instant::now();
-    while start.elapsed() < JUDGED_FOR && (ticks < TICKS || start.elapsed() < JUDGED_AT_LEAST) {
+    while start.elapsed() < JUDGED_FOR
+        && (ticks < TICKS || start.elapsed() < JUDGED_AT_LEAST || power_judge.is_above())
+    {
         let now = || Time(start.elapsed().as_secs_f64());
         if let Some(power) = present(sensors.power())? {
-            wrong_power = wrong_power.or(Some(power).filter(|power| !is_power(*power, limit)));
-            energy.on_power(now(), power);
+            if power_judge.believes(now(), power) {
+                energy.on_power(now(), power);
+            } else {
+                wrong_power.get_or_insert(power);
+            }
         }
         let value = present(sensors.energy())?;
         counter |= value.is_some();

@@ -59,6 +59,7 @@ impl SimGpu {
             name: guard.gpu().name.to_owned(),
             driver_version: Some("simulated".to_owned()),
             power_limit: Some(guard.power_cap()),
+            power_limit_max: None,
         };
         drop(guard);
         Self { world, clock, info, may_write: true }

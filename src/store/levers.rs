@@ -99,6 +99,7 @@ mod tests {
             name: "Board".into(),
             driver_version: Some("570.1".into()),
             power_limit: None,
+            power_limit_max: None,
         }
     }
 

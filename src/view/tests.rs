@@ -42,7 +42,14 @@ fn controller() -> Controller {
 }
 
 fn gpu() -> GpuInfo {
-    GpuInfo { index: 3, uuid: "GPU-1".into(), name: "A card".into(), driver_version: None, power_limit: None }
+    GpuInfo {
+        index: 3,
+        uuid: "GPU-1".into(),
+        name: "A card".into(),
+        driver_version: None,
+        power_limit: None,
+        power_limit_max: None,
+    }
 }
 
 fn view(controller: &Controller) -> View {

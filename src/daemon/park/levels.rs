@@ -82,6 +82,7 @@ mod tests {
             name: "Board".into(),
             driver_version: None,
             power_limit: None,
+            power_limit_max: None,
         }
     }
 

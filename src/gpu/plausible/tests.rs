@@ -94,6 +94,47 @@ fn counter_that_power_contradicts_gives_way() {
 }
 
 #[test]
+fn power_far_above_the_limit_is_believed_for_a_moment_only() {
+    let mut judge = PowerJudge::new(Some(LIMIT));
+    for (at, watts, believed) in [
+        (0.0, 799.0, true),
+        (0.9, 799.0, true),
+        (1.0, 799.0, false),
+        (60.0, 500.0, false),
+        (60.1, 480.0, true),
+        (60.2, 799.0, true),
+        (60.3, 801.0, false),
+        (60.4, 0.0, false),
+    ] {
+        assert_eq!(judge.believes(Time(at), Watts(watts)), believed, "{watts} W at {at} s");
+    }
+}
+
+#[test]
+fn counter_that_runs_above_the_limit_for_seconds_gives_way() {
+    let mut judge = EnergyJudge::new(Some(LIMIT));
+    let double = |at: f64| sound(at).map(|mj| mj * 5 / 2);
+    let changes = look(&mut judge, 0.0, 20.0, double, |_| Some(200.0));
+    assert_eq!(sources(&changes), [EnergySource::PowerIntegration], "{changes:?}");
+    assert!(judge.total().unwrap().1 <= 400.0 * 20.0);
+}
+
+#[test]
+fn limit_that_may_be_raised_is_the_one_that_counts() {
+    let info = |power_limit, power_limit_max| GpuInfo {
+        index: 0,
+        uuid: "GPU-1".into(),
+        name: "A card".into(),
+        driver_version: None,
+        power_limit,
+        power_limit_max,
+    };
+    assert_eq!(highest_limit(&info(Some(Watts(250.0)), Some(LIMIT))), Some(LIMIT));
+    assert_eq!(highest_limit(&info(Some(LIMIT), Some(Watts(4e6)))), Some(LIMIT));
+    assert_eq!(highest_limit(&info(None, None)), None);
+}
+
+#[test]
 fn power_that_no_board_draws_is_none_and_the_counter_decides_alone() {
     for watts in [0.0, f64::NAN, -3.0, f64::from(u32::MAX) / 1e3, 2e6] {
         assert!(!is_power(Watts(watts), LIMIT), "{watts}");
@@ -203,7 +244,7 @@ proptest! {
             judge.on_counter(Time(now), counter.map(Millijoules));
             if let Some((_, total)) = judge.total() {
                 prop_assert!(total.is_finite() && total >= before, "{total} J after {before} J");
-                let most = TRANSIENT * usable_limit(limit).0 * (latest - first.unwrap_or(0.0));
+                let most = usable_limit(limit).0 * (latest - first.unwrap_or(0.0));
                 prop_assert!(total <= most * (1.0 + 1e-9) + 1e-6, "{total} J, at most {most} J");
                 before = total;
             }
