@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Target;
-use super::memory::PairLimits;
 use crate::gpu::SupportedClocks;
 use crate::units::{Clocks, Mhz, Seconds, Time};
 
@@ -33,9 +32,8 @@ pub struct Failure {
 
 /// The arms, highest core clock first, and what of them is usable now.
 ///
-/// Three things take arms out: a clock the card does not follow ([`ActionSpace::fail`], forgiven after a while), the
-/// floor that a broken latency limit puts under the core clock ([`ActionSpace::set_floor`]), and the same for pairs
-/// with a memory clock ([`ActionSpace::set_pair_limits`]).
+/// Two things take arms out: a clock the card does not follow ([`ActionSpace::fail`], forgiven after a while), and the
+/// floor that a broken latency limit puts under the core clock ([`ActionSpace::set_floor`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionSpace {
     /// Descending, without repetition.
@@ -48,7 +46,6 @@ pub struct ActionSpace {
     extra: Vec<Clocks>,
     failed: BTreeMap<Clocks, Failure>,
     floor: Option<Mhz>,
-    pair_limits: PairLimits,
     retry_after: Seconds,
 }
 
@@ -71,7 +68,6 @@ impl ActionSpace {
             extra: Vec::new(),
             failed: BTreeMap::new(),
             floor: None,
-            pair_limits: PairLimits::default(),
             retry_after: settings.retry_after,
         }
     }
@@ -101,7 +97,6 @@ impl ActionSpace {
 
     fn is_open(&self, clocks: Clocks, now: Time) -> bool {
         self.floor.is_none_or(|floor| clocks.core >= floor)
-            && self.pair_limits.allows(clocks)
             && self.failed.get(&clocks).is_none_or(|failure| now >= failure.retry_at)
     }
 
@@ -170,11 +165,6 @@ impl ActionSpace {
     #[must_use]
     pub fn floor(&self) -> Option<Mhz> {
         self.floor
-    }
-
-    /// Which pairs of core and memory clock may not be chosen.
-    pub fn set_pair_limits(&mut self, limits: PairLimits) {
-        self.pair_limits = limits;
     }
 }
 
@@ -320,7 +310,6 @@ mod tests {
         fn allowed_are_exactly_the_arms_that_nothing_takes_out(
             floor in prop::option::of(0u32..900),
             failed in prop::collection::vec((0usize..16, 0.0..1000.0_f64), 0..16),
-            broken in prop::collection::vec((0usize..4, 0usize..4), 0..6),
             now in 0.0..2000.0_f64,
         ) {
             let (cores, memory) = ([800, 600, 400, 200], [9501, 5001, 810, 405]);
@@ -334,16 +323,9 @@ mod tests {
                 space.fail(arms[*arm], "fails".into(), Time(*at));
                 retry.insert(arms[*arm], at + 600.0);
             }
-            let mut limits = PairLimits::default();
-            for (core, memory_index) in &broken {
-                let pair = Clocks { core: Mhz(cores[*core]), memory: Some(Mhz(memory[*memory_index])) };
-                limits.violated(pair, Time(0.0));
-            }
-            space.set_pair_limits(limits);
             let expected: Vec<Clocks> = arms.iter().copied().filter(|arm| {
                 floor.is_none_or(|floor| arm.core.0 >= floor)
                     && retry.get(arm).is_none_or(|at| now >= *at)
-                    && !broken.iter().any(|(c, m)| cores[*c] >= arm.core.0 && Some(Mhz(memory[*m])) >= arm.memory)
             }).collect();
             let allowed: Vec<Clocks> = space.allowed(Time(now)).collect();
             prop_assert_eq!(&allowed, &expected);

@@ -32,12 +32,6 @@ impl Default for Scaler {
 }
 
 impl Scaler {
-    /// Number of contexts seen.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
     /// Takes a raw context into the statistics. One that is not finite is ignored as a whole.
     #[expect(clippy::cast_precision_loss, reason = "2^53 windows of 0.3 s are 86 million years")]
     pub fn observe(&mut self, raw: &[f64; DIMENSION]) {

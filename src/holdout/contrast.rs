@@ -85,12 +85,6 @@ impl Contrast {
         }
     }
 
-    /// Cycles taken in.
-    #[must_use]
-    pub fn cycles(&self) -> u64 {
-        self.cycles
-    }
-
     /// Is every number usable?
     #[must_use]
     pub fn is_sound(&self) -> bool {

@@ -127,19 +127,10 @@ impl Scraper {
         }
     }
 
-    /// Fetches and reads the page.
-    ///
-    /// # Errors
-    /// As [`Scraper::fetch`], and [`ScrapeError::Page`] if what came is not a vLLM metrics page.
-    pub async fn fetch_page(&self) -> Result<Page, ScrapeError> {
-        let raw = self.fetch().await?;
-        Page::parse(&raw.body, self.model.as_deref()).map_err(|error| self.bad_page(error))
-    }
-
     /// Fetches and reads the page, with the instants that `now` gives before sending and after receiving.
     ///
     /// # Errors
-    /// As [`Scraper::fetch_page`].
+    /// As [`Scraper::fetch`], and [`ScrapeError::Page`] if what came is not a vLLM metrics page.
     pub async fn fetch_snapshot(&self, now: impl Fn() -> Time) -> Result<Snapshot, ScrapeError> {
         let sent = now();
         let raw = self.fetch().await?;

@@ -139,12 +139,6 @@ impl GapRule {
         matches!(self.state, GapState::Parked { .. })
     }
 
-    /// How many times its measured or configured cost a wake is priced at.
-    #[must_use]
-    pub fn bar(&self) -> f64 {
-        self.ski.bar()
-    }
-
     /// After the start of the gap under way, or of the next: parked this late.
     #[must_use]
     pub fn park_after(&self, settings: &GapSettings, prices: Prices) -> Seconds {

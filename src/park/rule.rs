@@ -122,12 +122,6 @@ impl ParkRule {
         }
     }
 
-    /// How many times its cost a wake is priced at.
-    #[must_use]
-    pub fn bar(&self) -> f64 {
-        self.gaps.bar()
-    }
-
     /// Which source says, or cannot rule out, that there is work? Asked of those that count; `previous` is the last look.
     fn work(&self, seen: &Observation, previous: Option<Time>) -> Option<WakeSource> {
         let mut unseen =

@@ -196,12 +196,6 @@ impl BaselineSchedule {
     pub fn first_done(&self) -> bool {
         self.first_done
     }
-
-    /// Windows still owed.
-    #[must_use]
-    pub fn owed(&self) -> u32 {
-        self.owed
-    }
 }
 
 #[cfg(test)]

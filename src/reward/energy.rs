@@ -69,11 +69,6 @@ impl EnergyMeter {
     pub fn newest(&self) -> Option<EnergyPoint> {
         self.points.back().copied()
     }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.points.clear();
-    }
 }
 
 /// Power of a group of GPUs: the sum of the means; `None` unless every member has one. The span is the shortest.

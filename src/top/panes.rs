@@ -53,7 +53,6 @@ fn shut(status: ArmStatus) -> Option<&'static str> {
         ArmStatus::Available => None,
         ArmStatus::Failed => Some("failed"),
         ArmStatus::BelowFloor => Some("below the floor"),
-        ArmStatus::PairLimit => Some("limit of the pair"),
         ArmStatus::PrunedExtreme => Some("pruned, far too bad"),
         ArmStatus::PrunedCost => Some("pruned, costs more"),
         ArmStatus::PrunedCascade => Some("pruned, cascade"),

@@ -425,11 +425,8 @@ fn shut_out(space: &ActionSpace, clocks: Clocks, now: Time) -> Option<(ArmStatus
     if let Some(failure) = space.failed().get(&clocks).filter(|failure| now < failure.retry_at) {
         return Some((ArmStatus::Failed, Some(text::line(&failure.why).into_owned())));
     }
-    if let Some(floor) = space.floor().filter(|floor| clocks.core < *floor) {
-        return Some((ArmStatus::BelowFloor, Some(format!("a latency limit broke: not below {floor}"))));
-    }
-    let why = "a latency limit broke at this pair of clocks";
-    (!space.is_allowed(clocks, now)).then(|| (ArmStatus::PairLimit, Some(why.into())))
+    let floor = space.floor().filter(|floor| clocks.core < *floor)?;
+    Some((ArmStatus::BelowFloor, Some(format!("a latency limit broke: not below {floor}"))))
 }
 
 fn pruned_status(cause: Option<&Cause>) -> ArmStatus {

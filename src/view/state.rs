@@ -186,8 +186,6 @@ pub enum ArmStatus {
     Failed,
     /// Below the floor that broken limits have set.
     BelowFloor,
-    /// A limit on pairs of core and memory clock.
-    PairLimit,
     /// Far too bad.
     PrunedExtreme,
     /// Measured worse than the best.
@@ -202,11 +200,10 @@ pub enum ArmStatus {
 
 impl ArmStatus {
     /// Every status.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Available,
         Self::Failed,
         Self::BelowFloor,
-        Self::PairLimit,
         Self::PrunedExtreme,
         Self::PrunedCost,
         Self::PrunedCascade,
@@ -221,7 +218,6 @@ impl ArmStatus {
             Self::Available => "available",
             Self::Failed => "failed",
             Self::BelowFloor => "below_floor",
-            Self::PairLimit => "pair_limit",
             Self::PrunedExtreme => "pruned_extreme",
             Self::PrunedCost => "pruned_cost",
             Self::PrunedCascade => "pruned_cascade",

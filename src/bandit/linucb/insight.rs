@@ -1,11 +1,10 @@
-//! What the policy can be asked: predictions, confidence, statistics.
+//! What the policy can be asked: confidence and a summary.
 
 use serde::{Deserialize, Serialize};
 
-use super::{HALF, LinUcb, PruneRecord, RECENT};
+use super::{HALF, LinUcb, RECENT};
 use crate::bandit::arm::{Arm, input};
-use crate::bandit::settle::mean;
-use crate::bandit::{ActionSpace, ArmSummary, Phase, PrunedArm, Summary};
+use crate::bandit::{ArmSummary, Phase, Summary};
 use crate::features::DIMENSION;
 use crate::units::Clocks;
 
@@ -27,46 +26,7 @@ pub struct Interval {
     pub width: f64,
 }
 
-/// What there is to know about the learner, for `agft status` and for records.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Stats {
-    /// Lessons learned.
-    pub rounds: u64,
-    /// Mean reward over all of them.
-    pub mean_reward: f64,
-    /// Mean reward over the last 50 that its own choices brought; `None` before the first.
-    pub recent_mean_reward: Option<f64>,
-    /// Clocks tried, with lessons and mean reward, highest clock first.
-    pub arms: Vec<ArmSummary>,
-    /// Exploration rate now.
-    pub alpha: f64,
-    /// Exploration rate of the first round.
-    pub initial_alpha: f64,
-    /// Its decay per round.
-    pub alpha_decay_rate: f64,
-    /// Its floor.
-    pub min_alpha: f64,
-    /// Have the choices settled?
-    pub converged: bool,
-    /// How often what they settled on got worse.
-    pub degradations: u64,
-    /// Clocks out for the time being, highest first.
-    pub pruned: Vec<PrunedArm>,
-    /// Clocks given up for what was measured at them, ever.
-    pub direct_prunings: u64,
-    /// Clocks given up with others, ever.
-    pub cascade_prunings: u64,
-    /// Clocks around which it looks closer, if it does.
-    pub anchor: Option<Clocks>,
-}
-
 impl LinUcb {
-    /// Expected reward of a clock in a z-scored context (0 for one never tried).
-    #[must_use]
-    pub fn predict(&self, clocks: Clocks, context: &[f64; DIMENSION]) -> f64 {
-        self.arms.get(&clocks).map_or(0.0, |tried| tried.arm.mean(input(context).view()))
-    }
-
     /// Expected reward of a clock with its confidence bounds, at the present exploration rate.
     #[must_use]
     pub fn confidence(&self, clocks: Clocks, context: &[f64; DIMENSION]) -> Interval {
@@ -77,41 +37,6 @@ impl LinUcb {
         };
         let half = self.alpha() * width;
         Interval { mean, lower: mean - half, upper: mean + half, width: 2.0 * half }
-    }
-
-    /// The confidence of every arm of a space, pairs with memory clocks included, highest clock first.
-    #[must_use]
-    pub fn confidences(&self, space: &ActionSpace, context: &[f64; DIMENSION]) -> Vec<(Clocks, Interval)> {
-        space.arms().iter().map(|clocks| (*clocks, self.confidence(*clocks, context))).collect()
-    }
-
-    /// The latest clocks that were given up, oldest first, and whether they came back.
-    pub fn prune_records(&self) -> impl Iterator<Item = &PruneRecord> {
-        self.pruning.records()
-    }
-
-    /// Everything at once.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a count of windows stays far below 2^53")]
-    pub fn stats(&self) -> Stats {
-        let Summary { rounds, alpha, arms, converged, pruned, .. } = self.summarise();
-        let recent: Vec<f64> = self.log.iter().rev().take(HALF).map(|lesson| lesson.reward).collect();
-        Stats {
-            rounds,
-            mean_reward: if rounds == 0 { 0.0 } else { self.reward_sum / rounds as f64 },
-            recent_mean_reward: mean(&recent),
-            arms,
-            alpha,
-            initial_alpha: self.settings.initial_alpha,
-            alpha_decay_rate: self.settings.alpha_decay_rate,
-            min_alpha: self.settings.min_alpha,
-            converged,
-            degradations: self.degradations,
-            pruned,
-            direct_prunings: self.pruning.direct,
-            cascade_prunings: self.pruning.cascaded,
-            anchor: self.shortlist.anchor,
-        }
     }
 
     pub(super) fn summarise(&self) -> Summary {

@@ -22,7 +22,7 @@ use super::settle::{rise, top_share};
 use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, Target, View};
 use crate::features::DIMENSION;
 use crate::units::{Clocks, Time};
-pub use insight::{Interval, Stats};
+pub use insight::Interval;
 pub use pruning::PruneRecord;
 use pruning::Pruning;
 pub use settings::LinUcbSettings;
@@ -143,12 +143,6 @@ impl LinUcb {
     #[must_use]
     pub fn alpha(&self) -> f64 {
         self.settings.alpha(self.cooling)
-    }
-
-    /// The constants in force.
-    #[must_use]
-    pub fn settings(&self) -> &LinUcbSettings {
-        &self.settings
     }
 
     /// Learns that a clock earned `reward` in a z-scored context.

@@ -79,6 +79,7 @@ impl Pruning {
     }
 
     /// Latest events, oldest first.
+    #[cfg(test)]
     pub(super) fn records(&self) -> impl Iterator<Item = &PruneRecord> {
         self.records.iter()
     }

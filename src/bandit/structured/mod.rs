@@ -140,12 +140,6 @@ impl Structured {
         self.settings = settings;
     }
 
-    /// The constants in force.
-    #[must_use]
-    pub fn settings(&self) -> &StructuredSettings {
-        &self.settings
-    }
-
     /// Why the model does not describe this engine, if it does not: another policy should take over.
     #[must_use]
     pub fn trouble(&self) -> Option<Trouble> {

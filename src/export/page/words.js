@@ -97,7 +97,6 @@ const STATUS = {
   available: "may be chosen",
   failed: "failed",
   below_floor: "below the floor",
-  pair_limit: "pair ruled out",
   pruned_extreme: "given up: far too bad",
   pruned_cost: "given up: costs more",
   pruned_cascade: "given up: below a bad one",

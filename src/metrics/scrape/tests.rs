@@ -115,7 +115,7 @@ fn file_with(content: &str) -> NamedTempFile {
 /// What a scrape of a server with this one reply fails with.
 async fn failure(reply: Reply) -> ScrapeError {
     let (url, _) = serve(vec![reply]).await;
-    scraper(&url).fetch_page().await.unwrap_err()
+    scraper(&url).fetch_snapshot(|| Time(0.0)).await.unwrap_err()
 }
 
 #[tokio::test]

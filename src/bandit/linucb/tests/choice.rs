@@ -84,7 +84,7 @@ fn change_in_the_form_of_the_reward_starts_afresh_and_other_changes_do_not() {
     let (mut policy, space) = (LinUcb::new(settings()), space());
     play(&mut policy, &space, 20, |_| 0.1);
     policy.configure(LinUcbSettings { min_alpha: 0.3, ..settings() });
-    assert_eq!(policy.stats().rounds, 20);
+    assert_eq!(policy.rounds, 20);
     let clipped = LinUcbSettings { reward: RewardForm::Clipped, ..settings() };
     policy.configure(clipped.clone());
     assert_eq!(policy, LinUcb::new(clipped));

@@ -18,8 +18,7 @@ fn far_too_bad_clock_is_given_up_after_three_lessons_and_takes_lower_ones_with_i
     assert_eq!(pruned, [600, 500, 400, 300, 200]);
     assert_eq!(summary.pruned[0].cause, Some(Cause::Extreme { threshold: -1.2 }));
     assert_eq!(summary.pruned[1].cause, Some(Cause::Cascade { trigger: core(600) }));
-    let stats = policy.stats();
-    assert_eq!((stats.direct_prunings, stats.cascade_prunings), (1, 4));
+    assert_eq!((policy.pruning.direct, policy.pruning.cascaded), (1, 4));
 }
 
 #[test]
@@ -116,7 +115,7 @@ fn clock_given_up_is_measured_anew_after_a_long_time_even_in_exploitation() {
     // Better than the best by now: it is found, one trial after the other.
     play(&mut policy, &space, 4000, |clocks| if clocks.core == Mhz(1000) { 1.0 } else { 0.5 });
     assert_eq!(choose(&mut policy, &space, 0.0).target, Target::Lock(core(1000)));
-    assert!(policy.prune_records().any(|record| record.returned.is_some()));
+    assert!(policy.pruning.records().any(|record| record.returned.is_some()));
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn refinement_adds_clocks_around_the_best_and_keeps_the_coarse_grid() {
     let coarse: BTreeSet<Clocks> = early.iter().filter_map(|choice| choice.target.clocks()).collect();
     assert_eq!(coarse.len(), 15);
     play(&mut policy, &space, 1, bowl(840));
-    let anchor = policy.stats().anchor.unwrap();
+    let anchor = policy.shortlist.anchor.unwrap();
     assert!(anchor.core.abs_diff(Mhz(840)) <= Mhz(90), "{anchor}");
     let members = policy.shortlist.members(&space, Mhz(90));
     assert!(coarse.iter().all(|clocks| members.contains(clocks)));
