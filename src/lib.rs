@@ -17,6 +17,7 @@
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod seldom;
+pub mod stats;
 pub mod text;
 pub mod units;
 

@@ -134,6 +134,35 @@ impl std::ops::Sub<Seconds> for Time {
     }
 }
 
+/// What to run at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Target {
+    /// The driver's own choice: no lock of ours.
+    Default,
+    /// These clocks.
+    Lock(Clocks),
+}
+
+impl Target {
+    /// The locked clocks, if any.
+    #[must_use]
+    pub fn clocks(self) -> Option<Clocks> {
+        match self {
+            Self::Default => None,
+            Self::Lock(clocks) => Some(clocks),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("driver default"),
+            Self::Lock(clocks) => clocks.fmt(f),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,8 +11,8 @@ use agft::lab::savings::Trial;
 use agft::sim::run::{Driver, RunSpec, run};
 use agft::sim::{Pattern, World, WorldSpec};
 
-use agft::bandit;
 use agft::units::Seconds;
+use agft::units::Target;
 use support::daemon::Bench;
 use support::eventually;
 
@@ -42,12 +42,12 @@ fn held_slots_run_at_default_clocks_never_parked_and_the_rest_as_ever() {
         let held: Vec<&Round> = rounds.iter().filter(|round| round.mode == Mode::Holdout).collect();
         let share = held.len() as f64 / rounds.len() as f64;
         assert!((share - 0.2).abs() < 0.05, "{pattern:?}: {share} of the rounds are held");
-        assert!(held.iter().all(|round| round.command == bandit::Target::Default));
+        assert!(held.iter().all(|round| round.command == Target::Default));
         let compared = |held| rounds.iter().filter(move |r| r.holdout.is_some_and(|at| at.held == held));
         // A quarter of a slot settles, and a window may lie across its edges.
         assert!(compared(true).count() as f64 > 0.65 * held.len() as f64);
-        assert!(compared(true).all(|round| matches!(round.ran_at, Some(bandit::Target::Default) | None)));
-        let locked = compared(false).filter(|round| round.command != bandit::Target::Default).count();
+        assert!(compared(true).all(|round| matches!(round.ran_at, Some(Target::Default) | None)));
+        let locked = compared(false).filter(|round| round.command != Target::Default).count();
         assert!(locked as f64 > 0.8 * compared(false).count() as f64, "{pattern:?}: {locked} locked");
         if pattern == Pattern::OnOff {
             assert!(rounds.iter().any(|round| round.mode == Mode::Idle), "parked outside of them");

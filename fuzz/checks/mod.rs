@@ -88,7 +88,7 @@ pub(crate) fn model_payload(data: &[u8]) {
     let mut controller = controller(learned, &config);
     for tick in 1..=8 {
         let output = controller.step(&busy(0.3 * f64::from(tick)));
-        if let Some(clocks) = output.command.and_then(agft::bandit::Target::clocks) {
+        if let Some(clocks) = output.command.and_then(agft::units::Target::clocks) {
             assert!(supported().core().contains(&clocks.core), "{clocks:?} is no clock of the board");
         }
     }

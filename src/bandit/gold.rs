@@ -188,7 +188,7 @@ fn anchors_are_the_independent_ones() {
     }
     let file: File = gold!("anchors");
     for case in file.percentiles {
-        let ours = refine::percentile(&case.values, case.p).unwrap();
+        let ours = crate::stats::percentile(&case.values, case.p).unwrap();
         assert_abs_diff_eq!(ours, case.percentile, epsilon = TOLERANCE);
     }
     for case in file.statistical {

@@ -7,8 +7,8 @@ use super::doubt::Doubt;
 use super::linucb::{LinUcb, LinUcbSettings};
 use super::overload::Overload;
 use super::structured::{Structured, StructuredSettings, Trouble};
-use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, Target, View};
-use crate::units::{Clocks, Seconds, Time};
+use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, View};
+use crate::units::{Clocks, Seconds, Target, Time};
 
 /// A handed-over `structured` gets the clocks back after this many seconds of work without trouble.
 const RECOVERY: f64 = 300.0;

@@ -23,39 +23,10 @@ use serde::{Deserialize, Serialize};
 use crate::features::DIMENSION;
 use crate::metrics::window::Window;
 use crate::reward::energy::EnergyMeter;
-use crate::units::{Clocks, Mhz, Time};
+use crate::units::{Clocks, Mhz, Target, Time};
 pub use learner::Learner;
 pub use linucb::LinUcb;
 pub use space::ActionSpace;
-
-/// What to run at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Target {
-    /// The driver's own choice: no lock of ours.
-    Default,
-    /// These clocks.
-    Lock(Clocks),
-}
-
-impl Target {
-    /// The locked clocks, if any.
-    #[must_use]
-    pub fn clocks(self) -> Option<Clocks> {
-        match self {
-            Self::Default => None,
-            Self::Lock(clocks) => Some(clocks),
-        }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Default => f.write_str("driver default"),
-            Self::Lock(clocks) => clocks.fmt(f),
-        }
-    }
-}
 
 /// Why this clock was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

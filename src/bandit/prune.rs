@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stats::mean;
 use crate::units::{Clocks, Mhz};
 
 /// Clocks that stay at least.
@@ -39,7 +40,7 @@ impl Standing {
     /// Sums up measurements given as rewards and log costs; `None` without any.
     #[must_use]
     pub fn of(clocks: Clocks, rewards: &[f64], costs: &[f64]) -> Option<Self> {
-        let (mean_reward, mean_cost) = (super::settle::mean(rewards)?, super::settle::mean(costs)?);
+        let (mean_reward, mean_cost) = (mean(rewards)?, mean(costs)?);
         let scatter = costs.iter().map(|cost| (cost - mean_cost).powi(2)).sum();
         Some(Self { clocks, samples: costs.len(), mean_reward, mean_cost, scatter })
     }

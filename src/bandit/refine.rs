@@ -1,6 +1,6 @@
 //! From coarse to fine: around which clock to look closer, and at which clocks.
 
-use super::settle::mean;
+use crate::stats::{mean, percentile};
 use crate::units::{Clocks, Mhz};
 
 /// Measurements that the division of a clock's costs into three classes needs.
@@ -19,25 +19,6 @@ pub struct Series {
     pub clocks: Clocks,
     /// The costs.
     pub costs: Vec<f64>,
-}
-
-/// The `p`-th percentile (0 to 1) by linear interpolation between order statistics, as numpy's default; `None` without
-/// values.
-#[must_use]
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "an index between 0 and the length of a short list"
-)]
-pub fn percentile(values: &[f64], p: f64) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let last = sorted.len().checked_sub(1)?;
-    let at = p.clamp(0.0, 1.0) * last as f64;
-    let below = (at.floor() as usize).min(last);
-    let above = (below + 1).min(last);
-    Some(sorted[below] + (at - below as f64) * (sorted[above] - sorted[below]))
 }
 
 /// Class of a cost among those of its clock: up to the 33rd percentile, from the 67th on, or between.
@@ -142,7 +123,6 @@ fn cheapest(costs: impl Iterator<Item = (Clocks, f64)>) -> Option<Clocks> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn core(mhz: u32) -> Clocks {
         Clocks::core_only(Mhz(mhz))
@@ -150,19 +130,6 @@ mod tests {
 
     fn series(mhz: u32, costs: &[f64]) -> Series {
         Series { clocks: core(mhz), costs: costs.to_vec() }
-    }
-
-    #[test]
-    fn percentile_interpolates_between_order_statistics() {
-        let values = [4.0, 1.0, 3.0, 2.0];
-        approx::assert_relative_eq!(percentile(&values, 0.5).unwrap(), 2.5);
-        approx::assert_relative_eq!(
-            percentile(&values, 0.33).unwrap(),
-            1.0 + 0.33 * 3.0,
-            max_relative = 1e-12
-        );
-        approx::assert_relative_eq!(percentile(&values, 1.0).unwrap(), 4.0);
-        assert_eq!(percentile(&[], 0.5), None);
     }
 
     #[test]
@@ -202,16 +169,5 @@ mod tests {
         assert_eq!((fine[0], fine[fine.len() - 1], fine.len()), (Mhz(1050), Mhz(750), 21));
         assert_eq!(window(&cores, Mhz(900), Some(Mhz(890))).last(), Some(&Mhz(900)));
         assert_eq!(window(&cores, Mhz(1410), None).len(), 11);
-    }
-
-    proptest! {
-        #[test]
-        fn percentile_lies_between_the_extremes_and_grows_with_p(
-            values in prop::collection::vec(-5.0..5.0_f64, 1..40), p in 0.0..1.0_f64, q in 0.0..1.0_f64,
-        ) {
-            let at = |p| percentile(&values, p).unwrap();
-            prop_assert!(at(0.0) <= at(p) && at(p) <= at(1.0));
-            prop_assert!(at(p.min(q)) <= at(p.max(q)) + 1e-12);
-        }
     }
 }

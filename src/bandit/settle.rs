@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::stats::mean;
+
 /// Share (0 to 1) of the choices that fall on the `k` most frequent of them; 0 without any.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "at most some thousand choices are kept")]
@@ -37,13 +39,6 @@ pub fn rise(values: &[f64], half: usize) -> Option<Rise> {
     let scatter = |values: &[f64], mean: f64| values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
     let variance = (scatter(before, old) + scatter(newest, new)) / (2 * half).saturating_sub(2).max(1) as f64;
     Some(Rise { by: new - old, deviation: (variance * 2.0 / half as f64).sqrt() })
-}
-
-/// Arithmetic mean; `None` without values.
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "slices of at most some thousand values")]
-pub fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 #[cfg(test)]

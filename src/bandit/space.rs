@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Target;
 use crate::gpu::SupportedClocks;
-use crate::units::{Clocks, Mhz, Seconds, Time};
+use crate::units::{Clocks, Mhz, Seconds, Target, Time};
 
 /// How to make arms out of supported clocks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

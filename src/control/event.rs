@@ -1,12 +1,11 @@
 //! What a step has to say, as data: the shell turns it into log lines, tests compare it.
 
-use crate::bandit::Target;
 use crate::gpu::ClockReasons;
 use crate::metrics::health;
 use crate::park::levers::LeverBook;
 use crate::park::source::WakeSource;
 use crate::reward::slo::Violation;
-use crate::units::{Clocks, Mhz, Seconds};
+use crate::units::{Clocks, Mhz, Seconds, Target};
 
 /// Something worth telling.
 #[derive(Debug, Clone, PartialEq)]

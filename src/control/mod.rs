@@ -20,14 +20,13 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bandit::Target;
 use crate::gpu::{GpuReading, Recovery};
 use crate::holdout::HoldoutSettings;
 use crate::metrics::Snapshot;
 use crate::reward::energy::EnergyPoint;
 use crate::reward::slo::Limits;
 use crate::reward::{Objective, RewardForm};
-use crate::units::{Mhz, Seconds, Time};
+use crate::units::{Mhz, Seconds, Target, Time};
 
 pub use event::Event;
 pub use learned::Learned;

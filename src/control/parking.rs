@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::first_tokens::FirstTokens;
 use super::idle::{IdleSettings, IdleWatch, Look, PageSight, Verdict};
-use crate::bandit::Target;
 use crate::gpu::GpuReading;
 use crate::metrics::Histogram;
 use crate::park::books::Books;
@@ -14,7 +13,7 @@ use crate::park::price::WakePrice;
 use crate::park::source::WakeSource;
 use crate::park::wake::{self, Running, WakeCheck};
 use crate::reward::energy::EnergyPoint;
-use crate::units::{Clocks, Joules, Mhz, Seconds, Time};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time};
 
 /// Idle power counts from so long after the first empty window began: the second one, whose energy is that of no work.
 const SINK: Seconds = Seconds(0.02);

@@ -1,6 +1,6 @@
 //! One closed window and what was made of it.
 
-use crate::bandit::{Choice, Target};
+use crate::bandit::Choice;
 use crate::control::Mode;
 use crate::features::{Context, DIMENSION};
 use crate::holdout::{InSlot, SlotWindow};
@@ -8,7 +8,7 @@ use crate::metrics::Histogram;
 use crate::metrics::window::Window;
 use crate::reward::slo::Violation;
 use crate::reward::{Cost, DelaySource};
-use crate::units::{Joules, Mhz, Time, Watts};
+use crate::units::{Joules, Mhz, Target, Time, Watts};
 
 /// One round: window in, decision out. What a field cannot know is `None`, never a made-up zero.
 #[derive(Debug, Clone, PartialEq)]

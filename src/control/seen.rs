@@ -11,14 +11,14 @@ use super::parking::Refused;
 use super::step::Controller;
 use super::verify::{BUSY_PERCENT, Check};
 use super::{ClockOutcome, Mode, Observation, Order, Output, Refusal, Scrape};
-use crate::bandit::{Policy, Target};
+use crate::bandit::Policy;
 use crate::faults::{Fault, Reaction};
 use crate::gpu::{ClockReasons, GpuReading};
 use crate::metrics::health::{self, Health};
 use crate::metrics::names::Signal;
 use crate::metrics::window::Window;
 use crate::reward::energy::{EnergyMeter, EnergyPoint};
-use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time, Watts};
 
 /// After a refused command of the passing kind the clocks stay at default for this long.
 const FAULT_PAUSE: Seconds = Seconds(5.0);

@@ -12,7 +12,7 @@ use super::seen::ClockUpkeep;
 use super::stale::GaugeTrust;
 use super::verify::{BUSY_PERCENT, ClockVerifier};
 use super::{Connections, Mode, Observation, Output, Settings};
-use crate::bandit::{ActionSpace, Choice, Evidence, Phase, Policy, Target, View};
+use crate::bandit::{ActionSpace, Choice, Evidence, Phase, Policy, View};
 use crate::features::DIMENSION;
 use crate::features::{Context, Ema};
 use crate::gpu::GpuReading;
@@ -27,7 +27,7 @@ use crate::reward::baseline::Load;
 use crate::reward::energy::{EnergyMeter, group_power};
 use crate::reward::slo::{LatencyWatch, Limited};
 use crate::reward::{Cost, delay, reward};
-use crate::units::{Joules, Mhz, Seconds, Time, Watts};
+use crate::units::{Joules, Mhz, Seconds, Target, Time, Watts};
 
 /// A clock change this early in a window still counts as the window's clock: commands follow a scrape by some
 /// milliseconds.

@@ -8,14 +8,14 @@ use super::{
 use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::space::SpaceSettings;
 use crate::bandit::structured::StructuredSettings;
-use crate::bandit::{ActionSpace, Learner, Policy, Target};
+use crate::bandit::{ActionSpace, Learner, Policy};
 use crate::gpu::{ClockReasons, GpuReading, MemoryLevel, SupportedClocks};
 use crate::metrics::{Histogram, Signals, Snapshot};
 use crate::park::gap::{GapSettings, Wait};
 use crate::reward::energy::EnergyPoint;
 use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Objective, RewardForm};
-use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time, Watts};
 
 const TICK: f64 = 0.3;
 const TOP: Clocks = Clocks { core: Mhz(1400), memory: None };

@@ -8,12 +8,12 @@ use tokio::sync::Notify;
 
 use super::clock::Clock;
 use super::watch::Pulse;
-use crate::bandit::Target;
 use crate::control::{ClockOutcome, Refusal};
 use crate::gpu::GpuError;
 use crate::gpu::lease::ClockLease;
 use crate::gpu::retry::Retries;
 use crate::seldom::Seldom;
+use crate::units::Target;
 
 /// Pause between tries to give clocks back at the end of the program.
 const RELEASE_RETRY: Duration = Duration::from_millis(500);

@@ -1,9 +1,10 @@
 //! A round as the line that is written down for it.
 
+use crate::units::Target;
 use jiff::Timestamp;
 
 use super::tick::StepFacts;
-use crate::bandit::{Reason, Target};
+use crate::bandit::Reason;
 use crate::control::{Mode, Round, Scrape};
 use crate::metrics::Histogram;
 use crate::reward::slo::Limits;

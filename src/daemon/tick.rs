@@ -9,11 +9,10 @@ use super::feed::{Feed, Schedule};
 use super::reload::{Change, Reloader};
 use super::sampler::{self, Sampler};
 use super::watch::{Alarm, Pulse, Watch};
-use crate::bandit::Target;
 use crate::config::Config;
 use crate::control::{Controller, Mode, Observation, Order, Output, Scrape, Settings};
 use crate::gpu::{GpuError, Recovery};
-use crate::units::{Seconds, Time};
+use crate::units::{Seconds, Target, Time};
 
 /// A GPU that is lost for a while has the clocks given back so often: well within the pause of a fault.
 const DISTURB_EVERY: Seconds = Seconds(2.0);

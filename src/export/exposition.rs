@@ -12,8 +12,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::control::Mode;
+use crate::stats::Durations;
 use crate::units::Mhz;
-use crate::view::{ArmStatus, State, Timing};
+use crate::view::{ArmStatus, State};
 
 mod park;
 mod parking;
@@ -170,7 +171,7 @@ impl Families<'_> {
         self.family(what, MetricType::Counter, samples)
     }
 
-    fn timing(&mut self, name: &str, help: &str, timing: &Timing) -> fmt::Result {
+    fn timing(&mut self, name: &str, help: &str, timing: &Durations) -> fmt::Result {
         let name = format!("agft_{name}");
         let mut family =
             self.0.encode_descriptor(&name, help, Some(&Unit::Seconds), MetricType::Histogram)?;

@@ -6,8 +6,7 @@
 //! [`GpuClocks`] only to [`give_back`].
 
 use super::{GpuClocks, GpuError, GpuInfo};
-use crate::bandit::Target;
-use crate::units::{Clocks, Mhz};
+use crate::units::{Clocks, Mhz, Target};
 
 /// The clock that a lock is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

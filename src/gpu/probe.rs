@@ -8,6 +8,7 @@ use super::plausible::{
     EnergyJudge, EnergySource, PowerJudge, highest_limit, is_temperature, is_utilization, usable_limit,
 };
 use super::{GpuError, GpuInfo, GpuSensors};
+use crate::stats::nearest_rank;
 use crate::units::Time;
 
 /// Pause between two rounds of questions: short against every known sensor period, and kind to the driver.
@@ -28,9 +29,7 @@ impl Spread {
     /// Nearest-rank percentiles; `None` of nothing.
     fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_unstable_by(f64::total_cmp);
-        let at =
-            |percent: usize| values.get((values.len() * percent).div_ceil(100).saturating_sub(1)).copied();
-        Some(Self { median: at(50)?, p95: at(95)? })
+        Some(Self { median: nearest_rank(&values, 50)?, p95: nearest_rank(&values, 95)? })
     }
 }
 

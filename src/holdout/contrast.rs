@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::student::quantile_975;
+use crate::stats::quantile_975;
 
 /// Elements of a side: weight, value, two covariates.
 const SIDE: usize = 4;

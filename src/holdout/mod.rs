@@ -7,7 +7,6 @@
 pub mod contrast;
 pub mod savings;
 pub mod schedule;
-pub(crate) mod student;
 
 #[cfg(test)]
 mod tests;

@@ -12,11 +12,10 @@
 
 use super::oracle::Sweep;
 use super::score::Yardstick;
-use crate::bandit::Target;
 use crate::reward::Objective;
 use crate::sim::record::Figures;
 use crate::sim::run::{Autopilot, Look};
-use crate::units::{Clocks, Time};
+use crate::units::{Clocks, Target, Time};
 
 /// The descent ends by itself; this is for safety.
 const MOST_PASSES: usize = 50;

@@ -12,14 +12,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::bandit::Target;
 use crate::config::Config;
 use crate::features::{DIMENSION, Scaler};
 use crate::gpu::SupportedClocks;
 use crate::metrics::Signals;
 use crate::reward::slo::Limits;
 use crate::sim::run::{Autopilot, Look};
-use crate::units::{Clocks, Mhz, Seconds, Time};
+use crate::stats::{mean, percentile};
+use crate::units::{Clocks, Mhz, Seconds, Target, Time};
 
 /// Length of a window, and how often it samples.
 const WINDOW: f64 = 0.8;
@@ -177,11 +177,6 @@ impl Arm {
 
 fn dot(a: &[f64; DIMENSION], b: &[f64; DIMENSION]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a number of rounds")]
-fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// The whole program as a state machine: it is called when its present window or pause wants the next look.
@@ -432,7 +427,8 @@ impl OriginalAgft {
     fn statistical_anchor(&self, last: Mhz) -> Option<Mhz> {
         let latest = *self.edps.last()?;
         let bin = |edps: &[f64], value: f64| {
-            let (low, high) = (percentile(edps, 0.33), percentile(edps, 0.67));
+            let tercile = |share| percentile(edps, share).unwrap_or(0.0);
+            let (low, high) = (tercile(0.33), tercile(0.67));
             if value <= low { 0 } else { 1 + usize::from(value >= high) }
         };
         let known: Vec<(Mhz, &[f64])> = self
@@ -507,22 +503,6 @@ fn coarse(low: Mhz, high: Mhz, limited: bool) -> Vec<Mhz> {
     clocks.sort();
     clocks.dedup();
     clocks
-}
-
-/// Linear between the neighbouring ranks.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "ranks in a short list"
-)]
-fn percentile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let place = share * sorted.len().saturating_sub(1) as f64;
-    let at = |rank: usize| sorted.get(rank).copied().unwrap_or(0.0);
-    let below = place.floor() as usize;
-    at(below) + (place - place.floor()) * (at((below + 1).min(sorted.len().saturating_sub(1))) - at(below))
 }
 
 impl Autopilot for OriginalAgft {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::experiment::{CellResult, Experiment};
 use super::score::{Score, Yardstick, cost, geometric_mean};
 use crate::reward::Objective;
+use crate::stats::mean;
 use crate::units::Mhz;
 
 /// One policy in one cell.
@@ -113,11 +114,12 @@ pub fn summaries(experiment: &Experiment, cells: &[CellResult]) -> Vec<Summary> 
         .iter()
         .enumerate()
         .map(|(index, policy)| {
-            let scores: Vec<&Score> = of_policy(index).map(|run| &run.score).collect();
+            let all =
+                |of: &dyn Fn(&Score) -> f64| of_policy(index).map(|run| of(&run.score)).collect::<Vec<f64>>();
             Summary {
                 policy: policy.to_string(),
-                energy_saved: mean(scores.iter().map(|score| score.energy_saved)).unwrap_or(0.0),
-                share_over_limits: mean(scores.iter().map(|score| score.share_over_limits)).unwrap_or(0.0),
+                energy_saved: mean(&all(&|score| score.energy_saved)).unwrap_or(0.0),
+                share_over_limits: mean(&all(&|score| score.share_over_limits)).unwrap_or(0.0),
                 by_e2e: overall(experiment, cells, index, Yardstick::E2e),
                 by_tpot: overall(experiment, cells, index, Yardstick::Tpot),
             }
@@ -136,24 +138,19 @@ fn overall(experiment: &Experiment, cells: &[CellResult], index: usize, yardstic
         .collect();
     let all = |of: &dyn Fn(&super::score::Verdict) -> f64| verdicts.iter().map(of).collect::<Vec<f64>>();
     let ratios = all(&|verdict| verdict.ratio_to_best_fixed);
+    let shares: Vec<f64> =
+        verdicts.iter().filter_map(|verdict| verdict.share_of_clairvoyant_saving).collect();
     let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
     let per_load: Vec<f64> = ratios.chunks(experiment.seeds.len().max(1)).map(geometric_mean).collect();
-    let converged = verdicts.iter().map(|verdict| f64::from(u8::from(verdict.converged_s.is_some())));
     Overall {
         ratio_to_best_fixed: geometric_mean(&ratios),
         ratio_to_best_fixed_last_third: geometric_mean(&all(&|v| v.ratio_to_best_fixed_last_third)),
         worst_load: worst(&per_load),
         worst_cell: worst(&ratios),
         ratio_to_default: geometric_mean(&all(&|verdict| verdict.ratio_to_default)),
-        share_of_clairvoyant_saving: mean(verdicts.iter().filter_map(|v| v.share_of_clairvoyant_saving)),
-        converged: mean(converged).unwrap_or(0.0),
+        share_of_clairvoyant_saving: mean(&shares),
+        converged: mean(&all(&|verdict| f64::from(u8::from(verdict.converged_s.is_some())))).unwrap_or(0.0),
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a number of cells")]
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let values: Vec<f64> = values.collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// Everything as JSON.

@@ -5,9 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::latency::Latency;
 use super::power::SpellPower;
-use crate::holdout::student::quantile_975;
+use crate::stats::{Durations, quantile_975};
 use crate::units::{Joules, Seconds, Watts};
 
 /// Fewer spells, of either kind, give no interval.
@@ -24,7 +23,7 @@ pub struct Books {
     /// Wakes by the name of what showed the work.
     pub wakes: BTreeMap<String, u64>,
     /// From the decision to wake until the running clocks were seen to be back.
-    pub wake_latency: Latency,
+    pub wake_latency: Durations,
     /// Wakes that took longer than they may.
     pub late_wakes: u64,
     /// Work found at parked clocks: by a lesser source than the one that should have told of it, or after a wake that did

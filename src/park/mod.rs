@@ -14,14 +14,13 @@
 //! Everything here is pure: observations and times come in, decisions and sums go out. [`gap`] is the state machine,
 //! shared with the control loop's own idle handling; [`rule`] is that of one GPU without an engine, with its protection
 //! against heat; [`source`] names who tells of work, [`ski`] says how long an idle gap is waited out, [`wake`] judges
-//! whether the clocks are back, [`levers`] which clocks are lowered, [`price`] what a wake costs, [`fans`] decides on the fans of the machine, [`books`] keeps the sums ([`latency`] of
-//! wakes, [`power`] of spells).
+//! whether the clocks are back, [`levers`] which clocks are lowered, [`price`] what a wake costs, [`fans`] decides on the fans of
+//! the machine, [`books`] keeps the sums ([`power`] of spells).
 
 pub mod books;
 pub mod callers;
 pub mod fans;
 pub mod gap;
-pub mod latency;
 pub mod levers;
 pub mod power;
 pub mod price;

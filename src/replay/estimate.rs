@@ -12,6 +12,7 @@
 //! share in which that bin of clocks ran under such load, smoothed, `v` clipped. It is right if either `q` or `p` is. The
 //! interval comes from a moving-block bootstrap: windows near each other are alike, blocks are not.
 
+use crate::units::Target;
 use std::collections::BTreeMap;
 
 use rand::{RngExt, SeedableRng};
@@ -19,8 +20,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use serde::Serialize;
 
 use super::model::{Model, Scales, WIDTH};
-use crate::bandit::Target;
-use crate::holdout::student::quantile_975;
+use crate::stats::quantile_975;
 
 /// Fewer windows are not judged.
 const LEAST_ROWS: usize = 200;

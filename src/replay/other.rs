@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::ReplayError;
 use super::estimate::{Estimate, Row, Support, estimate};
 use super::segment::{Cause, Head, Recorded, Segment};
-use crate::bandit::{ActionSpace, Policy, Target};
+use crate::bandit::{ActionSpace, Policy};
 use crate::config::Config;
 use crate::control::load::{LoadEstimate, has_work};
 use crate::control::{Controller, Learned, Mode, Round};
@@ -19,7 +19,7 @@ use crate::daemon::setup;
 use crate::reward::baseline::{BaselineBook, Load};
 use crate::reward::{Cost, RewardForm, reward};
 use crate::store::steps::segments_of;
-use crate::units::{Mhz, Time};
+use crate::units::{Mhz, Target, Time};
 
 /// What the other settings would have done, beside what was done.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -7,13 +7,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bandit::{Choice, Target};
+use crate::bandit::Choice;
 use crate::control::{
     ClockOutcome, Connections, Controller, GpuTick, Mode, Observation, Order, Output, Scrape,
 };
 use crate::gpu::SupportedClocks;
 use crate::store::steps::{self, End, Kind, SegmentReader, StepsError};
-use crate::units::{Seconds, Time, Watts};
+use crate::units::{Seconds, Target, Time, Watts};
 
 /// Why a segment begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

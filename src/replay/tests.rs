@@ -8,7 +8,6 @@ use proptest::prelude::*;
 use super::other::{Settings, other};
 use super::same::same;
 use super::*;
-use crate::bandit::Target;
 use crate::config::{Config, PolicyKind};
 use crate::control::{ClockOutcome, Controller, Observation, Order, Output, Refusal, Scrape};
 use crate::gpu::SupportedClocks;
@@ -16,7 +15,7 @@ use crate::lab::policy::controller;
 use crate::sim::run::{Driver, Onlooker, RunSpec, run};
 use crate::sim::{Pattern, World, WorldSpec};
 use crate::store::{RunDir, RunInfo, StepLimits, StepWriter};
-use crate::units::{Seconds, Time};
+use crate::units::{Seconds, Target, Time};
 
 /// Changes the observation of a step.
 type Forge = Box<dyn FnMut(u64, &mut Observation)>;

@@ -1,5 +1,6 @@
 //! What a run left behind, and the figures of any span of it.
 
+use crate::stats::nearest_rank;
 use crate::units::{Joules, Mhz, Seconds, Time, Watts};
 
 use super::board::{Raise, Usage};
@@ -97,18 +98,12 @@ pub struct LatencyFigures {
     pub p99: f64,
 }
 
-/// The percentile of values in ascending order by nearest rank; 0 without any.
-pub(crate) fn nearest_rank(ascending: &[f64], percent: usize) -> f64 {
-    let rank = (ascending.len() * percent).div_ceil(100).saturating_sub(1);
-    ascending.get(rank).copied().unwrap_or(0.0)
-}
-
 impl LatencyFigures {
     /// Figures of these values; zeros without any.
     #[must_use]
     pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        let at = |percent| nearest_rank(&values, percent);
+        let at = |percent| nearest_rank(&values, percent).unwrap_or(0.0);
         #[expect(clippy::cast_precision_loss, reason = "a number of requests")]
         let count = values.len().max(1) as f64;
         Self { mean: values.iter().sum::<f64>() / count, p95: at(95), p99: at(99) }

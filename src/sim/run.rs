@@ -10,7 +10,6 @@ use super::board::Usage;
 use super::gpu::{Clock, SharedWorld, SimGpu, shared};
 use super::record::{RunRecord, TickRecord, is_over};
 use super::world::{ClockCall, World, WorldSpec};
-use crate::bandit::Target;
 use crate::control::{
     ClockOutcome, Connections, Controller, GpuTick, Observation, Output, Refusal, Round, Scrape,
 };
@@ -18,7 +17,7 @@ use crate::gpu::lease::ClockLease;
 use crate::gpu::{GpuError, GpuSensors};
 use crate::metrics::{Signals, Snapshot};
 use crate::reward::energy::EnergyPoint;
-use crate::units::{Clocks, Mhz, Millijoules, Seconds, Time, Watts};
+use crate::units::{Clocks, Mhz, Millijoules, Seconds, Target, Time, Watts};
 
 /// The energy counter is looked at this often.
 const POLL: f64 = 0.005;

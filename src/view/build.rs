@@ -9,18 +9,18 @@ use super::state::{
     ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, fault_kinds,
     reason_name, wake_sources,
 };
-use super::timing::Timing;
 use crate::bandit::prune::Cause;
 use crate::bandit::structured::Trouble;
-use crate::bandit::{ActionSpace, Policy, PrunedArm, Reason, Target};
+use crate::bandit::{ActionSpace, Policy, PrunedArm, Reason};
 use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
 use crate::features::DIMENSION;
 use crate::gpu::GpuInfo;
 use crate::holdout::{Savings, SlotWindow};
 use crate::metrics::{Histogram, health};
 use crate::reward::slo::{Limited, Limits};
+use crate::stats::Durations;
 use crate::text;
-use crate::units::{Clocks, Joules, Mhz, Seconds, Time};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time};
 
 /// The learner is looked at this often: a hundred clocks need not be listed for every tick.
 const LEARNER_EVERY: Seconds = Seconds(1.0);
@@ -119,9 +119,9 @@ impl View {
                 parking: parking(controller),
                 savings: books,
                 notes: Notes::default(),
-                scrape: Timing::default(),
-                lateness: Timing::default(),
-                step: Timing::default(),
+                scrape: Durations::default(),
+                lateness: Durations::default(),
+                step: Durations::default(),
             },
         }
     }
@@ -179,12 +179,12 @@ impl View {
         if let Some(target) = glance.output.command {
             state.asked = target.clocks();
         }
-        state.step.observe(glance.took.0);
+        state.step.add(glance.took);
         if let Some(lateness) = glance.lateness {
-            state.lateness.observe(lateness.0);
+            state.lateness.add(lateness);
         }
         match &glance.seen.scrape {
-            Scrape::Page(snapshot) => state.scrape.observe(snapshot.latency.0),
+            Scrape::Page(snapshot) => state.scrape.add(snapshot.latency),
             Scrape::Failed(_) => state.counts.scrape_failures += 1,
             Scrape::Pending => {}
         }

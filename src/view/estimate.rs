@@ -8,8 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bandit::Target;
 use crate::control::Round;
+use crate::units::Target;
 
 /// Sums over the compared windows.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]

@@ -9,7 +9,6 @@ mod history;
 mod notes;
 mod park;
 mod state;
-mod timing;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,4 +22,3 @@ pub use state::{
     ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, clocks_words,
     fault_kinds, reason_name, wake_sources,
 };
-pub use timing::Timing;

@@ -185,8 +185,7 @@ fn describe(event: &Event) -> (NoteKind, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bandit::Target;
-    use crate::units::{Clocks, Mhz};
+    use crate::units::{Clocks, Mhz, Target};
     use crate::view::testing;
 
     #[test]

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
 use super::notes::Notes;
-use super::timing::Timing;
 use crate::bandit::structured::by_load::BestAt;
 use crate::bandit::{Phase, Reason};
 use crate::control::Mode;
@@ -14,6 +13,7 @@ use crate::holdout::SavingsState;
 use crate::park::books::{Books, Estimate as EnergyEstimate};
 use crate::park::levers::LeverBook;
 use crate::reward::slo::Limits;
+use crate::stats::Durations;
 use crate::units::{Clocks, Mhz};
 
 /// The daemon at one moment.
@@ -65,11 +65,11 @@ pub struct State {
     /// What happened lately, oldest first.
     pub notes: Notes,
     /// Time that fetching the metrics page took.
-    pub scrape: Timing,
+    pub scrape: Durations,
     /// How late ticks began.
-    pub lateness: Timing,
+    pub lateness: Durations,
     /// Time that a step of the loop took.
-    pub step: Timing,
+    pub step: Durations,
 }
 
 /// One GPU. Sensors that do not answer are `None`.

@@ -1,7 +1,7 @@
 //! A round and a state of which everything is known, for tests.
 
 use crate::bandit::structured::by_load::BestAt;
-use crate::bandit::{Choice, Phase, Reason, Target};
+use crate::bandit::{Choice, Phase, Reason};
 use crate::control::{Mode, Round};
 use crate::features::Context;
 use crate::holdout::{InSlot, Savings, SavingsState, SlotWindow};
@@ -11,10 +11,10 @@ use crate::park::books::Books;
 use crate::park::levers::{Known, LeverBook, LeverKind};
 use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Cost, DelaySource};
-use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
+use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time, Watts};
 use crate::view::{
     ArmState, ArmStatus, ConnectionsState, Counts, Estimate, GpuState, LearnerState, Load, Notes, ParkMode,
-    ParkStanding, ParkState, ParkedGpu, ParkingState, RoundState, State, Timing,
+    ParkStanding, ParkState, ParkedGpu, ParkingState, RoundState, State,
 };
 
 /// A round of 0.3 s at 900 MHz in which 120 tokens were generated.
@@ -71,8 +71,8 @@ pub(crate) fn round() -> Round {
 
 /// A picture in which everything is known.
 pub(crate) fn state() -> State {
-    let mut timing = Timing::default();
-    [0.0004, 0.003, 2.0].into_iter().for_each(|seconds| timing.observe(seconds));
+    let mut timing = crate::stats::Durations::default();
+    [0.0004, 0.003, 2.0].into_iter().for_each(|seconds| timing.add(Seconds(seconds)));
     let clocks = Clocks { core: Mhz(900), memory: Some(Mhz(1215)) };
     let arm = |status: ArmStatus, core| ArmState {
         clocks: Clocks::core_only(Mhz(core)),
@@ -178,8 +178,8 @@ pub(crate) fn state() -> State {
         },
         savings: savings(),
         notes: Notes::default(),
-        scrape: timing.clone(),
-        lateness: timing.clone(),
+        scrape: timing,
+        lateness: timing,
         step: timing,
     }
 }

@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use super::arm::{Arm, input};
 use super::settle::{rise, top_share};
-use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, Target, View};
+use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, View};
 use crate::features::DIMENSION;
-use crate::units::{Clocks, Time};
+use crate::units::{Clocks, Target, Time};
 pub use insight::Interval;
 pub use pruning::PruneRecord;
 use pruning::Pruning;

@@ -42,10 +42,8 @@ use self::predict::{Outlook, Predictor};
 use self::scales::Scales;
 use self::surge::Surge;
 use self::window::{Joiner, Lesson, arrivals, in_flight};
-use super::{
-    ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, Target, View,
-};
-use crate::units::{Clocks, Mhz, Time};
+use super::{ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, View};
+use crate::units::{Clocks, Mhz, Target, Time};
 
 pub use self::guard::Trouble;
 pub use self::settings::StructuredSettings;

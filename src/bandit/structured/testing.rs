@@ -1,7 +1,7 @@
 //! Lessons for tests.
 
 use super::window::Lesson;
-use crate::bandit::Target;
+use crate::units::Target;
 
 /// Two seconds at default clocks: 100 steps, ten requests in the engine.
 pub(super) fn lesson() -> Lesson {

@@ -5,11 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bandit::{Evidence, Target};
+use crate::bandit::Evidence;
 use crate::metrics::window::{Gauges, Window};
 use crate::reward::delay;
 use crate::reward::energy::{EnergyMeter, group_power};
-use crate::units::{Mhz, Seconds};
+use crate::units::{Mhz, Seconds, Target};
 
 /// So many ticks without work belong to a window with work around them; more end it.
 const GAP_TICKS: usize = 3;

@@ -1,12 +1,11 @@
 //! The clocks of a GPU's two states, by the lever of the configuration.
 
-use crate::bandit::Target;
 use crate::config::Park;
 use crate::daemon::setup::{chosen_levers, top};
 use crate::gpu::{GpuInfo, SupportedClocks};
 use crate::park::levers::{Lever, LeverKind};
 use crate::park::wake::Running;
-use crate::units::Clocks;
+use crate::units::{Clocks, Target};
 
 use super::setup::SetupError;
 

@@ -1,9 +1,8 @@
 //! What parks one GPU: the lever in use, and the trial of the others while the GPU is parked anyway.
 
-use crate::bandit::Target;
 use crate::park::levers::{Lever, LeverBook, Levers, Order, Stretch};
 use crate::park::wake::Running;
-use crate::units::{Clocks, Joules, Millijoules, Seconds, Time, Watts};
+use crate::units::{Clocks, Joules, Millijoules, Seconds, Target, Time, Watts};
 
 /// Clocks on their way back are looked at so often at least.
 const CLOSE: Seconds = Seconds(0.1);

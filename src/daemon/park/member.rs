@@ -1,6 +1,5 @@
 //! One GPU of a parking run: what it is asked and when, what its rule makes of that, and what becomes of it.
 
-use crate::bandit::Target;
 use crate::daemon::actuator::Actuator;
 use crate::daemon::watch::Pulse;
 use crate::gpu::{GpuError, GpuInfo, GpuSensors, SupportedClocks};
@@ -11,7 +10,7 @@ use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
 use crate::park::source::WakeSource;
 use crate::park::wake::{Running, Verdict, WakeCheck};
 use crate::seldom::Seldom;
-use crate::units::{Clocks, Joules, Mhz, Millijoules, Seconds, Time};
+use crate::units::{Clocks, Joules, Mhz, Millijoules, Seconds, Target, Time};
 use crate::view::{ParkStanding, ParkedGpu};
 
 use super::activity::Connections;

@@ -30,14 +30,13 @@ use super::clock::Clock;
 use super::notify::Notifier;
 use super::tick::{End, RunError};
 use super::watch::{Alarm, Pulse, Watch};
-use crate::bandit::Target;
 use crate::config::Park;
 use crate::connections::Event;
 use crate::control::Order;
 use crate::park::fans::FanRule;
 use crate::park::rule::State;
 use crate::seldom::Seldom;
-use crate::units::{Seconds, Time};
+use crate::units::{Seconds, Target, Time};
 
 /// Without anything due the loop still looks after itself this often.
 const LONGEST_SLEEP: Seconds = Seconds(1.0);

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use crate::sim::Raise;
-use crate::sim::record::{RunRecord, Served, nearest_rank};
+use crate::sim::record::{RunRecord, Served};
+use crate::stats::{mean, nearest_rank};
 use crate::units::Time;
 
 /// A request that comes this much later than without parking was delayed; less is chance.
@@ -60,8 +61,8 @@ impl Spread {
     #[must_use]
     pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        let at = |percent| nearest_rank(&values, percent);
-        Self { mean: mean(&values), p50: at(50), p95: at(95), p99: at(99) }
+        let at = |percent| nearest_rank(&values, percent).unwrap_or(0.0);
+        Self { mean: mean(&values).unwrap_or(0.0), p50: at(50), p95: at(95), p99: at(99) }
     }
 
     /// Relative to another one, less one.
@@ -131,8 +132,8 @@ impl Figures {
             slow_s: usage.busy_low_s,
             wakes: wakes.len(),
             wakes_for_requests: notices.len(),
-            notice_s: mean(&notices),
-            settle_s: mean(&settles),
+            notice_s: mean(&notices).unwrap_or(0.0),
+            settle_s: mean(&settles).unwrap_or(0.0),
             requests: record.requests.len(),
             unfinished: record.unfinished.len(),
             ttft_s: Spread::of(record.requests.iter().map(|request| request.ttft.0).collect()),
@@ -193,7 +194,7 @@ impl Against {
             ttft_cost: own.ttft_s.over(other.ttft_s),
             e2e_p99_cost: own.e2e_s.over(other.e2e_s).p99,
             delayed_share: count(delays.len()) / count(record.requests.len()).max(1.0),
-            delay_s: mean(&delays),
+            delay_s: mean(&delays).unwrap_or(0.0),
             longest_delay_s: delays.iter().copied().fold(0.0, f64::max),
         }
     }
@@ -220,11 +221,6 @@ fn delays(record: &RunRecord, other: &RunRecord) -> Vec<f64> {
         }
     }
     delays
-}
-
-fn mean(values: &[f64]) -> f64 {
-    // From zero on, since the sum of nothing is -0.
-    values.iter().fold(0.0, |sum, value| sum + value) / count(values.len()).max(1.0)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a number of requests")]

@@ -7,9 +7,8 @@
 use std::collections::VecDeque;
 
 use super::figures::Gap;
-use crate::bandit::Target;
 use crate::sim::run::{Autopilot, Look};
-use crate::units::{Clocks, Seconds, Time};
+use crate::units::{Clocks, Seconds, Target, Time};
 
 /// Clock writes with their moments, in order.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,6 +1,5 @@
 //! `agft park` in virtual time: its rule, with the looks, powers and wake checks that the daemon feeds it.
 
-use crate::bandit::Target;
 use crate::config::{Park, ParkSource, WaitKind};
 use crate::daemon::park::setup;
 use crate::park::books::Books;
@@ -8,7 +7,7 @@ use crate::park::gap::{GapSettings, Prices, Wait};
 use crate::park::price::WakePrice;
 use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
 use crate::sim::run::{Autopilot, Look, WRITE_DELAY};
-use crate::units::{Clocks, Mhz, Millijoules, Seconds, Time};
+use crate::units::{Clocks, Mhz, Millijoules, Seconds, Target, Time};
 
 /// Between two looks at the power of a quiet GPU, and from the last work to the first of them.
 const SLOW: Seconds = Seconds(1.0);

@@ -1,14 +1,13 @@
 //! What a GPU's lock came to, and the trial of its levers.
 
 use super::{BUSY, Connections, Member};
-use crate::bandit::Target;
 use crate::control::{ClockOutcome, Refusal};
 use crate::gpu::{GpuError, GpuSensors};
 use crate::park::gap::Prices;
 use crate::park::levers::Order;
 use crate::park::rule::State;
 use crate::park::wake::Running;
-use crate::units::{Clocks, Joules, Time};
+use crate::units::{Clocks, Joules, Target, Time};
 
 impl Member {
     /// What the rule reckons with.
