@@ -364,7 +364,7 @@ prop_compose! {
         texts in prop::collection::vec("\\PC{0,60}", 4),
         mode in prop::sample::select(Mode::ALL.to_vec()),
         gpus in 0_usize..12,
-        arms in prop::collection::vec((0..4000_u32, prop::option::of(0..9000_u32), 0..9_usize, 0..3_u64), 0..40),
+        arms in prop::collection::vec((0..4000_u32, prop::option::of(0..9000_u32), 0..ArmStatus::ALL.len(), 0..3_u64), 0..40),
         at in prop_oneof![prop::num::f64::ANY, 0.0..3000.0_f64],
         chosen in any::<prop::sample::Index>(),
     ) -> State {
