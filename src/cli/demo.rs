@@ -260,7 +260,7 @@ async fn live(
     let about = show::about(&config, controller.settings());
     let mut gpu = sensors.info().clone();
     gpu.name += " (simulated)";
-    let (show, latest) = Show::new(about, &[gpu], &controller, Savings::default(), unix_seconds());
+    let (show, latest) = Show::new(about, &[gpu], &controller, &Savings::default(), unix_seconds());
     let (mut tui, orders) = if args.tui { Some(Tui::start(latest.clone())?) } else { None }.unzip();
     let display = Display {
         world: world.clone(),
@@ -273,6 +273,7 @@ async fn live(
     let scraper = Scraper::new(&setup::scrape_settings(&config))?;
     let parts = Parts {
         controller,
+        savings: Savings::default(),
         feed: Feed::spawn(scraper, schedule, clock),
         sampler: Sampler::spawn(
             vec![Box::new(sensors)],
@@ -393,7 +394,7 @@ impl Observer for Display {
         ));
     }
 
-    fn end(&mut self, _controller: &Controller, _unix_time: f64) {
+    fn end(&mut self, _controller: &Controller, _: &Savings, _: f64) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -185,7 +185,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
     let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
     let identity = identity(config, &gpus.infos);
     let learned = load_model(cli, config, &store, &identity)?;
-    let savings = load_savings(config, &store, &identity)?;
+    let savings = load_savings(&store, &identity)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -196,19 +196,10 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         let (mut signals, hangup) = Signals::for_daemon(hangup_ends).context("signal handlers")?;
         let (clocks, count) = (gpus.clocks.clone(), gpus.infos.len());
         let (infos, gpus_unlisted) = (gpus.infos.clone(), gpus.unlisted);
-        let mut parts = assemble(
-            cli,
-            config,
-            gpus,
-            guarded.as_ref(),
-            scraper,
-            store,
-            identity,
-            learned,
-            savings.clone(),
-        )?;
+        let mut parts =
+            assemble(cli, config, gpus, guarded.as_ref(), scraper, store, identity, learned, savings)?;
         // Until the end of the run.
-        let _shown = show(config, page, &infos, savings, &mut parts)?;
+        let _shown = show(config, page, &infos, &mut parts)?;
         let notifier = Notifier::from_env();
         parts.reload = hangup.map(|hangup| Reloader {
             hangup,
@@ -259,15 +250,9 @@ pub(super) fn bind_page(
 }
 
 /// Publishes the run's state, and serves it where that is wanted.
-fn show(
-    config: &Config,
-    page: Option<Bound>,
-    gpus: &[GpuInfo],
-    savings: Savings,
-    parts: &mut Parts,
-) -> anyhow::Result<Shown> {
+fn show(config: &Config, page: Option<Bound>, gpus: &[GpuInfo], parts: &mut Parts) -> anyhow::Result<Shown> {
     let about = show::about(config, parts.controller.settings());
-    let (observer, latest) = Show::new(about, gpus, &parts.controller, savings, unix_seconds());
+    let (observer, latest) = Show::new(about, gpus, &parts.controller, &parts.savings, unix_seconds());
     parts.observers.push(Box::new(observer));
     let page = match page {
         None => None,
@@ -397,12 +382,12 @@ fn load_model(
 }
 
 /// What the holdout experiment has shown in earlier runs.
-fn load_savings(config: &Config, store: &ModelStore, identity: &Identity) -> anyhow::Result<Savings> {
+fn load_savings(store: &ModelStore, identity: &Identity) -> anyhow::Result<Savings> {
     let loaded = store.load_savings(identity, jiff::Timestamp::now())?;
     if let Some(rejected) = loaded.rejected {
         tracing::warn!(%rejected, "what the holdout has shown before is not usable: its books begin anew");
     }
-    Ok(loaded.savings.unwrap_or_default().restored(config.holdout.share))
+    Ok(loaded.savings.unwrap_or_default())
 }
 
 #[expect(clippy::too_many_arguments, reason = "everything a run is made of")]
@@ -443,11 +428,12 @@ fn assemble(
         holdout.seed ^= unix_seconds().to_bits().rotate_left(32);
     }
 
+    let savings = savings.restored(settings.holdout_share());
     let mut observers: Vec<Box<dyn Observer>> =
         vec![Box::new(LogObserver::new(config.logging.detailed_round_logging, cli.dry_run))];
     let recorder = RecorderSettings::new(config, !cli.dry_run, settings.limits);
     let steps = StepTap::new(config, &gpus.clocks, gpus.infos.len(), cli.dry_run);
-    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0], savings, steps);
+    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0], &savings, steps);
     observers.push(Box::new(recorder.context("experiment.dir")?));
 
     let sampler_settings = SamplerSettings {
@@ -491,6 +477,7 @@ fn assemble(
     let feed = Feed::spawn(scraper, schedule, clock);
     Ok(Parts {
         controller,
+        savings,
         feed,
         sampler,
         actuator,

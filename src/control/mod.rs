@@ -247,3 +247,11 @@ pub struct Settings {
     /// With this many arms or fewer, a clock the card runs at instead of the one asked becomes an arm.
     pub recover_arms_below: Option<usize>,
 }
+
+impl Settings {
+    /// Share of the time that the holdout experiment leaves to default clocks, 0 to 1.
+    #[must_use]
+    pub fn holdout_share(&self) -> f64 {
+        self.holdout.map_or(0.0, |holdout| holdout.share)
+    }
+}

@@ -8,6 +8,7 @@ use super::tick::{Observer, StepFacts};
 use crate::config::Config;
 use crate::control::stale::STALE_AFTER;
 use crate::control::{Controller, Event, Mode, Round, Settings};
+use crate::holdout::Savings;
 use crate::metrics::health;
 use crate::park::source::WakeSource;
 use crate::seldom::Seldom;
@@ -143,7 +144,7 @@ impl Observer for LogObserver {
         self.detailed = config.logging.detailed_round_logging;
     }
 
-    fn end(&mut self, controller: &Controller, _unix_time: f64) {
+    fn end(&mut self, controller: &Controller, _: &Savings, _: f64) {
         let learned = controller.learned();
         info!(rounds = learned.rounds, "clocks given back, run over");
     }

@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::tick::{Observer, StepFacts};
 use crate::control::{Controller, Mode};
+use crate::holdout::Savings;
 
 /// The status line is renewed this often, and with each change of mode.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
@@ -121,7 +122,7 @@ impl Observer for NotifyObserver {
         }
     }
 
-    fn end(&mut self, _controller: &Controller, _unix_time: f64) {
+    fn end(&mut self, _controller: &Controller, _: &Savings, _: f64) {
         self.notifier.stopping();
     }
 }

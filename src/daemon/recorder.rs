@@ -12,15 +12,15 @@ use super::steps::{StepJob, StepSink, StepTap};
 use super::tick::{Observer, StepFacts};
 use crate::bandit::Policy;
 use crate::config::Config;
-use crate::control::{Controller, Event, Learned, Mode, Round, Settings};
+use crate::control::{Controller, Event, Learned, Mode, Settings};
 use crate::gpu::GpuInfo;
-use crate::holdout::{Savings, SlotWindow};
+use crate::holdout::Savings;
 use crate::park::levers::LeverBook;
 use crate::reward::slo::Limits;
 use crate::seldom::Seldom;
 use crate::store::{
     Identity, ModelMetadata, ModelStore, RoundLimits, RoundRecord, RoundWriter, RunDir, RunInfo, RunSummary,
-    rfc3339, save_levers, unix_seconds,
+    rfc3339, save_levers,
 };
 use crate::units::{Joules, Seconds, Time};
 
@@ -86,7 +86,8 @@ pub struct Recorder {
     created_at: String,
     dropped: u64,
     totals: Totals,
-    savings: Savings,
+    /// Cycles of the holdout that were stored, or known at the start.
+    stored_cycles: u64,
     steps: Option<StepTap>,
     seldom: Seldom<Instant>,
 }
@@ -111,7 +112,7 @@ impl Recorder {
         store: ModelStore,
         identity: Identity,
         gpu: &GpuInfo,
-        savings: Savings,
+        savings: &Savings,
         steps: Option<StepTap>,
     ) -> anyhow::Result<Self> {
         let now = Timestamp::now();
@@ -156,7 +157,7 @@ impl Recorder {
             created_at,
             dropped: 0,
             totals: Totals::default(),
-            savings,
+            stored_cycles: savings.state().cycles,
             steps,
             seldom: Seldom::default(),
         })
@@ -187,14 +188,13 @@ impl Recorder {
         }
     }
 
-    /// Takes the round into the books of the experiment, which are stored when a cycle is complete.
-    fn experiment(&mut self, round: &Round, unix_s: f64) {
-        let Some(at) = round.holdout else { return };
-        let known = self.savings.state().cycles;
-        self.savings.push(at, &SlotWindow::from(round), unix_s);
-        if self.settings.save_model && self.savings.state().cycles > known {
-            self.send(Job::Savings(Box::new(self.savings.clone())));
+    /// The accounting of the experiment is stored when a cycle is complete.
+    fn store_savings(&mut self, savings: &Savings) {
+        let cycles = savings.state().cycles;
+        if self.settings.save_model && cycles > self.stored_cycles {
+            self.send(Job::Savings(Box::new(savings.clone())));
         }
+        self.stored_cycles = cycles;
     }
 
     fn metadata(&self, controller: &Controller, at: Timestamp) -> ModelMetadata {
@@ -287,7 +287,7 @@ impl Observer for Recorder {
             self.totals.energy_j += energy.0;
             self.totals.energy_s += round.window.elapsed.0;
         }
-        self.experiment(round, facts.unix_time);
+        self.store_savings(facts.savings);
         let converged = facts.output.events.iter().any(|event| matches!(event, Event::Converged { .. }));
         if converged {
             self.totals.converged_at = Some(round.number);
@@ -304,15 +304,12 @@ impl Observer for Recorder {
     fn reconfigured(&mut self, config: &Config, settings: &Settings) {
         self.settings.limits = settings.limits;
         self.settings.save_every = config.model.save_interval;
-        // As the view does: a cycle that is counted anew is another one.
-        self.savings.close(unix_seconds(Timestamp::now()));
         if let Some(tap) = &mut self.steps {
             tap.reconfigured(config);
         }
     }
 
-    fn end(&mut self, controller: &Controller, unix_time: f64) {
-        self.savings.close(unix_time);
+    fn end(&mut self, controller: &Controller, savings: &Savings, _: f64) {
         let summary = self.summary(controller);
         // These wait for a place in the queue: the last state must not be dropped. An error means that the thread is
         // gone, which the join below reports.
@@ -324,8 +321,8 @@ impl Observer for Recorder {
             if !levers.book().levers.is_empty() {
                 let _ = self.jobs.send(Job::Levers(Box::new(levers.book().clone())));
             }
-            if self.savings.state().cycles > 0 {
-                let _ = self.jobs.send(Job::Savings(Box::new(self.savings.clone())));
+            if savings.state().cycles > 0 {
+                let _ = self.jobs.send(Job::Savings(Box::new(savings.clone())));
             }
         }
         let _ = self.jobs.send(Job::Finish(Box::new(summary)));

@@ -20,16 +20,16 @@ pub struct Show {
 }
 
 impl Show {
-    /// The view of a run that begins now (Unix seconds) with these books of earlier ones, and where to read it.
+    /// The view of a run that begins now (Unix seconds) with the savings of earlier ones, and where to read it.
     #[must_use]
     pub fn new(
         about: About,
         gpus: &[GpuInfo],
         controller: &Controller,
-        savings: Savings,
+        savings: &Savings,
         unix_s: f64,
     ) -> (Self, Latest) {
-        let view = View::new(about, gpus, controller, unix_s).with_savings(savings);
+        let view = View::new(about, gpus, controller, savings, unix_s);
         let (publish, state) = watch::channel(Arc::new(view.state().clone()));
         let (publish_history, history) = watch::channel(Arc::new(view.history().clone()));
         (Self { view, publish, publish_history }, Latest { state, history })
@@ -44,7 +44,6 @@ pub fn about(config: &Config, settings: &Settings) -> About {
         objective: config.control.objective.to_string(),
         dry_run: settings.dry_run,
         limits: settings.limits,
-        holdout_share: settings.holdout.map_or(0.0, |holdout| holdout.share),
     }
 }
 
@@ -54,6 +53,7 @@ impl Observer for Show {
             seen: facts.seen,
             output: facts.output,
             controller: facts.controller,
+            savings: facts.savings,
             lateness: facts.lateness,
             took: facts.took,
             not_given_back: facts.not_given_back,
@@ -69,5 +69,5 @@ impl Observer for Show {
         self.view.reconfigured(about(config, settings));
     }
 
-    fn end(&mut self, _controller: &Controller, _unix_time: f64) {}
+    fn end(&mut self, _controller: &Controller, _: &Savings, _: f64) {}
 }

@@ -12,6 +12,7 @@ use super::watch::{Alarm, Pulse, Watch};
 use crate::config::Config;
 use crate::control::{Controller, Mode, Observation, Order, Output, Scrape, Settings};
 use crate::gpu::{GpuError, Recovery};
+use crate::holdout::{Savings, SlotWindow};
 use crate::units::{Seconds, Target, Time};
 
 /// A GPU that is lost for a while has the clocks given back so often: well within the pause of a fault.
@@ -25,6 +26,8 @@ pub struct Parts {
     pub feed: Feed,
     /// Where GPU readings come from.
     pub sampler: Sampler,
+    /// What the holdout experiment has shown.
+    pub savings: Savings,
     /// Where commands go; without one nothing is ever written (dry run, data collection).
     pub actuator: Option<Actuator>,
     /// Who watches over all this, and over the guardian; nobody where nothing is locked. After the actuator: dropped in
@@ -69,6 +72,8 @@ pub struct StepFacts<'a> {
     pub output: &'a Output,
     /// The controller after the step.
     pub controller: &'a Controller,
+    /// What the holdout experiment has shown, this step included.
+    pub savings: &'a Savings,
     /// How long after its scheduled moment the tick ran; `None` for a look between ticks.
     pub lateness: Option<Seconds>,
     /// Time that collecting, deciding and commanding took.
@@ -91,7 +96,7 @@ pub trait Observer {
     fn reconfigured(&mut self, _config: &Config, _settings: &Settings) {}
 
     /// The run is over; the clocks have been given back.
-    fn end(&mut self, controller: &Controller, unix_time: f64);
+    fn end(&mut self, controller: &Controller, savings: &Savings, unix_time: f64);
 }
 
 /// How a run ended without an error.
@@ -134,8 +139,9 @@ pub async fn drive(mut parts: Parts, stop: impl Future<Output = End>) -> Result<
     // Goodbye to the guardian, if all is back: what follows only writes files.
     drop(parts.watch.take());
     let now = unix_seconds();
+    parts.savings.close(now);
     for observer in &mut parts.observers {
-        observer.end(&parts.controller, now);
+        observer.end(&parts.controller, &parts.savings, now);
     }
     let end = result?;
     released?;
@@ -275,6 +281,9 @@ fn take_up(parts: &mut Parts, change: Change) {
     if let Some(feed) = change.feed {
         parts.feed = feed;
     }
+    // Its cycles may be counted anew. One that goes on is cut in two; the half without a held slot is not compared.
+    parts.savings.close(unix_seconds());
+    parts.savings.set_share(change.settings.holdout_share());
     for observer in &mut parts.observers {
         observer.reconfigured(&change.config, &change.settings);
     }
@@ -316,14 +325,21 @@ fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
         clients.worked(now);
     }
     parts.sampler.set_watch(watch(parts));
+    let unix_time = unix_seconds();
+    if let Some(round) = &output.round
+        && let Some(at) = round.holdout
+    {
+        parts.savings.push(at, &SlotWindow::from(round), unix_time);
+    }
     let facts = StepFacts {
         seen: &seen,
         output: &output,
         controller: &parts.controller,
+        savings: &parts.savings,
         lateness: due.map(|due| now.since(due)),
         took: parts.clock.now().since(now),
         not_given_back: parts.actuator.as_ref().is_some_and(Actuator::is_not_given_back),
-        unix_time: unix_seconds(),
+        unix_time,
     };
     for observer in &mut parts.observers {
         observer.step(&facts);

@@ -15,7 +15,7 @@ use crate::bandit::{ActionSpace, Policy, PrunedArm, Reason};
 use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
 use crate::features::DIMENSION;
 use crate::gpu::GpuInfo;
-use crate::holdout::{Savings, SlotWindow};
+use crate::holdout::Savings;
 use crate::metrics::{Histogram, health};
 use crate::reward::slo::{Limited, Limits};
 use crate::stats::Durations;
@@ -36,8 +36,6 @@ pub struct About {
     pub dry_run: bool,
     /// The latency limits in force.
     pub limits: Option<Limits>,
-    /// Share of the time in the holdout experiment that is left to default clocks.
-    pub holdout_share: f64,
 }
 
 /// One step, as the view is told of it.
@@ -48,6 +46,8 @@ pub struct Glance<'a> {
     pub output: &'a Output,
     /// The controller after the step.
     pub controller: &'a Controller,
+    /// What the holdout experiment has shown.
+    pub savings: &'a Savings,
     /// How long after its scheduled moment the tick ran; `None` between ticks.
     pub lateness: Option<Seconds>,
     /// Time that the step took.
@@ -63,7 +63,6 @@ pub struct Glance<'a> {
 pub struct View {
     state: State,
     history: History,
-    savings: Savings,
     /// When the previous step was.
     last: Option<Time>,
     /// When the learner was looked at last.
@@ -77,9 +76,13 @@ pub struct View {
 impl View {
     /// The view of a run that begins now (Unix seconds) with this controller.
     #[must_use]
-    pub fn new(about: About, gpus: &[GpuInfo], controller: &Controller, unix_s: f64) -> Self {
-        let savings = Savings::new(about.holdout_share);
-        let books = savings.state().clone();
+    pub fn new(
+        about: About,
+        gpus: &[GpuInfo],
+        controller: &Controller,
+        savings: &Savings,
+        unix_s: f64,
+    ) -> Self {
         let gpus: Vec<GpuState> = gpus
             .iter()
             .map(|gpu| GpuState {
@@ -95,7 +98,6 @@ impl View {
             counters: vec![None; gpus.len()],
             ran: Target::Default,
             history: History::default(),
-            savings,
             state: State {
                 version: env!("CARGO_PKG_VERSION").into(),
                 pid: std::process::id(),
@@ -117,21 +119,13 @@ impl View {
                 counts: no_counts(),
                 estimate: Estimate::default(),
                 parking: parking(controller),
-                savings: books,
+                savings: savings.state().clone(),
                 notes: Notes::default(),
                 scrape: Durations::default(),
                 lateness: Durations::default(),
                 step: Durations::default(),
             },
         }
-    }
-
-    /// Goes on with the books of earlier runs.
-    #[must_use]
-    pub fn with_savings(mut self, savings: Savings) -> Self {
-        self.savings = savings.restored(self.state.savings.share);
-        self.state.savings.clone_from(self.savings.state());
-        self
     }
 
     /// The picture as of the latest step.
@@ -152,10 +146,6 @@ impl View {
         self.state.objective = about.objective;
         self.state.dry_run = about.dry_run;
         self.state.limits = about.limits;
-        // Its cycles may be counted anew. One that goes on is cut in two; the half without a held slot is not compared.
-        self.savings.close(self.state.at_unix_s);
-        self.savings.set_share(about.holdout_share);
-        self.state.savings.clone_from(self.savings.state());
         self.learner_at = None;
     }
 
@@ -194,6 +184,7 @@ impl View {
         self.state.parking = parking(glance.controller);
         if let Some(round) = &glance.output.round {
             self.round(round);
+            self.state.savings.clone_from(glance.savings.state());
         }
         if self.state.mode == Mode::Outage {
             // The latest window says nothing of now.
@@ -264,10 +255,6 @@ impl View {
             tpot_s: tpot,
         };
         state.estimate.push(round);
-        if let Some(at) = round.holdout {
-            self.savings.push(at, &SlotWindow::from(round), state.at_unix_s);
-            state.savings.clone_from(self.savings.state());
-        }
         state.round = Some(RoundState {
             number: round.number,
             window_s: window.elapsed.0,

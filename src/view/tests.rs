@@ -53,14 +53,8 @@ fn gpu() -> GpuInfo {
 }
 
 fn view(controller: &Controller) -> View {
-    let about = About {
-        policy: "linucb".into(),
-        objective: "edp".into(),
-        dry_run: false,
-        limits: None,
-        holdout_share: 0.02,
-    };
-    View::new(about, &[gpu()], controller, 100.0)
+    let about = About { policy: "linucb".into(), objective: "edp".into(), dry_run: false, limits: None };
+    View::new(about, &[gpu()], controller, &Savings::default(), 100.0)
 }
 
 fn observation(now: f64, joules: &[f64]) -> Observation {
@@ -83,6 +77,7 @@ fn show(view: &mut View, controller: &Controller, seen: &Observation, output: &O
         seen,
         output,
         controller,
+        savings: &Savings::default(),
         lateness: Some(Seconds(0.002)),
         took: Seconds(0.001),
         not_given_back: false,
