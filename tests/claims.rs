@@ -5,12 +5,20 @@ mod support;
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::thread::sleep;
+use std::time::Duration;
 
+use nvidia_ml::{GpuConfig, Injection, MockConfig};
 use rustix::process::Signal;
-use support::daemon::{Bench, Daemon};
+use support::daemon::{Bench, Daemon, is_gone};
+use support::eventually;
 
 /// More than the places that the control socket has.
 const CROWD: usize = 40;
+const RESET_CORE: &str = "nvmlDeviceResetGpuLockedClocks";
+const NO_PERMISSION: u32 = 4;
+/// How long after the end of a fault clocks may stay locked.
+const FREED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Clients of the control socket that say this and nothing more.
 fn crowd(bench: &Bench, daemon: &Daemon, said: &[u8]) -> Vec<UnixStream> {
@@ -81,4 +89,29 @@ fn killed_agft_keeps_no_successor_out_wherever_that_writes_its_files() {
     bench.wait_for_lock(&next);
     next.stop();
     bench.assert_given_back(next.pid());
+}
+
+#[test]
+fn next_start_takes_its_gpu_from_a_guardian_that_goes_on_with_the_other() {
+    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2)).set("gpu.device_id", "[0, 1]");
+    let mut daemon = bench.serve(&[]);
+    let old = bench.guardian().expect("a guardian");
+    for gpu in [0, 1] {
+        bench.mock.inject(&Injection::error(RESET_CORE, NO_PERMISSION).on(gpu)).expect("a free slot");
+    }
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    daemon.wait_for_log("clocks not given back yet");
+    bench.mock.clear_injections();
+    bench.mock.inject(&Injection::error(RESET_CORE, NO_PERMISSION).on(1)).expect("a free slot");
+    let bench = bench.set("gpu.device_id", "0");
+    let mut next = bench.serve(&[]);
+    sleep(FREED_WITHIN);
+    let core = |gpu| bench.mock.locks(gpu).expect("a GPU").core;
+    assert!(core(1).is_some() && !is_gone(old), "{}", daemon.tail());
+    bench.mock.clear_injections();
+    assert!(eventually(|| core(1), Option::is_none).is_none(), "{}", daemon.tail());
+    assert!(eventually(|| is_gone(old), |gone| *gone), "the old guardian stays");
+    next.stop();
+    assert!(bench.is_free());
 }

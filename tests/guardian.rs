@@ -9,9 +9,9 @@ use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 use nvidia_ml::{GpuConfig, Injection, MockConfig};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use sha2::{Digest, Sha256};
-use support::daemon::{Bench, Daemon};
+use support::daemon::{Bench, Daemon, is_gone};
 use support::engine::Behaviour;
 use support::eventually;
 
@@ -30,7 +30,6 @@ const EVERY_CALL: [&str; 6] = [
 ];
 /// How long after the end of a fault clocks may stay locked.
 const FREED_WITHIN: Duration = Duration::from_secs(5);
-const NO_PERMISSION: u32 = 4;
 /// Codes that resets are refused with: uninitialised, not supported, not permitted, driver not loaded, lost, ...
 const REFUSALS: [u32; 8] = [1, 3, 4, 9, 15, 16, 18, UNKNOWN];
 const HANGS: Duration = Duration::from_secs(600);
@@ -49,12 +48,6 @@ fn released_after(bench: &Bench, start: Instant) -> Duration {
         // Not oftener: on a busy machine, looking keeps others from running.
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-fn is_gone(pid: Pid) -> bool {
-    // A zombie answers too; nobody is left to wait for it but init.
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-    test_kill_process(pid).is_err() || stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
 fn guardian(bench: &Bench) -> Pid {
@@ -278,31 +271,6 @@ fn next_start_undoes_what_two_kills_left() {
     daemon.stop();
     bench.assert_given_back(daemon.pid());
     assert_eq!(bench.journals(), Vec::<std::path::PathBuf>::new());
-}
-
-#[test]
-fn next_start_takes_its_gpu_from_a_guardian_that_goes_on_with_the_other() {
-    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2)).set("gpu.device_id", "[0, 1]");
-    let mut daemon = bench.serve(&[]);
-    let old = guardian(&bench);
-    for gpu in [0, 1] {
-        bench.mock.inject(&Injection::error(RESET_CORE, NO_PERMISSION).on(gpu)).expect("a free slot");
-    }
-    daemon.signal(Signal::KILL);
-    daemon.wait();
-    daemon.wait_for_log("clocks not given back yet");
-    bench.mock.clear_injections();
-    bench.mock.inject(&Injection::error(RESET_CORE, NO_PERMISSION).on(1)).expect("a free slot");
-    let bench = bench.set("gpu.device_id", "0");
-    let mut next = bench.serve(&[]);
-    std::thread::sleep(FREED_WITHIN);
-    let core = |gpu| bench.mock.locks(gpu).expect("a GPU").core;
-    assert!(core(1).is_some() && !is_gone(old), "{}", daemon.tail());
-    bench.mock.clear_injections();
-    assert!(eventually(|| core(1), Option::is_none).is_none(), "{}", daemon.tail());
-    assert!(eventually(|| is_gone(old), |gone| *gone), "the old guardian stays");
-    next.stop();
-    assert!(bench.is_free());
 }
 
 /// A guardian whose controller dies before its first reset has locked nothing itself, but the clocks may be a predecessor's:

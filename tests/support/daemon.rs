@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use agft::store::{ModelMetadata, RoundRecord};
 use nvidia_ml::{ClockWrite, MockConfig};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 
 use super::engine::Engine;
@@ -390,4 +390,11 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Has the process ended?
+pub(crate) fn is_gone(pid: Pid) -> bool {
+    // A zombie answers too; nobody is left to wait for it but init.
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    test_kill_process(pid).is_err() || stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
