@@ -10,9 +10,9 @@ use std::hint::black_box;
 use agft::bandit::linucb::LinUcbSettings;
 use agft::bandit::space::SpaceSettings;
 use agft::bandit::{ActionSpace, LinUcb, Policy, View};
+use agft::compose;
 use agft::config::Config;
 use agft::control::{Controller, Learned};
-use agft::daemon::setup;
 use agft::gpu::{MemoryLevel, SupportedClocks};
 use agft::sim::run::{Driver, RunSpec, run};
 use agft::sim::{Pattern, World, WorldSpec};
@@ -75,9 +75,9 @@ fn steps_of_the_loop(criterion: &mut Criterion) {
     });
     group.bench_function("structured: 200 control steps", |bencher| {
         bencher.iter(|| {
-            let space = ActionSpace::new(&supported, &setup::space_settings(&config, Vec::new()));
-            let settings = setup::control_settings(&config, &supported, false);
-            let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
+            let space = ActionSpace::new(&supported, &compose::space_settings(&config, Vec::new()));
+            let settings = compose::control_settings(&config, &supported, false);
+            let learned = Learned::fresh(compose::learner(&config), config.metrics.baseline_measurements);
             let mut controller = Controller::new(settings, learned, space, 1, Time(0.0));
             run(&spec, Driver::Controller(&mut controller), |_| {}).is_ok()
         });

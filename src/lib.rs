@@ -21,6 +21,7 @@ pub mod stats;
 pub mod text;
 pub mod units;
 
+pub mod compose;
 pub mod config;
 
 pub mod metrics;
@@ -48,6 +49,7 @@ pub mod view;
 
 pub mod daemon;
 pub mod guardian;
+pub mod signals;
 
 pub mod lab;
 pub mod sim;

@@ -2,9 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a simulated server that cannot be made fails the test")]
 
 use agft::bandit::ActionSpace;
+use agft::compose;
 use agft::config::Config;
 use agft::control::{Controller, Learned, Settings};
-use agft::daemon::setup;
 use agft::sim::record::Figures;
 use agft::sim::run::{Driver, RunSpec, run};
 use agft::sim::{Pattern, World, WorldSpec};
@@ -19,14 +19,14 @@ fn edp(figures: &Figures) -> f64 {
 }
 
 fn fresh(config: &Config) -> Learned {
-    Learned::fresh(setup::learner(config), config.metrics.baseline_measurements)
+    Learned::fresh(compose::learner(config), config.metrics.baseline_measurements)
 }
 
 /// Runs the loop as the daemon would with `config` from what was `learned`.
 fn serve(spec: &RunSpec, config: &Config, learned: Learned) -> (Figures, Learned) {
     let supported = World::new(spec.world.clone(), spec.seed).unwrap().supported_clocks().unwrap();
-    let space = ActionSpace::new(&supported, &setup::space_settings(config, Vec::new()));
-    let settings = Settings { holdout: None, ..setup::control_settings(config, &supported, false) };
+    let space = ActionSpace::new(&supported, &compose::space_settings(config, Vec::new()));
+    let settings = Settings { holdout: None, ..compose::control_settings(config, &supported, false) };
     let mut controller = Controller::new(settings, learned, space, 1, Time(0.0));
     let figures = run(spec, Driver::Controller(&mut controller), |_| {}).unwrap().whole();
     (figures, controller.learned().clone())

@@ -3,9 +3,9 @@
 #![allow(dead_code, reason = "each user takes some of them")]
 
 use agft::bandit::{ActionSpace, Policy};
+use agft::compose;
 use agft::config::{Config, PolicyKind};
 use agft::control::{Controller, GpuTick, Learned, Observation, Scrape};
-use agft::daemon::setup;
 use agft::features::Context;
 use agft::gpu::{MemoryLevel, SupportedClocks};
 use agft::guardian::{FromGuardian, ToGuardian};
@@ -83,7 +83,7 @@ pub(crate) fn model_payload(data: &[u8]) {
         return;
     }
     let config = Config::default();
-    setup::configure(&mut learned.policy, &config);
+    compose::configure(&mut learned.policy, &config);
     let _ = learned.policy.summary();
     let mut controller = controller(learned, &config);
     for tick in 1..=8 {
@@ -102,8 +102,8 @@ fn supported() -> SupportedClocks {
 
 fn controller(learned: Learned, config: &Config) -> Controller {
     let clocks = supported();
-    let space = ActionSpace::new(&clocks, &setup::space_settings(config, Vec::new()));
-    Controller::new(setup::control_settings(config, &clocks, false), learned, space, 1, Time(0.0))
+    let space = ActionSpace::new(&clocks, &compose::space_settings(config, Vec::new()));
+    Controller::new(compose::control_settings(config, &clocks, false), learned, space, 1, Time(0.0))
 }
 
 fn busy(now: f64) -> Observation {

@@ -277,7 +277,7 @@ fn check_endpoint(config: &Config, lines: &mut Lines) {
 
 fn fetch(config: &Config) -> anyhow::Result<EngineReport> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let scraper = Scraper::new(&crate::daemon::setup::scrape_settings(config))?;
+    let scraper = Scraper::new(&crate::compose::scrape_settings(config))?;
     let body = runtime.block_on(scraper.fetch())?;
     Ok(describe(&Page::parse(&body.body, config.vllm.model_name.as_deref())?))
 }

@@ -15,6 +15,7 @@ use super::screen::possible;
 use super::tui::Tui;
 use super::{Cli, Exit, logging, top};
 use crate::bandit::ActionSpace;
+use crate::compose;
 use crate::config::Config;
 use crate::control::{Controller, Learned, Settings};
 use crate::daemon::actuator::Actuator;
@@ -22,9 +23,7 @@ use crate::daemon::clock::Clock;
 use crate::daemon::feed::{Feed, Schedule};
 use crate::daemon::log::LogObserver;
 use crate::daemon::sampler::{Sampler, SamplerSettings};
-use crate::daemon::setup;
 use crate::daemon::show::{self, Show};
-use crate::daemon::signals::Signals;
 use crate::daemon::tick::{End, Observer, Parts, StepFacts, drive, unix_seconds};
 use crate::daemon::watch::Pulse;
 use crate::export::Latest;
@@ -35,6 +34,7 @@ use crate::gpu::lease::ClockLease;
 use crate::holdout::Savings;
 use crate::metrics::scrape::Scraper;
 use crate::park::levers::LeverBook;
+use crate::signals::Signals;
 use crate::sim::{Arrivals, Pattern, SharedWorld, SimGpu, World, WorldSpec, serve, shared};
 use crate::units::{Seconds, Time};
 
@@ -245,14 +245,14 @@ async fn live(
     config.vllm.prometheus_url = server.metrics_url();
     let supported = sensors.supported_clocks()?;
     // A minute is too short for the holdout experiment; the demo knows what default clocks cost from a run of its own.
-    let settings = Settings { holdout: None, ..setup::control_settings(&config, &supported, false) };
-    let learned = Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements);
-    let space = ActionSpace::new(&supported, &setup::space_settings(&config, Vec::new()));
+    let settings = Settings { holdout: None, ..compose::control_settings(&config, &supported, false) };
+    let learned = Learned::fresh(compose::learner(&config), config.metrics.baseline_measurements);
+    let space = ActionSpace::new(&supported, &compose::space_settings(&config, Vec::new()));
     let lease = ClockLease::take(vec![(Box::new(clocks), supported.core_min())])?;
 
     let length = f64::from(args.seconds);
     let shown = Arc::new(Mutex::new(Shown { marks: [None, None], rounds: 0 }));
-    let controller = Controller::new(settings, learned, space, 1, clock.now()).with_levers(setup::levers(
+    let controller = Controller::new(settings, learned, space, 1, clock.now()).with_levers(compose::levers(
         &config,
         &supported,
         LeverBook::default(),
@@ -270,7 +270,7 @@ async fn live(
         bar: (!args.json && !args.tui).then(|| progress_bar(args.seconds)),
     };
     let schedule = Schedule { start: Time(0.15), period: config.control.decision_interval_s };
-    let scraper = Scraper::new(&setup::scrape_settings(&config))?;
+    let scraper = Scraper::new(&compose::scrape_settings(&config))?;
     let parts = Parts {
         controller,
         savings: Savings::default(),
@@ -300,7 +300,7 @@ async fn live(
     let mut signals = Signals::install()?;
     let end = drive(parts, async {
         tokio::select! {
-            end = signals.wait() => end,
+            name = signals.wait() => End::Signal(name),
             () = crate::daemon::feed::sleep_until(clock, Time(length) + Seconds(0.35)) => End::Finished,
             () = quit(tui.as_mut()) => End::Finished,
         }

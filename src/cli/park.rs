@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::guarded::{CLOCK_THREAD, Guarded};
 use super::run::{bind_page, control_socket, exit_of_run};
 use super::{Cli, Exit, load_config, logging, report_config_error};
+use crate::compose;
 use crate::config::{Config, ConfigError, Listen, Park, ParkLever, ParkSource};
 use crate::control::Order;
 use crate::daemon::actuator::Actuator;
@@ -22,7 +23,6 @@ use crate::daemon::park::member::Member;
 use crate::daemon::park::reload::Reloader;
 use crate::daemon::park::setup::SetupError;
 use crate::daemon::park::{ParkRun, Show, drive, setup};
-use crate::daemon::signals::Signals;
 use crate::daemon::tick::End;
 use crate::daemon::trust::Trusted;
 use crate::daemon::watch::Pulse;
@@ -36,6 +36,7 @@ use crate::gpu::pstate::PstateClocks;
 use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSelector, GpuSensors, SupportedClocks};
 use crate::park::fans::FanRule;
 use crate::park::levers::TrialTimes;
+use crate::signals::Signals;
 use crate::store::load_levers;
 use crate::units::Seconds;
 use crate::view::ParkState;
@@ -202,7 +203,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
     let host = NvmlHost::open()?;
     let mut chosen = choose(host, park)?;
     let infos: Vec<GpuInfo> = chosen.iter().map(|gpu| gpu.info.clone()).collect();
-    let settings = setup::settings(park);
+    let settings = compose::park::settings(park);
     let dry_run = args.dry_run;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), gpus = infos.len(), dry_run, park = ?park, "agft park starts");
     // A turn is over well within this, or it hangs.
@@ -287,7 +288,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
             clock,
             panic_at_turn: cli.panic_at_tick,
         };
-        let end = drive(run, signals.wait()).await?;
+        let end = drive(run, async { End::Signal(signals.wait().await) }).await?;
         if let End::Signal(name) = end {
             tracing::info!(signal = name, "ended by signal");
         }

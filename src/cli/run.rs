@@ -9,6 +9,7 @@ use anyhow::Context;
 use super::guarded::{CLOCK_THREAD, Guarded};
 use super::{Cli, Exit, exit_of, load_config, logging};
 use crate::bandit::ActionSpace;
+use crate::compose;
 use crate::config::{Config, Listen};
 use crate::control::{Controller, Learned, Order};
 use crate::daemon::actuator::Actuator;
@@ -20,9 +21,7 @@ use crate::daemon::notify::{Notifier, NotifyObserver};
 use crate::daemon::recorder::{Recorder, RecorderSettings};
 use crate::daemon::reload::Reloader;
 use crate::daemon::sampler::{Sampler, SamplerSettings};
-use crate::daemon::setup;
 use crate::daemon::show::{self, Show};
-use crate::daemon::signals::Signals;
 use crate::daemon::steps::StepTap;
 use crate::daemon::tick::{End, Observer, Parts, RunError, drive, unix_seconds};
 use crate::daemon::watch::{Alarm, Pulse};
@@ -39,6 +38,7 @@ use crate::gpu::{
 use crate::guardian::undo::runtime_dir;
 use crate::holdout::Savings;
 use crate::metrics::scrape::{self, Scraper};
+use crate::signals::Signals;
 use crate::store::held::{ClaimError, HeldDir};
 use crate::store::{Identity, Load, ModelStore, load_levers, own_dir};
 use crate::units::{Mhz, Seconds};
@@ -170,7 +170,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         data_collection = config.control.data_collection_mode,
         "agft starts"
     );
-    let scraper = Scraper::new(&setup::scrape_settings(config))?;
+    let scraper = Scraper::new(&compose::scrape_settings(config))?;
     // What is wrong with the port shows before the first clock is touched.
     let page = bind_page("observe.metrics_listen", config.observe.metrics_listen, Listen::LOCAL)?;
     let hands_off = cli.dry_run || config.control.data_collection_mode;
@@ -217,7 +217,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
             notifier.ready();
             parts.observers.push(Box::new(NotifyObserver::new(notifier)));
         }
-        let end = drive(parts, signals.wait()).await?;
+        let end = drive(parts, async { End::Signal(signals.wait().await) }).await?;
         if let End::Signal(name) = end {
             tracing::info!(signal = name, "ended by signal");
         }
@@ -346,7 +346,7 @@ fn load_model(
     identity: &Identity,
 ) -> anyhow::Result<Learned> {
     let now = jiff::Timestamp::now();
-    let fresh = || Learned::fresh(setup::learner(config), config.metrics.baseline_measurements);
+    let fresh = || Learned::fresh(compose::learner(config), config.metrics.baseline_measurements);
     if cli.reset_model {
         for kept in store.reset(now)? {
             tracing::info!(kept_as = %kept.display(), "model put aside");
@@ -368,7 +368,7 @@ fn load_model(
                 return Ok(fresh());
             }
             tracing::info!(rounds = learned.rounds, generation = ?restored.generation, "model loaded");
-            setup::configure(&mut learned.policy, config);
+            compose::configure(&mut learned.policy, config);
             Ok(learned)
         }
         Load::Fresh { reasons } => {
@@ -419,10 +419,10 @@ fn assemble(
             (Some(Actuator::spawn(lease, clock).context("clock thread")?), Some(answers))
         }
     };
-    let memory = setup::memory_clocks(config, &gpus.clocks);
-    let space = ActionSpace::new(&gpus.clocks, &setup::space_settings(config, memory));
+    let memory = compose::memory_clocks(config, &gpus.clocks);
+    let space = ActionSpace::new(&gpus.clocks, &compose::space_settings(config, memory));
     tracing::info!(arms = space.arms().len(), "action space");
-    let mut settings = setup::control_settings(config, &gpus.clocks, cli.dry_run);
+    let mut settings = compose::control_settings(config, &gpus.clocks, cli.dry_run);
     if let Some(holdout) = &mut settings.holdout {
         // No load may come to know the moments, not even one that starts with every run.
         holdout.seed ^= unix_seconds().to_bits().rotate_left(32);
@@ -469,7 +469,7 @@ fn assemble(
         _ => None,
     };
     let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0], gpus.infos.len());
-    let levers = setup::parking(&mut settings, config, &gpus.clocks, known);
+    let levers = compose::parking(&mut settings, config, &gpus.clocks, known);
     let controller =
         Controller::new(settings, learned, space, gpus.infos.len(), clock.now()).with_levers(levers);
     let period = config.control.decision_interval_s;

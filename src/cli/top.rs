@@ -12,8 +12,8 @@ use super::screen::{self, News, ScreenError, possible, show};
 use super::status::{Talk, TalkError, Which, fail, run_talk, socket_dir, talk};
 use super::{Cli, Exit};
 use crate::control::Order;
-use crate::daemon::signals::Signals;
 use crate::export::protocol::Request;
+use crate::signals::Signals;
 use crate::top::Model;
 use crate::units::Seconds;
 

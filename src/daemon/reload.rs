@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokio::signal::unix::Signal;
 
+use super::clock::Clock;
 use super::feed::{Feed, Schedule};
 use super::notify::Notifier;
-use super::{clock::Clock, setup};
 use crate::bandit::{ActionSpace, Policy};
+use crate::compose;
 use crate::config::{self, Config, ConfigError};
 use crate::control::{Controller, Learned, Settings};
 use crate::gpu::SupportedClocks;
@@ -95,7 +96,7 @@ impl Reloader {
         let feed = if merged.vllm == self.config.vllm {
             None
         } else {
-            match Scraper::new(&setup::scrape_settings(&merged)) {
+            match Scraper::new(&compose::scrape_settings(&merged)) {
                 Ok(scraper) => Some(Feed::spawn(scraper, self.schedule, self.clock)),
                 Err(error) => {
                     tracing::error!(%error, "configuration not reloaded: the old one stays");
@@ -107,12 +108,12 @@ impl Reloader {
             tracing::info!(key, change, "takes effect now");
         }
         let mut learned = learned.clone();
-        setup::configure(&mut learned.policy, &merged);
+        compose::configure(&mut learned.policy, &merged);
         learned.policy.interrupt();
-        let memory = setup::memory_clocks(&merged, &self.clocks);
-        let space = ActionSpace::new(&self.clocks, &setup::space_settings(&merged, memory));
-        let mut settings = setup::control_settings(&merged, &self.clocks, self.dry_run);
-        let levers = setup::parking(&mut settings, &merged, &self.clocks, LeverBook::default());
+        let memory = compose::memory_clocks(&merged, &self.clocks);
+        let space = ActionSpace::new(&self.clocks, &compose::space_settings(&merged, memory));
+        let mut settings = compose::control_settings(&merged, &self.clocks, self.dry_run);
+        let levers = compose::parking(&mut settings, &merged, &self.clocks, LeverBook::default());
         let controller = Controller::new(settings.clone(), learned, space, self.gpus, self.clock.now())
             .with_levers(levers);
         tracing::info!(%file, rounds = controller.learned().rounds, "configuration reloaded");

@@ -21,12 +21,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{FromGuardian, ToGuardian};
-use crate::daemon::signals::Signals;
 use crate::gpu::lease::give_back;
 use crate::gpu::nvml::NvmlHost;
 use crate::gpu::pstate::{MayBeForced, clocks_to_reset};
 use crate::gpu::retry::Retries;
 use crate::gpu::{GpuClocks, GpuError};
+use crate::signals::Signals;
 use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
 
 /// How long a dead predecessor's guardian may take to finish.
@@ -312,7 +312,7 @@ impl Guardian {
                 _ = self.dying.recv() => {
                     self.release_under_controller("the controller is being killed").await;
                 }
-                end = signals.wait() => return Why::Signal(end.name()),
+                name = signals.wait() => return Why::Signal(name),
                 () = self.controller.gone.notified() => {
                     // What it said before it died has to be known, and has arrived. Where a fork of it holds the socket
                     // open there is no end to wait for.

@@ -9,8 +9,8 @@ use super::oracle::{Sweep, SweepSpec};
 use super::original::OriginalAgft;
 use super::policy::{PolicySpec, controller};
 use super::score::{Reference, Score, Yardstick, cost};
+use crate::compose;
 use crate::config::{Config, PolicyKind};
-use crate::daemon::setup;
 use crate::gpu::SupportedClocks;
 use crate::sim::record::{RequestLimits, RunRecord};
 use crate::sim::run::{Driver, RunError, RunSpec, run};
@@ -99,7 +99,7 @@ impl Experiment {
         let sweep = Sweep::measure(&SweepSpec {
             run: &spec,
             supported: &supported,
-            memory: &setup::memory_clocks(&self.config, &supported),
+            memory: &compose::memory_clocks(&self.config, &supported),
             objective: control.objective,
             slowest,
             edges: &edges,

@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use super::LabError;
 use crate::bandit::ActionSpace;
+use crate::compose;
 use crate::config::{Config, PolicyKind};
 use crate::control::{Controller, Learned};
-use crate::daemon::setup;
 use crate::gpu::SupportedClocks;
 use crate::park::levers::LeverBook;
 use crate::units::{Time, Watts};
@@ -117,11 +117,11 @@ pub fn controller(config: &Config, supported: &SupportedClocks, policy: PolicyKi
 /// The controller that the daemon would run with this configuration.
 #[must_use]
 pub fn as_configured(config: &Config, supported: &SupportedClocks) -> Controller {
-    let memory = setup::memory_clocks(config, supported);
-    let space = ActionSpace::new(supported, &setup::space_settings(config, memory));
-    let settings = setup::control_settings(config, supported, false);
-    let learned = Learned::fresh(setup::learner(config), config.metrics.baseline_measurements);
-    Controller::new(settings, learned, space, 1, Time(0.0)).with_levers(setup::levers(
+    let memory = compose::memory_clocks(config, supported);
+    let space = ActionSpace::new(supported, &compose::space_settings(config, memory));
+    let settings = compose::control_settings(config, supported, false);
+    let learned = Learned::fresh(compose::learner(config), config.metrics.baseline_measurements);
+    Controller::new(settings, learned, space, 1, Time(0.0)).with_levers(compose::levers(
         config,
         supported,
         LeverBook::default(),

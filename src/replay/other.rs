@@ -12,10 +12,10 @@ use super::ReplayError;
 use super::estimate::{Estimate, Row, Support, estimate};
 use super::segment::{Cause, Head, Recorded, Segment};
 use crate::bandit::{ActionSpace, Policy};
+use crate::compose;
 use crate::config::Config;
 use crate::control::load::{LoadEstimate, has_work};
 use crate::control::{Controller, Learned, Mode, Round};
-use crate::daemon::setup;
 use crate::reward::baseline::{BaselineBook, Load};
 use crate::reward::{Cost, RewardForm, reward};
 use crate::store::steps::segments_of;
@@ -163,7 +163,7 @@ impl Pair {
             }
             let config = settings.config(&segment.head)?;
             let mut learned = before.other.learned().clone();
-            setup::configure(&mut learned.policy, &config);
+            compose::configure(&mut learned.policy, &config);
             learned.policy.interrupt();
             return Ok(Self::new(config, recorded, learned, &segment.head));
         }
@@ -172,19 +172,19 @@ impl Pair {
         // As a start with these settings would find it: what was learned, unless by another policy.
         let learned = if was.control.policy == config.control.policy {
             let mut learned = recorded.learned().clone();
-            setup::configure(&mut learned.policy, &config);
+            compose::configure(&mut learned.policy, &config);
             learned
         } else {
-            Learned::fresh(setup::learner(&config), config.metrics.baseline_measurements)
+            Learned::fresh(compose::learner(&config), config.metrics.baseline_measurements)
         };
         Ok(Self::new(config, recorded, learned, &segment.head))
     }
 
     fn new(config: Config, recorded: Controller, learned: Learned, head: &Head) -> Self {
-        let memory = setup::memory_clocks(&config, &head.clocks);
-        let space = ActionSpace::new(&head.clocks, &setup::space_settings(&config, memory));
+        let memory = compose::memory_clocks(&config, &head.clocks);
+        let space = ActionSpace::new(&head.clocks, &compose::space_settings(&config, memory));
         // Its commands are not carried out: what is in force is what the record says.
-        let control = setup::control_settings(&config, &head.clocks, true);
+        let control = compose::control_settings(&config, &head.clocks, true);
         let other = Controller::new(control, learned, space, head.gpus, head.at);
         Self { config, recorded, other, load: LoadEstimate::default(), wanted: None }
     }

@@ -1,7 +1,8 @@
 //! The clocks of a GPU's two states, by the lever of the configuration.
 
+use crate::compose::park::locks;
+use crate::compose::top;
 use crate::config::Park;
-use crate::daemon::setup::{chosen_levers, top};
 use crate::gpu::{GpuInfo, SupportedClocks};
 use crate::park::levers::{Lever, LeverKind};
 use crate::park::wake::Running;
@@ -49,17 +50,6 @@ pub fn levels(
         .wake_core_mhz
         .map_or(Target::Default, |core| Target::Lock(Clocks::core_only(clocks.nearest_core(core))));
     Ok(Levels { simplest, levers, top: top(clocks), awake, by_state })
-}
-
-/// The locks that the configuration allows, the simplest first; none if it wants a memory clock lowered that is the only one.
-#[must_use]
-pub fn locks(park: &Park, clocks: &SupportedClocks) -> Vec<Lever> {
-    let core = park.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));
-    let memory = match park.memory_mhz {
-        Some(wanted) => clocks.memory().min_by_key(|memory| memory.abs_diff(wanted)),
-        None => clocks.memory().last(),
-    };
-    chosen_levers(park.lever.locks(), Lever::of(clocks, core, memory))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::hooks::FanHooks;
 use super::levels::{Levels, levels};
 use super::member::Member;
 use super::setup::{self, SetupError};
+use crate::compose;
 use crate::config::{Config, ConfigError, Park, ParkLever};
 use crate::daemon::reload::{differences, hung_up, read_again};
 use crate::park::fans::FanRule;
@@ -147,7 +148,7 @@ pub(super) fn reload(run: &mut ParkRun) -> Result<bool, crate::gpu::GpuError> {
         run.fans = FanRule::new(new.fan_off_after_s);
     }
     run.log_every = new.log_interval_s;
-    let (settings, periods) = (setup::settings(new), setup::periods(new));
+    let (settings, periods) = (compose::park::settings(new), setup::periods(new));
     // Only now: what was prepared has taken its time.
     let now = run.clock.now();
     for (member, levels) in run.members.iter_mut().zip(prepared.levels) {

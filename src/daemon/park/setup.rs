@@ -7,14 +7,11 @@ use std::time::Duration;
 use super::activity::{ActivitySource, Ports};
 use super::hooks::{FanHooks, Programs};
 use super::member::Periods;
-use crate::config::{Park, ParkSource, WaitKind};
+use crate::config::{Park, ParkSource};
 use crate::connections::ConnectionError;
-use crate::daemon::setup::counted;
 use crate::gpu::GpuError;
-use crate::park::gap::{GapSettings, Wait};
-use crate::park::rule::{HotAt, Settings};
 use crate::store::{Untrusted, trusted_path};
-use crate::units::{Joules, Seconds};
+use crate::units::Seconds;
 
 /// Why a run cannot be made of a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -63,28 +60,6 @@ pub enum SetupError {
     /// The GPU does not answer.
     #[error(transparent)]
     Gpu(#[from] GpuError),
-}
-
-/// Constants of the rule.
-#[must_use]
-pub fn settings(park: &Park) -> Settings {
-    let utilization = park.sources.contains(&ParkSource::Utilization);
-    Settings {
-        gap: GapSettings {
-            wait: match park.rule {
-                WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
-                WaitKind::SkiRental => {
-                    Wait::SkiRental { wake: park.wake_cost_j.map(Joules), unmeasured: park.quiet_s }
-                }
-            },
-            quiet: park.quiet_s,
-            at_start: park.at_start,
-            wake_limit: park.wake_limit_s,
-        },
-        utilization_threshold_percent: utilization.then_some(park.utilization_threshold_percent),
-        connections: park.sources.contains(&ParkSource::Connections).then_some(counted(park.count)),
-        hot: park.temperature_high_c.map(|high_c| HotAt { high_c, low_c: park.temperature_low_c }),
-    }
 }
 
 /// Periods of looks.

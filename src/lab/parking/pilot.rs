@@ -1,7 +1,7 @@
 //! `agft park` in virtual time: its rule, with the looks, powers and wake checks that the daemon feeds it.
 
+use crate::compose;
 use crate::config::{Park, ParkSource, WaitKind};
-use crate::daemon::park::setup;
 use crate::park::books::Books;
 use crate::park::gap::{GapSettings, Prices, Wait};
 use crate::park::price::WakePrice;
@@ -194,7 +194,7 @@ fn ski_rental(park: &Park) -> Settings {
         temperature_high_c: None,
         ..park.clone()
     };
-    setup::settings(&park)
+    compose::park::settings(&park)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "at most 10 000")]

@@ -5,10 +5,10 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::*;
 use crate::bandit::ActionSpace;
+use crate::compose;
 use crate::config::{Config, PolicyKind};
 use crate::control::load::LoadEstimate;
 use crate::control::{Controller, Learned, Observation, Output, Round};
-use crate::daemon::setup;
 use crate::gpu::SupportedClocks;
 use crate::replay::tests::world;
 use crate::sim::run::{Driver, Onlooker, RunSpec, run};
@@ -42,9 +42,9 @@ fn onlooker(clocks: &SupportedClocks) -> Controller {
     let mut config = Config::default();
     config.control.policy = PolicyKind::LinUcb;
     config.control.data_collection_mode = true;
-    let space = ActionSpace::new(clocks, &setup::space_settings(&config, Vec::new()));
-    let settings = setup::control_settings(&config, clocks, true);
-    Controller::new(settings, Learned::fresh(setup::learner(&config), 10), space, 1, Time(0.0))
+    let space = ActionSpace::new(clocks, &compose::space_settings(&config, Vec::new()));
+    let settings = compose::control_settings(&config, clocks, true);
+    Controller::new(settings, Learned::fresh(compose::learner(&config), 10), space, 1, Time(0.0))
 }
 
 /// Windows of a run with clocks drawn from a list, without those wanted.

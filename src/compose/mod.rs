@@ -1,5 +1,7 @@
 //! From a checked configuration to the constants of the parts.
 
+pub mod park;
+
 use std::path::PathBuf;
 
 use crate::bandit::Learner;

@@ -2,8 +2,6 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::tick::End;
-
 /// SIGINT, SIGTERM and, unless it means something else, SIGHUP, caught from the moment this is made.
 pub struct Signals {
     interrupt: Signal,
@@ -37,11 +35,11 @@ impl Signals {
     /// Waits for the first one.
     ///
     /// Cancel safe: a signal that is not waited for is not lost.
-    pub async fn wait(&mut self) -> End {
+    pub async fn wait(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.interrupt.recv() => End::Signal("SIGINT"),
-            _ = self.terminate.recv() => End::Signal("SIGTERM"),
-            () = received(self.hangup.as_mut()) => End::Signal("SIGHUP"),
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            () = received(self.hangup.as_mut()) => "SIGHUP",
         }
     }
 }

@@ -1,0 +1,107 @@
+//! Which part may use which: what DESIGN.md draws, held against the imports.
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot read the sources fails")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Decides, and does no I/O: time and randomness are parameters.
+const PURE: [&str; 11] = [
+    "units.rs",
+    "text.rs",
+    "faults.rs",
+    "stats",
+    "features",
+    "reward",
+    "bandit",
+    "holdout",
+    "control",
+    "park",
+    "compose",
+];
+/// What a decision must not touch.
+const OUTSIDE: [&str; 9] = [
+    "std::fs",
+    "std::thread",
+    "std::process",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "Instant::now",
+    "SystemTime",
+    "Timestamp::now",
+    "tokio::",
+];
+/// Below the decisions: they know nothing of what is done with them.
+const BELOW: [&str; 2] = ["gpu", "metrics"];
+/// Beside the daemon: what shows, keeps, repeats and simulates runs without it.
+const BESIDE: [&str; 10] =
+    ["config", "connections", "store", "guardian", "view", "export", "top", "report", "replay", "lab"];
+
+/// The sources below a folder or file of `src`, with the code of each but for comments and tests.
+fn code(place: &str) -> Vec<(PathBuf, String)> {
+    let mut todo = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(place)];
+    let mut found = Vec::new();
+    while let Some(path) = todo.pop() {
+        if path.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let of_tests = ["tests.rs", "testing.rs", "laws.rs", "gold.rs"].contains(&name)
+            || path.components().any(|part| part.as_os_str() == "tests");
+        if of_tests || !name.ends_with(".rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let product = text.split("#[cfg(test)]\nmod ").next().expect("the part before the tests");
+        let lines = product.lines().filter(|line| !line.trim_start().starts_with("//"));
+        found.push((path.clone(), lines.collect::<Vec<_>>().join("\n")));
+    }
+    assert!(!found.is_empty(), "src/{place} has no code: the picture is of another time");
+    found
+}
+
+/// Every use of a forbidden word below these places.
+fn uses(places: &[&str], forbidden: &[String]) -> Vec<String> {
+    let of_place = |place: &&str| {
+        let hits = |(path, text): (PathBuf, String)| {
+            let words: Vec<&String> = forbidden.iter().filter(|word| text.contains(word.as_str())).collect();
+            (!words.is_empty()).then(|| format!("{}: {words:?}", path.display()))
+        };
+        code(place).into_iter().filter_map(hits).collect::<Vec<_>>()
+    };
+    places.iter().flat_map(of_place).collect()
+}
+
+fn modules(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| format!("crate::{}", name.trim_end_matches(".rs"))).collect()
+}
+
+#[test]
+fn what_decides_touches_neither_the_world_nor_the_shells() {
+    let shells =
+        ["daemon", "cli", "signals", "store", "guardian", "view", "export", "top", "report", "replay", "lab"];
+    let mut forbidden = modules(&shells);
+    forbidden.extend(["sim", "connections"].map(|name| format!("crate::{name}")));
+    forbidden.extend(OUTSIDE.map(str::to_owned));
+    assert_eq!(uses(&PURE, &forbidden), Vec::<String>::new());
+}
+
+#[test]
+fn decisions_do_not_read_the_configuration() {
+    let deciding: Vec<&str> = PURE.into_iter().filter(|place| *place != "compose").collect();
+    assert_eq!(uses(&deciding, &modules(&["config", "compose"])), Vec::<String>::new());
+}
+
+#[test]
+fn gpus_and_pages_know_nothing_of_decisions() {
+    let above =
+        ["bandit", "control", "holdout", "reward", "features", "park", "config", "compose", "daemon", "cli"];
+    assert_eq!(uses(&BELOW, &modules(&above)), Vec::<String>::new());
+}
+
+#[test]
+fn nobody_but_the_command_line_uses_the_daemon() {
+    assert_eq!(uses(&BESIDE, &modules(&["daemon", "cli"])), Vec::<String>::new());
+    assert_eq!(uses(&["sim"], &modules(&["daemon", "cli", "lab"])), Vec::<String>::new());
+    assert_eq!(uses(&["daemon"], &modules(&["cli", "lab", "sim"])), Vec::<String>::new());
+}
