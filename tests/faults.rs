@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use agft::faults::Reaction;
 use agft::gpu::nvml::NvmlHost;
-use agft::gpu::{GpuClocks, GpuSelector, GpuSensors, Recovery};
+use agft::gpu::{GpuClocks, GpuSelector, GpuSensors, Refusal};
 use agft::units::Mhz;
 use nvidia_ml::{GpuConfig, Injection, MockConfig, exported_calls};
 use support::daemon::{Bench, Daemon};
@@ -21,14 +21,14 @@ const MISMATCH: u32 = 18;
 const NOT_READY: u32 = 27;
 
 /// Every error code of NVML, some that it does not have, and what a clock call that fails so leads to.
-fn codes() -> impl Iterator<Item = (u32, Recovery)> {
+fn codes() -> impl Iterator<Item = (u32, Option<Refusal>)> {
     (1..=30).chain([99, 999]).map(|code| {
-        let recovery = match code {
-            2 | 24 => Recovery::DropArm,
-            3 | 13 | 18 | 22 | 25 | 26 => Recovery::Exit,
-            _ => Recovery::ReleaseAndRetry,
+        let refusal = match code {
+            2 | 24 => Some(Refusal::DropArm),
+            3 | 13 | 18 | 22 | 25 | 26 => None,
+            _ => Some(Refusal::Pause),
         };
-        (code, recovery)
+        (code, refusal)
     })
 }
 
@@ -48,7 +48,7 @@ fn every_code_of_a_clock_call_has_its_reaction() {
             };
             mock.clear_injections();
             let error = error.expect_err("an armed error");
-            assert_eq!(error.recovery(), wanted, "{call}: {code}: {error}");
+            assert_eq!(error.refusal(), wanted, "{call}: {code}: {error}");
         }
     }
 }
@@ -59,7 +59,7 @@ fn every_code_of_a_sensor_call_is_a_gap_or_the_end_and_never_a_wrong_value() {
     let host = NvmlHost::open_with(&mock.library()).expect("the mock initialises");
     let sensors = host.sensors(&GpuSelector::Index(0)).expect("GPU 0");
     let sound = sensors.reading().expect("a reading");
-    for (code, recovery) in codes() {
+    for (code, refusal) in codes() {
         let missing = [2, 3, 4, 13, 22, 24, 25, 26].contains(&code);
         for call in exported_calls().filter(|call| call.starts_with("nvmlDeviceGet")) {
             mock.inject(&Injection::error(call, code)).expect("a free slot");
@@ -75,14 +75,14 @@ fn every_code_of_a_sensor_call_is_a_gap_or_the_end_and_never_a_wrong_value() {
                     assert!(reading.power.is_none_or(|power| power.0 > 10.0), "{call}: {code}: {reading:?}");
                 }
                 Err(error) => {
-                    assert!(!missing && recovery == Recovery::Exit, "{call}: {code}: {error}");
+                    assert!(!missing && refusal.is_none(), "{call}: {code}: {error}");
                     assert!(error.ends_sampling(), "{call}: {code}: {error}");
                     assert_eq!(error.fault().reaction(), Reaction::End);
                 }
             }
             if call == ENERGY {
                 let error = energy.expect_err("an armed error");
-                assert_eq!(error.ends_sampling(), !missing && recovery == Recovery::Exit, "{code}: {error}");
+                assert_eq!(error.ends_sampling(), !missing && refusal.is_none(), "{code}: {error}");
             }
         }
     }

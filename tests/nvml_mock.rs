@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use agft::gpu::nvml::{NvmlClocks, NvmlHost, NvmlSensors};
 use agft::gpu::probe::probe;
-use agft::gpu::{ClockReasons, GpuClocks, GpuError, GpuSelector, GpuSensors, Recovery};
+use agft::gpu::{ClockReasons, GpuClocks, GpuError, GpuSelector, GpuSensors, Refusal};
 use agft::units::{Mhz, Watts};
 use nvidia_ml::{GpuConfig, Injection, Level, MockConfig, STATE_VARIABLE};
 use support::MockNvml;
@@ -320,7 +320,7 @@ fn memory_lock_is_not_supported_on_a_board_with_one_memory_clock() {
 fn range_whose_lower_bound_is_above_the_upper_is_refused_by_name() {
     let mock = MockNvml::new(&MockConfig::new(vec![GpuConfig::a100()]));
     let error = open(&mock).1.lock_core(Mhz(1005), Mhz(900)).expect_err("a bad range");
-    assert_eq!(error.recovery(), Recovery::DropArm);
+    assert_eq!(error.refusal(), Some(Refusal::DropArm));
     assert_eq!(
         error.to_string(),
         "GPU 0 (NVIDIA A100-SXM4-80GB): nvmlDeviceSetGpuLockedClocks: the driver refused the argument \
@@ -333,18 +333,18 @@ fn range_whose_lower_bound_is_above_the_upper_is_refused_by_name() {
 fn injected_codes_arrive_as_the_error_that_fits_them() {
     let mock = MockNvml::new(&MockConfig::new(vec![GpuConfig::a100()]));
     let (_, mut clocks) = open(&mock);
-    let recoveries = [
-        (3, Recovery::Exit),
-        (4, Recovery::ReleaseAndRetry),
-        (2, Recovery::DropArm),
-        (10, Recovery::ReleaseAndRetry),
-        (15, Recovery::ReleaseAndRetry),
-        (999, Recovery::ReleaseAndRetry),
+    let refusals = [
+        (3, None),
+        (4, Some(Refusal::Pause)),
+        (2, Some(Refusal::DropArm)),
+        (10, Some(Refusal::Pause)),
+        (15, Some(Refusal::Pause)),
+        (999, Some(Refusal::Pause)),
     ];
-    for (code, recovery) in recoveries {
+    for (code, refusal) in refusals {
         mock.inject(&Injection::error(SET_CORE, code).times(1)).expect("a free slot");
         let error = clocks.lock_core(Mhz(210), Mhz(1005)).expect_err("the injected error");
-        assert_eq!(error.recovery(), recovery, "code {code}: {error}");
+        assert_eq!(error.refusal(), refusal, "code {code}: {error}");
         clocks.lock_core(Mhz(210), Mhz(1005)).expect("it was injected once");
     }
     let codes: Vec<_> = mock.history().iter().map(|write| write.code).collect();

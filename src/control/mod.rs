@@ -20,7 +20,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gpu::{GpuReading, Recovery};
+use crate::gpu::{GpuReading, Refusal};
 use crate::holdout::HoldoutSettings;
 use crate::metrics::Snapshot;
 use crate::reward::energy::EnergyPoint;
@@ -116,27 +116,6 @@ pub enum ClockOutcome {
         /// The driver's words.
         why: String,
     },
-}
-
-/// What a refused clock means for the loop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Refusal {
-    /// This clock cannot be had.
-    DropArm,
-    /// Something passing: stay at default clocks for a while.
-    Pause,
-}
-
-impl Refusal {
-    /// What a driver error means here; `None` where the program has to end.
-    #[must_use]
-    pub fn from_recovery(recovery: Recovery) -> Option<Self> {
-        match recovery {
-            Recovery::DropArm => Some(Self::DropArm),
-            Recovery::ReleaseAndRetry => Some(Self::Pause),
-            Recovery::Exit => None,
-        }
-    }
 }
 
 /// What a step wants done.

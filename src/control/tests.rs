@@ -2,14 +2,13 @@
 
 use super::idle::IdleSettings;
 use super::{
-    ClockOutcome, Controller, Event, GpuTick, Learned, Mode, Observation, Order, Output, Refusal, Scrape,
-    Settings,
+    ClockOutcome, Controller, Event, GpuTick, Learned, Mode, Observation, Order, Output, Scrape, Settings,
 };
 use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::space::SpaceSettings;
 use crate::bandit::structured::StructuredSettings;
 use crate::bandit::{ActionSpace, Learner, Policy};
-use crate::gpu::{ClockReasons, GpuReading, MemoryLevel, SupportedClocks};
+use crate::gpu::{ClockReasons, GpuReading, MemoryLevel, Refusal, SupportedClocks};
 use crate::metrics::{Histogram, Signals, Snapshot};
 use crate::park::gap::{GapSettings, Wait};
 use crate::reward::energy::EnergyPoint;

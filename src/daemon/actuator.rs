@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 
 use super::clock::Clock;
 use super::watch::Pulse;
-use crate::control::{ClockOutcome, Refusal};
-use crate::gpu::GpuError;
+use crate::control::ClockOutcome;
 use crate::gpu::lease::ClockLease;
 use crate::gpu::retry::Retries;
+use crate::gpu::{GpuError, Refusal};
 use crate::seldom::Seldom;
 use crate::units::Target;
 
@@ -221,7 +221,7 @@ fn carry_out(lease: &mut ClockLease, target: Target, clock: &Clock, shared: &Sha
         Err(error) if error.is_refused_memory_lock() => {
             Some(ClockOutcome::Refused { target, at, recovery: Refusal::DropArm, why: error.to_string() })
         }
-        Err(error) => match Refusal::from_recovery(error.recovery()) {
+        Err(error) => match error.refusal() {
             Some(recovery) => Some(ClockOutcome::Refused { target, at, recovery, why: error.to_string() }),
             None => {
                 shared.lock().fatal = Some(error);

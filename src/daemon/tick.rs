@@ -11,7 +11,7 @@ use super::sampler::{self, Sampler};
 use super::watch::{Alarm, Pulse, Watch};
 use crate::config::Config;
 use crate::control::{Controller, Mode, Observation, Order, Output, Scrape, Settings};
-use crate::gpu::{GpuError, Recovery};
+use crate::gpu::GpuError;
 use crate::holdout::{Savings, SlotWindow};
 use crate::units::{Seconds, Target, Time};
 
@@ -168,7 +168,7 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
             end = &mut stop => return Ok(end),
             error = clock_failure(parts.actuator.as_ref()) => return Err(error.into()),
             error = parts.sampler.lost() => {
-                if error.recovery() == Recovery::Exit {
+                if error.refusal().is_none() {
                     return Err(error.into());
                 }
                 let now = parts.clock.now();

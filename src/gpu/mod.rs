@@ -459,15 +459,13 @@ pub enum GpuError {
     },
 }
 
-/// What the loop does after a failed clock call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recovery {
-    /// This clock cannot be had: take it out of the action space.
+/// What a refused clock means for the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// This clock cannot be had: it is taken out of the action space.
     DropArm,
-    /// Give the clocks back and try again later.
-    ReleaseAndRetry,
-    /// There is nothing to be done here: release and end.
-    Exit,
+    /// The fault may pass: the clocks are given back, and the loop tries again later.
+    Pause,
 }
 
 impl GpuError {
@@ -490,24 +488,13 @@ impl GpuError {
         }
     }
 
-    /// What the loop does after a clock call that failed so: what [`Fault::reaction`] says.
+    /// What the loop does after a clock call that failed so, by [`Fault::reaction`]; `None` where the run has to end.
     #[must_use]
-    pub fn recovery(&self) -> Recovery {
+    pub fn refusal(&self) -> Option<Refusal> {
         match self.fault().reaction() {
-            Reaction::DropClock => Recovery::DropArm,
-            Reaction::Pause | Reaction::WaitOut => Recovery::ReleaseAndRetry,
-            Reaction::Nothing
-            | Reaction::Warn
-            | Reaction::NotLearned
-            | Reaction::TryLater
-            | Reaction::NeverIdle
-            | Reaction::StandBack
-            | Reaction::ResetAndAlarm
-            | Reaction::GiveBack
-            | Reaction::PutAside
-            | Reaction::GuardianReleases
-            | Reaction::JournalReleases
-            | Reaction::End => Recovery::Exit,
+            Reaction::DropClock => Some(Refusal::DropArm),
+            Reaction::Pause | Reaction::WaitOut => Some(Refusal::Pause),
+            _ => None,
         }
     }
 
@@ -554,6 +541,6 @@ impl GpuError {
     /// A sensor failed so: does that end the run? A missing one does not, nor does one that fails for the moment.
     #[must_use]
     pub fn ends_sampling(&self) -> bool {
-        self.recovery() == Recovery::Exit && !self.is_missing_sensor()
+        self.refusal().is_none() && !self.is_missing_sensor()
     }
 }

@@ -10,9 +10,7 @@ use super::board::Usage;
 use super::gpu::{Clock, SharedWorld, SimGpu, shared};
 use super::record::{RunRecord, TickRecord, is_over};
 use super::world::{ClockCall, World, WorldSpec};
-use crate::control::{
-    ClockOutcome, Connections, Controller, GpuTick, Observation, Output, Refusal, Round, Scrape,
-};
+use crate::control::{ClockOutcome, Connections, Controller, GpuTick, Observation, Output, Round, Scrape};
 use crate::gpu::lease::ClockLease;
 use crate::gpu::{GpuError, GpuSensors};
 use crate::metrics::{Signals, Snapshot};
@@ -372,7 +370,7 @@ impl Bench {
         self.move_to(at.0);
         self.outcomes.push(match self.lease.set(target) {
             Ok(()) => ClockOutcome::InForce { target, at },
-            Err(error) => match Refusal::from_recovery(error.recovery()) {
+            Err(error) => match error.refusal() {
                 Some(recovery) => ClockOutcome::Refused { target, at, recovery, why: error.to_string() },
                 None => return Err(error),
             },

@@ -1,8 +1,8 @@
 //! What a GPU's lock came to, and the trial of its levers.
 
 use super::{BUSY, Connections, Member};
-use crate::control::{ClockOutcome, Refusal};
-use crate::gpu::{GpuError, GpuSensors};
+use crate::control::ClockOutcome;
+use crate::gpu::{GpuError, GpuSensors, Refusal};
 use crate::park::gap::Prices;
 use crate::park::levers::Order;
 use crate::park::rule::State;
