@@ -100,6 +100,14 @@ fn gpus_and_pages_know_nothing_of_decisions() {
 }
 
 #[test]
+fn a_vendors_library_is_named_below_the_seam_alone() {
+    let above =
+        ["cli", "daemon", "guardian", "store", "view", "export", "top", "report", "replay", "lab", "sim"];
+    assert_eq!(uses(&above, &["nvml::", "nvapi::", "Nvml"].map(str::to_owned)), Vec::<String>::new());
+    assert_eq!(uses(&PURE, &["nvml::", "nvapi::", "Nvml"].map(str::to_owned)), Vec::<String>::new());
+}
+
+#[test]
 fn nobody_but_the_command_line_uses_the_daemon() {
     assert_eq!(uses(&BESIDE, &modules(&["daemon", "cli"])), Vec::<String>::new());
     assert_eq!(uses(&["sim"], &modules(&["daemon", "cli", "lab"])), Vec::<String>::new());

@@ -6,8 +6,7 @@ use super::{Cli, Exit, report_config_error};
 use crate::config::Config;
 use crate::connections::{self, Source};
 use crate::daemon::clients;
-use crate::gpu::nvapi::Nvapi;
-use crate::gpu::nvml::NvmlHost;
+use crate::gpu::host;
 use crate::gpu::plausible::EnergySource;
 use crate::gpu::probe::judge;
 use crate::gpu::{GpuError, GpuSensors, NO_CLOCKS_LISTED};
@@ -96,19 +95,11 @@ pub fn run(cli: &Cli) -> Exit {
 }
 
 fn check_gpus(config: &Config, lines: &mut Lines) {
-    let host = match NvmlHost::open() {
+    let host = match host::open() {
         Ok(host) => host,
         Err(error) => return lines.bad("driver", &error.to_string(), Exit::Failure),
     };
-    lines.ok("driver", "libnvidia-ml.so.1 loaded and initialised");
-    match Nvapi::open() {
-        Ok(_) => {
-            lines.ok("NVAPI", "loaded: agft park can force performance states where clocks cannot be locked");
-        }
-        Err(error) => {
-            lines.ok("NVAPI", &format!("not there, which matters to agft park before Volta alone: {error}"));
-        }
-    }
+    host.libraries().iter().for_each(|(library, text)| lines.ok(library, text));
     let mut names = Vec::new();
     for selector in &config.gpu.device_id {
         let what = format!("GPU {selector}");
@@ -150,7 +141,7 @@ fn check_gpus(config: &Config, lines: &mut Lines) {
             let remedy = format!("run nvidia-persistenced, or `nvidia-smi -i {} -pm 1`", info.index);
             lines.warn(&what, &format!("persistence mode is off; {remedy}"));
         }
-        check_energy(&sensors, &what, config.gpu.device_id.len() > 1, lines);
+        check_energy(sensors.as_ref(), &what, config.gpu.device_id.len() > 1, lines);
     }
     names.dedup();
     if names.len() > 1 {

@@ -6,10 +6,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Exit, report_gpu_error};
-use crate::gpu::nvapi::BY_DRIVER;
-use crate::gpu::nvml::NvmlHost;
+use crate::gpu::host;
 use crate::gpu::probe::{ProbeReport, judge, probe};
-use crate::gpu::pstate::{PstateClocks, stuck_branch};
+use crate::gpu::pstate::stuck_branch;
 use crate::gpu::{GpuError, GpuInfo, GpuReading, GpuSelector, GpuSensors, NO_CLOCKS_LISTED, SupportedClocks};
 use crate::units::Millijoules;
 
@@ -69,18 +68,18 @@ pub fn run(args: &GpusArgs) -> Exit {
 }
 
 fn reports(args: &GpusArgs) -> Result<Vec<GpuReport>, GpuError> {
-    let host = NvmlHost::open()?;
+    let host = host::open()?;
     host.list()?
         .into_iter()
         .map(|info| {
             let sensors = host.sensors(&GpuSelector::Uuid(info.uuid.clone()))?;
             let probe = match args.probe {
-                true => Some(probe(&sensors, Duration::from_secs(args.probe_seconds))?),
+                true => Some(probe(sensors.as_ref(), Duration::from_secs(args.probe_seconds))?),
                 false => None,
             };
-            let pstates = PstateClocks::open(host, &info.uuid, BY_DRIVER).map(drop);
-            let doubts = if args.probe { judge(&sensors)?.doubts } else { Vec::new() };
-            Ok(GpuReport { doubts, ..report(info, &sensors, probe, pstates) })
+            let has_states = host.has_states(&info);
+            let doubts = if args.probe { judge(sensors.as_ref())?.doubts } else { Vec::new() };
+            Ok(GpuReport { doubts, ..report(info, sensors.as_ref(), probe, has_states) })
         })
         .collect()
 }
@@ -89,7 +88,7 @@ fn report(
     info: GpuInfo,
     sensors: &dyn GpuSensors,
     probe: Option<ProbeReport>,
-    pstates: Result<(), GpuError>,
+    has_states: bool,
 ) -> GpuReport {
     let supported_clocks = sensors.supported_clocks().ok();
     let reading = sensors.reading().ok();
@@ -100,7 +99,7 @@ fn report(
             memory_clock: supported_clocks.as_ref().is_some_and(|clocks| clocks.levels().len() > 1),
             energy_counter: energy.is_some(),
             power_sensor: reading.is_some_and(|reading| reading.power.is_some()),
-            performance_state: pstates.is_ok(),
+            performance_state: has_states,
         },
         info,
         reading,

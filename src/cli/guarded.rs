@@ -10,7 +10,7 @@ use super::{Cli, LogFormat};
 use crate::config::Config;
 use crate::daemon::watch::{Pulse, Watch, Watched};
 use crate::gpu::GpuInfo;
-use crate::gpu::nvml::NvmlHost;
+use crate::gpu::host::AnyHost;
 use crate::guardian::ledger::HeldLedger;
 use crate::guardian::link::{Answers, GuardianSpec, Link};
 use crate::guardian::undo::{Undone, runtime_dir, undo};
@@ -31,7 +31,7 @@ impl Guarded {
     pub(super) fn claim(
         cli: &Cli,
         config: &Config,
-        host: NvmlHost,
+        host: AnyHost,
         gpus: &[GpuInfo],
         period: Seconds,
     ) -> anyhow::Result<Self> {

@@ -30,10 +30,9 @@ use crate::export::Published;
 use crate::export::guard::Hosts;
 use crate::export::http::{self, Bound};
 use crate::export::socket;
+use crate::gpu::host::{self, AnyHost};
 use crate::gpu::lease::{ClockLease, give_back};
-use crate::gpu::nvml::NvmlHost;
-use crate::gpu::pstate::PstateClocks;
-use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuSelector, GpuSensors, SupportedClocks};
+use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors, SupportedClocks};
 use crate::park::fans::FanRule;
 use crate::park::levers::TrialTimes;
 use crate::signals::Signals;
@@ -126,7 +125,7 @@ struct Chosen {
 }
 
 /// The GPUs that are meant. A named one that cannot be parked is an error; of all, those that can are taken.
-fn choose(host: NvmlHost, park: &Park) -> anyhow::Result<Vec<Chosen>> {
+fn choose(host: AnyHost, park: &Park) -> anyhow::Result<Vec<Chosen>> {
     let (selectors, named) = match &park.gpus {
         Some(selectors) => (selectors.clone(), true),
         None => (host.list()?.into_iter().map(|gpu| GpuSelector::Index(gpu.index)).collect(), false),
@@ -148,7 +147,7 @@ fn choose(host: NvmlHost, park: &Park) -> anyhow::Result<Vec<Chosen>> {
     Ok(chosen)
 }
 
-fn open(host: NvmlHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, SetupError> {
+fn open(host: AnyHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, SetupError> {
     let sensors = host.sensors(selector)?;
     let info = sensors.info().clone();
     if sensors.setup().mig == Some(true) {
@@ -165,21 +164,21 @@ fn open(host: NvmlHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, S
         error => error.into(),
     })?;
     let levels = levels(park, &info, &clocks, park.lever == ParkLever::Pstate)?;
-    Ok(Chosen { sensors: Box::new(sensors), info, clocks, levels })
+    Ok(Chosen { sensors, info, clocks, levels })
 }
 
 /// Which of the GPUs are parked by performance state: all, if that is configured, else those that lock no core clock. They
 /// are this run's own by now: a reset is what comes first in any case.
-fn find_by_state(host: NvmlHost, park: &Park, chosen: &mut [Chosen]) -> anyhow::Result<Vec<String>> {
+fn find_by_state(host: AnyHost, park: &Park, chosen: &mut [Chosen]) -> anyhow::Result<Vec<String>> {
     let mut by_state = Vec::new();
     for gpu in chosen {
         let uuid = gpu.info.uuid.clone();
-        let usable = || PstateClocks::open_to_force(host, &gpu.info, park.pstate);
+        let usable = || host.state_clocks(&gpu.info, park.pstate);
         match park.lever {
             ParkLever::Core | ParkLever::Memory | ParkLever::Both => continue,
             ParkLever::Pstate => drop(usable().context("park.lever is pstate")?),
             ParkLever::Auto => {
-                let reset = give_back(&mut host.clocks(&GpuSelector::Uuid(uuid.clone()))?);
+                let reset = give_back(host.clocks(&GpuSelector::Uuid(uuid.clone()))?.as_mut());
                 if !matches!(reset, Err(GpuError::NotSupported { .. })) {
                     continue;
                 }
@@ -200,7 +199,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
     let hooks = setup::fan_hooks(park)?;
     let sources = setup::sources(park)?;
     let page = bind_page("park.metrics_listen", park.metrics_listen, Listen::PARK)?;
-    let host = NvmlHost::open()?;
+    let host = host::open()?;
     let mut chosen = choose(host, park)?;
     let infos: Vec<GpuInfo> = chosen.iter().map(|gpu| gpu.info.clone()).collect();
     let settings = compose::park::settings(park);
@@ -297,16 +296,16 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
 }
 
 fn take_clocks(
-    host: NvmlHost,
+    host: AnyHost,
     gpu: &Chosen,
     park: &Park,
     guarded: &Guarded,
     clock: Clock,
 ) -> anyhow::Result<Actuator> {
-    let clocks: Box<dyn GpuClocks> = if gpu.levels.by_state {
-        Box::new(PstateClocks::open_to_force(host, &gpu.info, park.pstate)?)
+    let clocks = if gpu.levels.by_state {
+        host.state_clocks(&gpu.info, park.pstate)?
     } else {
-        Box::new(host.clocks(&GpuSelector::Uuid(gpu.info.uuid.clone()))?)
+        host.clocks(&GpuSelector::Uuid(gpu.info.uuid.clone()))?
     };
     let lease = ClockLease::take_with(vec![(clocks, gpu.clocks.core_min())], Box::new(guarded.ledger()))
         .context("clocks cannot be controlled")?;

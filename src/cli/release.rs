@@ -9,10 +9,10 @@ use super::status::{Which, socket_dir, talk};
 use super::{Cli, Exit, ReleaseArgs, exit_of, load_config, report_gpu_error};
 use crate::config::Config;
 use crate::export::protocol::Request;
+use crate::gpu::host::{self, AnyHost};
 use crate::gpu::lease::give_back;
-use crate::gpu::nvml::NvmlHost;
-use crate::gpu::pstate::{MayBeForced, clocks_to_reset};
-use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors};
+use crate::gpu::pstate::MayBeForced;
+use crate::gpu::{GpuError, GpuInfo, GpuSelector};
 use crate::guardian::undo::{Undone, runtime_dir, undo};
 use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Role, free_on_machine};
 use crate::text;
@@ -39,7 +39,7 @@ pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
         say!("no journal of held clocks: nothing to give back");
         return Exit::Ok;
     }
-    let host = match NvmlHost::open() {
+    let host = match host::open() {
         Ok(host) => host,
         Err(error) => return report_gpu_error(&error),
     };
@@ -65,7 +65,7 @@ pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
 
 /// Resets the GPUs of the configuration, or all.
 fn release(
-    host: NvmlHost,
+    host: AnyHost,
     selectors: Option<Vec<GpuSelector>>,
     dir: Option<&HeldDir>,
     cli: &Cli,
@@ -92,7 +92,7 @@ fn release(
     Ok(exit)
 }
 
-fn targets(host: NvmlHost, selectors: Option<Vec<GpuSelector>>) -> Result<Vec<GpuInfo>, GpuError> {
+fn targets(host: AnyHost, selectors: Option<Vec<GpuSelector>>) -> Result<Vec<GpuInfo>, GpuError> {
     match selectors {
         None => host.list(),
         Some(selectors) => {
@@ -101,9 +101,9 @@ fn targets(host: NvmlHost, selectors: Option<Vec<GpuSelector>>) -> Result<Vec<Gp
     }
 }
 
-fn release_one(host: NvmlHost, gpu: &GpuInfo, dir: Option<&HeldDir>) -> Result<(), GpuError> {
+fn release_one(host: AnyHost, gpu: &GpuInfo, dir: Option<&HeldDir>) -> Result<(), GpuError> {
     let forced = dir.map_or(MayBeForced::Unknown, |dir| dir.state_may_be_forced(&gpu.uuid));
-    give_back(clocks_to_reset(host, &gpu.uuid, forced)?.as_mut())
+    give_back(host.clocks_to_reset(&gpu.uuid, forced)?.as_mut())
 }
 
 /// What is to be said of the GPU now that its clocks are back: `Err` where somebody may lock them again.

@@ -29,8 +29,8 @@ use crate::export::Published;
 use crate::export::guard::Hosts;
 use crate::export::http::{self, Bound, HttpError};
 use crate::export::socket;
+use crate::gpu::host::{self, AnyHost};
 use crate::gpu::lease::{ClockLease, Ledger};
-use crate::gpu::nvml::NvmlHost;
 use crate::gpu::plausible::EnergySource;
 use crate::gpu::{
     GpuClocks, GpuError, GpuInfo, GpuSensors, MemoryLevel, NO_CLOCKS_LISTED, NO_LOCKS, SupportedClocks,
@@ -83,7 +83,7 @@ fn exit_code(error: &anyhow::Error) -> Exit {
 
 /// The GPUs of one engine, opened for reading.
 struct Gpus {
-    host: NvmlHost,
+    host: AnyHost,
     sensors: Vec<Box<dyn GpuSensors>>,
     infos: Vec<GpuInfo>,
     clocks: SupportedClocks,
@@ -93,10 +93,10 @@ struct Gpus {
 
 impl Gpus {
     fn open(config: &Config) -> anyhow::Result<Self> {
-        let host = NvmlHost::open()?;
+        let host = host::open()?;
         let mut sensors: Vec<Box<dyn GpuSensors>> = Vec::new();
         for selector in &config.gpu.device_id {
-            sensors.push(Box::new(host.sensors(selector)?));
+            sensors.push(host.sensors(selector)?);
         }
         let infos: Vec<GpuInfo> = sensors.iter().map(|sensors| sensors.info().clone()).collect();
         let first = infos.first().context("gpu.device_id names no GPU")?;
@@ -143,7 +143,7 @@ impl Gpus {
     fn take_clocks(&self, config: &Config, ledger: Box<dyn Ledger>) -> Result<ClockLease, GpuError> {
         let mut members: Vec<(Box<dyn GpuClocks>, Mhz)> = Vec::new();
         for selector in &config.gpu.device_id {
-            members.push((Box::new(self.host.clocks(selector)?), self.clocks.core_min()));
+            members.push((self.host.clocks(selector)?, self.clocks.core_min()));
         }
         ClockLease::take_with(members, ledger)
     }

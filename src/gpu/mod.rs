@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::faults::{Fault, Reaction};
 use crate::units::{Mhz, Millijoules, Watts};
 
+pub mod host;
 pub mod nvapi;
 pub mod nvml;
 pub mod plausible;

@@ -21,9 +21,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{FromGuardian, ToGuardian};
+use crate::gpu::host::{self, AnyHost};
 use crate::gpu::lease::give_back;
-use crate::gpu::nvml::NvmlHost;
-use crate::gpu::pstate::{MayBeForced, clocks_to_reset};
+use crate::gpu::pstate::MayBeForced;
 use crate::gpu::retry::Retries;
 use crate::gpu::{GpuClocks, GpuError};
 use crate::signals::Signals;
@@ -147,7 +147,7 @@ struct Gpu {
 }
 
 struct Guardian {
-    host: NvmlHost,
+    host: AnyHost,
     gpus: Vec<Gpu>,
     /// GPUs on which something is locked, or may be.
     held: BTreeSet<String>,
@@ -229,13 +229,13 @@ impl Guardian {
         let controller = Controller::watch(ward.controller)
             .map_err(system("the thread that watches the controller"))?
             .ok_or(GuardianError::Orphan(ward.controller))?;
-        let host = NvmlHost::open()?;
+        let host = host::open()?;
         let dir = HeldDir::open(&ward.runtime_dir).map_err(ClaimError::from)?;
         let claims = claim(&dir, &ward.gpus, &ward.config).await?;
         let mut gpus = Vec::new();
         for (uuid, claim) in ward.gpus.iter().zip(claims) {
             let forced = if ward.forced.contains(uuid) { MayBeForced::Yes } else { MayBeForced::No };
-            let clocks = clocks_to_reset(host, uuid, forced)?;
+            let clocks = host.clocks_to_reset(uuid, forced)?;
             gpus.push(Gpu { uuid: uuid.clone(), clocks, forced, pci: host.pci_name(uuid), _claim: claim });
         }
         // The libraries are loaded and the files open: it need not keep anybody's directory busy.
@@ -454,7 +454,7 @@ impl Guardian {
                 (MayBeForced::Yes, _) => MayBeForced::Yes,
                 (_, journalled) => journalled,
             };
-            if let Ok(clocks) = clocks_to_reset(self.host, &gpu.uuid, forced) {
+            if let Ok(clocks) = self.host.clocks_to_reset(&gpu.uuid, forced) {
                 gpu.clocks = clocks;
             }
         }

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::gpu::GpuError;
+use crate::gpu::host::AnyHost;
 use crate::gpu::lease::give_back;
-use crate::gpu::nvml::NvmlHost;
-use crate::gpu::pstate::{MayBeForced, clocks_to_reset};
+use crate::gpu::pstate::MayBeForced;
 use crate::store::StoreError;
 use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Leftover, Role};
 
@@ -69,12 +69,7 @@ pub enum Undone {
 ///
 /// # Errors
 /// [`StoreError`] if the directory cannot be read or written.
-pub fn undo(
-    dir: &HeldDir,
-    host: NvmlHost,
-    own: &[String],
-    now: Timestamp,
-) -> Result<Vec<Undone>, StoreError> {
+pub fn undo(dir: &HeldDir, host: AnyHost, own: &[String], now: Timestamp) -> Result<Vec<Undone>, StoreError> {
     let mut done = Vec::new();
     for leftover in dir.leftovers(now)? {
         let (gpu, holder, forced) = match leftover {
@@ -96,7 +91,7 @@ pub fn undo(
             let state = match forced {
                 MayBeForced::No => Ok(()),
                 forced => {
-                    clocks_to_reset(host, &gpu, forced).and_then(|mut clocks| match clocks.forces_state() {
+                    host.clocks_to_reset(&gpu, forced).and_then(|mut clocks| match clocks.forces_state() {
                         true => give_back(clocks.as_mut()),
                         false => Ok(()),
                     })
@@ -116,7 +111,7 @@ pub fn undo(
             }
             Err(ClaimError::Store(error)) => return Err(error),
         };
-        let reset = clocks_to_reset(host, &gpu, forced).and_then(|mut clocks| give_back(clocks.as_mut()));
+        let reset = host.clocks_to_reset(&gpu, forced).and_then(|mut clocks| give_back(clocks.as_mut()));
         done.push(match reset {
             Ok(()) => {
                 dir.clear(&gpu)?;
