@@ -16,6 +16,8 @@ use support::eventually;
 /// More than the places that the control socket has.
 const CROWD: usize = 40;
 const RESET_CORE: &str = "nvmlDeviceResetGpuLockedClocks";
+const RESET_MEMORY: &str = "nvmlDeviceResetMemoryLockedClocks";
+const NOT_SUPPORTED: u32 = 3;
 const NO_PERMISSION: u32 = 4;
 /// How long after the end of a fault clocks may stay locked.
 const FREED_WITHIN: Duration = Duration::from_secs(5);
@@ -114,4 +116,40 @@ fn next_start_takes_its_gpu_from_a_guardian_that_goes_on_with_the_other() {
     assert!(eventually(|| is_gone(old), |gone| *gone), "the old guardian stays");
     next.stop();
     assert!(bench.is_free());
+}
+
+#[test]
+fn next_start_that_fails_leaves_somebody_who_frees_the_clocks() {
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&[]);
+    bench.mock.inject(&Injection::error(RESET_CORE, NO_PERMISSION)).expect("a free slot");
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    daemon.wait_for_log("clocks not given back yet");
+    let mut next = bench.start(&[]);
+    assert_eq!(next.wait().code(), Some(77), "{}", next.tail());
+    assert!(!bench.is_free(), "the driver takes no reset yet");
+    bench.mock.clear_injections();
+    assert!(eventually(|| bench.is_free(), |free| *free), "{}", daemon.tail());
+    assert_eq!(eventually(|| bench.journals().len(), |journals| *journals == 0), 0);
+}
+
+/// A board that locked its memory clock has one to reset, whatever the driver says of that later.
+#[test]
+fn memory_lock_whose_reset_is_not_supported_any_more_is_nobodys_success() {
+    let bench = Bench::with(&MockConfig::new(vec![GpuConfig::a6000()]))
+        .set("gpu.enable_memory_frequency_control", "true");
+    let memory = || bench.mock.locks(0).expect("GPU 0").memory;
+    let mut daemon = bench.serve(&[]);
+    assert!(eventually(memory, Option::is_some).is_some(), "{}", daemon.tail());
+    bench.mock.inject(&Injection::error(RESET_MEMORY, NOT_SUPPORTED)).expect("a free slot");
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    daemon.wait_for_log("clocks not given back yet");
+    let released = bench.run(&["release"]);
+    assert_ne!(released.code, Some(0), "{released:?}");
+    assert!(memory().is_some() && bench.journals().len() == 1, "{}", daemon.tail());
+    bench.mock.clear_injections();
+    assert!(eventually(memory, Option::is_none).is_none(), "{}", daemon.tail());
+    assert_eq!(eventually(|| bench.journals().len(), |journals| *journals == 0), 0);
 }

@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::net::TcpListener;
-
 use nvidia_ml::{GpuConfig, Injection, MockConfig};
 use support::daemon::Bench;
 use support::{eventually, get};
@@ -84,20 +82,18 @@ fn power_of_four_megawatts_is_not_believed_and_the_counter_decides() {
 
 #[test]
 fn group_of_which_one_has_no_energy_has_none_and_shows_no_made_up_zero() {
-    let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
-    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2))
-        .set("gpu.device_id", "[0, 1]")
-        .set("observe.metrics_listen", &address.to_string());
+    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2)).set("gpu.device_id", "[0, 1]");
     for call in [ENERGY, FIELDS, POWER] {
         bench.mock.inject(&Injection::error(call, NOT_SUPPORTED).on(1)).expect("a free slot");
     }
     let check = bench.run(&["check"]);
     assert!(check.out.contains("and that of the whole group with it"), "{}", check.out);
     bench.engine.set_load(0.6);
-    let mut daemon = bench.start(&[]);
+    let mut daemon = bench.start(&["--metrics-listen", "127.0.0.1:0"]);
     daemon.wait_for_log("the energy of the whole group is unknown");
+    let address = daemon.page_address();
     let first = r#"agft_gpu_energy_joules_total{gpu="0"}"#;
-    let page = eventually(|| get(address, "/metrics").unwrap_or_default(), |page| page.contains(first));
+    let page = eventually(|| get(&address, "/metrics").unwrap_or_default(), |page| page.contains(first));
     assert!(page.contains(first), "{page}");
     assert!(!page.contains(r#"agft_gpu_energy_joules_total{gpu="1"}"#), "{page}");
     assert!(!page.contains(r#"agft_gpu_power_watts{gpu="1"}"#), "{page}");
@@ -107,15 +103,14 @@ fn group_of_which_one_has_no_energy_has_none_and_shows_no_made_up_zero() {
 
 #[test]
 fn absurd_values_have_no_sample() {
-    let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
-    let bench = Bench::new().set("observe.metrics_listen", &address.to_string());
+    let bench = Bench::new();
     says(&bench, "nvmlDeviceGetUtilizationRates", 4_000_000_000);
     says(&bench, "nvmlDeviceGetTemperature", 0);
     says(&bench, FIELDS, 0);
     says(&bench, POWER, 0);
-    let mut daemon = bench.serve(&[]);
+    let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
     daemon.wait_for_lessons(1);
-    let page = get(address, "/metrics").expect("the page");
+    let page = get(daemon.page_address(), "/metrics").expect("the page");
     for name in ["agft_gpu_utilization_ratio{", "agft_gpu_temperature_celsius{", "agft_gpu_power_watts{"] {
         assert!(!page.contains(name), "{page}");
     }

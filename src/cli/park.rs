@@ -178,7 +178,7 @@ fn find_by_state(host: AnyHost, park: &Park, chosen: &mut [Chosen]) -> anyhow::R
             ParkLever::Core | ParkLever::Memory | ParkLever::Both => continue,
             ParkLever::Pstate => drop(usable().context("park.lever is pstate")?),
             ParkLever::Auto => {
-                let reset = give_back(host.clocks(&GpuSelector::Uuid(uuid.clone()))?.as_mut());
+                let reset = give_back(host.clocks(&GpuSelector::Uuid(uuid.clone()))?.as_mut(), false);
                 if !matches!(reset, Err(GpuError::NotSupported { .. })) {
                     continue;
                 }

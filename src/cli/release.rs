@@ -14,7 +14,7 @@ use crate::gpu::lease::give_back;
 use crate::gpu::pstate::MayBeForced;
 use crate::gpu::{GpuError, GpuInfo, GpuSelector};
 use crate::guardian::undo::{Undone, runtime_dir, undo};
-use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Role, free_on_machine};
+use crate::store::held::{Busy, Claim, ClaimError, HeldDir, Holder, Role, free_on_machine};
 use crate::text;
 
 /// Releases the configured GPUs, or all of them, or what the journals name.
@@ -72,20 +72,25 @@ fn release(
 ) -> Result<Exit, GpuError> {
     let mut exit = Exit::Ok;
     for gpu in targets(host, selectors)? {
-        match release_one(host, &gpu, dir) {
-            Ok(()) => {
-                let stays = stays_free(dir, &gpu, cli);
-                match &stays {
-                    Ok(then) => say!("{gpu}: clocks given back{then}"),
-                    Err(why) => {
-                        complain!("agft: {gpu}: clocks given back, but {why}");
-                        exit = Exit::InUse;
-                    }
-                }
-            }
-            Err(error) => {
-                complain!("agft: {error}");
-                exit = exit_of(&error);
+        // Claimed before the reset: what somebody locks after it must not lose its journal here.
+        let claimed = match dir {
+            Some(dir) => dir.claim_unnamed(&gpu.uuid, Role::Controller).map(Some),
+            None => free_on_machine(&gpu.uuid).map(|()| None),
+        };
+        if let Err(error) = release_one(host, &gpu, dir) {
+            complain!("agft: {error}");
+            exit = exit_of(&error);
+            continue;
+        }
+        if let (Ok(Some(_)), Some(dir)) = (&claimed, dir) {
+            // Its journal, if any, is done with. One that stays is undone once more below.
+            let _ = dir.clear(&gpu.uuid);
+        }
+        match stays_free(claimed, cli) {
+            Ok(then) => say!("{gpu}: clocks given back{then}"),
+            Err(why) => {
+                complain!("agft: {gpu}: clocks given back, but {why}");
+                exit = Exit::InUse;
             }
         }
     }
@@ -103,20 +108,14 @@ fn targets(host: AnyHost, selectors: Option<Vec<GpuSelector>>) -> Result<Vec<Gpu
 
 fn release_one(host: AnyHost, gpu: &GpuInfo, dir: Option<&HeldDir>) -> Result<(), GpuError> {
     let forced = dir.map_or(MayBeForced::Unknown, |dir| dir.state_may_be_forced(&gpu.uuid));
-    give_back(host.clocks_to_reset(&gpu.uuid, forced)?.as_mut())
+    let memory_locked = dir.is_some_and(|dir| dir.memory_is_locked(&gpu.uuid));
+    give_back(host.clocks_to_reset(&gpu.uuid, forced)?.as_mut(), memory_locked)
 }
 
 /// What is to be said of the GPU now that its clocks are back: `Err` where somebody may lock them again.
-fn stays_free(dir: Option<&HeldDir>, gpu: &GpuInfo, cli: &Cli) -> Result<String, String> {
-    let claimed = match dir {
-        // Its journal, if any, is done with. One that stays is undone once more below.
-        Some(dir) => dir.claim_unnamed(&gpu.uuid, Role::Controller).map(|_claim| {
-            let _ = dir.clear(&gpu.uuid);
-        }),
-        None => free_on_machine(&gpu.uuid),
-    };
+fn stays_free(claimed: Result<Option<Claim>, ClaimError>, cli: &Cli) -> Result<String, String> {
     match claimed {
-        Ok(()) => Ok(String::new()),
+        Ok(_) => Ok(String::new()),
         Err(ClaimError::Busy(Busy { holder: Some(holder), .. })) => pause(&holder, cli),
         Err(ClaimError::Busy(_)) => Err("an agft that runs on it may lock it again; stop it".to_owned()),
         Err(ClaimError::Store(error)) => {

@@ -422,6 +422,10 @@ fn assemble(
     let memory = compose::memory_clocks(config, &gpus.clocks);
     let space = ActionSpace::new(&gpus.clocks, &compose::space_settings(config, memory));
     tracing::info!(arms = space.arms().len(), "action space");
+    if config.gpu.min_frequency > gpus.clocks.core_max() {
+        let (minimum, highest) = (config.gpu.min_frequency, gpus.clocks.core_max());
+        tracing::warn!(%minimum, %highest, "gpu.min_frequency is above every clock of the board: the highest alone is used");
+    }
     let mut settings = compose::control_settings(config, &gpus.clocks, cli.dry_run);
     if let Some(holdout) = &mut settings.holdout {
         // No load may come to know the moments, not even one that starts with every run.

@@ -359,7 +359,7 @@ fn describe(out: &mut String, state: &State) -> std::fmt::Result {
     }
     for gpu in &state.gpus {
         let core = gpu.core_clock.map_or("unknown".to_owned(), |clock| clock.to_string());
-        let capped = if gpu.capped { ", held low by power or temperature" } else { "" };
+        let capped = if gpu.capped == Some(true) { ", held low by power or temperature" } else { "" };
         writeln!(
             out,
             "  GPU {}       {core}, {}, {} so far{capped}",

@@ -285,13 +285,13 @@ impl Controller {
         for (member, (reading, at)) in self.readings.iter().zip(&self.read_at).enumerate() {
             let (Some(reading), Some(at)) = (reading, at) else { continue };
             let busy = reading.utilization_percent.is_some_and(|percent| percent >= BUSY_PERCENT)
-                && !reading.reasons.intersects(ClockReasons::GPU_IDLE);
+                && !reading.reasons().intersects(ClockReasons::GPU_IDLE);
             let Some(running) = reading.core_clock.filter(|_| busy && *at >= settled) else { continue };
             judged = true;
-            let by_power = reading.reasons.intersects(ClockReasons::SW_POWER_CAP);
-            let share = if by_power && !reading.reasons.is_throttled() { 0.5 * HELD_LOW } else { HELD_LOW };
+            let by_power = reading.reasons().intersects(ClockReasons::SW_POWER_CAP);
+            let share = if by_power && !reading.reasons().is_throttled() { 0.5 * HELD_LOW } else { HELD_LOW };
             if running.as_f64() < share * expected.as_f64() {
-                low = low.or(Some((member, running, reading.reasons)));
+                low = low.or(Some((member, running, reading.reasons())));
             }
         }
         let Some((member, running, reasons)) = low else {
@@ -346,8 +346,8 @@ impl Controller {
         let at_idle = |reading: &GpuReading| {
             reading.core_clock.filter(|clock| {
                 clock.abs_diff(idle) <= self.settings.clock_tolerance
-                    && !reading.reasons.is_capped()
-                    && !reading.reasons.intersects(ClockReasons::GPU_IDLE)
+                    && !reading.reasons().is_capped()
+                    && !reading.reasons().intersects(ClockReasons::GPU_IDLE)
                     && reading.utilization_percent.is_none_or(|percent| percent >= BUSY_PERCENT)
             })
         };

@@ -421,7 +421,7 @@ impl Controller {
         let early = since.since(window.start).0 <= CHANGE_SLACK * window.elapsed.0;
         let confirmed = self.settings.dry_run || self.asked == self.in_force.target;
         // A card that is too hot, or that runs at another clock than asked, says nothing about the one asked for.
-        let throttled = self.readings.iter().flatten().any(|reading| reading.reasons.is_throttled());
+        let throttled = self.readings.iter().flatten().any(|reading| reading.reasons().is_throttled());
         let ours = confirmed && !throttled && !self.upkeep.off;
         let ran_at = (early && ours && !was_parked && !self.is_parked()).then_some(self.in_force.target);
         let settled = since + self.settings.settle;
@@ -463,7 +463,7 @@ impl Controller {
             window,
             ran_at,
             read_core: self.mean_core_clock(),
-            capped: self.readings.iter().flatten().any(|reading| reading.reasons.is_capped()),
+            capped: self.readings.iter().flatten().any(|reading| reading.reasons().is_capped()),
             utilization: self.activity().utilization_percent.map(|percent| percent / 100.0),
             work: has_work(window),
             meters: &self.meters,

@@ -158,7 +158,7 @@ impl Scene {
             core_clock: Some(self.running()),
             power: Some(Watts(power)),
             utilization_percent: Some(if server == Server::Idle { 0.0 } else { 95.0 }),
-            reasons: self.reasons,
+            reasons: Some(self.reasons),
             ..GpuReading::default()
         };
         GpuTick { reading: Some(reading), read_at: Some(Time(self.now + seconds)), energy }

@@ -58,7 +58,7 @@ impl ClockVerifier {
         read_at: Time,
     ) -> Check {
         let Some(running) = reading.core_clock else { return Check::Unknown };
-        if read_at.since(since) < settle || reading.reasons.intersects(ClockReasons::GPU_IDLE) {
+        if read_at.since(since) < settle || reading.reasons().intersects(ClockReasons::GPU_IDLE) {
             return Check::Unknown;
         }
         let memory_off = match (asked.memory, reading.memory_clock) {
@@ -70,7 +70,7 @@ impl ClockVerifier {
             self.held.insert(asked);
             return Check::Holds;
         }
-        if reading.reasons.is_capped() && running <= asked.core {
+        if reading.reasons().is_capped() && running <= asked.core {
             return Check::Capped;
         }
         // A lock is a range: without work the clock sinks under it.
@@ -98,7 +98,7 @@ mod tests {
     const ASKED: Clocks = Clocks { core: Mhz(900), memory: None };
 
     fn reading(core: u32, reasons: ClockReasons) -> GpuReading {
-        GpuReading { core_clock: Some(Mhz(core)), reasons, ..GpuReading::default() }
+        GpuReading { core_clock: Some(Mhz(core)), reasons: Some(reasons), ..GpuReading::default() }
     }
 
     fn check(verifier: &mut ClockVerifier, reading: &GpuReading, now: f64) -> Check {

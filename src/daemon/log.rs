@@ -61,7 +61,7 @@ impl LogObserver {
     /// Says it, and how often the same was not said before.
     fn say(&mut self, event: &Event, times: u64) {
         if times > 0 {
-            info!(times, "the same as the next line, not said each time");
+            info!(times, "events of the next line's kind, not logged each time");
         }
         log_event(event, &mut self.refused);
     }
@@ -168,7 +168,11 @@ fn log_round(round: &Round) {
 fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
     match event {
         Event::Health(event) => log_health(event),
-        Event::Discontinuity(why) => warn!(%why, "engine restarted or counters reset: window void"),
+        Event::Discontinuity(why) => warn!(
+            %why,
+            "engine restarted or counters reset: window void (if this goes on: several servers behind one address? \
+             vllm.prometheus_url has to reach one)"
+        ),
         Event::Refused(values) => log_refused(values, refused),
         Event::StaleGauges { running, waiting } => warn!(
             running,

@@ -124,10 +124,12 @@ impl Trusted {
         let change = self.judged.borrow_mut().energy.on_counter(self.clock.now(), counter);
         let Some(change) = change else { return };
         let (gpu, decides) = (self.sensors.info(), change.source.words());
-        if change.better {
-            tracing::info!(%gpu, why = change.why, "energy: {decides} decides");
-        } else {
-            tracing::warn!(%gpu, read = change.why, "energy counter not believed: {decides} decides instead");
+        match change.before {
+            _ if change.better => tracing::info!(%gpu, why = change.why, "energy: {decides} decides"),
+            EnergySource::Counter => {
+                tracing::warn!(%gpu, read = change.why, "energy counter not believed: {decides} decides instead");
+            }
+            _ => tracing::warn!(%gpu, why = change.why, "energy is unknown: {decides} decides"),
         }
     }
 
@@ -209,7 +211,7 @@ impl GpuSensors for Trusted {
             clippy::cast_sign_loss,
             reason = "not negative, and finite"
         )]
-        let total = total.map(|(_, joules)| Millijoules((joules * 1e3) as u64));
+        let total = total.map(|joules| Millijoules((joules * 1e3) as u64));
         self.believed(total, "energy")
     }
 }

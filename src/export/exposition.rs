@@ -257,7 +257,7 @@ fn gpus(to: &mut Families<'_>, state: &State) -> fmt::Result {
     let what = ("gpu_utilization", Some("ratio"), "Share of the time in which a kernel ran.");
     to.gauges(what, each(&|gpu| gpu.utilization))?;
     let what = ("gpu_capped", None, "1 while power or temperature holds the clock low.");
-    to.gauges(what, each(&|gpu| gpu.core_clock.or(gpu.memory_clock).map(|_| flag(gpu.capped))))?;
+    to.gauges(what, each(&|gpu| gpu.capped.map(flag)))?;
     let what = ("gpu_energy", Some("joules"), "Energy since the start of the run.");
     to.counters(what, each(&|gpu| gpu.energy_j))
 }

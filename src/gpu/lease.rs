@@ -29,6 +29,11 @@ pub trait Ledger: Send {
 
     /// All clocks of this GPU have been given back.
     fn after_release(&mut self, gpu: &GpuInfo);
+
+    /// Is a lock of this GPU's memory clock on record, a predecessor's for one?
+    fn memory_is_locked(&self, _gpu: &GpuInfo) -> bool {
+        false
+    }
 }
 
 /// Nobody needs to know: simulated GPUs, and those that are only reset.
@@ -40,18 +45,30 @@ impl Ledger for () {
     fn after_release(&mut self, _: &GpuInfo) {}
 }
 
-/// Gives the clocks of one GPU back to the driver. Both resets are tried.
+/// Gives the clocks of one GPU back to the driver. Both resets are tried. `memory_locked`: a lock of the memory clock is
+/// known to have been made.
 ///
 /// # Errors
 /// The first error.
-pub fn give_back(clocks: &mut dyn GpuClocks) -> Result<(), GpuError> {
+pub fn give_back(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), GpuError> {
     let core = clocks.reset_core();
-    // A board that cannot lock its memory clock has none to reset: that is no error.
     let memory = match clocks.reset_memory() {
-        Err(GpuError::NotSupported { .. }) => Ok(()),
+        // A board that cannot lock its memory clock has none to reset. One that did lock it has.
+        Err(GpuError::NotSupported { .. }) if !memory_locked => Ok(()),
         answer => answer,
     };
     core.and(memory)
+}
+
+/// Is the memory clock locked?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MemoryLock {
+    /// It is not.
+    No,
+    /// Nobody knows: a predecessor may have.
+    Unknown,
+    /// It is, or may still be.
+    Yes,
 }
 
 /// One GPU of the lease.
@@ -59,24 +76,22 @@ struct Member {
     clocks: Box<dyn GpuClocks>,
     /// Lowest supported core clock: locks are ranges from there, so that a GPU without work may still sink.
     core_min: Mhz,
-    memory_locked: bool,
+    memory: MemoryLock,
 }
 
 impl Member {
     fn reset_memory(&mut self) -> Result<(), GpuError> {
         match self.clocks.reset_memory() {
-            Ok(()) | Err(GpuError::NotSupported { .. }) => {
-                self.memory_locked = false;
-                Ok(())
-            }
-            Err(error) => Err(error),
+            Err(GpuError::NotSupported { .. }) if self.memory != MemoryLock::Yes => {}
+            answer => answer?,
         }
+        self.memory = MemoryLock::No;
+        Ok(())
     }
 
     fn release(&mut self) -> Result<(), GpuError> {
-        give_back(self.clocks.as_mut())?;
-        self.memory_locked = false;
-        Ok(())
+        let core = self.clocks.reset_core();
+        core.and(self.reset_memory())
     }
 }
 
@@ -107,7 +122,11 @@ impl ClockLease {
     ) -> Result<Self, GpuError> {
         let members = members
             .into_iter()
-            .map(|(clocks, core_min)| Member { clocks, core_min, memory_locked: true })
+            .map(|(clocks, core_min)| {
+                let locked = ledger.memory_is_locked(clocks.info());
+                let memory = if locked { MemoryLock::Yes } else { MemoryLock::Unknown };
+                Member { clocks, core_min, memory }
+            })
             .collect();
         let mut lease = Self { members, ledger, current: None };
         if let Err(error) = lease.release() {
@@ -148,10 +167,10 @@ impl ClockLease {
                 Some(memory) => {
                     let gpu = member.clocks.info();
                     self.ledger.before_lock(gpu, Domain::Memory, memory, memory)?;
-                    member.memory_locked = true;
+                    member.memory = MemoryLock::Yes;
                     member.clocks.lock_memory(memory, memory)?;
                 }
-                None if member.memory_locked => member.reset_memory()?,
+                None if member.memory != MemoryLock::No => member.reset_memory()?,
                 None => {}
             }
             let low = member.core_min.min(clocks.core);

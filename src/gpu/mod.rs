@@ -223,8 +223,16 @@ pub struct GpuReading {
     pub utilization_percent: Option<f64>,
     /// Core temperature in degrees Celsius.
     pub temperature_c: Option<f64>,
-    /// Why the clock is what it is.
-    pub reasons: ClockReasons,
+    /// Why the clock is what it is, if the driver says.
+    pub reasons: Option<ClockReasons>,
+}
+
+impl GpuReading {
+    /// The reasons, as far as they are known.
+    #[must_use]
+    pub fn reasons(&self) -> ClockReasons {
+        self.reasons.unwrap_or_default()
+    }
 }
 
 /// How a GPU is set up; `None` where the board or driver does not say.

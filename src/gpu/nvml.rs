@@ -343,7 +343,7 @@ impl GpuSensors for NvmlSensors {
             power: gathered.take(self.power())?,
             utilization_percent: gathered.take(self.utilization())?,
             temperature_c: gathered.take(self.temperature())?,
-            reasons: gathered.take(self.reasons())?.unwrap_or_default(),
+            reasons: gathered.take(self.reasons())?,
         };
         match gathered.passing {
             Some(error) if gathered.answers == 0 => Err(error),

@@ -16,8 +16,9 @@ const SUSTAINED_FOR: Seconds = Seconds(1.0);
 const UNTOLD_LIMIT: Watts = Watts(2000.0);
 /// Limits outside are not believed.
 const LIMITS: std::ops::RangeInclusive<f64> = 1.0..=5000.0;
-/// A counter that stands still for so long while there is power is too slow for windows: real ones tick within 0.1 s.
-pub const STILL: Seconds = Seconds(1.0);
+/// A counter that stands still for so long while there is power is too slow for windows of 0.3 s, which need two ticks:
+/// real ones tick within 0.11 s.
+const STILL: Seconds = Seconds(0.25);
 /// The same where no power is known: a live board always draws some.
 const STILL_ALONE: Seconds = Seconds(2.0);
 /// Looks at a tick may be late by so much.
@@ -31,7 +32,7 @@ const SPARSE: Seconds = Seconds(2.0);
 /// Counter and power may differ by this factor.
 const DISAGREE: f64 = 3.0;
 /// A source that was not believed is believed again after so long without a fault; twice as long each time.
-pub const PROVEN: Seconds = Seconds(30.0);
+const PROVEN: Seconds = Seconds(30.0);
 const PROVEN_MOST: Seconds = Seconds(3600.0);
 /// Utilisation 0 at this share of the power limit for so long is no idleness.
 const WORK_SHARE: f64 = 0.5;
@@ -110,6 +111,8 @@ pub fn is_clock(clock: Mhz) -> bool {
 pub struct Change {
     /// What decides now.
     pub source: EnergySource,
+    /// What decided before.
+    pub before: EnergySource,
     /// What was read and why it is not believed; or that it has proven itself.
     pub why: String,
     /// Is it a better source than before?
@@ -176,11 +179,13 @@ impl EnergyJudge {
         self.source.unwrap_or(EnergySource::None)
     }
 
-    /// Energy accounted since the first look, in joules, and when that was known. Never falls.
+    /// Energy accounted since the first look, in joules. Never falls. `None` where nothing decides, or where what decides
+    /// has said nothing for a while.
     #[must_use]
-    pub fn total(&self) -> Option<(Time, f64)> {
+    pub fn total(&self) -> Option<f64> {
         let at = self.known_at.filter(|_| self.source() != EnergySource::None)?;
-        Some((at, self.total_j))
+        let is_recent = self.latest.is_none_or(|latest| latest.since(at) <= STILL_ALONE);
+        is_recent.then_some(self.total_j)
     }
 
     /// A look at the power, if that could be read. Energy is accounted by it where power decides.
@@ -211,7 +216,10 @@ impl EnergyJudge {
         if !self.goes_on(now) {
             return None;
         }
-        let fault = counter.and_then(|counter| self.judge(now, counter));
+        let fault = match counter {
+            Some(counter) => self.judge(now, counter),
+            None => self.silent(now),
+        };
         if fault.is_some() {
             self.sound_since = None;
             self.compared = Compared::default();
@@ -227,7 +235,7 @@ impl EnergyJudge {
                 (EnergySource::Counter, "the counter has proven itself".to_owned())
             }
             (Some(EnergySource::None), _) => (by_power, "power can be read".to_owned()),
-            (Some(EnergySource::PowerIntegration), _) => return None,
+            (Some(EnergySource::PowerIntegration), _) => (by_power, "no power that is believed".to_owned()),
         };
         self.source = Some(source);
         self.known_at.get_or_insert(now);
@@ -237,7 +245,7 @@ impl EnergyJudge {
             // What the counter has not told since it stands.
             self.account(now, self.tick.map_or(0.0, |tick| tick.power_j));
         }
-        before.filter(|before| *before != source).map(|_| Change { source, why, better })
+        before.filter(|before| *before != source).map(|before| Change { source, before, why, better })
     }
 
     /// Time never goes back.
@@ -251,6 +259,12 @@ impl EnergyJudge {
         sound
     }
 
+    /// What is wrong where a counter that decides does not answer any more, if it is for long.
+    fn silent(&self, now: Time) -> Option<String> {
+        let stood = now.since(self.tick?.at);
+        (stood >= STILL_ALONE).then(|| format!("no answer for {:.1} s", stood.0))
+    }
+
     /// What is wrong with this answer of the counter, if anything is.
     fn judge(&mut self, now: Time, counter: Millijoules) -> Option<String> {
         let Some(last) = self.last.replace(counter) else {
@@ -261,7 +275,7 @@ impl EnergyJudge {
         let tick = self.tick.unwrap_or(Tick { at: now, power_j: 0.0 });
         let (stood, power_j) = (now.since(tick.at), tick.power_j);
         if counter == last {
-            let stands = format!("{} mJ for {:.1} s", counter.0, stood.0);
+            let stands = format!("{} mJ for {:.2} s", counter.0, stood.0);
             return if stood >= STILL && power_j >= STILL_J {
                 Some(format!("{stands}, in which power says {power_j:.1} J"))
             } else {

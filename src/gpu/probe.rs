@@ -198,7 +198,8 @@ pub fn judge(sensors: &dyn GpuSensors) -> Result<Judgement, GpuError> {
         ticks += u32::from(last.replace(value).is_some_and(|last| last != value));
         if let Some(change) = energy.on_counter(now(), value) {
             let decides = change.source.words();
-            doubts.push(format!("energy counter not believed: {}; {decides} decides instead", change.why));
+            let what = if change.before == EnergySource::Counter { "energy counter" } else { "power" };
+            doubts.push(format!("{what} not believed: {}; {decides} decides instead", change.why));
         }
         std::thread::sleep(JUDGE_EVERY);
     }

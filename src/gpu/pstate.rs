@@ -98,16 +98,20 @@ impl GpuClocks for PstateClocks {
             Err(GpuError::NotSupported { .. }) if self.unsure => Ok(()),
             answer => answer,
         };
-        // Where the board locks clocks too, none may stay.
+        // Where the board locks clocks too, none may stay. One whose state is forced since it has no locks has none to reset.
         let lock = match self.nvml.reset_core() {
-            Err(GpuError::NotSupported { .. }) => Ok(()),
+            Err(GpuError::NotSupported { .. }) if !self.unsure => Ok(()),
             answer => answer,
         };
         state.and(lock)
     }
 
+    /// What was asked of the memory clock was part of the state.
     fn reset_memory(&mut self) -> Result<(), GpuError> {
-        self.nvml.reset_memory()
+        match self.nvml.reset_memory() {
+            Err(GpuError::NotSupported { .. }) if !self.unsure => Ok(()),
+            answer => answer,
+        }
     }
 }
 

@@ -65,6 +65,10 @@ impl Ledger for HeldLedger {
         }
     }
 
+    fn memory_is_locked(&self, gpu: &GpuInfo) -> bool {
+        self.dir.memory_is_locked(&gpu.uuid)
+    }
+
     fn after_release(&mut self, gpu: &GpuInfo) {
         // The first release finds journals that a predecessor left.
         self.journals.remove(&gpu.uuid);

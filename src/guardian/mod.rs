@@ -24,8 +24,8 @@
 //! far apart: a handle may be stale. Only a GPU that no GPU's UUID and no PCI device of the kernel names any more is
 //! given up. A service manager that stops the unit ends a guardian that is still trying by SIGKILL, after
 //! `TimeoutStopSec`; `ExecStopPost=agft release --journal` and the next start then go on from the journal. A guardian
-//! that still tries leaves each GPU to the agft that takes it next, and goes on with the others; one that does not
-//! answer is killed by the next start's guardian, which reads the same journal.
+//! that still tries leaves each GPU to the guardian that asks for it next, and goes on with the others; one that does
+//! not answer is killed ([`predecessor`]).
 //!
 //! What was given back under a living controller is given back again when that ends: a driver call that was on its way
 //! may have locked in between.
@@ -50,6 +50,7 @@
 
 pub mod ledger;
 pub mod link;
+mod predecessor;
 pub mod process;
 pub mod undo;
 

@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::predecessor::claim;
 use super::{FromGuardian, ToGuardian};
 use crate::gpu::host::{self, AnyHost};
 use crate::gpu::lease::give_back;
@@ -27,14 +28,12 @@ use crate::gpu::pstate::MayBeForced;
 use crate::gpu::retry::Retries;
 use crate::gpu::{GpuClocks, GpuError};
 use crate::signals::Signals;
-use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
+use crate::store::held::{Claim, ClaimError, HeldDir};
 
-/// How long a dead predecessor's guardian may take to finish.
-const PREDECESSOR: Duration = Duration::from_secs(5);
-/// Of these, the time that is left to it before it is killed, and after.
-const KILLED: Duration = Duration::from_secs(2);
 /// How long the last words of a dead controller may take to be read.
 const LAST_WORDS: Duration = Duration::from_millis(50);
+/// How soon a successor that asks for a GPU is heard.
+const HEARS: Duration = Duration::from_millis(100);
 /// Pause between two tries under a controller that still lives.
 const RETRY: Duration = Duration::from_millis(20);
 /// Clocks that the driver does not take back for so long are tried through a new handle, and again after so long.
@@ -141,6 +140,8 @@ struct Gpu {
     uuid: String,
     clocks: Box<dyn GpuClocks>,
     forced: MayBeForced,
+    /// Its journal names a lock of the memory clock.
+    memory_locked: bool,
     /// The kernel's name of its PCI device.
     pci: Option<String>,
     _claim: Claim,
@@ -151,6 +152,8 @@ struct Guardian {
     gpus: Vec<Gpu>,
     /// GPUs on which something is locked, or may be.
     held: BTreeSet<String>,
+    /// The row of resets that failed under a living controller.
+    refused: Retries,
     controller: Controller,
     /// The thread that started this process has ended, and with it, or soon, the controller.
     dying: tokio::signal::unix::Signal,
@@ -231,19 +234,25 @@ impl Guardian {
             .ok_or(GuardianError::Orphan(ward.controller))?;
         let host = host::open()?;
         let dir = HeldDir::open(&ward.runtime_dir).map_err(ClaimError::from)?;
-        let claims = claim(&dir, &ward.gpus, &ward.config).await?;
-        let mut gpus = Vec::new();
-        for (uuid, claim) in ward.gpus.iter().zip(claims) {
+        let mut opened = Vec::new();
+        for uuid in &ward.gpus {
             let forced = if ward.forced.contains(uuid) { MayBeForced::Yes } else { MayBeForced::No };
-            let clocks = host.clocks_to_reset(uuid, forced)?;
-            gpus.push(Gpu { uuid: uuid.clone(), clocks, forced, pci: host.pci_name(uuid), _claim: claim });
+            opened.push((uuid.clone(), forced, host.clocks_to_reset(uuid, forced)?));
         }
+        // A predecessor may hand its GPUs over only to one that can give their clocks back.
+        let (claims, held) = claim(&dir, &ward.gpus, &ward.config).await?;
+        let gpu = |((uuid, forced, clocks), claim): ((String, _, _), Claim)| {
+            let pci = host.pci_name(&uuid);
+            Gpu { uuid, clocks, forced, memory_locked: false, pci, _claim: claim }
+        };
+        let gpus = opened.into_iter().zip(claims).map(gpu).collect();
         // The libraries are loaded and the files open: it need not keep anybody's directory busy.
         let _ = chdir("/");
         let guardian = Self {
             host,
             gpus,
-            held: BTreeSet::new(),
+            held,
+            refused: Retries::default(),
             controller,
             dying,
             writing: None,
@@ -270,11 +279,10 @@ impl Guardian {
     ) -> Result<(), GuardianError> {
         match self.wait(lines, &mut signals).await {
             Why::Goodbye if self.held.is_empty() => Ok(()),
-            Why::Goodbye | Why::Gone => self.release_for_good(false).await,
+            Why::Goodbye | Why::Gone => self.release_for_good(None).await,
             Why::Signal(name) => {
                 // What was locked is nobody else's to give back: where the driver refuses, only SIGKILL ends it sooner.
-                let done = self.release_under_controller(&format!("{name} to the guardian")).await;
-                if done { Ok(()) } else { self.release_for_good(true).await }
+                self.release_for_good(Some(format!("{name} to the guardian"))).await
             }
         }
     }
@@ -301,8 +309,8 @@ impl Guardian {
                         kill_at.get_or_insert(Instant::now() + STUCK_END);
                     }
                     Some(Ok(ToGuardian::Goodbye)) => return Why::Goodbye,
-                    Some(Ok(books)) => {
-                        self.keep(books);
+                    Some(Ok(message)) => {
+                        self.keep(message);
                         silent = false;
                     }
                     // Of another version, which cannot be: they are one executable.
@@ -358,12 +366,8 @@ impl Guardian {
         }
     }
 
-    fn held_names(&self) -> String {
-        self.held.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Gives back what is held while the controller lives, and says so. The controller keeps the books: what was held
-    /// stays in `held`, and its journal stays, until it says otherwise.
+    /// Gives back what is held while the controller lives, and says so. The journals are the controller's: what was held
+    /// stays in `held` until it says otherwise.
     async fn release_under_controller(&mut self, why: &str) -> bool {
         let mut failed = self.reset_held();
         for _ in 1..TRIES_UNDER_CONTROLLER {
@@ -373,48 +377,63 @@ impl Guardian {
             tokio::time::sleep(RETRY).await;
             failed = self.reset_held();
         }
-        match failed.first() {
-            None => {
-                tracing::warn!(%why, gpus = self.held_names(), "guardian gave the clocks back");
-                self.say(&FromGuardian::Released(why.to_owned())).await;
-            }
-            Some((_, error)) => tracing::error!(%why, %error, "clocks not given back yet"),
+        let Some((gpu, error)) = failed.first() else {
+            self.refused.succeeded();
+            let gpus = self.held.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            tracing::warn!(%why, gpus, "guardian gave the clocks back");
+            self.say(&FromGuardian::Released(why.to_owned())).await;
+            return true;
+        };
+        let tried = self.refused.failed();
+        if tried.say {
+            let (for_s, hint) = (tried.elapsed.as_secs(), error.hint());
+            tracing::error!(%why, gpu, %error, for_s, hint, "clocks not given back yet");
         }
-        failed.is_empty()
+        false
     }
 
     /// The controller is gone, or the guardian is asked to go: gives everything back, and tries until it is, whatever the
-    /// driver says. A GPU that is gone from the machine has nothing to give back. Under a controller that may live
-    /// (`asked`) the journals are its own, until it is gone.
-    async fn release_for_good(mut self, asked: bool) -> Result<(), GuardianError> {
+    /// driver says. A GPU that is gone from the machine has nothing to give back.
+    ///
+    /// A controller that lives (`asked`) may lock until it sees that it has no guardian, and the journals are its own. So
+    /// no journal is cleared but after a reset that came after its end.
+    async fn release_for_good(mut self, mut asked: Option<String>) -> Result<(), GuardianError> {
         let mut retries = Retries::default();
         let mut restart_at = RESTART;
-        // A journal may be a dead predecessor's, whose clocks the controller did not live to reset: cleared unread, it
-        // would leave them locked.
-        let journalled = self.gpus.iter().filter(|gpu| self.dir.has_journal(&gpu.uuid));
-        self.held.extend(journalled.map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>());
         let start = Instant::now();
+        self.hold_journalled();
         loop {
-            let failed = self.reset_held();
-            let done: Vec<String> = self
-                .held
-                .iter()
-                .filter(|gpu| !failed.iter().any(|(uuid, _)| uuid == *gpu))
-                .cloned()
-                .collect();
-            for gpu in done {
-                self.held.remove(&gpu);
-                let took_ms = start.elapsed().as_secs_f64() * 1e3;
-                tracing::warn!(gpu, took_ms, "the controller is gone: clocks given back");
-                self.clear(&gpu, asked);
+            if asked.is_some() && !self.controller.is_parent() {
+                asked = None;
+                self.hold_journalled();
             }
-            let Some((gpu, error)) = failed.first() else { break };
+            let failed = self.reset_held();
+            let is_back = |gpu: &String| !failed.iter().any(|(uuid, _)| uuid == gpu);
+            for gpu in self.held.iter().filter(|gpu| is_back(gpu)).cloned().collect::<Vec<_>>() {
+                let took_ms = start.elapsed().as_secs_f64() * 1e3;
+                if let Some(why) = &asked {
+                    tracing::warn!(gpu, took_ms, why, "guardian gave the clocks back");
+                } else {
+                    tracing::warn!(gpu, took_ms, "the controller is gone: clocks given back");
+                    self.clear(&gpu);
+                }
+                self.held.remove(&gpu);
+            }
+            let Some((gpu, error)) = failed.first() else {
+                match asked {
+                    None => break,
+                    Some(_) if !self.controller.is_parent() => continue,
+                    Some(why) => {
+                        self.say(&FromGuardian::Released(why)).await;
+                        return Ok(());
+                    }
+                }
+            };
             let tried = retries.failed();
             if tried.say {
                 let (for_s, hint) = (tried.elapsed.as_secs(), error.hint());
                 tracing::error!(gpu, %error, for_s, hint, "clocks not given back yet: the guardian goes on trying");
             }
-            self.hand_over();
             if tried.elapsed >= restart_at {
                 restart_at = tried.elapsed + RESTART;
                 // What it would say of each GPU has been said of the clocks.
@@ -425,18 +444,25 @@ impl Guardian {
                     continue;
                 }
             }
-            tokio::time::sleep(tried.pause).await;
+            let until = Instant::now() + tried.pause;
+            while !self.hand_over() && Instant::now() < until {
+                tokio::time::sleep(tried.pause.min(HEARS)).await;
+            }
         }
-        for gpu in self.gpus.iter().map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>() {
-            self.clear(&gpu, asked);
+        for gpu in &self.gpus {
+            self.clear(&gpu.uuid);
         }
         Ok(())
     }
 
-    fn clear(&self, gpu: &str, asked: bool) {
-        if asked && self.controller.is_parent() {
-            return;
-        }
+    /// A journal may be a dead predecessor's, whose clocks the controller did not live to reset: cleared unread, it would
+    /// leave them locked.
+    fn hold_journalled(&mut self) {
+        let journalled = self.gpus.iter().filter(|gpu| self.dir.has_journal(&gpu.uuid));
+        self.held.extend(journalled.map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>());
+    }
+
+    fn clear(&self, gpu: &str) {
         if let Err(error) = self.dir.clear(gpu) {
             tracing::warn!(%error, "journal stays; the next start finds nothing locked");
         }
@@ -460,17 +486,22 @@ impl Guardian {
         }
     }
 
-    /// Leaves GPUs that another agft has taken to that one: it resets them, or its own guardian does.
-    fn hand_over(&mut self) {
-        let dead = self.controller.pid.as_raw_nonzero().get().unsigned_abs();
+    /// Leaves GPUs that a successor asks for to that one, which holds them from then on; says whether there was one.
+    ///
+    /// One with another runtime directory knows nothing of a forced performance state, which the journal here names.
+    fn hand_over(&mut self) -> bool {
+        let before = self.gpus.len();
         let (dir, held) = (&self.dir, &mut self.held);
         self.gpus.retain(|gpu| {
-            let taken = dir.is_taken_by_another(&gpu.uuid, dead);
-            if taken && held.remove(&gpu.uuid) {
-                tracing::warn!(gpu = gpu.uuid, "another agft has taken the GPU, and the care for its clocks");
+            let forced =
+                gpu.forced != MayBeForced::No || dir.state_may_be_forced(&gpu.uuid) != MayBeForced::No;
+            let asked_for = dir.is_asked_for(&gpu.uuid, !forced);
+            if asked_for && held.remove(&gpu.uuid) {
+                tracing::warn!(gpu = gpu.uuid, "another guardian takes the GPU, and the care for its clocks");
             }
-            !taken
+            !asked_for
         });
+        self.gpus.len() < before
     }
 
     /// Forgets GPUs that are gone from the machine; says whether there was one.
@@ -488,6 +519,9 @@ impl Guardian {
     /// One try on every GPU held, side by side: one that hangs must not keep the others.
     fn reset_held(&mut self) -> Vec<(String, GpuError)> {
         let held = &self.held;
+        for gpu in &mut self.gpus {
+            gpu.memory_locked = self.dir.memory_is_locked(&gpu.uuid);
+        }
         let mut gpus: Vec<&mut Gpu> = self.gpus.iter_mut().filter(|gpu| held.contains(&gpu.uuid)).collect();
         let Some(last) = gpus.pop() else { return Vec::new() };
         std::thread::scope(|scope| {
@@ -514,51 +548,6 @@ impl Guardian {
 impl Gpu {
     /// One try; what failed, and where.
     fn reset(&mut self) -> Option<(String, GpuError)> {
-        give_back(self.clocks.as_mut()).err().map(|error| (self.uuid.clone(), error))
+        give_back(self.clocks.as_mut(), self.memory_locked).err().map(|error| (self.uuid.clone(), error))
     }
-}
-
-/// Waits for a predecessor's guardian, which may be giving clocks back at this moment: it must not undo our locks. One
-/// that does not end (stopped, or hung in a driver call) is killed: its controller is dead, and what it did not give back
-/// has been reset, or will be before the first lock.
-async fn claim(
-    dir: &HeldDir,
-    gpus: &[String],
-    config: &std::path::Path,
-) -> Result<Vec<Claim>, GuardianError> {
-    let holder = Holder::current(config);
-    let until = Instant::now() + PREDECESSOR;
-    let mut claims = Vec::new();
-    let mut killed = None;
-    for gpu in gpus {
-        loop {
-            match dir.claim(gpu, Role::Guardian, &holder) {
-                Ok(claim) => break claims.push(claim),
-                Err(ClaimError::Busy(busy))
-                    if Instant::now() < until + killed.map_or(Duration::ZERO, |()| KILLED) =>
-                {
-                    if Instant::now() >= until - KILLED && killed.is_none() {
-                        killed = busy.holder.filter(kill_guardian).map(drop);
-                    }
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(claims)
-}
-
-/// Kills a guardian that a lock file names, if it is still that process and a guardian.
-fn kill_guardian(holder: &Holder) -> bool {
-    let Some(pid) = i32::try_from(holder.pid).ok().and_then(Pid::from_raw) else { return false };
-    // Opened first: what is asked of the process id below then is about the process that is killed.
-    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-    let arguments = std::fs::read(format!("/proc/{}/cmdline", holder.pid)).unwrap_or_default();
-    let is_guardian = arguments.split(|byte| *byte == 0).nth(1) == Some(b"guardian".as_slice());
-    let killed = is_guardian && holder.is_alive() && pidfd_send_signal(pidfd, Signal::KILL).is_ok();
-    if killed {
-        tracing::warn!(pid = holder.pid, "the guardian of a dead agft did not end: killed");
-    }
-    killed
 }

@@ -92,7 +92,7 @@ pub fn undo(dir: &HeldDir, host: AnyHost, own: &[String], now: Timestamp) -> Res
                 MayBeForced::No => Ok(()),
                 forced => {
                     host.clocks_to_reset(&gpu, forced).and_then(|mut clocks| match clocks.forces_state() {
-                        true => give_back(clocks.as_mut()),
+                        true => give_back(clocks.as_mut(), false),
                         false => Ok(()),
                     })
                 }
@@ -111,7 +111,9 @@ pub fn undo(dir: &HeldDir, host: AnyHost, own: &[String], now: Timestamp) -> Res
             }
             Err(ClaimError::Store(error)) => return Err(error),
         };
-        let reset = host.clocks_to_reset(&gpu, forced).and_then(|mut clocks| give_back(clocks.as_mut()));
+        let memory_locked = dir.memory_is_locked(&gpu);
+        let clocks = host.clocks_to_reset(&gpu, forced);
+        let reset = clocks.and_then(|mut clocks| give_back(clocks.as_mut(), memory_locked));
         done.push(match reset {
             Ok(()) => {
                 dir.clear(&gpu)?;

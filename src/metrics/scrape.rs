@@ -8,7 +8,6 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -239,9 +238,15 @@ fn checked_timeout(what: &'static str, span: Seconds) -> Result<Duration, Scrape
     duration.ok_or(ScrapeError::BadTimeout { what, span })
 }
 
+/// A bundle of every public authority has a quarter of that.
+const LARGEST_CA_FILE: usize = 1 << 20;
+
 fn read_certificates(path: &Path) -> Result<Vec<Certificate>, ScrapeError> {
     let bad = |reason: String| ScrapeError::BadCaFile { path: path.to_owned(), reason };
-    let pem = fs::read(path).map_err(|error| bad(error.to_string()))?;
+    let pem = secret::read_file(path, LARGEST_CA_FILE).map_err(|error| bad(error.to_string()))?;
+    if pem.len() == LARGEST_CA_FILE {
+        return Err(bad(format!("it is larger than {LARGEST_CA_FILE} bytes")));
+    }
     let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| bad(error::root_cause(&error)))?;
     if certificates.is_empty() {
         return Err(bad("it holds no certificate".to_owned()));

@@ -378,7 +378,7 @@ impl Board {
             power: Some(self.power_reading()),
             utilization_percent: Some((100.0 * busy).round()),
             temperature_c: Some(self.temperature.round()),
-            reasons: ClockReasons(reasons),
+            reasons: Some(ClockReasons(reasons)),
         }
     }
 }

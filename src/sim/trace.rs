@@ -69,6 +69,8 @@ pub enum TraceError {
 /// # Errors
 /// [`TraceError`], with the line.
 pub fn parse_trace(text: &str, speed: f64) -> Result<Vec<Request>, TraceError> {
+    // What some programs put before a text file.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if !(speed.is_finite() && speed > 0.0) {
         return Err(TraceError::BadSpeed(speed.to_string()));
     }
@@ -114,10 +116,15 @@ fn parse_csv<'a>(mut lines: impl Iterator<Item = (usize, &'a str)>) -> Result<Ve
         .collect()
 }
 
+/// Characters of a bad value that a message shows.
+const SHOWN: usize = 40;
+/// Arrivals lie within so many seconds of zero: Unix times in nanoseconds do not, those in seconds and milliseconds do.
+const MOST_SECONDS: f64 = 1e13;
+
 /// Seconds as a number, or the Unix time of a date and time.
 fn seconds(line: usize, value: &str) -> Result<f64, TraceError> {
     if let Ok(seconds) = value.parse::<f64>()
-        && seconds.is_finite()
+        && seconds.abs() <= MOST_SECONDS
     {
         return Ok(seconds);
     }
@@ -128,7 +135,7 @@ fn seconds(line: usize, value: &str) -> Result<f64, TraceError> {
     moment.map(|at| at.timestamp().as_duration().as_secs_f64()).ok_or_else(|| TraceError::BadValue {
         line,
         what: "the arrival",
-        value: value.to_owned(),
+        value: value.chars().take(SHOWN).collect(),
         rule: "a number of seconds or a date and time such as 2023-11-16 18:15:46.68 is needed",
     })
 }
@@ -139,7 +146,7 @@ fn tokens(line: usize, what: &'static str, value: &str) -> Result<u32, TraceErro
     number.map(|n| n as u32).ok_or_else(|| TraceError::BadValue {
         line,
         what,
-        value: value.to_owned(),
+        value: value.chars().take(SHOWN).collect(),
         rule: "a number of tokens from 0 to ten million is needed",
     })
 }
@@ -237,6 +244,8 @@ mod tests {
                 .starts_with("line 4: the prompt length is `minus`")
         );
         assert!(fails("arrival,prompt,output\nsoon,2,3").starts_with("line 2: the arrival is `soon`"));
+        assert!(fails("arrival,prompt,output\n1e308,2,3").starts_with("line 2: the arrival is `1e308`"));
+        assert!(parse_trace("\u{feff}arrival,prompt,output\n1,2,3", 1.0).is_ok());
         assert!(fails("arrival,prompt,output\n1,2").starts_with("line 2: the output length is ``"));
         assert!(fails("{\"timestamp\": 1}\n").starts_with("line 1: no column for the prompt"));
         assert!(fails("{oops}").starts_with("line 1: not a JSON object"));

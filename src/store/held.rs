@@ -31,7 +31,7 @@ use crate::gpu::pstate::MayBeForced;
 use crate::units::Mhz;
 
 pub use claim::{Busy, Claim, ClaimError, Role, free_on_machine};
-use claim::{holder, machine_places, meet, take};
+use claim::{machine_places, meet, take};
 
 /// The format that is written.
 const VERSION: u32 = 1;
@@ -244,12 +244,15 @@ impl HeldDir {
         Ok(Claim { files })
     }
 
-    /// Has a living process, other than the one of this id, named itself as the GPU's controller?
+    /// Does a successor of the GPU's guardian wait for it, with this directory or (`anywhere`) with another one?
     #[must_use]
-    pub fn is_taken_by_another(&self, gpu: &str, than: u32) -> bool {
-        let places = self.places.iter().filter_map(|path| Dir::open_or_create(path).ok());
-        let named = places.filter_map(|place| holder(&place, gpu)).chain(holder(&self.dir, gpu));
-        named.into_iter().any(|holder| holder.pid != than && holder.is_alive())
+    pub fn is_asked_for(&self, gpu: &str, anywhere: bool) -> bool {
+        let here = take(&self.dir, gpu, Role::Successor);
+        let busy = |taken: &ClaimError| matches!(taken, ClaimError::Busy(_));
+        // What is locked to see whether it can be is unlocked again with the end of this.
+        here.is_err_and(|error| busy(&error))
+            || anywhere
+                && meet(&self.places, Some(&self.dir), gpu, Role::Successor).is_err_and(|error| busy(&error))
     }
 
     /// Writes down what is about to be locked.
@@ -280,6 +283,14 @@ impl HeldDir {
             },
             Ok(Found::Refused(_)) | Err(_) => MayBeForced::Unknown,
         }
+    }
+
+    /// Does a journal say that the memory clock of this GPU is locked?
+    #[must_use]
+    pub fn memory_is_locked(&self, gpu: &str) -> bool {
+        let read = self.dir.read_trusted(&journal_name(gpu), MAX_BYTES);
+        let Ok(Found::Here(bytes)) = read else { return false };
+        Journal::decode(&bytes).is_ok_and(|journal| journal.memory.is_some())
     }
 
     /// Nothing of this GPU is locked any more.

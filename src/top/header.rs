@@ -95,7 +95,7 @@ fn gpu(gpu: &GpuState, theme: Theme) -> Line<'static> {
             energy(gpu.energy_j)
         ),
     );
-    if gpu.capped {
+    if gpu.capped == Some(true) {
         line.push_span(Span::styled(", HELD LOW by power or heat", theme.alert()));
     }
     line
@@ -129,7 +129,7 @@ fn gpus(gpus: &[GpuState], theme: Theme, lines: usize) -> Vec<Line<'static>> {
             energy(gpus.iter().map(|gpu| gpu.energy_j).sum::<Option<f64>>())
         ),
     );
-    let capped = gpus.iter().filter(|gpu| gpu.capped).count();
+    let capped = gpus.iter().filter(|gpu| gpu.capped == Some(true)).count();
     if capped > 0 {
         line.push_span(Span::styled(format!(", {capped} HELD LOW by power or heat"), theme.alert()));
     }

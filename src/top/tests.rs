@@ -277,7 +277,7 @@ fn eight_gpus_share_a_line_where_there_is_no_place_for_eight() {
     state.gpus = (0..8)
         .map(|index| {
             let mut gpu = state.gpus[0].clone();
-            (gpu.index, gpu.capped) = (index, index == 7);
+            (gpu.index, gpu.capped) = (index, Some(index == 7));
             gpu.core_clock = Some(Mhz(900 + 15 * index));
             gpu
         })

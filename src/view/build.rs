@@ -14,7 +14,7 @@ use crate::bandit::structured::Trouble;
 use crate::bandit::{ActionSpace, Policy, PrunedArm, Reason};
 use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
 use crate::features::DIMENSION;
-use crate::gpu::GpuInfo;
+use crate::gpu::{ClockReasons, GpuInfo};
 use crate::holdout::Savings;
 use crate::metrics::{Histogram, health};
 use crate::reward::slo::{Limited, Limits};
@@ -207,7 +207,7 @@ impl View {
             gpu.temperature_c = reading.and_then(|reading| reading.temperature_c);
             gpu.utilization =
                 reading.and_then(|reading| reading.utilization_percent).map(|share| share / 100.0);
-            gpu.capped = reading.is_some_and(|reading| reading.reasons.is_capped());
+            gpu.capped = reading.and_then(|reading| reading.reasons).map(ClockReasons::is_capped);
             for point in &tick.energy {
                 if let Some(before) = counter.replace(point.total) {
                     *gpu.energy_j.get_or_insert(0.0) += (point.total.0 - before.0).max(0.0);

@@ -92,7 +92,7 @@ pub struct GpuState {
     /// Share of the time in which a kernel ran, 0 to 1.
     pub utilization: Option<f64>,
     /// Is the clock held low by power or temperature?
-    pub capped: bool,
+    pub capped: Option<bool>,
     /// Energy since the start of the run, as far as it was measured; `None` before anything was.
     pub energy_j: Option<f64>,
 }

@@ -111,7 +111,7 @@ pub(crate) fn state() -> State {
             power_w: Some(151.5),
             temperature_c: Some(50.0),
             utilization: Some(0.9),
-            capped: false,
+            capped: Some(false),
             energy_j: Some(9000.0),
         }],
         load: Load {

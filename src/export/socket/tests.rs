@@ -122,7 +122,7 @@ fn clients_that_watch_keep_their_places_from_silent_ones_and_give_them_to_those_
     };
     let mut watching: Vec<Talk> = (0..CONNECTIONS / 2).map(|_| watch()).collect();
     let silent: Vec<Talk> = (0..CONNECTIONS / 2).map(|_| Talk::with(&server)).collect();
-    std::thread::sleep(ABOUT_TO_SPEAK);
+    std::thread::sleep(2 * ABOUT_TO_SPEAK);
     watching.extend((0..CONNECTIONS / 2).map(|_| watch()));
     assert!(watching.iter_mut().all(|talk| talk.hear().contains("\"ok\":true")));
     drop(silent);

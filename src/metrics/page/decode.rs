@@ -214,12 +214,17 @@ fn one(numbers: &[f64], what: &str) -> Result<f64, String> {
     }
 }
 
+/// Ten million tokens a second for three years come to this.
+const MOST: f64 = 1e15;
+
 /// A number that can be a count, a level or a time.
 fn sane(number: f64) -> Result<f64, String> {
     if !number.is_finite() {
         Err(format!("{number} is not a finite number"))
     } else if number < 0.0 {
         Err(format!("{number} is negative"))
+    } else if number > MOST {
+        Err(format!("{number:e} is more than any server counts"))
     } else {
         Ok(number)
     }

@@ -1,9 +1,9 @@
 //! The bearer token: read once, shown never.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use reqwest::header::HeaderValue;
@@ -25,13 +25,11 @@ impl BearerToken {
     /// [`ScrapeError::BadToken`] if the file cannot be read, is empty or too long, or holds more than a token.
     pub fn read(path: &Path) -> Result<Self, ScrapeError> {
         let bad = |reason: String| ScrapeError::BadToken { path: path.to_owned(), reason };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(|error| bad(error.to_string()))?;
+        let limit = LONGEST_TOKEN + 2;
+        let bytes = read_file(path, limit).map_err(|error| bad(error.to_string()))?;
         if let Some(warning) = exposed(path) {
             tracing::warn!("bearer_token_file {warning}");
         }
-        let limit = LONGEST_TOKEN + 2;
-        file.take(limit as u64).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
         let token = bytes.trim_ascii_end();
         if token.is_empty() {
             return Err(bad("it is empty".to_owned()));
@@ -54,6 +52,19 @@ impl BearerToken {
     pub(super) fn header(&self) -> HeaderValue {
         self.0.clone()
     }
+}
+
+/// The first `limit` bytes of a regular file. A pipe or a device in its place is refused, and not waited for: the loop
+/// reads these files too.
+pub(super) fn read_file(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What is said of a token file that others can read or write; nothing of one they cannot, or that is not there.
@@ -85,6 +96,14 @@ mod tests {
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(content).unwrap();
         BearerToken::read(file.path())
+    }
+
+    #[test]
+    fn pipe_in_the_place_of_the_token_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        assert!(BearerToken::read(&path).unwrap_err().to_string().contains("not a regular file"));
     }
 
     #[test]

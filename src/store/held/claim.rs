@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::super::dir::{Dir, Found};
+use super::super::dir::Dir;
 use super::super::error::StoreError;
 use super::{Holder, MAX_BYTES, plain};
 
@@ -42,13 +42,15 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
-/// Which of a GPU's two lock files.
+/// Which of a GPU's lock files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The agft that decides.
     Controller,
     /// Its guardian.
     Guardian,
+    /// A guardian that waits for the present one to end, or to hand the GPU over.
+    Successor,
 }
 
 impl Role {
@@ -56,6 +58,7 @@ impl Role {
         match self {
             Self::Controller => ".lock",
             Self::Guardian => ".guard",
+            Self::Successor => ".next",
         }
     }
 }
@@ -86,7 +89,7 @@ pub(super) fn machine_places() -> Vec<PathBuf> {
     vec!["/run/agft".into(), Path::new("/tmp").join(own)]
 }
 
-/// Who has a GPU, as far as this machine's agfts tell each other, whatever directory they were told to use.
+/// Is the GPU free on this machine, as far as its agfts tell each other, whatever directories they were told to use?
 ///
 /// # Errors
 /// [`ClaimError::Busy`] if somebody has it; [`ClaimError::Store`] where that cannot be told.
@@ -120,14 +123,6 @@ pub(super) fn meet(
         }
     }
     reason.map_or(Ok(None), |reason| Err(reason.into()))
-}
-
-/// Whom the controller's lock file of a GPU names, dead or alive.
-pub(super) fn holder(dir: &Dir, gpu: &str) -> Option<Holder> {
-    match dir.read_trusted(&format!("{}{}", plain(gpu), Role::Controller.suffix()), MAX_BYTES) {
-        Ok(Found::Here(bytes)) => serde_json::from_slice(&bytes).ok(),
-        _ => None,
-    }
 }
 
 /// Locks a GPU's file in a directory.
