@@ -25,7 +25,7 @@
 //! given up. A service manager that stops the unit ends a guardian that is still trying by SIGKILL, after
 //! `TimeoutStopSec`; `ExecStopPost=agft release --journal` and the next start then go on from the journal. A guardian
 //! that still tries leaves each GPU to the guardian that asks for it next, and goes on with the others; one that does
-//! not answer is killed ([`predecessor`]).
+//! not answer is killed (`predecessor`).
 //!
 //! What was given back under a living controller is given back again when that ends: a driver call that was on its way
 //! may have locked in between.
