@@ -80,6 +80,16 @@ struct Member {
 }
 
 impl Member {
+    fn lock_memory(&mut self, clock: Mhz) -> Result<(), GpuError> {
+        let before = std::mem::replace(&mut self.memory, MemoryLock::Yes);
+        let locked = self.clocks.lock_memory(clock, clock);
+        if matches!(locked, Err(GpuError::NotSupported { .. })) {
+            // This board has no such lock: none was made, and none can be reset.
+            self.memory = before;
+        }
+        locked
+    }
+
     fn reset_memory(&mut self) -> Result<(), GpuError> {
         match self.clocks.reset_memory() {
             Err(GpuError::NotSupported { .. }) if self.memory != MemoryLock::Yes => {}
@@ -167,8 +177,7 @@ impl ClockLease {
                 Some(memory) => {
                     let gpu = member.clocks.info();
                     self.ledger.before_lock(gpu, Domain::Memory, memory, memory)?;
-                    member.memory = MemoryLock::Yes;
-                    member.clocks.lock_memory(memory, memory)?;
+                    member.lock_memory(memory)?;
                 }
                 None if member.memory != MemoryLock::No => member.reset_memory()?,
                 None => {}
