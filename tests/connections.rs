@@ -244,8 +244,9 @@ fn events_tell_of_each_change_and_end_with_the_watcher() {
     }
 }
 
-/// Connects and disconnects `number` times, one after another. The kernel skips a BPF program while another one runs on the
-/// same CPU (`bpf_prog_active`), and says so to nobody: beside other tests that happens to one event in some thousand.
+/// Connects and disconnects `number` times, one after another. The kernel skips a BPF program while another
+/// one runs on the same CPU (`bpf_prog_active`), and says so to nobody: beside other tests that happens to
+/// one event in some thousand.
 fn short_connections(number: u64) {
     let server = Server::start("127.0.0.1:0");
     let watcher = watch(settings(server.port()));

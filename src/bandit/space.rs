@@ -31,8 +31,8 @@ pub struct Failure {
 
 /// The arms, highest core clock first, and what of them is usable now.
 ///
-/// Two things take arms out: a clock the card does not follow ([`ActionSpace::fail`], forgiven after a while), and the
-/// floor that a broken latency limit puts under the core clock ([`ActionSpace::set_floor`]).
+/// Two things take arms out: a clock the card does not follow ([`ActionSpace::fail`], forgiven after a
+/// while), and the floor that a broken latency limit puts under the core clock ([`ActionSpace::set_floor`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionSpace {
     /// Descending, without repetition.

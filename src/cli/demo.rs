@@ -37,6 +37,7 @@ use crate::park::levers::LeverBook;
 use crate::signals::Signals;
 use crate::sim::{Arrivals, Pattern, SharedWorld, SimGpu, World, WorldSpec, serve, shared};
 use crate::units::{Seconds, Time};
+use crate::view::View;
 
 /// Options of `demo`.
 #[derive(Debug, Args)]
@@ -260,7 +261,8 @@ async fn live(
     let about = show::about(&config, controller.settings());
     let mut gpu = sensors.info().clone();
     gpu.name += " (simulated)";
-    let (show, latest) = Show::new(about, &[gpu], &controller, &Savings::default(), unix_seconds());
+    let view = View::new(about, &[gpu], &controller, &Savings::default(), unix_seconds());
+    let (show, latest) = Show::new(view);
     let (mut tui, orders) = if args.tui { Some(Tui::start(latest.clone())?) } else { None }.unzip();
     let display = Display {
         world: world.clone(),
@@ -394,7 +396,7 @@ impl Observer for Display {
         ));
     }
 
-    fn end(&mut self, _controller: &Controller, _: &Savings, _: f64) {
+    fn end(&mut self, _controller: &Controller, _: &Savings) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -42,6 +42,7 @@ use crate::signals::Signals;
 use crate::store::held::{ClaimError, HeldDir};
 use crate::store::{Identity, Load, ModelStore, load_levers, own_dir};
 use crate::units::{Mhz, Seconds};
+use crate::view::View;
 
 /// Runs the daemon until a signal or an error.
 #[must_use]
@@ -252,7 +253,8 @@ pub(super) fn bind_page(
 /// Publishes the run's state, and serves it where that is wanted.
 fn show(config: &Config, page: Option<Bound>, gpus: &[GpuInfo], parts: &mut Parts) -> anyhow::Result<Shown> {
     let about = show::about(config, parts.controller.settings());
-    let (observer, latest) = Show::new(about, gpus, &parts.controller, &parts.savings, unix_seconds());
+    let view = View::new(about, gpus, &parts.controller, &parts.savings, unix_seconds());
+    let (observer, latest) = Show::new(view);
     parts.observers.push(Box::new(observer));
     let page = match page {
         None => None,
@@ -424,7 +426,10 @@ fn assemble(
     tracing::info!(arms = space.arms().len(), "action space");
     if config.gpu.min_frequency > gpus.clocks.core_max() {
         let (minimum, highest) = (config.gpu.min_frequency, gpus.clocks.core_max());
-        tracing::warn!(%minimum, %highest, "gpu.min_frequency is above every clock of the board: the highest alone is used");
+        tracing::warn!(
+            %minimum, %highest,
+            "gpu.min_frequency is above every clock of the board: the highest alone is used"
+        );
     }
     let mut settings = compose::control_settings(config, &gpus.clocks, cli.dry_run);
     if let Some(holdout) = &mut settings.holdout {

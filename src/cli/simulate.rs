@@ -67,8 +67,8 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
-    /// How much faster than recorded: a number, or auto for the wanted share of the capacity, 100 requests a second at
-    /// most; no run has more than 200000 requests
+    /// How much faster than recorded: a number, or auto for the wanted share of the capacity, 100 requests a
+    /// second at most; no run has more than 200000 requests
     #[arg(long, value_name = "FACTOR", default_value = "auto", requires = "trace")]
     pub trace_speed: String,
 

@@ -106,7 +106,7 @@ pub fn top(clocks: &SupportedClocks) -> Running {
 
 /// Of these levers those that are configured.
 #[must_use]
-pub fn chosen_levers(chosen: config::Lever, levers: Vec<Lever>) -> Vec<Lever> {
+fn chosen_levers(chosen: config::Lever, levers: Vec<Lever>) -> Vec<Lever> {
     let wanted = match chosen {
         config::Lever::Auto => return levers,
         config::Lever::Core => LeverKind::Core,
@@ -118,7 +118,7 @@ pub fn chosen_levers(chosen: config::Lever, levers: Vec<Lever>) -> Vec<Lever> {
 
 /// What of the connections is work.
 #[must_use]
-pub fn counted(count: ConnectionCount) -> CountedConnections {
+fn counted(count: ConnectionCount) -> CountedConnections {
     match count {
         ConnectionCount::Connections => CountedConnections::Open,
         ConnectionCount::Recent => CountedConnections::Recent,

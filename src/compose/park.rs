@@ -30,7 +30,8 @@ pub fn settings(park: &Park) -> Settings {
     }
 }
 
-/// The locks that the configuration allows, the simplest first; none if it wants a memory clock lowered that is the only one.
+/// The locks that the configuration allows, the simplest first; none if it wants a memory clock lowered that
+/// is the only one.
 #[must_use]
 pub fn locks(park: &Park, clocks: &SupportedClocks) -> Vec<Lever> {
     let core = park.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));

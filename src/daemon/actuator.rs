@@ -246,7 +246,8 @@ fn try_release(
     };
     let failed = retries.failed();
     let for_s = failed.elapsed.as_secs();
-    // Refusals that go on are said at a falling rate; of those that come and go, the first lines are kept apart, too.
+    // Refusals that go on are said at a falling rate; of those that come and go, the first lines are kept
+    // apart, too.
     let begins = failed.elapsed < Duration::from_secs(1);
     if failed.say
         && let Some(times) = if begins { seldom.may_say("refused", Instant::now()) } else { Some(None) }

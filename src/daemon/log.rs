@@ -144,7 +144,7 @@ impl Observer for LogObserver {
         self.detailed = config.logging.detailed_round_logging;
     }
 
-    fn end(&mut self, controller: &Controller, _: &Savings, _: f64) {
+    fn end(&mut self, controller: &Controller, _: &Savings) {
         let learned = controller.learned();
         info!(rounds = learned.rounds, "clocks given back, run over");
     }
@@ -170,8 +170,8 @@ fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
         Event::Health(event) => log_health(event),
         Event::Discontinuity(why) => warn!(
             %why,
-            "engine restarted or counters reset: window void (if this goes on: several servers behind one address? \
-             vllm.prometheus_url has to reach one)"
+            "engine restarted or counters reset: window void (if this goes on: several servers behind one \
+             address? vllm.prometheus_url has to reach one)"
         ),
         Event::Refused(values) => log_refused(values, refused),
         Event::StaleGauges { running, waiting } => warn!(

@@ -122,7 +122,7 @@ impl Observer for NotifyObserver {
         }
     }
 
-    fn end(&mut self, _controller: &Controller, _: &Savings, _: f64) {
+    fn end(&mut self, _controller: &Controller, _: &Savings) {
         self.notifier.stopping();
     }
 }

@@ -309,7 +309,7 @@ impl Observer for Recorder {
         }
     }
 
-    fn end(&mut self, controller: &Controller, savings: &Savings, _: f64) {
+    fn end(&mut self, controller: &Controller, savings: &Savings) {
         let summary = self.summary(controller);
         // These wait for a place in the queue: the last state must not be dropped. An error means that the thread is
         // gone, which the join below reports.

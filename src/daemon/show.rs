@@ -8,7 +8,6 @@ use super::tick::{Observer, StepFacts};
 use crate::config::Config;
 use crate::control::{Controller, Settings};
 use crate::export::Latest;
-use crate::gpu::GpuInfo;
 use crate::holdout::Savings;
 use crate::view::{About, Glance, View};
 
@@ -20,16 +19,9 @@ pub struct Show {
 }
 
 impl Show {
-    /// The view of a run that begins now (Unix seconds) with the savings of earlier ones, and where to read it.
+    /// Publishes a view; also where to read it.
     #[must_use]
-    pub fn new(
-        about: About,
-        gpus: &[GpuInfo],
-        controller: &Controller,
-        savings: &Savings,
-        unix_s: f64,
-    ) -> (Self, Latest) {
-        let view = View::new(about, gpus, controller, savings, unix_s);
+    pub fn new(view: View) -> (Self, Latest) {
         let (publish, state) = watch::channel(Arc::new(view.state().clone()));
         let (publish_history, history) = watch::channel(Arc::new(view.history().clone()));
         (Self { view, publish, publish_history }, Latest { state, history })
@@ -69,5 +61,5 @@ impl Observer for Show {
         self.view.reconfigured(about(config, settings));
     }
 
-    fn end(&mut self, _controller: &Controller, _: &Savings, _: f64) {}
+    fn end(&mut self, _controller: &Controller, _: &Savings) {}
 }

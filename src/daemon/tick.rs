@@ -96,7 +96,7 @@ pub trait Observer {
     fn reconfigured(&mut self, _config: &Config, _settings: &Settings) {}
 
     /// The run is over; the clocks have been given back.
-    fn end(&mut self, controller: &Controller, savings: &Savings, unix_time: f64);
+    fn end(&mut self, controller: &Controller, savings: &Savings);
 }
 
 /// How a run ended without an error.
@@ -106,17 +106,6 @@ pub enum End {
     Signal(&'static str),
     /// The caller had a last tick in mind.
     Finished,
-}
-
-impl End {
-    /// The signal's name, or what else ended the run.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Signal(name) => name,
-            Self::Finished => "the last tick",
-        }
-    }
 }
 
 /// Runs until `stop` resolves or the GPU cannot be controlled any more; gives the clocks back either way.
@@ -138,10 +127,9 @@ pub async fn drive(mut parts: Parts, stop: impl Future<Output = End>) -> Result<
     };
     // Goodbye to the guardian, if all is back: what follows only writes files.
     drop(parts.watch.take());
-    let now = unix_seconds();
-    parts.savings.close(now);
+    parts.savings.close(unix_seconds());
     for observer in &mut parts.observers {
-        observer.end(&parts.controller, &parts.savings, now);
+        observer.end(&parts.controller, &parts.savings);
     }
     let end = result?;
     released?;
@@ -281,7 +269,8 @@ fn take_up(parts: &mut Parts, change: Change) {
     if let Some(feed) = change.feed {
         parts.feed = feed;
     }
-    // Its cycles may be counted anew. One that goes on is cut in two; the half without a held slot is not compared.
+    // Its cycles may be counted anew. One that goes on is cut in two; the half without a held slot is not
+    // compared.
     parts.savings.close(unix_seconds());
     parts.savings.set_share(change.settings.holdout_share());
     for observer in &mut parts.observers {

@@ -125,7 +125,7 @@ impl Trusted {
         let Some(change) = change else { return };
         let (gpu, decides) = (self.sensors.info(), change.source.words());
         match change.before {
-            _ if change.better => tracing::info!(%gpu, why = change.why, "energy: {decides} decides"),
+            _ if change.is_better() => tracing::info!(%gpu, why = change.why, "energy: {decides} decides"),
             EnergySource::Counter => {
                 tracing::warn!(%gpu, read = change.why, "energy counter not believed: {decides} decides instead");
             }

@@ -1,6 +1,7 @@
 //! The seam to a vendor's library: who lists the machine's GPUs, reads them and sets their clocks.
 //!
-//! Nothing above this names a vendor's library. New hardware is a folder beside `nvml/` and a line in [`open`].
+//! Nothing above this names a vendor's library. New hardware is a folder beside `nvml/` and a line in
+//! [`open`].
 
 use super::nvapi::{BY_DRIVER, Nvapi};
 use super::nvml::NvmlHost;
@@ -45,12 +46,12 @@ pub trait Host: Send + Sync {
     /// The kernel's name of the GPU's PCI device (`0000:65:00.0`), if the driver tells.
     fn pci_name(&self, uuid: &str) -> Option<String>;
 
-    /// Is the GPU gone from the machine? Every GPU answers and none has this UUID, and the kernel knows no PCI device of
-    /// this name. A GPU that does not answer is not gone.
+    /// Is the GPU gone from the machine? Every GPU answers and none has this UUID, and the kernel knows no
+    /// PCI device of this name. A GPU that does not answer is not gone.
     fn is_gone(&self, uuid: &str, pci: Option<&str>) -> bool;
 
-    /// Ends the library and starts it again: a handle of before a reset of the GPU or the driver may be of no more use.
-    /// Only while no other thread is in a call; sensors and clocks have to be opened again.
+    /// Ends the library and starts it again: a handle of before a reset of the GPU or the driver may be of no
+    /// more use. Only while no other thread is in a call; sensors and clocks have to be opened again.
     ///
     /// # Errors
     /// [`GpuError`]: no call works before another try succeeds.

@@ -45,19 +45,22 @@ impl Ledger for () {
     fn after_release(&mut self, _: &GpuInfo) {}
 }
 
-/// Gives the clocks of one GPU back to the driver. Both resets are tried. `memory_locked`: a lock of the memory clock is
-/// known to have been made.
+/// Gives the clocks of one GPU back to the driver. Both resets are tried. `memory_locked`: a lock of the
+/// memory clock is known to have been made.
 ///
 /// # Errors
 /// The first error.
 pub fn give_back(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), GpuError> {
     let core = clocks.reset_core();
-    let memory = match clocks.reset_memory() {
-        // A board that cannot lock its memory clock has none to reset. One that did lock it has.
+    core.and(reset_memory(clocks, memory_locked))
+}
+
+/// A board that cannot lock its memory clock has none to reset. One that did lock it has.
+fn reset_memory(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), GpuError> {
+    match clocks.reset_memory() {
         Err(GpuError::NotSupported { .. }) if !memory_locked => Ok(()),
         answer => answer,
-    };
-    core.and(memory)
+    }
 }
 
 /// Is the memory clock locked?
@@ -91,10 +94,7 @@ impl Member {
     }
 
     fn reset_memory(&mut self) -> Result<(), GpuError> {
-        match self.clocks.reset_memory() {
-            Err(GpuError::NotSupported { .. }) if self.memory != MemoryLock::Yes => {}
-            answer => answer?,
-        }
+        reset_memory(self.clocks.as_mut(), self.memory == MemoryLock::Yes)?;
         self.memory = MemoryLock::No;
         Ok(())
     }

@@ -497,7 +497,8 @@ impl GpuError {
         }
     }
 
-    /// What the loop does after a clock call that failed so, by [`Fault::reaction`]; `None` where the run has to end.
+    /// What the loop does after a clock call that failed so, by [`Fault::reaction`]; `None` where the run has
+    /// to end.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         match self.fault().reaction() {

@@ -16,8 +16,8 @@ const SUSTAINED_FOR: Seconds = Seconds(1.0);
 const UNTOLD_LIMIT: Watts = Watts(2000.0);
 /// Limits outside are not believed.
 const LIMITS: std::ops::RangeInclusive<f64> = 1.0..=5000.0;
-/// A counter that stands still for so long while there is power is too slow for windows of 0.3 s, which need two ticks:
-/// real ones tick within 0.11 s.
+/// A counter that stands still for so long while there is power is too slow for windows of 0.3 s, which need
+/// two ticks: real ones tick within 0.11 s.
 const STILL: Seconds = Seconds(0.25);
 /// The same where no power is known: a live board always draws some.
 const STILL_ALONE: Seconds = Seconds(2.0);
@@ -37,8 +37,8 @@ const PROVEN_MOST: Seconds = Seconds(3600.0);
 /// Utilisation 0 at this share of the power limit for so long is no idleness.
 const WORK_SHARE: f64 = 0.5;
 const WORK_FOR: Seconds = Seconds(3.0);
-/// Utilisation 100 at no more than this share of the limit for so long is no work: an idle GPU at its highest clock draws
-/// 10 to 20 % of the limit, and even memory-bound kernels draw more.
+/// Utilisation 100 at no more than this share of the limit for so long is no work: an idle GPU at its highest
+/// clock draws 10 to 20 % of the limit, and even memory-bound kernels draw more.
 const REST_SHARE: f64 = 0.2;
 const REST_FOR: Seconds = Seconds(60.0);
 /// Degrees Celsius that a running GPU can have.
@@ -115,8 +115,14 @@ pub struct Change {
     pub before: EnergySource,
     /// What was read and why it is not believed; or that it has proven itself.
     pub why: String,
+}
+
+impl Change {
     /// Is it a better source than before?
-    pub better: bool,
+    #[must_use]
+    pub fn is_better(&self) -> bool {
+        self.source == EnergySource::Counter || self.before == EnergySource::None
+    }
 }
 
 /// The counter's last advance.
@@ -179,8 +185,8 @@ impl EnergyJudge {
         self.source.unwrap_or(EnergySource::None)
     }
 
-    /// Energy accounted since the first look, in joules. Never falls. `None` where nothing decides, or where what decides
-    /// has said nothing for a while.
+    /// Energy accounted since the first look, in joules. Never falls. `None` where nothing decides, or where
+    /// what decides has said nothing for a while.
     #[must_use]
     pub fn total(&self) -> Option<f64> {
         let at = self.known_at.filter(|_| self.source() != EnergySource::None)?;
@@ -239,13 +245,12 @@ impl EnergyJudge {
         };
         self.source = Some(source);
         self.known_at.get_or_insert(now);
-        let better = source == EnergySource::Counter || before == Some(EnergySource::None);
         if before == Some(EnergySource::Counter) {
             self.distrusted = self.distrusted.saturating_add(1);
             // What the counter has not told since it stands.
             self.account(now, self.tick.map_or(0.0, |tick| tick.power_j));
         }
-        before.filter(|before| *before != source).map(|before| Change { source, before, why, better })
+        before.filter(|before| *before != source).map(|before| Change { source, before, why })
     }
 
     /// Time never goes back.
@@ -383,8 +388,8 @@ impl PowerJudge {
     }
 }
 
-/// Utilisation against power: one that stays at 0 while the board draws what only work draws is not believed, nor one that
-/// stays at 100 while it draws what an idle board does.
+/// Utilisation against power: one that stays at 0 while the board draws what only work draws is not believed,
+/// nor one that stays at 100 while it draws what an idle board does.
 #[derive(Debug, Clone, Copy)]
 pub struct IdleJudge {
     limit: Watts,

@@ -72,6 +72,14 @@ impl PstateClocks {
         }
         Self::open(host, &gpu.uuid, state)
     }
+
+    /// A board whose state is forced since it has no locks has none to reset.
+    fn unless_not_supported(&self, reset: Result<(), GpuError>) -> Result<(), GpuError> {
+        match reset {
+            Err(GpuError::NotSupported { .. }) if !self.unsure => Ok(()),
+            answer => answer,
+        }
+    }
 }
 
 impl GpuClocks for PstateClocks {
@@ -98,20 +106,15 @@ impl GpuClocks for PstateClocks {
             Err(GpuError::NotSupported { .. }) if self.unsure => Ok(()),
             answer => answer,
         };
-        // Where the board locks clocks too, none may stay. One whose state is forced since it has no locks has none to reset.
-        let lock = match self.nvml.reset_core() {
-            Err(GpuError::NotSupported { .. }) if !self.unsure => Ok(()),
-            answer => answer,
-        };
-        state.and(lock)
+        // Where the board locks clocks too, none may stay.
+        let lock = self.nvml.reset_core();
+        state.and(self.unless_not_supported(lock))
     }
 
     /// What was asked of the memory clock was part of the state.
     fn reset_memory(&mut self) -> Result<(), GpuError> {
-        match self.nvml.reset_memory() {
-            Err(GpuError::NotSupported { .. }) if !self.unsure => Ok(()),
-            answer => answer,
-        }
+        let lock = self.nvml.reset_memory();
+        self.unless_not_supported(lock)
     }
 }
 

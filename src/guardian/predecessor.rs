@@ -15,11 +15,13 @@ const PREDECESSOR: Duration = Duration::from_secs(5);
 /// Of these, the time that is left to it before it is killed, and after.
 const KILLED: Duration = Duration::from_secs(2);
 
-/// Takes the GPUs for this guardian; says which of them a predecessor's guardian had, whose clocks may be locked.
+/// Takes the GPUs for this guardian; says which of them a predecessor's guardian had, whose clocks may be
+/// locked.
 ///
-/// That one may be giving clocks back at this moment, and must not undo our locks. It is asked for the GPU, and one that
-/// still tries hands it over. One that does not answer (stopped, or hung in a driver call) is killed: its controller is
-/// dead, and the journals of its other GPUs stay for their next start and for `agft release --journal`.
+/// That one may be giving clocks back at this moment, and must not undo our locks. It is asked for the GPU,
+/// and one that still tries hands it over. One that does not answer (stopped, or hung in a driver call) is
+/// killed: its controller is dead, and the journals of its other GPUs stay for their next start and for `agft
+/// release --journal`.
 pub(super) async fn claim(
     dir: &HeldDir,
     gpus: &[String],

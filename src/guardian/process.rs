@@ -366,8 +366,8 @@ impl Guardian {
         }
     }
 
-    /// Gives back what is held while the controller lives, and says so. The journals are the controller's: what was held
-    /// stays in `held` until it says otherwise.
+    /// Gives back what is held while the controller lives, and says so. The journals are the controller's:
+    /// what was held stays in `held` until it says otherwise.
     async fn release_under_controller(&mut self, why: &str) -> bool {
         let mut failed = self.reset_held();
         for _ in 1..TRIES_UNDER_CONTROLLER {
@@ -392,11 +392,11 @@ impl Guardian {
         false
     }
 
-    /// The controller is gone, or the guardian is asked to go: gives everything back, and tries until it is, whatever the
-    /// driver says. A GPU that is gone from the machine has nothing to give back.
+    /// The controller is gone, or the guardian is asked to go: gives everything back, and tries until it is,
+    /// whatever the driver says. A GPU that is gone from the machine has nothing to give back.
     ///
-    /// A controller that lives (`asked`) may lock until it sees that it has no guardian, and the journals are its own. So
-    /// no journal is cleared but after a reset that came after its end.
+    /// A controller that lives (`asked`) may lock until it sees that it has no guardian, and the journals are
+    /// its own. So no journal is cleared but after a reset that came after its end.
     async fn release_for_good(mut self, mut asked: Option<String>) -> Result<(), GuardianError> {
         let mut retries = Retries::default();
         let mut restart_at = RESTART;
@@ -455,8 +455,8 @@ impl Guardian {
         Ok(())
     }
 
-    /// A journal may be a dead predecessor's, whose clocks the controller did not live to reset: cleared unread, it would
-    /// leave them locked.
+    /// A journal may be a dead predecessor's, whose clocks the controller did not live to reset: cleared
+    /// unread, it would leave them locked.
     fn hold_journalled(&mut self) {
         let journalled = self.gpus.iter().filter(|gpu| self.dir.has_journal(&gpu.uuid));
         self.held.extend(journalled.map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>());
@@ -486,9 +486,11 @@ impl Guardian {
         }
     }
 
-    /// Leaves GPUs that a successor asks for to that one, which holds them from then on; says whether there was one.
+    /// Leaves GPUs that a successor asks for to that one, which holds them from then on; says whether there
+    /// was one.
     ///
-    /// One with another runtime directory knows nothing of a forced performance state, which the journal here names.
+    /// One with another runtime directory knows nothing of a forced performance state, which the journal here
+    /// names.
     fn hand_over(&mut self) -> bool {
         let before = self.gpus.len();
         let (dir, held) = (&self.dir, &mut self.held);
@@ -519,10 +521,10 @@ impl Guardian {
     /// One try on every GPU held, side by side: one that hangs must not keep the others.
     fn reset_held(&mut self) -> Vec<(String, GpuError)> {
         let held = &self.held;
-        for gpu in &mut self.gpus {
+        let mut gpus: Vec<&mut Gpu> = self.gpus.iter_mut().filter(|gpu| held.contains(&gpu.uuid)).collect();
+        for gpu in &mut gpus {
             gpu.memory_locked = self.dir.memory_is_locked(&gpu.uuid);
         }
-        let mut gpus: Vec<&mut Gpu> = self.gpus.iter_mut().filter(|gpu| held.contains(&gpu.uuid)).collect();
         let Some(last) = gpus.pop() else { return Vec::new() };
         std::thread::scope(|scope| {
             let mut failed = Vec::new();

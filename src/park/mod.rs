@@ -11,11 +11,12 @@
 //!                                       +--------- too hot ---------+
 //! ```
 //!
-//! Everything here is pure: observations and times come in, decisions and sums go out. [`gap`] is the state machine,
-//! shared with the control loop's own idle handling; [`rule`] is that of one GPU without an engine, with its protection
-//! against heat; [`source`] names who tells of work, [`ski`] says how long an idle gap is waited out, [`wake`] judges
-//! whether the clocks are back, [`levers`] which clocks are lowered, [`price`] what a wake costs, [`fans`] decides on the fans of
-//! the machine, [`books`] keeps the sums ([`power`] of spells).
+//! Everything here is pure: observations and times come in, decisions and sums go out. [`gap`] is the state
+//! machine, shared with the control loop's own idle handling; [`rule`] is that of one GPU without an engine,
+//! with its protection against heat; [`source`] names who tells of work, [`ski`] says how long an idle gap is
+//! waited out, [`wake`] judges whether the clocks are back, [`levers`] which clocks are lowered, [`price`]
+//! what a wake costs, [`fans`] decides on the fans of the machine, [`books`] keeps the sums ([`power`] of
+//! spells).
 
 pub mod books;
 pub mod callers;

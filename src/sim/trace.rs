@@ -118,7 +118,8 @@ fn parse_csv<'a>(mut lines: impl Iterator<Item = (usize, &'a str)>) -> Result<Ve
 
 /// Characters of a bad value that a message shows.
 const SHOWN: usize = 40;
-/// Arrivals lie within so many seconds of zero: Unix times in nanoseconds do not, those in seconds and milliseconds do.
+/// Arrivals lie within so many seconds of zero: Unix times in nanoseconds do not, those in seconds and
+/// milliseconds do.
 const MOST_SECONDS: f64 = 1e13;
 
 /// Seconds as a number, or the Unix time of a date and time.

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::Seconds;
 
-/// Upper bounds of the buckets, seconds: from a driver call (0.5 ms) over a late tick (100 ms) to a wake that every user
-/// feels.
+/// Upper bounds of the buckets, seconds: from a driver call (0.5 ms) over a late tick (100 ms) to a wake that
+/// every user feels.
 const BOUNDS_S: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
 /// Durations, counted by size.

@@ -13,8 +13,8 @@ pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// The `p`-th percentile (0 to 1) by linear interpolation between order statistics, as numpy's default; `None` without
-/// values.
+/// The `p`-th percentile (0 to 1) by linear interpolation between order statistics, as numpy's default;
+/// `None` without values.
 #[must_use]
 #[expect(
     clippy::cast_precision_loss,

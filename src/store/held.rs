@@ -227,7 +227,7 @@ impl HeldDir {
         Ok(claim)
     }
 
-    /// The same for a moment, without a name: for one that only resets.
+    /// The same without a name: for one that only resets, or waits.
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
@@ -244,7 +244,8 @@ impl HeldDir {
         Ok(Claim { files })
     }
 
-    /// Does a successor of the GPU's guardian wait for it, with this directory or (`anywhere`) with another one?
+    /// Does a successor of the GPU's guardian wait for it, with this directory or (`anywhere`) with another
+    /// one?
     #[must_use]
     pub fn is_asked_for(&self, gpu: &str, anywhere: bool) -> bool {
         let here = take(&self.dir, gpu, Role::Successor);
@@ -271,26 +272,29 @@ impl HeldDir {
         self.dir.exists(&journal_name(gpu)).unwrap_or(true)
     }
 
+    /// The journal of this GPU; `Err` if there is one that cannot be read.
+    fn journal(&self, gpu: &str) -> Result<Option<Journal>, ()> {
+        match self.dir.read_trusted(&journal_name(gpu), MAX_BYTES) {
+            Ok(Found::Absent) => Ok(None),
+            Ok(Found::Here(bytes)) => Journal::decode(&bytes).map(Some).map_err(drop),
+            Ok(Found::Refused(_)) | Err(_) => Err(()),
+        }
+    }
+
     /// Does a journal say that a performance state of this GPU is forced?
     #[must_use]
     pub fn state_may_be_forced(&self, gpu: &str) -> MayBeForced {
-        match self.dir.read_trusted(&journal_name(gpu), MAX_BYTES) {
-            Ok(Found::Absent) => MayBeForced::No,
-            Ok(Found::Here(bytes)) => match Journal::decode(&bytes) {
-                Ok(journal) if journal.state_forced => MayBeForced::Yes,
-                Ok(_) => MayBeForced::No,
-                Err(_) => MayBeForced::Unknown,
-            },
-            Ok(Found::Refused(_)) | Err(_) => MayBeForced::Unknown,
+        match self.journal(gpu) {
+            Ok(Some(journal)) if journal.state_forced => MayBeForced::Yes,
+            Ok(_) => MayBeForced::No,
+            Err(()) => MayBeForced::Unknown,
         }
     }
 
     /// Does a journal say that the memory clock of this GPU is locked?
     #[must_use]
     pub fn memory_is_locked(&self, gpu: &str) -> bool {
-        let read = self.dir.read_trusted(&journal_name(gpu), MAX_BYTES);
-        let Ok(Found::Here(bytes)) = read else { return false };
-        Journal::decode(&bytes).is_ok_and(|journal| journal.memory.is_some())
+        matches!(self.journal(gpu), Ok(Some(journal)) if journal.memory.is_some())
     }
 
     /// Nothing of this GPU is locked any more.

@@ -39,7 +39,8 @@ pub struct State {
     pub asked: Option<Clocks>,
     /// The lock that the driver has confirmed.
     pub in_force: Option<Clocks>,
-    /// Clocks were to be given back and the driver has not taken them yet: a lock may be in force, whatever `in_force` says.
+    /// Clocks were to be given back and the driver has not taken them yet: a lock may be in force, whatever
+    /// `in_force` says.
     #[serde(default)]
     pub not_given_back: bool,
     /// The lowest core clock that broken limits allow.

@@ -178,7 +178,7 @@ fn counter_that_never_moves_beside_a_power_that_is_not_believed_leaves_no_energy
         let mut judge = EnergyJudge::new(Some(LIMIT));
         let changes = look(&mut judge, 0.0, 5.0, |_| Some(7), |_| power);
         assert_eq!(sources(&changes), [EnergySource::None], "{changes:?}");
-        assert!(changes[0].why.starts_with("7 mJ for 2.00 s") && !changes[0].better, "{changes:?}");
+        assert!(changes[0].why.starts_with("7 mJ for 2.00 s") && !changes[0].is_better(), "{changes:?}");
         assert_eq!(judge.total(), None);
         // A power that comes after all decides.
         assert_eq!(

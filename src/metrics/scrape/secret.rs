@@ -54,11 +54,10 @@ impl BearerToken {
     }
 }
 
-/// The first `limit` bytes of a regular file. A pipe or a device in its place is refused, and not waited for: the loop
-/// reads these files too.
+/// The first `limit` bytes of a regular file. A pipe or a device in its place is refused, and not waited for:
+/// the loop reads these files too.
 pub(super) fn read_file(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }

@@ -89,7 +89,8 @@ pub(super) fn machine_places() -> Vec<PathBuf> {
     vec!["/run/agft".into(), Path::new("/tmp").join(own)]
 }
 
-/// Is the GPU free on this machine, as far as its agfts tell each other, whatever directories they were told to use?
+/// Is the GPU free on this machine, as far as its agfts tell each other, whatever directories they were told
+/// to use?
 ///
 /// # Errors
 /// [`ClaimError::Busy`] if somebody has it; [`ClaimError::Store`] where that cannot be told.

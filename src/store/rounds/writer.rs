@@ -124,7 +124,10 @@ impl RoundWriter {
             Err(error) => {
                 self.stats.errors += 1;
                 if !failed_before && let Some(times) = self.seldom.may_say("rounds", now) {
-                    tracing::warn!(%error, not_said_before = times, "rounds are not written; they are kept in memory and tried again");
+                    tracing::warn!(
+                        %error, not_said_before = times,
+                        "rounds are not written; they are kept in memory and tried again"
+                    );
                 }
             }
             Ok(()) if failed_before && self.seldom.over("rounds") => {
