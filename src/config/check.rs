@@ -5,14 +5,41 @@ use super::choices::{IdleSource, ParkSource};
 use super::error::{Problem, Warning};
 use super::reader::Reader;
 
+/// Reports a pair of keys that contradict each other, unless it `holds`.
+fn require(reader: &mut Reader<'_>, holds: bool, [key, than]: [&str; 2], value: String, must_be: String) {
+    if !holds {
+        let remedy = Some("change one of the two".into());
+        reader.relation(&[key, than], Problem::Value { key: key.into(), value, must_be, remedy });
+    }
+}
+
 /// Reports every pair of keys that contradict each other.
 pub(super) fn relations(config: &Config, reader: &mut Reader<'_>) {
-    let Config { vllm, control, linucb, holdout, park, idle, .. } = config;
+    relations_of_server(config, reader);
+    let park = &config.park;
+    if let Some(high) = park.temperature_high_c {
+        require(
+            reader,
+            park.temperature_low_c <= high,
+            ["park.temperature_low_c", "park.temperature_high_c"],
+            park.temperature_low_c.to_string(),
+            format!("at most park.temperature_high_c, which is {high}"),
+        );
+    }
+    require(
+        reader,
+        park.ports.is_empty() != park.sources.contains(&ParkSource::Connections),
+        ["park.ports", "park.sources"],
+        if park.ports.is_empty() { "empty".into() } else { "given".into() },
+        "given if, and only if, park.sources has connections".into(),
+    );
+}
+
+/// The same of the keys that each server may have of its own.
+pub(super) fn relations_of_server(config: &Config, reader: &mut Reader<'_>) {
+    let Config { vllm, control, linucb, holdout, idle, .. } = config;
     let mut require = |holds: bool, key: &str, value: String, than: &str, must_be: String| {
-        if !holds {
-            let remedy = Some("change one of the two".into());
-            reader.relation(&[key, than], Problem::Value { key: key.into(), value, must_be, remedy });
-        }
+        require(reader, holds, [key, than], value, must_be);
     };
     require(
         vllm.outage_after_s >= control.decision_interval_s,
@@ -41,22 +68,6 @@ pub(super) fn relations(config: &Config, reader: &mut Reader<'_>) {
         control.convergence_top_k.to_string(),
         "control.convergence_window",
         format!("at most control.convergence_window, which is {}", control.convergence_window),
-    );
-    if let Some(high) = park.temperature_high_c {
-        require(
-            park.temperature_low_c <= high,
-            "park.temperature_low_c",
-            park.temperature_low_c.to_string(),
-            "park.temperature_high_c",
-            format!("at most park.temperature_high_c, which is {high}"),
-        );
-    }
-    require(
-        park.ports.is_empty() != park.sources.contains(&ParkSource::Connections),
-        "park.ports",
-        if park.ports.is_empty() { "empty".into() } else { "given".into() },
-        "park.sources",
-        "given if, and only if, park.sources has connections".into(),
     );
     if !idle.sources.contains(&IdleSource::Metrics) || idle.sources.len() < 2 {
         let value = idle.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

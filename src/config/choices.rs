@@ -34,6 +34,7 @@ macro_rules! names {
 }
 
 names! {
+    EngineKind { Auto = "auto", Vllm = "vllm", }
     ParkSource { Utilization = "utilization", Connections = "connections", }
     IdleSource { Metrics = "metrics", Utilization = "utilization", Connections = "connections", }
     ConnectionCount { Connections = "connections", Recent = "recent", }
@@ -51,6 +52,16 @@ names! {
         Warning = "WARNING" | "WARN",
         Error = "ERROR",
     }
+}
+
+/// What a server runs (`engine` of an entry of `servers`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// What its page looks like.
+    Auto,
+    /// vLLM.
+    Vllm,
 }
 
 /// Who chooses the clocks (`control.policy`).

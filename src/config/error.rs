@@ -156,6 +156,15 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// The same, of a part of the file.
+    pub(super) fn within(mut self, place: &str) -> Self {
+        let (Self::Value { key, .. } | Self::Unknown { key, .. } | Self::Repeated { key, .. }) = &mut self;
+        *key = format!("{place}.{key}");
+        self
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -201,6 +210,20 @@ pub enum Warning {
     },
     /// A token is sent unencrypted to another machine.
     TokenInClear,
+    /// One of the above, of a server of the list.
+    OfServer {
+        /// `servers.NAME`.
+        place: String,
+        /// What is worth saying of it.
+        warning: Box<Warning>,
+    },
+}
+
+impl Warning {
+    /// The same, of a part of the file.
+    pub(super) fn within(self, place: &str) -> Self {
+        Self::OfServer { place: place.to_owned(), warning: Box::new(self) }
+    }
 }
 
 impl fmt::Display for Warning {
@@ -211,6 +234,7 @@ impl fmt::Display for Warning {
             Self::NoPath { usual } => {
                 write!(f, "vllm.prometheus_url has no path; engines serve their metrics at {usual}")
             }
+            Self::OfServer { place, warning } => write!(f, "{place}: {warning}"),
             Self::TokenInClear => f.write_str(
                 "vllm.bearer_token_file: the token crosses the network unencrypted; use an https:// URL",
             ),

@@ -11,6 +11,7 @@ mod old_keys;
 mod reader;
 mod rule;
 mod sections;
+mod servers;
 mod set;
 mod yaml;
 
@@ -21,12 +22,14 @@ use std::path::Path;
 use serde::Serialize;
 
 pub use choices::{
-    ConnectionCount, IdleSource, Lever, Listen, LogLevel, ParkLever, ParkSource, PolicyKind, WaitKind,
+    ConnectionCount, EngineKind, IdleSource, Lever, Listen, LogLevel, ParkLever, ParkSource, PolicyKind, WaitKind,
 };
 pub use error::{ConfigError, Problem, Warning};
 pub use sections::{
     Control, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Park, Vllm,
 };
+
+pub use servers::{ONE, Server, Servers};
 
 use crate::store::{Distrust, Untrusted, trusted_path};
 use reader::Reader;
@@ -41,6 +44,9 @@ const MAX_BYTES: u64 = 1024 * 1024;
 /// Everything a user can set. The names are the file's; the default of each is in the file `config/config.yaml`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Config {
+    /// The inference servers; without a list the sections below describe the one there is.
+    #[serde(skip_serializing_if = "Servers::is_one")]
+    pub servers: Servers,
     /// The engine's metrics page.
     pub vllm: Vllm,
     /// The GPUs and their clocks.
@@ -146,11 +152,24 @@ impl Config {
                 return Err(ConfigError::Invalid { file, problems: vec![problem] });
             }
         };
+        let (lists, tops): (Vec<_>, Vec<_>) = tops.into_iter().partition(|(key, _)| key == "servers");
         let mut reader = Reader::new(text, tops);
-        let config = Self::read(&mut reader);
+        let mut config = Self::read(&mut reader, Self::default(), false);
         check::relations(&config, &mut reader);
-        check::advice(&config, &mut reader);
-        let (problems, warnings) = reader.finish();
+        if lists.is_empty() {
+            check::advice(&config, &mut reader);
+        }
+        let (mut problems, mut warnings) = reader.finish();
+        if lists.len() > 1 {
+            let lines = reader::lines_of(text, "servers", None);
+            problems.push(Problem::Repeated { key: "servers".into(), times: lists.len(), lines });
+        }
+        for (_, list) in lists {
+            let (servers, wrong, advice) = servers::read(list, &config, text);
+            config.servers = servers;
+            problems.extend(wrong);
+            warnings.extend(advice);
+        }
         if problems.is_empty() {
             Ok(Loaded { config, warnings })
         } else {
@@ -158,22 +177,28 @@ impl Config {
         }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Self {
-        let config = Self {
-            vllm: Vllm::read(reader),
-            gpu: Gpu::read(reader),
-            control: Control::read(reader),
-            idle: Idle::read(reader),
-            park: Park::read(reader),
-            holdout: Holdout::read(reader),
-            linucb: Linucb::read(reader),
-            logging: Logging::read(reader),
-            model: Model::read(reader),
-            metrics: Metrics::read(reader),
-            observe: Observe::read(reader),
-            experiment: Experiment::read(reader),
-        };
-        old_keys::read(reader);
+    /// Reads the sections; what is not said is as in `base`. Those of the whole process stand in no entry of a server.
+    fn read(reader: &mut Reader<'_>, base: Self, is_server: bool) -> Self {
+        let mut config = base.clone();
+        config.vllm = Vllm::read(reader, base.vllm);
+        config.gpu = Gpu::read(reader, base.gpu);
+        config.control = Control::read(reader, base.control);
+        config.idle = Idle::read(reader, base.idle);
+        if !is_server {
+            config.park = Park::read(reader, base.park);
+        }
+        config.holdout = Holdout::read(reader, base.holdout);
+        config.linucb = Linucb::read(reader, base.linucb);
+        if !is_server {
+            config.logging = Logging::read(reader, base.logging);
+            config.model = Model::read(reader, base.model);
+        }
+        config.metrics = Metrics::read(reader, base.metrics);
+        if !is_server {
+            config.observe = Observe::read(reader, base.observe);
+            config.experiment = Experiment::read(reader, base.experiment);
+            old_keys::read(reader);
+        }
         config
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::error::{Problem, Warning};
 use super::rule::{Rule, likeness};
+use super::servers::{SECTIONS, SHORT_KEYS};
 use super::yaml::{Node, shown};
 
 /// One `section.key: value` of the file.
@@ -25,6 +26,8 @@ pub(super) struct Reader<'t> {
     keys: Vec<(&'static str, &'static str)>,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
+    /// It reads an entry of `servers`: keys that have a short name are called by it.
+    is_server: bool,
 }
 
 impl<'t> Reader<'t> {
@@ -39,6 +42,7 @@ impl<'t> Reader<'t> {
             keys: vec![],
             problems: vec![],
             warnings: vec![],
+            is_server: false,
         };
         for (section, value) in tops {
             let stray = match value {
@@ -60,6 +64,22 @@ impl<'t> Reader<'t> {
         reader
     }
 
+    /// A reader of one entry of `servers`, whose short keys stand for keys of sections.
+    pub(super) fn of_server(text: &'t str, entries: Vec<(String, Node)>) -> Self {
+        let (sections, own): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|(key, node)| match node {
+                Node::Map(_) => !SHORT_KEYS.iter().any(|(short, ..)| short == key),
+                _ => SECTIONS.contains(&key.as_str()),
+            });
+        let mut reader = Self { is_server: true, ..Self::new(text, sections) };
+        for (key, value) in own {
+            let short = SHORT_KEYS.iter().find(|(short, ..)| *short == key);
+            let (section, key) = short.map_or(("", key), |(_, section, key)| (*section, (*key).to_owned()));
+            reader.entries.push(Entry { section: section.to_owned(), key, value });
+        }
+        reader
+    }
+
     /// Opens a section; its keys are then asked for one by one.
     pub(super) fn section(&mut self, name: &'static str) -> Section<'_, 't> {
         self.sections.push(name);
@@ -70,7 +90,7 @@ impl<'t> Reader<'t> {
     pub(super) fn unused(&mut self, section: &'static str, key: &str, instead: &'static str) {
         self.unused_sections.insert(section);
         if !self.take(section, key).is_empty() {
-            self.warn(Warning::Unused { key: path(section, Some(key)), instead });
+            self.warn(Warning::Unused { key: self.path(section, Some(key)), instead });
         }
     }
 
@@ -85,10 +105,10 @@ impl<'t> Reader<'t> {
     fn refuse_repetition(&mut self, section: &str, key: Option<&str>, times: usize) {
         if times > 1 {
             let mut lines = lines_of(self.text, section, key);
-            if lines.len() != times {
+            if lines.len() != times || self.is_server {
                 lines.clear();
             }
-            self.problems.push(Problem::Repeated { key: path(section, key), times, lines });
+            self.problems.push(Problem::Repeated { key: self.path(section, key), times, lines });
         }
     }
 
@@ -96,6 +116,18 @@ impl<'t> Reader<'t> {
     pub(super) fn relation(&mut self, keys: &[&str], problem: Problem) {
         if !self.problems.iter().any(|known| keys.contains(&known.key())) {
             self.problems.push(problem);
+        }
+    }
+
+    /// The name of a key, or of a section, as the file has it.
+    fn path(&self, section: &str, key: Option<&str>) -> String {
+        match key {
+            None => section.to_owned(),
+            Some(key) if section.is_empty() => key.to_owned(),
+            Some(key) => match short_of(section, key).filter(|_| self.is_server) {
+                Some(short) => short.to_owned(),
+                None => format!("{section}.{key}"),
+            },
         }
     }
 
@@ -125,8 +157,8 @@ impl<'t> Reader<'t> {
         for entry in std::mem::take(&mut self.entries) {
             if known.contains(entry.section.as_str()) {
                 let remedy = self.remedy(Some(&entry.section), &entry.key);
-                self.problems
-                    .push(Problem::Unknown { key: path(&entry.section, Some(&shown(&entry.key))), remedy });
+                let key = self.path(&entry.section, Some(&shown(&entry.key)));
+                self.problems.push(Problem::Unknown { key, remedy });
             }
         }
         (self.problems, self.warnings)
@@ -140,9 +172,11 @@ impl<'t> Reader<'t> {
         const ELSEWHERE: f64 = 0.85;
         let key = key.to_ascii_lowercase();
         let keys = self.keys.iter().map(|(home, name)| {
+            let short = short_of(home, name).filter(|_| self.is_server);
+            let (home, name) = short.map_or((*home, *name), |short| ("", short));
             let likeness = likeness(&key, name);
             let least = if section == Some(home) { HERE } else { ELSEWHERE };
-            (likeness - least, path(home, Some(name)), *name)
+            (likeness - least, self.path(home, Some(name)), name)
         });
         let sections = self.sections.iter().filter(|_| section.is_none());
         let sections = sections.map(|name| (likeness(&key, name) - HERE, (*name).to_owned(), *name));
@@ -150,7 +184,7 @@ impl<'t> Reader<'t> {
             keys.chain(sections).filter(|(score, ..)| *score >= 0.0).max_by(|a, b| a.0.total_cmp(&b.0));
         let Some((_, nearest, name)) = nearest else {
             let known: Vec<&str> = match section {
-                None => self.sections.clone(),
+                None => self.sections.iter().copied().filter(|name| !name.is_empty()).collect(),
                 Some(section) => {
                     self.keys.iter().filter(|(home, _)| *home == section).map(|(_, key)| *key).collect()
                 }
@@ -186,7 +220,7 @@ impl Section<'_, '_> {
                 Err(remedy) => {
                     let blank = (node == Node::Null).then(|| "take the line out for the default".into());
                     self.reader.problems.push(Problem::Value {
-                        key: path(self.name, Some(key)),
+                        key: self.reader.path(self.name, Some(key)),
                         value: node.to_string(),
                         must_be: rule.must_be.clone(),
                         remedy: remedy.or(blank),
@@ -198,8 +232,9 @@ impl Section<'_, '_> {
     }
 }
 
-fn path(section: &str, key: Option<&str>) -> String {
-    key.map_or_else(|| section.to_owned(), |key| format!("{section}.{key}"))
+/// The short name of a key in an entry of `servers`, if it has one.
+fn short_of(section: &str, key: &str) -> Option<&'static str> {
+    SHORT_KEYS.iter().find(|(_, home, name)| *home == section && *name == key).map(|(short, ..)| *short)
 }
 
 /// Lines, from 1, on which a section or a key begins, as far as block style without quotes shows it.

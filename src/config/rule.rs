@@ -221,6 +221,31 @@ pub(super) fn memory_clocks(longest: usize, range: RangeInclusive<u32>) -> Rule<
     })
 }
 
+/// GPUs, or `auto`, which is an empty list.
+pub(super) fn gpus_or_auto() -> Rule<Vec<GpuSelector>> {
+    let these = gpus();
+    let must_be = these.must_be.replacen("a GPU index", "auto, a GPU index", 1);
+    Rule::new(must_be, move |node| match node {
+        Node::Text(text) if text.eq_ignore_ascii_case("auto") => Ok(Vec::new()),
+        node => these.read(node),
+    })
+}
+
+/// The name of a server, which is the name of a directory and a label, too.
+pub(super) fn server_name() -> Rule<String> {
+    Rule::new("1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit", |node| {
+        let fits = |text: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            text.len() <= 64 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
+        };
+        match node {
+            Node::Text(text) if fits(text) => Ok(text.clone()),
+            Node::Int(number) => Err(Some(format!("write \"{number}\""))),
+            _ => Err(None),
+        }
+    })
+}
+
 /// One GPU or a list of them, each by index or UUID.
 pub(super) fn gpus() -> Rule<Vec<GpuSelector>> {
     Rule::new(

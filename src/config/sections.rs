@@ -7,13 +7,17 @@ use super::choices::{
 };
 use super::reader::Reader;
 use super::rule::{
-    argv, flag, gpus, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url,
+    argv, flag, gpus, gpus_or_auto, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url,
     path, ports, real, seconds, some_of, text, whole,
 };
 use crate::gpu::GpuSelector;
 use crate::reward::slo::Statistic;
 use crate::reward::{Objective, RewardForm};
 use crate::units::{Mhz, Seconds};
+
+fn auto_if_empty<S: serde::Serializer>(gpus: &[GpuSelector], to: S) -> Result<S::Ok, S::Error> {
+    if gpus.is_empty() { to.serialize_str("auto") } else { to.collect_seq(gpus) }
+}
 
 /// One struct per section. Each key: doc comment, `name: type = default, rule;`. Then the keys that are accepted from
 /// AGFT's files and not used, with what decides instead.
@@ -37,9 +41,8 @@ macro_rules! sections {
         }
 
         impl $name {
-            /// This section of the file.
-            pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-                let default = Self::default();
+            /// This section of the file; what it does not say is as in `default`.
+            pub(super) fn read(reader: &mut Reader<'_>, default: Self) -> Self {
                 let mut section = reader.section($section);
                 Self { $( $key: section.key(stringify!($key), default.$key, &$rule), )+ }
             }
@@ -66,8 +69,9 @@ sections! {
 
     /// The GPUs and their clocks.
     Gpu in "gpu" {
-        /// The GPUs that serve this engine.
-        device_id: Vec<GpuSelector> = vec![GpuSelector::Index(0)], gpus();
+        /// The GPUs that serve this engine; empty for those on which its process is found.
+        #[serde(serialize_with = "auto_if_empty")]
+        device_id: Vec<GpuSelector> = vec![GpuSelector::Index(0)], gpus_or_auto();
         /// Lowest core clock that is tried.
         min_frequency: Mhz = Mhz(210), mhz(0..=10_000);
         /// Smallest step between core clocks that are told apart.

@@ -13,10 +13,14 @@ impl Config {
     /// [`ConfigError`] as for a file that says so; `origin` stands for its name.
     pub fn with(&self, sets: &[(String, String)], origin: &str) -> Result<Loaded, ConfigError> {
         let mut sections: Vec<(String, Vec<(String, String)>)> = Vec::new();
-        // A configuration is a mapping of mappings, and what JSON writes on one line YAML reads.
+        let mut tops: Vec<(String, String)> = Vec::new();
+        // A configuration is a mapping of mappings but for its servers, and what JSON writes on one line YAML reads.
         if let Ok(Value::Object(map)) = serde_json::to_value(self) {
             for (section, keys) in map {
-                let Value::Object(keys) = keys else { continue };
+                let Value::Object(keys) = keys else {
+                    tops.push((section, keys.to_string()));
+                    continue;
+                };
                 sections
                     .push((section, keys.into_iter().map(|(key, value)| (key, value.to_string())).collect()));
             }
@@ -34,6 +38,9 @@ impl Config {
             }
         }
         let mut text = String::new();
+        for (key, value) in tops {
+            let _ = writeln!(text, "{key}: {value}");
+        }
         for (section, keys) in sections {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{section}:");
