@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -16,16 +15,17 @@ use super::tui::Tui;
 use super::{Cli, Exit, logging, top};
 use crate::bandit::ActionSpace;
 use crate::compose;
+use crate::compose::group::sampler_settings;
 use crate::config::Config;
 use crate::control::{Controller, Learned, Settings};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::feed::{Feed, Schedule};
 use crate::daemon::log::LogObserver;
-use crate::daemon::sampler::{Sampler, SamplerSettings};
+use crate::daemon::host::{Host, drive};
+use crate::daemon::sampler::Sampler;
 use crate::daemon::show::{self, Show};
-use crate::daemon::tick::{End, Observer, Parts, StepFacts, drive, unix_seconds};
-use crate::daemon::watch::Pulse;
+use crate::daemon::tick::{End, Group, Observer, StepFacts, unix_seconds};
 use crate::export::Latest;
 use crate::export::guard::Hosts;
 use crate::export::http;
@@ -273,34 +273,28 @@ async fn live(
     };
     let schedule = Schedule { start: Time(0.15), period: config.control.decision_interval_s };
     let scraper = Scraper::new(&compose::scrape_settings(&config))?;
-    let parts = Parts {
+    let group = Group {
+        name: crate::config::ONE.into(),
+        server: None,
+        span: tracing::Span::none(),
         controller,
         savings: Savings::default(),
         feed: Feed::spawn(scraper, schedule, clock),
-        sampler: Sampler::spawn(
-            vec![Box::new(sensors)],
-            SamplerSettings {
-                energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
-                sensors_every: Duration::from_millis(config.gpu.sensor_poll_interval_ms),
-                watch_every: Duration::from_millis(config.idle.power_poll_interval_ms),
-            },
-            clock,
-        )?,
+        sampler: Sampler::spawn(vec![Box::new(sensors)], sampler_settings(&config), clock)?,
         actuator: Some(Actuator::spawn(lease, clock)?),
         watch: None,
-        pulse: Pulse::new(),
         observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display), Box::new(show)],
         reload: None,
         clients: None,
-        orders,
         schedule,
         clock,
         panic_at_tick,
         stall_at_tick: None,
     };
+    let host = Host { orders, ..Host::alone(group) };
     let _page = args.listen.map(|address| page(address, &latest)).transpose()?;
     let mut signals = Signals::install()?;
-    let end = drive(parts, async {
+    let end = drive(host, async {
         tokio::select! {
             name = signals.wait() => End::Signal(name),
             () = crate::daemon::feed::sleep_until(clock, Time(length) + Seconds(0.35)) => End::Finished,

@@ -7,7 +7,6 @@ pub mod check;
 pub mod demo;
 pub mod generate;
 pub mod gpus;
-mod guarded;
 mod guardian;
 pub mod logging;
 pub mod model;

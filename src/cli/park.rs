@@ -8,10 +8,10 @@ use anyhow::Context;
 use clap::Args;
 use tokio::sync::{mpsc, watch};
 
-use super::guarded::{CLOCK_THREAD, Guarded};
 use super::run::{bind_page, control_socket, exit_of_run};
-use super::{Cli, Exit, load_config, logging, report_config_error};
+use super::{Cli, Exit, LogFormat, load_config, logging, report_config_error};
 use crate::compose;
+use crate::compose::guarded::{CLOCK_THREAD, Guarded};
 use crate::config::{Config, ConfigError, Listen, Park, ParkLever, ParkSource};
 use crate::control::Order;
 use crate::daemon::actuator::Actuator;
@@ -25,7 +25,7 @@ use crate::daemon::park::setup::SetupError;
 use crate::daemon::park::{ParkRun, Show, drive, setup};
 use crate::daemon::tick::End;
 use crate::daemon::trust::Trusted;
-use crate::daemon::watch::Pulse;
+use crate::daemon::watch::{Pulse, WatchedGroup};
 use crate::export::Published;
 use crate::export::guard::Hosts;
 use crate::export::http::{self, Bound};
@@ -210,7 +210,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
     let guarded = match dry_run {
         true => None,
         false => {
-            let mut guarded = Guarded::claim(cli, config, host, &infos, periods.active)?;
+            let mut guarded = Guarded::claim(&cli.config, cli.log_format == LogFormat::Json, config, host, &infos, periods.active)?;
             guarded.guard_states(find_by_state(host, park, &mut chosen)?);
             Some(guarded)
         }
@@ -243,18 +243,23 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
             members.push(member.with_known(known, times));
         }
         let pulse = Pulse::new();
-        let mut watched: Vec<_> =
+        let mut parts: Vec<_> =
             members.iter().filter_map(Member::clock_pulse).map(|pulse| (CLOCK_THREAD, pulse)).collect();
-        watched.push(("the loop, which reads the GPUs,", pulse.clone()));
+        parts.push(("the loop, which reads the GPUs,", pulse.clone()));
         let disturbers: Vec<_> = members.iter().filter_map(Member::disturber).collect();
         let notice = move |why: String| disturbers.iter().for_each(|disturb| disturb(why.clone()));
-        let watch = match (&guarded, answers) {
+        let (watch, _group) = match (&guarded, answers) {
             (Some(guarded), Some(answers)) => {
-                let watch = guarded.watch(answers, watched, Box::new(notice), periods.active);
-                Some(watch.context("watch thread")?)
+                // The loop is one of the parts: it reads the GPUs itself.
+                let watch = guarded.watch(answers, Pulse::new()).context("watch thread")?;
+                let gpus = infos.iter().map(|gpu| gpu.uuid.clone()).collect();
+                let group = WatchedGroup { gpus, parts, period: periods.active, notice: Box::new(notice) };
+                let group = watch.wards().watch(group);
+                Some((watch, group))
             }
             _ => None,
-        };
+        }
+        .unzip();
         let (show, state) = Show::new(park, dry_run);
         // Until the end of the run.
         let (_shown, orders) = serve(config, page, &state)?;

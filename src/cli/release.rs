@@ -45,7 +45,7 @@ pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
     };
     let mut exit = if dir.is_none() && args.journal { Exit::Failure } else { Exit::Ok };
     if !args.journal {
-        let selectors = config.filter(|_| !args.all).map(|config| config.gpu.device_id);
+        let selectors = config.filter(|_| !args.all).map(|config| config.gpus());
         exit = match release(host, selectors, dir.as_ref(), cli) {
             Ok(exit) => exit,
             Err(error) => return report_gpu_error(&error),

@@ -1,48 +1,36 @@
 //! `agft`: the daemon.
 
+use std::cell::RefCell;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Context;
+use tokio::sync::mpsc;
 
-use super::guarded::{CLOCK_THREAD, Guarded};
-use super::{Cli, Exit, exit_of, load_config, logging};
-use crate::bandit::ActionSpace;
-use crate::compose;
-use crate::config::{Config, Listen};
-use crate::control::{Controller, Learned, Order};
-use crate::daemon::actuator::Actuator;
-use crate::daemon::clients::Clients;
+use super::{Cli, Exit, LogFormat, exit_of, load_config, logging};
+use crate::compose::group::{self, Candidate, Memory, Options, Shared};
+use crate::compose::guarded::Guarded;
+use crate::config::{Config, Listen, Server};
+use crate::control::Order;
+use crate::daemon::clients;
 use crate::daemon::clock::Clock;
-use crate::daemon::feed::{Feed, Schedule};
-use crate::daemon::log::LogObserver;
-use crate::daemon::notify::{Notifier, NotifyObserver};
-use crate::daemon::recorder::{Recorder, RecorderSettings};
-use crate::daemon::reload::Reloader;
-use crate::daemon::sampler::{Sampler, SamplerSettings};
-use crate::daemon::show::{self, Show};
-use crate::daemon::steps::StepTap;
-use crate::daemon::tick::{End, Observer, Parts, RunError, drive, unix_seconds};
-use crate::daemon::watch::{Alarm, Pulse};
-use crate::export::Published;
+use crate::daemon::host::{Host, Rereader, drive};
+use crate::daemon::notify::{Notifier, StatusLines};
+use crate::daemon::tick::{End, RunError};
+use crate::daemon::watch::{Alarm, Pulse, Watch};
 use crate::export::guard::Hosts;
 use crate::export::http::{self, Bound, HttpError};
-use crate::export::socket;
+use crate::export::{Latest, Published, socket};
 use crate::gpu::host::{self, AnyHost};
-use crate::gpu::lease::{ClockLease, Ledger};
-use crate::gpu::plausible::EnergySource;
-use crate::gpu::{
-    GpuClocks, GpuError, GpuInfo, GpuSensors, MemoryLevel, NO_CLOCKS_LISTED, NO_LOCKS, SupportedClocks,
-};
+use crate::gpu::{GpuError, GpuInfo};
 use crate::guardian::undo::runtime_dir;
-use crate::holdout::Savings;
-use crate::metrics::scrape::{self, Scraper};
+use crate::metrics::scrape;
 use crate::signals::Signals;
 use crate::store::held::{ClaimError, HeldDir};
-use crate::store::{Identity, Load, ModelStore, load_levers, own_dir};
-use crate::units::{Mhz, Seconds};
-use crate::view::View;
+use crate::store::own_dir;
+use crate::units::Seconds;
 
 /// Runs the daemon until a signal or an error.
 #[must_use]
@@ -82,112 +70,81 @@ fn exit_code(error: &anyhow::Error) -> Exit {
     }
 }
 
-/// The GPUs of one engine, opened for reading.
-struct Gpus {
+/// Opens every server's GPUs. One that cannot be opened is left for later, unless it is the only one.
+fn open_all(
     host: AnyHost,
-    sensors: Vec<Box<dyn GpuSensors>>,
-    infos: Vec<GpuInfo>,
-    clocks: SupportedClocks,
-    /// The driver lists none: `clocks` is the one that was running, and nothing can be chosen or locked.
-    unlisted: bool,
-}
-
-impl Gpus {
-    fn open(config: &Config) -> anyhow::Result<Self> {
-        let host = host::open()?;
-        let mut sensors: Vec<Box<dyn GpuSensors>> = Vec::new();
-        for selector in &config.gpu.device_id {
-            sensors.push(host.sensors(selector)?);
-        }
-        let infos: Vec<GpuInfo> = sensors.iter().map(|sensors| sensors.info().clone()).collect();
-        let first = infos.first().context("gpu.device_id names no GPU")?;
-        if let Some(other) = infos.iter().find(|info| info.name != first.name) {
-            anyhow::bail!("{first} and {other} are different products; the GPUs of one engine must be alike");
-        }
-        if let Some((at, twice)) =
-            infos.iter().enumerate().find(|(at, info)| infos[..*at].iter().any(|seen| seen.uuid == info.uuid))
-        {
-            anyhow::bail!("gpu.device_id names {twice} twice (entry {}); name each GPU once", at + 1);
-        }
-        let (clocks, unlisted) = match sensors[0].supported_clocks() {
-            Ok(clocks) => (clocks, false),
-            Err(error @ GpuError::NotSupported { .. }) => {
-                let reading = sensors[0].reading()?;
-                let memory = reading.memory_clock.unwrap_or(Mhz(0));
-                let core = vec![reading.core_clock.unwrap_or(Mhz(0))];
-                (SupportedClocks::new(vec![MemoryLevel { memory, core }]).ok_or(error)?, true)
+    servers: Vec<Server>,
+    options: Options,
+) -> anyhow::Result<(Vec<Candidate>, Vec<Server>)> {
+    let several = servers.len() > 1;
+    let (mut candidates, mut closed, mut first) = (Vec::new(), Vec::new(), None);
+    for server in servers {
+        match Candidate::open(host, server.clone(), options) {
+            Ok(candidate) => candidates.push(candidate),
+            Err(error) => {
+                if several {
+                    complain!("agft: server {}: {error:#}", server.name);
+                }
+                first.get_or_insert(error);
+                closed.push(server);
             }
-            Err(error) => return Err(error).context("clocks cannot be controlled"),
-        };
-        Ok(Self { host, sensors, infos, clocks, unlisted })
+        }
     }
-
-    /// Is anything about the set-up of the GPUs in the way?
-    fn check_setup(&self, locks: bool) -> Result<(), GpuError> {
-        for (sensors, info) in self.sensors.iter().zip(&self.infos) {
-            let setup = sensors.setup();
-            if setup.mig == Some(true) && locks {
-                return Err(GpuError::Mig { gpu: info.to_string(), index: info.index });
-            }
-            if setup.persistence == Some(false) {
-                tracing::warn!(
-                    gpu = %info,
-                    "persistence mode is off: between two users of the GPU the driver unloads, and clocks change slowly; \
-                     run nvidia-persistenced, or `nvidia-smi -i {} -pm 1`",
-                    info.index
-                );
-            }
-        }
-        Ok(())
-    }
-
-    fn take_clocks(&self, config: &Config, ledger: Box<dyn Ledger>) -> Result<ClockLease, GpuError> {
-        let mut members: Vec<(Box<dyn GpuClocks>, Mhz)> = Vec::new();
-        for selector in &config.gpu.device_id {
-            members.push((self.host.clocks(selector)?, self.clocks.core_min()));
-        }
-        ClockLease::take_with(members, ledger)
+    match first {
+        Some(error) if candidates.is_empty() => Err(error),
+        _ => Ok((candidates, closed)),
     }
 }
 
 fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
-    let gpus = Gpus::open(config)?;
-    if gpus.unlisted && !cli.dry_run && !config.control.data_collection_mode {
-        anyhow::bail!("{}: {NO_CLOCKS_LISTED}", gpus.infos[0]);
+    let options = Options {
+        data_collection: config.control.data_collection_mode,
+        reset_model: cli.reset_model,
+        dry_run: cli.dry_run,
+        panic_at_tick: cli.panic_at_tick,
+        stall_at_tick: cli.stall_at_tick,
+    };
+    let host = host::open()?;
+    let (candidates, mut closed) = open_all(host, config.servers(), options)?;
+    let infos: Vec<GpuInfo> =
+        candidates.iter().flat_map(|candidate| candidate.gpus.infos.iter().cloned()).collect();
+    let _log_guard = start_log(cli, config, &infos[0]);
+    let is_several = !config.servers.is_one();
+    for Candidate { server, gpus, .. } in &candidates {
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            server = is_several.then_some(&server.name),
+            gpu = %gpus.infos[0],
+            gpus = gpus.infos.len(),
+            url = scrape::without_query(&server.config.vllm.prometheus_url),
+            dry_run = cli.dry_run,
+            data_collection = server.config.control.data_collection_mode,
+            "agft starts"
+        );
     }
-    let mut config = config.clone();
-    config.control.data_collection_mode |= gpus.unlisted;
-    let config = &config;
-    let _log_guard = start_log(cli, config, &gpus.infos[0]);
-    if gpus.unlisted {
-        tracing::warn!(gpu = %gpus.infos[0], "only measured: {NO_CLOCKS_LISTED}");
-    }
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        gpu = %gpus.infos[0],
-        gpus = gpus.infos.len(),
-        url = scrape::without_query(&config.vllm.prometheus_url),
-        dry_run = cli.dry_run,
-        data_collection = config.control.data_collection_mode,
-        "agft starts"
-    );
-    let scraper = Scraper::new(&compose::scrape_settings(config))?;
     // What is wrong with the port shows before the first clock is touched.
     let page = bind_page("observe.metrics_listen", config.observe.metrics_listen, Listen::LOCAL)?;
-    let hands_off = cli.dry_run || config.control.data_collection_mode;
-    gpus.check_setup(!hands_off)?;
+    candidates.iter().try_for_each(Candidate::check)?;
     // Until the end of the run.
-    let guarded = match hands_off {
+    let locked: Vec<GpuInfo> = candidates
+        .iter()
+        .filter(|candidate| !candidate.hands_off)
+        .flat_map(|candidate| candidate.gpus.infos.iter().cloned())
+        .collect();
+    let guarded = match locked.is_empty() {
         true => None,
         false => {
-            Some(Guarded::claim(cli, config, gpus.host, &gpus.infos, config.control.decision_interval_s)?)
+            let periods = candidates.iter().map(|of| of.server.config.control.decision_interval_s.0);
+            let period = Seconds(periods.fold(0.0, f64::max));
+            let json = cli.log_format == LogFormat::Json;
+            Some(Arc::new(Guarded::claim(&cli.config, json, config, host, &locked, period)?))
         }
     };
-    let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
-    let identity = identity(config, &gpus.infos);
-    let learned = load_model(cli, config, &store, &identity)?;
-    let savings = load_savings(&store, &identity)?;
-
+    let mut known = Vec::new();
+    for candidate in candidates {
+        let memory = Memory::load(&candidate, options)?;
+        known.push((candidate, memory));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before the first lock: from here on no signal ends the process with a clock held.
@@ -195,30 +152,70 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         // again.
         let hangup_ends = std::io::stdin().is_terminal();
         let (mut signals, hangup) = Signals::for_daemon(hangup_ends).context("signal handlers")?;
-        let (clocks, count) = (gpus.clocks.clone(), gpus.infos.len());
-        let (infos, gpus_unlisted) = (gpus.infos.clone(), gpus.unlisted);
-        let mut parts =
-            assemble(cli, config, gpus, guarded.as_ref(), scraper, store, identity, learned, savings)?;
-        // Until the end of the run.
-        let _shown = show(config, page, &infos, &mut parts)?;
+        let pulse = Pulse::new();
+        let watch = match &guarded {
+            Some(guarded) => {
+                let answers = Shared::start_guardian(guarded)?;
+                Some(guarded.watch(answers, pulse.clone()).context("watch thread")?)
+            }
+            None => None,
+        };
+        let servers: Vec<Server> = known.iter().map(|(candidate, _)| candidate.server.clone()).collect();
+        let shown: Rc<RefCell<Option<Latest>>> = Rc::default();
+        let publish = Rc::clone(&shown);
         let notifier = Notifier::from_env();
-        parts.reload = hangup.map(|hangup| Reloader {
-            hangup,
-            path: cli.config.clone(),
-            config: config.clone(),
-            data_collection: cli.data_collection_mode || gpus_unlisted,
-            dry_run: cli.dry_run,
-            clocks,
-            gpus: count,
-            schedule: parts.schedule,
-            clock: parts.clock,
+        let shared = Shared {
+            options,
+            guarded: guarded.clone(),
+            wards: watch.as_ref().map(Watch::wards),
+            watcher: clients::listen(&servers),
             notifier: notifier.clone(),
-        });
+            lines: StatusLines::default(),
+            publish: Rc::new(move |_, latest| *publish.borrow_mut() = Some(latest)),
+            is_several,
+            clock: Clock::start(),
+        };
+        let mut groups = Vec::new();
+        let single = known.len() == 1 && closed.is_empty();
+        for (candidate, memory) in known {
+            let server = candidate.server.clone();
+            let started = group::take_clocks(guarded.as_deref(), &candidate)
+                .and_then(|lease| shared.start(candidate, memory, lease));
+            match started {
+                Ok(group) => groups.push(group),
+                Err(error) if single => return Err(error),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::error!(server = server.name, error, "this server is left alone; the others go on");
+                    closed.push(server);
+                }
+            }
+        }
+        if groups.is_empty() {
+            anyhow::bail!("no server can be served");
+        }
+        let latest = shown.borrow_mut().take();
+        // Until the end of the run.
+        let served = latest.map(|latest| serve(config, page, latest)).transpose()?;
+        let (_served, orders) = served.unzip();
+        let host = Host {
+            groups,
+            closed,
+            opener: is_several.then(|| shared.opener(host)),
+            pulse,
+            watch,
+            reload: hangup.map(|hangup| Rereader {
+                hangup,
+                path: cli.config.clone(),
+                config: config.clone(),
+            }),
+            orders: orders.flatten(),
+            notifier: notifier.clone(),
+        };
         if let Some(notifier) = notifier {
             notifier.ready();
-            parts.observers.push(Box::new(NotifyObserver::new(notifier)));
         }
-        let end = drive(parts, async { End::Signal(signals.wait().await) }).await?;
+        let end = drive(host, async { End::Signal(signals.wait().await) }).await?;
         if let End::Signal(name) = end {
             tracing::info!(signal = name, "ended by signal");
         }
@@ -250,12 +247,12 @@ pub(super) fn bind_page(
     }
 }
 
-/// Publishes the run's state, and serves it where that is wanted.
-fn show(config: &Config, page: Option<Bound>, gpus: &[GpuInfo], parts: &mut Parts) -> anyhow::Result<Shown> {
-    let about = show::about(config, parts.controller.settings());
-    let view = View::new(about, gpus, &parts.controller, &parts.savings, unix_seconds());
-    let (observer, latest) = Show::new(view);
-    parts.observers.push(Box::new(observer));
+/// Serves the state where that is wanted; gives the operators' orders too.
+fn serve(
+    config: &Config,
+    page: Option<Bound>,
+    latest: Latest,
+) -> anyhow::Result<(Shown, Option<mpsc::Receiver<Order>>)> {
     let page = match page {
         None => None,
         Some(page) => {
@@ -271,8 +268,7 @@ fn show(config: &Config, page: Option<Bound>, gpus: &[GpuInfo], parts: &mut Part
         }
     };
     let (socket, orders) = control_socket(config, Published::Run(latest)).unzip();
-    parts.orders = orders;
-    Ok(Shown { _page: page, _socket: socket })
+    Ok((Shown { _page: page, _socket: socket }, orders))
 }
 
 /// Serves the control socket; gives the operators' orders too. Without one the loop does its work all the same.
@@ -326,179 +322,4 @@ fn start_log(
         }
     };
     logging::start(logging::console_level(cli.log_level, settings), cli.log_format, file)
-}
-
-/// Whose model is learned here.
-#[must_use]
-pub fn identity(config: &Config, gpus: &[GpuInfo]) -> Identity {
-    Identity {
-        gpu_name: gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default(),
-        gpu_uuids: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
-        feature_names: crate::features::NAMES.iter().map(|name| (*name).to_owned()).collect(),
-        policy: config.control.policy.to_string(),
-        model_version: crate::control::learned::MODEL_VERSION,
-        engine_model: None,
-    }
-}
-
-fn load_model(
-    cli: &Cli,
-    config: &Config,
-    store: &ModelStore,
-    identity: &Identity,
-) -> anyhow::Result<Learned> {
-    let now = jiff::Timestamp::now();
-    let fresh = || Learned::fresh(compose::learner(config), config.metrics.baseline_measurements);
-    if cli.reset_model {
-        for kept in store.reset(now)? {
-            tracing::info!(kept_as = %kept.display(), "model put aside");
-        }
-        return Ok(fresh());
-    }
-    match store.load::<Learned>(identity, now)? {
-        Load::Restored(restored) => {
-            for rejected in &restored.rejected {
-                tracing::warn!(%rejected, "model file not usable");
-            }
-            for difference in &restored.differences {
-                tracing::info!(%difference, "the model was learned elsewhere");
-            }
-            let mut learned = restored.model;
-            if !learned.is_sound() {
-                tracing::warn!("the saved model holds numbers that cannot be right: starting afresh");
-                store.reset(now)?;
-                return Ok(fresh());
-            }
-            tracing::info!(rounds = learned.rounds, generation = ?restored.generation, "model loaded");
-            compose::configure(&mut learned.policy, config);
-            Ok(learned)
-        }
-        Load::Fresh { reasons } => {
-            for rejected in &reasons {
-                tracing::warn!(%rejected, "model file not usable");
-            }
-            tracing::info!("no usable model: learning starts afresh");
-            Ok(fresh())
-        }
-    }
-}
-
-/// What the holdout experiment has shown in earlier runs.
-fn load_savings(store: &ModelStore, identity: &Identity) -> anyhow::Result<Savings> {
-    let loaded = store.load_savings(identity, jiff::Timestamp::now())?;
-    if let Some(rejected) = loaded.rejected {
-        tracing::warn!(%rejected, "what the holdout has shown before is not usable: its books begin anew");
-    }
-    Ok(loaded.savings.unwrap_or_default())
-}
-
-#[expect(clippy::too_many_arguments, reason = "everything a run is made of")]
-fn assemble(
-    cli: &Cli,
-    config: &Config,
-    gpus: Gpus,
-    guarded: Option<&Guarded>,
-    scraper: Scraper,
-    store: ModelStore,
-    identity: Identity,
-    learned: Learned,
-    savings: Savings,
-) -> anyhow::Result<Parts> {
-    let clock = Clock::start();
-    let (actuator, answers) = match guarded {
-        None => (None, None),
-        Some(guarded) => {
-            const HELP: &str =
-                "clocks cannot be controlled (--data-collection-mode only measures, and works without)";
-            let answers = guarded.start_guardian().context(HELP)?;
-            let lease = gpus.take_clocks(config, Box::new(guarded.ledger())).map_err(|error| {
-                let help = match error {
-                    GpuError::NotSupported { .. } => NO_LOCKS,
-                    _ => HELP,
-                };
-                anyhow::Error::new(error).context(help)
-            })?;
-            (Some(Actuator::spawn(lease, clock).context("clock thread")?), Some(answers))
-        }
-    };
-    let memory = compose::memory_clocks(config, &gpus.clocks);
-    let space = ActionSpace::new(&gpus.clocks, &compose::space_settings(config, memory));
-    tracing::info!(arms = space.arms().len(), "action space");
-    if config.gpu.min_frequency > gpus.clocks.core_max() {
-        let (minimum, highest) = (config.gpu.min_frequency, gpus.clocks.core_max());
-        tracing::warn!(
-            %minimum, %highest,
-            "gpu.min_frequency is above every clock of the board: the highest alone is used"
-        );
-    }
-    let mut settings = compose::control_settings(config, &gpus.clocks, cli.dry_run);
-    if let Some(holdout) = &mut settings.holdout {
-        // No load may come to know the moments, not even one that starts with every run.
-        holdout.seed ^= unix_seconds().to_bits().rotate_left(32);
-    }
-
-    let savings = savings.restored(settings.holdout_share());
-    let mut observers: Vec<Box<dyn Observer>> =
-        vec![Box::new(LogObserver::new(config.logging.detailed_round_logging, cli.dry_run))];
-    let recorder = RecorderSettings::new(config, !cli.dry_run, settings.limits);
-    let steps = StepTap::new(config, &gpus.clocks, gpus.infos.len(), cli.dry_run);
-    let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0], &savings, steps);
-    observers.push(Box::new(recorder.context("experiment.dir")?));
-
-    let sampler_settings = SamplerSettings {
-        energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
-        sensors_every: Duration::from_millis(config.gpu.sensor_poll_interval_ms),
-        watch_every: Duration::from_millis(config.idle.power_poll_interval_ms),
-    };
-    let sampler = Sampler::spawn(gpus.sensors, sampler_settings, clock).context("sensor thread")?;
-    for (gpu, source) in gpus.infos.iter().zip(sampler.sources()) {
-        match source {
-            EnergySource::Counter => tracing::info!(%gpu, "energy from the driver's counter"),
-            EnergySource::PowerIntegration => tracing::info!(%gpu, "energy integrated from power samples"),
-            EnergySource::None => {
-                tracing::warn!(
-                    %gpu,
-                    "neither energy counter nor power sensor: the energy of the whole group is unknown, and nothing can be learned"
-                );
-            }
-        }
-    }
-    let pulse = Pulse::new();
-    let watch = match (guarded, &actuator, answers) {
-        (Some(guarded), Some(actuator), Some(answers)) => {
-            let watched = vec![
-                (CLOCK_THREAD, actuator.pulse()),
-                ("the thread that reads the GPUs", sampler.pulse()),
-                ("the tick", pulse.clone()),
-            ];
-            let period = config.control.decision_interval_s;
-            let watch = guarded.watch(answers, watched, actuator.disturber(), period);
-            Some(watch.context("watch thread")?)
-        }
-        _ => None,
-    };
-    let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0], gpus.infos.len());
-    let levers = compose::parking(&mut settings, config, &gpus.clocks, known);
-    let controller =
-        Controller::new(settings, learned, space, gpus.infos.len(), clock.now()).with_levers(levers);
-    let period = config.control.decision_interval_s;
-    let schedule = Schedule { start: clock.now() + Seconds(0.5 * period.0), period };
-    let feed = Feed::spawn(scraper, schedule, clock);
-    Ok(Parts {
-        controller,
-        savings,
-        feed,
-        sampler,
-        actuator,
-        watch,
-        pulse,
-        observers,
-        reload: None,
-        clients: Clients::listen(config),
-        orders: None,
-        schedule,
-        clock,
-        panic_at_tick: cli.panic_at_tick,
-        stall_at_tick: cli.stall_at_tick,
-    })
 }

@@ -1,5 +1,7 @@
-//! From a checked configuration to the constants of the parts.
+//! From a checked configuration to the constants of the parts, and to the groups that run.
 
+pub mod group;
+pub mod guarded;
 pub mod park;
 
 use std::path::PathBuf;
@@ -12,7 +14,7 @@ use crate::bandit::structured::StructuredSettings;
 use crate::config::{self, Config, ConnectionCount, IdleSource, PolicyKind, WaitKind};
 use crate::control::Settings;
 use crate::control::idle::IdleSettings;
-use crate::gpu::SupportedClocks;
+use crate::gpu::{GpuInfo, SupportedClocks};
 use crate::holdout::HoldoutSettings;
 use crate::metrics::scrape::ScrapeSettings;
 use crate::park::gap::{GapSettings, Wait};
@@ -20,10 +22,24 @@ use crate::park::levers::{Lever, LeverBook, LeverKind, Levers};
 use crate::park::source::CountedConnections;
 use crate::park::wake::Running;
 use crate::reward::slo::Limits;
+use crate::store::Identity;
 use crate::units::{Clocks, Joules, Mhz, Seconds};
 
 /// Part of a window after a clock change that is not measured: clocks take 10-100 ms to change.
 const SETTLE: Seconds = Seconds(0.1);
+
+/// Whose model is learned on these GPUs.
+#[must_use]
+pub fn identity(config: &Config, gpus: &[GpuInfo]) -> Identity {
+    Identity {
+        gpu_name: gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default(),
+        gpu_uuids: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+        feature_names: crate::features::NAMES.iter().map(|name| (*name).to_owned()).collect(),
+        policy: config.control.policy.to_string(),
+        model_version: crate::control::learned::MODEL_VERSION,
+        engine_model: None,
+    }
+}
 
 /// Where and how to scrape.
 #[must_use]

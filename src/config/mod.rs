@@ -29,7 +29,7 @@ pub use sections::{
     Control, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Park, Vllm,
 };
 
-pub use servers::{ONE, Server, Servers};
+pub use servers::{ONE, SECTIONS as SERVER_SECTIONS, Server, Servers};
 
 use crate::store::{Distrust, Untrusted, trusted_path};
 use reader::Reader;

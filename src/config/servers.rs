@@ -14,6 +14,7 @@ use super::reader::Reader;
 use super::rule::{one_of, server_name};
 use super::yaml::{Node, shown};
 use super::{Config, check};
+use crate::gpu::GpuSelector;
 
 /// Name of the one server of the short form.
 pub const ONE: &str = "server";
@@ -35,7 +36,7 @@ pub(super) const SHORT_KEYS: [(&str, &str, &str); 12] = [
 ];
 
 /// Sections that an entry may have. The others are of the whole process.
-pub(super) const SECTIONS: [&str; 7] = ["vllm", "gpu", "control", "idle", "holdout", "linucb", "metrics"];
+pub const SECTIONS: [&str; 7] = ["vllm", "gpu", "control", "idle", "holdout", "linucb", "metrics"];
 
 /// Which servers there are.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -196,6 +197,12 @@ impl Config {
         }
     }
 
+    /// The GPUs of all servers that are named.
+    #[must_use]
+    pub fn gpus(&self) -> Vec<GpuSelector> {
+        self.servers().into_iter().flat_map(|server| server.config.gpu.device_id).collect()
+    }
+
     /// The server with directories of its own below those of the file.
     #[must_use]
     pub fn with_dirs(&self, mut server: Server) -> Server {
@@ -211,7 +218,6 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::GpuSelector;
     use crate::units::Seconds;
 
     const TWO: &str = "

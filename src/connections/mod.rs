@@ -226,6 +226,13 @@ impl Watcher {
         self.lock().counts.values().map(|counts| counts.open).sum()
     }
 
+    /// Connections open now, at these ports together.
+    #[must_use]
+    pub fn open_at(&self, ports: &[u16]) -> u32 {
+        let state = self.lock();
+        ports.iter().filter_map(|port| state.counts.get(port)).map(|counts| counts.open).sum()
+    }
+
     /// Where the events come from at the moment.
     #[must_use]
     pub fn source(&self) -> Source {

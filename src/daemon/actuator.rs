@@ -69,10 +69,10 @@ impl Actuator {
     /// The same, giving up after `patience` without a successful release.
     fn spawn_with(lease: ClockLease, clock: Clock, patience: Duration) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let theirs = Arc::clone(&shared);
+        let (theirs, span) = (Arc::clone(&shared), tracing::Span::current());
         let thread = std::thread::Builder::new()
             .name("agft-clocks".into())
-            .spawn(move || serve(&theirs, lease, &clock, patience))?;
+            .spawn(move || span.in_scope(|| serve(&theirs, lease, &clock, patience)))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -129,9 +129,14 @@ impl Actuator {
 
     /// Leaves a thread behind that may never come back: its clocks are the guardian's now.
     pub fn abandon(mut self) {
+        self.begin_shutdown();
+        drop(self.thread.take());
+    }
+
+    /// Has the clocks given back for good, without waiting for it.
+    pub fn begin_shutdown(&self) {
         self.shared.lock().shutdown = true;
         self.shared.changed.notify_one();
-        drop(self.thread.take());
     }
 
     /// Gives the clocks back and waits for it.
@@ -143,8 +148,7 @@ impl Actuator {
     }
 
     fn stop(&mut self) -> Result<(), GpuError> {
-        self.shared.lock().shutdown = true;
-        self.shared.changed.notify_one();
+        self.begin_shutdown();
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             // It panicked: unwinding dropped the lease, which released.

@@ -1,13 +1,14 @@
 //! The engine's clients: that one of them asks is known long before the engine's page shows it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use url::{Host, Url};
 
-use crate::config::{Config, IdleSource};
+use crate::config::{Config, IdleSource, Server};
 use crate::connections::{Event, Kind, Source, WatchSettings, Watcher};
 use crate::control::Connections;
 use crate::park::callers::Callers;
@@ -15,7 +16,9 @@ use crate::units::Time;
 
 /// Connections to the engine, without agft's own and without callers who never want anything.
 pub struct Clients {
-    watcher: Watcher,
+    watcher: Arc<Watcher>,
+    /// The server's ports; the watcher may watch those of others, too.
+    ports: Vec<u16>,
     events: Receiver<Event>,
     callers: Callers,
     opened: u64,
@@ -26,49 +29,11 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Listens, if the configuration asks for it and the kernel tells.
+    /// Listens at these ports from now on.
     #[must_use]
-    pub fn listen(config: &Config) -> Option<Self> {
-        let idle = &config.idle;
-        let wanted = idle.enabled && !config.control.data_collection_mode;
-        if !wanted || !idle.sources.contains(&IdleSource::Connections) {
-            return None;
-        }
-        let ports = ports(config);
-        if ports.is_empty() {
-            tracing::info!(
-                "clients are not listened to: vllm.prometheus_url is not an address of this machine; see idle.ports"
-            );
-            return None;
-        }
-        let watched = Watcher::start(WatchSettings { ports: ports.clone(), ..WatchSettings::default() });
-        let seen_anyway = idle.sources.contains(&IdleSource::Utilization);
-        match watched {
-            // The GPU's sensors are no slower, and cost less.
-            Ok(watcher) if seen_anyway && matches!(watcher.source(), Source::Polling { .. }) => {
-                let source = watcher.source();
-                tracing::info!(
-                    ?ports,
-                    "clients are not listened to, and the GPU wakes by its own sensors: {source}"
-                );
-                None
-            }
-            Ok(watcher) => {
-                tracing::info!(?ports, from = %watcher.source(), "clients are listened to");
-                Some(Self::new(watcher))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "clients are not listened to (idle.sources, idle.ports)");
-                None
-            }
-        }
-    }
-
-    /// Listens from now on.
-    #[must_use]
-    pub fn new(watcher: Watcher) -> Self {
+    pub fn new(watcher: Arc<Watcher>, ports: Vec<u16>) -> Self {
         let events = watcher.events();
-        Self { watcher, events, callers: Callers::default(), opened: 0, asked: 0, own: None, unheard: 0 }
+        Self { watcher, ports, events, callers: Callers::default(), opened: 0, asked: 0, own: None, unheard: 0 }
     }
 
     /// Waits until a client asks whose calls count.
@@ -99,7 +64,7 @@ impl Clients {
         if self.watcher.trouble().is_some() {
             return None;
         }
-        let open = self.watcher.open_now();
+        let open = self.watcher.open_at(&self.ports);
         Some(Connections { open, opened_total: self.opened, requests_total: self.asked })
     }
 
@@ -132,7 +97,7 @@ impl Clients {
             Kind::Requested => &mut self.asked,
             Kind::Closed => return false,
         };
-        if self.own == Some(event.client) {
+        if self.own == Some(event.client) || !self.ports.contains(&event.port) {
             return false;
         }
         let counts = self.callers.called(event.client.ip(), now);
@@ -145,6 +110,56 @@ impl Clients {
             *total += 1;
         }
         counts
+    }
+}
+
+/// Does a server's configuration want its clients listened to?
+#[must_use]
+pub fn wanted(config: &Config) -> bool {
+    let Config { idle, control, .. } = config;
+    idle.enabled && !control.data_collection_mode && idle.sources.contains(&IdleSource::Connections)
+}
+
+/// Begins to listen to the clients of these servers, all over one watcher; `None` if none of them wants it, or the kernel
+/// does not tell.
+#[must_use]
+pub fn listen(servers: &[Server]) -> Option<Arc<Watcher>> {
+    let mut all = Vec::new();
+    let mut seen_anyway = true;
+    for server in servers.iter().filter(|server| wanted(&server.config)) {
+        let ports = ports(&server.config);
+        if ports.is_empty() {
+            tracing::info!(
+                "clients are not listened to: vllm.prometheus_url is not an address of this machine; see idle.ports"
+            );
+        }
+        seen_anyway &= ports.is_empty() || server.config.idle.sources.contains(&IdleSource::Utilization);
+        all.extend(ports);
+    }
+    all.sort_unstable();
+    all.dedup();
+    if all.is_empty() {
+        return None;
+    }
+    let watched = Watcher::start(WatchSettings { ports: all.clone(), ..WatchSettings::default() });
+    match watched {
+        // The GPU's sensors are no slower, and cost less.
+        Ok(watcher) if seen_anyway && matches!(watcher.source(), Source::Polling { .. }) => {
+            let source = watcher.source();
+            tracing::info!(
+                ports = ?all,
+                "clients are not listened to, and the GPU wakes by its own sensors: {source}"
+            );
+            None
+        }
+        Ok(watcher) => {
+            tracing::info!(ports = ?all, from = %watcher.source(), "clients are listened to");
+            Some(Arc::new(watcher))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "clients are not listened to (idle.sources, idle.ports)");
+            None
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod actuator;
 pub mod clients;
 pub mod clock;
 pub mod feed;
+pub mod host;
 pub mod log;
 pub mod notify;
 pub mod park;
@@ -21,4 +22,5 @@ pub mod tick;
 pub mod trust;
 pub mod watch;
 
-pub use tick::{Parts, drive};
+pub use host::{Host, drive};
+pub use tick::Group;

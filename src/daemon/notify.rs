@@ -4,10 +4,13 @@
 //! is fed by the tick itself, so that a loop that hangs, and a watch thread that hangs with it, is noticed from outside.
 //! Nobody who listens: nothing is sent. A datagram that cannot be sent is no reason for anything.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,40 +93,48 @@ fn address(name: &OsStr) -> Option<SocketAddr> {
     }
 }
 
-/// Tells the service manager about the run.
+/// What each group does, in words: the line for `systemctl status`.
+pub type StatusLines = Rc<RefCell<BTreeMap<String, String>>>;
+
+/// Tells the service manager about a group.
 pub struct NotifyObserver {
     notifier: Notifier,
-    alive: Option<Instant>,
-    status: Option<(Instant, Mode)>,
+    name: String,
+    lines: StatusLines,
+    said: Option<(Instant, Mode)>,
 }
 
 impl NotifyObserver {
-    /// Tells it over this way.
+    /// Of the group of this name; `lines` are those of all groups.
     #[must_use]
-    pub fn new(notifier: Notifier) -> Self {
-        Self { notifier, alive: None, status: None }
+    pub fn new(notifier: Notifier, name: String, lines: StatusLines) -> Self {
+        Self { notifier, name, lines, said: None }
+    }
+
+    fn say(&self) {
+        let lines = self.lines.borrow();
+        let line = |(name, line): (&String, &String)| match lines.len() {
+            1 => line.clone(),
+            _ => format!("{name}: {line}"),
+        };
+        self.notifier.status(&lines.iter().map(line).collect::<Vec<_>>().join("; "));
     }
 }
 
 impl Observer for NotifyObserver {
     fn step(&mut self, facts: &StepFacts<'_>) {
-        if let Some(every) = self.notifier.alive_every()
-            && self.alive.is_none_or(|at| at.elapsed() >= every)
-        {
-            self.alive = Some(Instant::now());
-            self.notifier.alive();
-        }
         let mode = facts.controller.mode();
-        if self.status.is_none_or(|(at, shown)| shown != mode || at.elapsed() >= STATUS_EVERY) {
-            self.status = Some((Instant::now(), mode));
-            let learned = facts.controller.learned();
-            let running = facts.controller.running();
-            self.notifier.status(&format!("{}, clocks: {running}, {} rounds", mode.name(), learned.rounds));
+        if self.said.is_none_or(|(at, said)| said != mode || at.elapsed() >= STATUS_EVERY) {
+            self.said = Some((Instant::now(), mode));
+            let (rounds, running) = (facts.controller.learned().rounds, facts.controller.running());
+            let line = format!("{}, clocks: {running}, {rounds} rounds", mode.name());
+            self.lines.borrow_mut().insert(self.name.clone(), line);
+            self.say();
         }
     }
 
     fn end(&mut self, _controller: &Controller, _: &Savings) {
-        self.notifier.stopping();
+        self.lines.borrow_mut().remove(&self.name);
     }
 }
 

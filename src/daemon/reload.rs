@@ -5,14 +5,13 @@
 //! are. The loop then starts as after a restart with its model: at driver-default clocks, with the new constants.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 use tokio::signal::unix::Signal;
 
 use super::clock::Clock;
 use super::feed::{Feed, Schedule};
-use super::notify::Notifier;
 use crate::bandit::{ActionSpace, Policy};
 use crate::compose;
 use crate::config::{self, Config, ConfigError};
@@ -21,14 +20,12 @@ use crate::gpu::SupportedClocks;
 use crate::metrics::scrape::{Scraper, without_query};
 use crate::park::levers::LeverBook;
 
-/// What a run has to know to take up a new configuration.
+/// What a group has to know to take up a new configuration.
 pub struct Reloader {
-    /// SIGHUP.
-    pub hangup: Signal,
-    /// The file.
-    pub path: PathBuf,
     /// What is in force.
     pub config: Config,
+    /// It is one server of several: what is of the whole process is said elsewhere.
+    pub is_one_of_several: bool,
     /// The command line says so too, whatever the file says.
     pub data_collection: bool,
     /// Commands are not carried out.
@@ -41,8 +38,6 @@ pub struct Reloader {
     pub schedule: Schedule,
     /// The run's clock.
     pub clock: Clock,
-    /// The service manager, if it listens.
-    pub notifier: Option<Notifier>,
 }
 
 /// What takes the place of what ran so far.
@@ -58,34 +53,19 @@ pub struct Change {
 }
 
 impl Reloader {
-    /// Waits for the next SIGHUP.
-    pub async fn requested(&mut self) {
-        hung_up(&mut self.hangup).await;
-    }
-
-    /// Reads the file; `None` if everything stays as it is. Says what it does in the log.
-    pub fn load(&mut self, learned: &Learned) -> Option<Change> {
-        if let Some(notifier) = &self.notifier {
-            notifier.reloading();
-        }
-        let change = self.change(learned);
-        if let Some(notifier) = &self.notifier {
-            notifier.ready();
-        }
-        change
-    }
-
-    fn change(&mut self, learned: &Learned) -> Option<Change> {
-        let file = self.path.display();
-        let mut wanted = read_again(&self.path)?;
+    /// What the file says now takes the place of what it said; `None` if everything stays as it is. Says what it does in
+    /// the log.
+    pub fn change(&mut self, wanted: &Config, learned: &Learned) -> Option<Change> {
+        let mut wanted = wanted.clone();
         wanted.control.data_collection_mode |= self.data_collection;
         let merged = merge(&self.config, &wanted);
-        for (key, change) in differences(&merged, &wanted) {
+        let ours = |(key, _): &(String, String)| !self.is_one_of_several || is_of_a_server(key);
+        for (key, change) in differences(&merged, &wanted).into_iter().filter(ours) {
             tracing::warn!(key, change, "takes effect with the next start");
         }
         let applied = differences(&self.config, &merged);
         if applied.is_empty() {
-            tracing::info!(%file, "configuration reloaded: nothing takes effect now");
+            tracing::info!("configuration reloaded: nothing takes effect now");
             return None;
         }
         // Keys bound each other: old and new ones together may contradict where each file does not.
@@ -116,7 +96,7 @@ impl Reloader {
         let levers = compose::parking(&mut settings, &merged, &self.clocks, LeverBook::default());
         let controller = Controller::new(settings.clone(), learned, space, self.gpus, self.clock.now())
             .with_levers(levers);
-        tracing::info!(%file, rounds = controller.learned().rounds, "configuration reloaded");
+        tracing::info!(rounds = controller.learned().rounds, "configuration reloaded");
         self.config = merged.clone();
         Some(Change { controller, feed, settings, config: merged })
     }
@@ -185,6 +165,11 @@ fn merge(old: &Config, new: &Config) -> Config {
     to.logging = from.logging;
     to.logging.detailed_round_logging = detailed;
     merged
+}
+
+/// Does the key stand in a section that each server may have of its own?
+pub(super) fn is_of_a_server(key: &str) -> bool {
+    key.split_once('.').is_some_and(|(section, _)| config::SERVER_SECTIONS.contains(&section))
 }
 
 /// `section.key` of each value that differs, and from what to what.

@@ -1,6 +1,9 @@
-//! The tick: collect, step, command, tell.
+//! A group's loop, and its tick: collect, step, command, tell.
 
 use std::time::SystemTime;
+
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::oneshot;
 
 use super::actuator::Actuator;
 use super::clients::Clients;
@@ -8,8 +11,8 @@ use super::clock::Clock;
 use super::feed::{Feed, Schedule};
 use super::reload::{Change, Reloader};
 use super::sampler::{self, Sampler};
-use super::watch::{Alarm, Pulse, Watch};
-use crate::config::Config;
+use super::watch::{Alarm, GroupWatch, Pulse};
+use crate::config::{Config, Server};
 use crate::control::{Controller, Mode, Observation, Order, Output, Scrape, Settings};
 use crate::gpu::GpuError;
 use crate::holdout::{Savings, SlotWindow};
@@ -18,8 +21,22 @@ use crate::units::{Seconds, Target, Time};
 /// A GPU that is lost for a while has the clocks given back so often: well within the pause of a fault.
 const DISTURB_EVERY: Seconds = Seconds(2.0);
 
-/// Everything a run is made of.
-pub struct Parts {
+/// What a group is told from outside.
+pub enum ToGroup {
+    /// What an operator wants.
+    Order(Order),
+    /// Its server's configuration, as the file has it now; answered when it is taken up.
+    Reload(Box<Config>, oneshot::Sender<()>),
+}
+
+/// A group of GPUs that share one clock decision, and all that works for it.
+pub struct Group {
+    /// Its name: that of its server.
+    pub name: String,
+    /// Its server, as the configuration had it when the group was opened; without one it is not opened again.
+    pub server: Option<Server>,
+    /// What its lines in the log stand in, where there are several groups.
+    pub span: tracing::Span,
     /// What decides.
     pub controller: Controller,
     /// Where pages come from.
@@ -30,19 +47,14 @@ pub struct Parts {
     pub savings: Savings,
     /// Where commands go; without one nothing is ever written (dry run, data collection).
     pub actuator: Option<Actuator>,
-    /// Who watches over all this, and over the guardian; nobody where nothing is locked. After the actuator: dropped in
-    /// this order, the guardian hears goodbye when the clocks are back.
-    pub watch: Option<Watch>,
-    /// Marked after each tick.
-    pub pulse: Pulse,
+    /// Who watches over its threads; nobody where nothing is locked.
+    pub watch: Option<GroupWatch>,
     /// Who is told about each step.
     pub observers: Vec<Box<dyn Observer>>,
-    /// Who reads the configuration again on SIGHUP.
+    /// Takes up another configuration, if that may come.
     pub reload: Option<Reloader>,
     /// Who asks the engine, if that is watched.
     pub clients: Option<Clients>,
-    /// Where operators' orders come from.
-    pub orders: Option<tokio::sync::mpsc::Receiver<Order>>,
     /// When the ticks are.
     pub schedule: Schedule,
     /// The clock of the run.
@@ -108,44 +120,76 @@ pub enum End {
     Finished,
 }
 
-/// Runs until `stop` resolves or the GPU cannot be controlled any more; gives the clocks back either way.
-///
-/// # Errors
-/// [`RunError`].
-pub async fn drive(mut parts: Parts, stop: impl Future<Output = End>) -> Result<End, RunError> {
-    begin(&mut parts);
-    parts.pulse.mark();
-    let result = ticks(&mut parts, stop).await;
-    parts.pulse.rest();
-    let released = match parts.actuator.take() {
-        Some(actuator) if matches!(result, Err(RunError::Alarm(Alarm::Stuck { .. }))) => {
-            actuator.abandon();
-            Ok(())
+impl Group {
+    /// Runs until `inbox` is closed, or the GPUs cannot be controlled any more. Marks `pulse` after each tick. Whatever is
+    /// locked stays so until [`Ending::give_back`].
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub async fn run(&mut self, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) -> Result<(), RunError> {
+        begin(self);
+        ticks(self, inbox, pulse).await
+    }
+
+    /// Begins to end the group: has the clocks given back, without waiting for it.
+    #[must_use]
+    pub fn end(mut self, result: &Result<(), RunError>) -> Ending {
+        let stuck = matches!(result, Err(RunError::Alarm(Alarm::Stuck { .. })));
+        let release = match self.actuator.take() {
+            Some(actuator) if stuck => {
+                actuator.abandon();
+                None
+            }
+            Some(actuator) => {
+                actuator.begin_shutdown();
+                Some(actuator)
+            }
+            None => None,
+        };
+        Ending { group: self, release }
+    }
+}
+
+/// A group that ends.
+pub struct Ending {
+    group: Group,
+    release: Option<Actuator>,
+}
+
+impl Ending {
+    /// Waits until the clocks are back. Blocks for as long as the driver takes, within reason.
+    ///
+    /// # Errors
+    /// [`GpuError`]: the lock may still be in force.
+    pub fn give_back(&mut self) -> Result<(), GpuError> {
+        self.release.take().map_or(Ok(()), Actuator::shutdown)
+    }
+
+    /// The thread that gives the clocks back, for a caller that must not wait itself.
+    #[must_use]
+    pub fn take_release(&mut self) -> Option<Actuator> {
+        self.release.take()
+    }
+
+    /// Has everyone write what there is to write.
+    pub fn finish(mut self) {
+        drop(self.group.watch.take());
+        self.group.savings.close(unix_seconds());
+        for observer in &mut self.group.observers {
+            observer.end(&self.group.controller, &self.group.savings);
         }
-        Some(actuator) => actuator.shutdown(),
-        None => Ok(()),
-    };
-    // Goodbye to the guardian, if all is back: what follows only writes files.
-    drop(parts.watch.take());
-    parts.savings.close(unix_seconds());
-    for observer in &mut parts.observers {
-        observer.end(&parts.controller, &parts.savings);
-    }
-    let end = result?;
-    released?;
-    Ok(end)
-}
-
-fn begin(parts: &mut Parts) {
-    let (now, unix_time) = (parts.clock.now(), unix_seconds());
-    for observer in &mut parts.observers {
-        observer.begins(&parts.controller, now, unix_time);
     }
 }
 
-async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End, RunError> {
-    tokio::pin!(stop);
-    let mut due = parts.schedule.next(parts.clock.now());
+fn begin(group: &mut Group) {
+    let (now, unix_time) = (group.clock.now(), unix_seconds());
+    for observer in &mut group.observers {
+        observer.begins(&group.controller, now, unix_time);
+    }
+}
+
+async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) -> Result<(), RunError> {
+    let mut due = group.schedule.next(group.clock.now());
     let mut number = 0_u64;
     // A tick whose page has not come yet: the round is closed when it does, unless the next tick is nearer by then.
     let mut owed: Option<Time> = None;
@@ -153,58 +197,62 @@ async fn ticks(parts: &mut Parts, stop: impl Future<Output = End>) -> Result<End
     loop {
         tokio::select! {
             biased;
-            end = &mut stop => return Ok(end),
-            error = clock_failure(parts.actuator.as_ref()) => return Err(error.into()),
-            error = parts.sampler.lost() => {
+            message = inbox.recv() => match message {
+                None => return Ok(()),
+                Some(ToGroup::Order(order)) => {
+                    tick(group, None, vec![order]);
+                }
+                Some(ToGroup::Reload(config, done)) => {
+                    if let Some(reload) = &mut group.reload
+                        && let Some(change) = reload.change(&config, group.controller.learned())
+                    {
+                        take_up(group, change);
+                        owed = None;
+                    }
+                    // Whoever waited may have gone.
+                    let _ = done.send(());
+                }
+            },
+            error = clock_failure(group.actuator.as_ref()) => return Err(error.into()),
+            error = group.sampler.lost() => {
                 if error.refusal().is_none() {
                     return Err(error.into());
                 }
-                let now = parts.clock.now();
+                let now = group.clock.now();
                 if disturbed.is_none_or(|at: Time| now.since(at).0 >= DISTURB_EVERY.0) {
                     disturbed = Some(now);
-                    if let Some(actuator) = &parts.actuator {
+                    if let Some(actuator) = &group.actuator {
                         actuator.disturber()(error.to_string());
                     }
                 }
             }
-            alarm = alarm(parts.watch.as_ref()) => return Err(alarm.into()),
-            () = super::feed::sleep_until(parts.clock, due) => {
+            alarm = alarm(group.watch.as_ref()) => return Err(alarm.into()),
+            () = super::feed::sleep_until(group.clock, due) => {
                 number += 1;
                 #[expect(clippy::panic, reason = "asked for, to test that unwinding gives the clocks back")]
-                if parts.panic_at_tick == Some(number) {
+                if group.panic_at_tick == Some(number) {
                     panic!("panic asked for at tick {number}");
                 }
-                if parts.stall_at_tick == Some(number) {
+                if group.stall_at_tick == Some(number) {
                     std::thread::sleep(std::time::Duration::from_secs(3600));
                 }
-                owed = (!tick(parts, Some(due), Vec::new())).then_some(due);
-                parts.pulse.mark();
+                owed = (!tick(group, Some(due), Vec::new())).then_some(due);
+                pulse.mark();
                 // Ticks that were missed are skipped: a window is as long as it is.
-                due = parts.schedule.next(Time(parts.clock.now().0.max(due.0 + 0.5 * parts.schedule.period.0)));
+                due = group.schedule.next(Time(group.clock.now().0.max(due.0 + 0.5 * group.schedule.period.0)));
             }
-            () = reload_requested(parts.reload.as_mut()) => {
-                if let Some(reload) = &mut parts.reload
-                    && let Some(change) = reload.load(parts.controller.learned())
-                {
-                    take_up(parts, change);
-                    owed = None;
-                }
-            }
-            () = parts.feed.arrived(), if owed.is_some() => {
+            () = group.feed.arrived(), if owed.is_some() => {
                 // The notice may be of an answer that was taken already: then the page is still owed.
-                let now = parts.clock.now();
+                let now = group.clock.now();
                 owed = owed.filter(|due| {
-                    now.since(*due).0 < 0.5 * parts.schedule.period.0 && !tick(parts, Some(*due), Vec::new())
+                    now.since(*due).0 < 0.5 * group.schedule.period.0 && !tick(group, Some(*due), Vec::new())
                 });
             }
-            () = parts.sampler.looked() => {
-                tick(parts, None, Vec::new());
+            () = group.sampler.looked() => {
+                tick(group, None, Vec::new());
             }
-            () = asked(parts.clients.as_mut(), parts.clock), if parts.controller.is_parked() => {
-                tick(parts, None, Vec::new());
-            }
-            order = next_order(parts.orders.as_mut()) => {
-                tick(parts, None, vec![order]);
+            () = asked(group.clients.as_mut(), group.clock), if group.controller.is_parked() => {
+                tick(group, None, Vec::new());
             }
         }
     }
@@ -224,32 +272,13 @@ async fn asked(clients: Option<&mut Clients>, clock: Clock) {
     }
 }
 
-async fn reload_requested(reload: Option<&mut Reloader>) {
-    match reload {
-        Some(reload) => reload.requested().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn next_order(orders: Option<&mut tokio::sync::mpsc::Receiver<Order>>) -> Order {
-    let order = match orders {
-        Some(orders) => orders.recv().await,
-        None => None,
-    };
-    match order {
-        Some(order) => order,
-        // Nobody is left who could order anything.
-        None => std::future::pending().await,
-    }
-}
-
 /// Goes on with another configuration, as after a start: at driver-default clocks. A pause stays one.
-fn take_up(parts: &mut Parts, change: Change) {
-    let paused = parts.controller.is_paused();
-    let before = std::mem::replace(&mut parts.controller, change.controller);
-    parts.controller.take_over(&before);
+fn take_up(group: &mut Group, change: Change) {
+    let paused = group.controller.is_paused();
+    let before = std::mem::replace(&mut group.controller, change.controller);
+    group.controller.take_over(&before);
     if paused {
-        let now = parts.clock.now();
+        let now = group.clock.now();
         let nothing = Observation {
             now,
             scrape: Scrape::Pending,
@@ -259,27 +288,27 @@ fn take_up(parts: &mut Parts, change: Change) {
             connections: None,
         };
         // What it commands is the driver's default, which is commanded below.
-        parts.controller.step(&nothing);
+        group.controller.step(&nothing);
     }
-    if let Some(actuator) = &parts.actuator {
+    if let Some(actuator) = &group.actuator {
         // Outcomes of the old loop's commands mean nothing to the new one.
         drop(actuator.outcomes());
         actuator.command(Target::Default);
     }
     if let Some(feed) = change.feed {
-        parts.feed = feed;
+        group.feed = feed;
     }
     // Its cycles may be counted anew. One that goes on is cut in two; the half without a held slot is not
     // compared.
-    parts.savings.close(unix_seconds());
-    parts.savings.set_share(change.settings.holdout_share());
-    for observer in &mut parts.observers {
+    group.savings.close(unix_seconds());
+    group.savings.set_share(change.settings.holdout_share());
+    for observer in &mut group.observers {
         observer.reconfigured(&change.config, &change.settings);
     }
-    begin(parts);
+    begin(group);
 }
 
-async fn alarm(watch: Option<&Watch>) -> Alarm {
+async fn alarm(watch: Option<&GroupWatch>) -> Alarm {
     match watch {
         Some(watch) => watch.alarm().await,
         None => std::future::pending().await,
@@ -287,50 +316,50 @@ async fn alarm(watch: Option<&Watch>) -> Alarm {
 }
 
 /// One step: at a tick (`due`) with the page, or between ticks with the sensors alone. Says whether there was an answer.
-fn tick(parts: &mut Parts, due: Option<Time>, orders: Vec<Order>) -> bool {
-    let now = parts.clock.now();
-    let connections = parts.clients.as_mut().and_then(|clients| {
-        clients.own_address(parts.feed.own_address());
+fn tick(group: &mut Group, due: Option<Time>, orders: Vec<Order>) -> bool {
+    let now = group.clock.now();
+    let connections = group.clients.as_mut().and_then(|clients| {
+        clients.own_address(group.feed.own_address());
         clients.look(now)
     });
     let seen = Observation {
         now,
-        scrape: if due.is_some() { parts.feed.take() } else { Scrape::Pending },
-        gpus: parts.sampler.collect(),
-        outcomes: parts.actuator.as_ref().map_or_else(Vec::new, Actuator::outcomes),
+        scrape: if due.is_some() { group.feed.take() } else { Scrape::Pending },
+        gpus: group.sampler.collect(),
+        outcomes: group.actuator.as_ref().map_or_else(Vec::new, Actuator::outcomes),
         orders,
         connections,
     };
-    let output = parts.controller.step(&seen);
-    if let (Some(target), Some(actuator)) = (output.command, &parts.actuator) {
+    let output = group.controller.step(&seen);
+    if let (Some(target), Some(actuator)) = (output.command, &group.actuator) {
         actuator.command(target);
     }
-    if let (Some(why), Some(actuator)) = (&output.reset, &parts.actuator) {
+    if let (Some(why), Some(actuator)) = (&output.reset, &group.actuator) {
         actuator.disturber()(why.clone());
     }
-    if let Some(clients) = &mut parts.clients
-        && (parts.controller.parking().worked_at() == Some(now) || is_blind(parts.controller.mode()))
+    if let Some(clients) = &mut group.clients
+        && (group.controller.parking().worked_at() == Some(now) || is_blind(group.controller.mode()))
     {
         clients.worked(now);
     }
-    parts.sampler.set_watch(watch(parts));
+    group.sampler.set_watch(watch(group));
     let unix_time = unix_seconds();
     if let Some(round) = &output.round
         && let Some(at) = round.holdout
     {
-        parts.savings.push(at, &SlotWindow::from(round), unix_time);
+        group.savings.push(at, &SlotWindow::from(round), unix_time);
     }
     let facts = StepFacts {
         seen: &seen,
         output: &output,
-        controller: &parts.controller,
-        savings: &parts.savings,
+        controller: &group.controller,
+        savings: &group.savings,
         lateness: due.map(|due| now.since(due)),
-        took: parts.clock.now().since(now),
-        not_given_back: parts.actuator.as_ref().is_some_and(Actuator::is_not_given_back),
+        took: group.clock.now().since(now),
+        not_given_back: group.actuator.as_ref().is_some_and(Actuator::is_not_given_back),
         unix_time,
     };
-    for observer in &mut parts.observers {
+    for observer in &mut group.observers {
         observer.step(&facts);
     }
     !matches!(seen.scrape, Scrape::Pending)
@@ -342,13 +371,13 @@ fn is_blind(mode: Mode) -> bool {
 }
 
 /// What the GPUs have to be looked at for.
-fn watch(parts: &Parts) -> sampler::Watch {
-    let parking = parts.controller.parking();
+fn watch(group: &Group) -> sampler::Watch {
+    let parking = group.controller.parking();
     if parking.is_waking() || parking.levers().is_timing() {
         sampler::Watch::Waking
-    } else if !parts.controller.is_parked() {
+    } else if !group.controller.is_parked() {
         sampler::Watch::Off
-    } else if !parking.levers().is_trying() && parts.clients.as_ref().is_some_and(Clients::hears_all) {
+    } else if !parking.levers().is_trying() && group.clients.as_ref().is_some_and(Clients::hears_all) {
         sampler::Watch::Asleep
     } else {
         sampler::Watch::Parked

@@ -2,15 +2,17 @@
 //!
 //! A driver call can hang for good, and a thread with it. Whoever works marks a [`Pulse`]; a mark that is overdue by 5
 //! periods (2 s at least: a driver under load may take a second for one call) means that the part is stuck. Then the
-//! guardian is told, the clocks are given back by it, and the run ends with the part's name: in good order if the tick
-//! still goes, else by force.
+//! guardian is told, and the clocks are given back by it. A part that works for one group alone ends that group; where it
+//! was the last one, or the loop itself is stuck, the run ends with the part's name: in good order if the loop still goes,
+//! else by force.
 //!
 //! Time is the monotonic clock's, which stands still while the machine sleeps. If this thread itself was not run for a
 //! while (SIGSTOP, a debugger, a frozen container), nothing is concluded from marks that are older than that.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -93,57 +95,116 @@ pub enum Alarm {
     },
 }
 
-/// What is watched.
-pub struct Watched {
-    /// The way to the guardian.
-    pub link: Link,
-    /// Its words.
-    pub answers: Answers,
-    /// How to start another.
-    pub spec: GuardianSpec,
-    /// Parts by name.
+/// A group of GPUs, and the threads that work for it alone.
+pub struct WatchedGroup {
+    /// UUIDs of its GPUs.
+    pub gpus: Vec<String>,
+    /// Its threads, with the names that an alarm calls them by.
     pub parts: Vec<(&'static str, Pulse)>,
-    /// Called when the clocks were given back by the guardian, or have to be because there is none.
+    /// Time between two of its ticks.
+    pub period: Seconds,
+    /// Told when its clocks were given back without it, and why.
     pub notice: Box<dyn Fn(String) + Send>,
+}
+
+/// What the watch is told of a group, and what it says to it.
+struct Ward {
+    watched: WatchedGroup,
+    alarm: Arc<Raised>,
+    /// One of its threads hangs: it is watched no more.
+    is_stuck: bool,
+}
+
+/// An alarm, if there is one.
+#[derive(Default)]
+struct Raised {
+    alarm: Mutex<Option<Alarm>>,
+    raised: Notify,
+}
+
+impl Raised {
+    fn raise(&self, alarm: Alarm) {
+        *self.alarm.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
+        self.raised.notify_one();
+    }
+
+    async fn wait(&self) -> Alarm {
+        loop {
+            if let Some(alarm) = self.alarm.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+                return alarm;
+            }
+            self.raised.notified().await;
+        }
+    }
 }
 
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
-    alarm: Mutex<Option<Alarm>>,
-    raised: Notify,
+    alarm: Raised,
+    wards: Mutex<BTreeMap<u64, Ward>>,
+    next: AtomicU64,
 }
 
-/// Handle of the watch. Dropped, it ends; and the guardian with it, if nothing is locked.
+impl Shared {
+    fn wards(&self) -> MutexGuard<'_, BTreeMap<u64, Ward>> {
+        self.wards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread that watches. Dropped, it stops, and says goodbye to the guardian if nothing is locked any more.
 pub struct Watch {
     shared: Arc<Shared>,
     link: Link,
 }
 
+/// The groups that a [`Watch`] watches.
+#[derive(Clone)]
+pub struct Wards {
+    shared: Arc<Shared>,
+}
+
+/// The watch over one group, until this is dropped.
+pub struct GroupWatch {
+    shared: Arc<Shared>,
+    number: u64,
+    alarm: Arc<Raised>,
+}
+
 impl Watch {
-    /// Starts watching, for ticks `period` apart.
+    /// Starts the thread. `tick` is marked by the loop that all groups share, and overdue after 2 s.
     ///
     /// # Errors
-    /// [`std::io::Error`] if the thread cannot be started.
-    pub fn spawn(watched: Watched, period: Seconds) -> std::io::Result<Self> {
+    /// [`std::io::Error`] if the system refuses.
+    pub fn spawn(link: Link, answers: Answers, spec: GuardianSpec, tick: Pulse) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let link = watched.link.clone();
-        let limit = Duration::from_secs_f64(5.0 * period.0).max(PATIENCE);
         let theirs = Arc::clone(&shared);
-        std::thread::Builder::new()
-            .name("agft-watch".into())
-            .spawn(move || Watcher { shared: theirs, watched, limit, lost: Vec::new() }.run())?;
+        let watcher = Watcher { shared: theirs, link: link.clone(), answers, spec, tick, lost: Vec::new() };
+        std::thread::Builder::new().name("agft-watch".into()).spawn(move || watcher.run())?;
         Ok(Self { shared, link })
     }
 
-    /// Waits until the run cannot go on, and says why.
+    /// Where groups that are to be watched are named.
+    #[must_use]
+    pub fn wards(&self) -> Wards {
+        Wards { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Waits until the run has to end.
     pub async fn alarm(&self) -> Alarm {
-        loop {
-            if let Some(alarm) = self.shared.alarm.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-                return alarm;
-            }
-            self.shared.raised.notified().await;
-        }
+        self.shared.alarm.wait().await
+    }
+}
+
+impl Wards {
+    /// Watches a group from now on.
+    #[must_use]
+    pub fn watch(&self, watched: WatchedGroup) -> GroupWatch {
+        let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let alarm = Arc::new(Raised::default());
+        let ward = Ward { watched, alarm: Arc::clone(&alarm), is_stuck: false };
+        self.shared.wards().insert(number, ward);
+        GroupWatch { shared: Arc::clone(&self.shared), number, alarm }
     }
 }
 
@@ -157,51 +218,67 @@ impl Drop for Watch {
     }
 }
 
-/// The thread's side.
+impl GroupWatch {
+    /// Waits until the group has to end.
+    pub async fn alarm(&self) -> Alarm {
+        self.alarm.wait().await
+    }
+}
+
+impl Drop for GroupWatch {
+    fn drop(&mut self) {
+        self.shared.wards().remove(&self.number);
+    }
+}
+
 struct Watcher {
     shared: Arc<Shared>,
-    watched: Watched,
-    limit: Duration,
-    /// When guardians were lost.
+    link: Link,
+    answers: Answers,
+    spec: GuardianSpec,
+    tick: Pulse,
+    /// When guardians were lost of late.
     lost: Vec<Instant>,
 }
+
+/// A part that has not come back: its name, for how long, and whose it is; the loop is everybody's.
+type Overdue = (&'static str, Duration, Option<u64>);
 
 impl Watcher {
     fn stopped(&self) -> bool {
         self.shared.stop.load(Ordering::Relaxed)
     }
 
-    fn raise(&self, alarm: Alarm) {
-        *self.shared.alarm.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
-        self.shared.raised.notify_one();
-    }
-
     fn run(mut self) {
         let mut heard = Instant::now();
         let mut looked = heard;
+        // Marks older than this say nothing.
         let mut judged_from = heard;
         while !self.stopped() {
-            let up = self.watched.link.send(&ToGuardian::Beat);
+            let up = self.link.send(&ToGuardian::Beat);
             // Waits for about one beat, and for the answer to it.
             let gone = up
                 && loop {
-                    match self.watched.answers.next() {
-                        Some(Some(FromGuardian::Released(why))) => {
-                            (self.watched.notice)(format!("guardian: {why}"));
-                        }
+                    match self.answers.next() {
+                        Some(Some(FromGuardian::Released(why))) => self.notify(&format!("guardian: {why}")),
                         Some(Some(_)) => heard = Instant::now(),
                         Some(None) => break false,
                         None => break true,
                     }
                 };
             let now = Instant::now();
-            if now.duration_since(looked) > self.limit / 2 {
+            if now.duration_since(looked) > PATIENCE / 2 {
                 // Stopped itself, and perhaps everybody with it.
                 (judged_from, heard) = (now, now);
             }
             looked = now;
-            if let Some((part, waiting)) = self.overdue(judged_from) {
-                return self.stuck(part, waiting);
+            if let Some(overdue) = self.overdue(judged_from) {
+                if !self.stuck(overdue) {
+                    return;
+                }
+                // The guardian was waited for.
+                heard = heard.max(now);
+                looked = Instant::now();
             }
             if self.stopped() {
                 return;
@@ -218,23 +295,38 @@ impl Watcher {
         }
     }
 
-    fn overdue(&self, judged_from: Instant) -> Option<(&'static str, Duration)> {
-        let waits = self.watched.parts.iter().filter_map(|(part, pulse)| Some((*part, pulse.waiting()?)));
-        waits
-            .map(|(part, waiting)| (part, waiting.min(judged_from.elapsed())))
-            .find(|(_, waiting)| *waiting > self.limit)
+    /// Everybody's clocks were given back.
+    fn notify(&self, why: &str) {
+        for ward in self.shared.wards().values().filter(|ward| !ward.is_stuck) {
+            (ward.watched.notice)(why.to_owned());
+        }
     }
 
-    /// Clocks back first; then another guardian. `false` if there is none to be had.
+    fn overdue(&self, judged_from: Instant) -> Option<Overdue> {
+        let over = |pulse: &Pulse, limit: Duration| {
+            let waiting = pulse.waiting()?.min(judged_from.elapsed());
+            (waiting > limit).then_some(waiting)
+        };
+        if let Some(waiting) = over(&self.tick, PATIENCE) {
+            return Some(("the tick", waiting, None));
+        }
+        let wards = self.shared.wards();
+        wards.iter().filter(|(_, ward)| !ward.is_stuck).find_map(|(number, ward)| {
+            let limit = Duration::from_secs_f64(5.0 * ward.watched.period.0).max(PATIENCE);
+            let part = |(part, pulse): &(&'static str, Pulse)| Some((*part, over(pulse, limit)?, Some(*number)));
+            ward.watched.parts.iter().find_map(part)
+        })
+    }
+
     fn replace_guardian(&mut self, why: &str) -> bool {
-        self.watched.link.drop_guardian();
-        (self.watched.notice)(format!("the guardian is gone: {why}"));
+        self.link.drop_guardian();
+        self.notify(&format!("the guardian is gone: {why}"));
         tracing::warn!(why, "guardian lost: clocks are given back until there is another");
         self.lost.retain(|at| at.elapsed() < RESTARTS_WITHIN);
         self.lost.push(Instant::now());
         if self.lost.len() > RESTARTS {
             let why = format!("{} were lost within a minute; the last: {why}", self.lost.len());
-            self.raise(Alarm::NoGuardian { why });
+            self.shared.alarm.raise(Alarm::NoGuardian { why });
             return false;
         }
         // A service manager that ends both ends the guardian a moment earlier: then no other is wanted.
@@ -242,37 +334,45 @@ impl Watcher {
         if self.stopped() {
             return false;
         }
-        match self.watched.link.start(&self.watched.spec) {
+        match self.link.start(&self.spec) {
             Ok(answers) => {
-                self.watched.answers = answers;
+                self.answers = answers;
                 tracing::info!("another guardian watches");
                 true
             }
             Err(error) => {
-                self.raise(Alarm::NoGuardian { why: error.to_string() });
+                self.shared.alarm.raise(Alarm::NoGuardian { why: error.to_string() });
                 false
             }
         }
     }
 
-    fn stuck(&mut self, part: &'static str, waiting: Duration) {
+    /// Has the guardian give back what hangs. Says whether there is anything left to watch: otherwise the run ends, and
+    /// this returns only if it has.
+    fn stuck(&mut self, (part, waiting, group): Overdue) -> bool {
         let alarm = Alarm::Stuck { part, for_s: waiting.as_secs_f64() };
+        let (gpus, raised) = match group.map(|number| self.give_up(number)) {
+            // It is gone by now.
+            Some(None) => return true,
+            Some(Some((gpus, raised))) => (gpus, Some(raised)),
+            None => (Vec::new(), None),
+        };
+        let last = group.is_none() || self.shared.wards().values().all(|ward| ward.is_stuck);
         tracing::error!(part, for_s = waiting.as_secs_f64(), "stuck: the guardian gives the clocks back");
-        let told = self.watched.link.send(&ToGuardian::Stuck(part.to_owned()));
-        let until = Instant::now() + RELEASE;
-        let mut released = false;
-        while told && !released && Instant::now() < until {
-            match self.watched.answers.next() {
-                Some(Some(FromGuardian::Released(_))) => released = true,
-                Some(_) => {}
-                None => break,
-            }
-        }
-        if !released {
+        let message = if last {
+            ToGuardian::Stuck(part.to_owned())
+        } else {
+            ToGuardian::StuckGpus { part: part.to_owned(), gpus }
+        };
+        if !self.wait_released(&message) {
             tracing::error!("the guardian has not said that the clocks are back; run `agft release`");
         }
         let text = alarm.to_string();
-        self.raise(alarm);
+        raised.as_ref().unwrap_or(&Arc::default()).raise(alarm.clone());
+        if !last {
+            return true;
+        }
+        self.shared.alarm.raise(alarm);
         // The process is gone before this is over, unless the tick is what is stuck.
         std::thread::sleep(GOOD_ORDER);
         tracing::error!(error = text, "agft ends by force");
@@ -280,6 +380,28 @@ impl Watcher {
         let _ = writeln!(std::io::stderr(), "agft: {}", crate::text::whole(&text));
         std::thread::sleep(Duration::from_millis(100));
         std::process::exit(STUCK_STATUS.into());
+    }
+
+    /// The group is watched no more; its GPUs, and who hears of it.
+    fn give_up(&self, number: u64) -> Option<(Vec<String>, Arc<Raised>)> {
+        let mut wards = self.shared.wards();
+        let ward = wards.get_mut(&number)?;
+        ward.is_stuck = true;
+        Some((ward.watched.gpus.clone(), Arc::clone(&ward.alarm)))
+    }
+
+    /// Says whether the guardian has given the clocks back.
+    fn wait_released(&mut self, message: &ToGuardian) -> bool {
+        let told = self.link.send(message);
+        let until = Instant::now() + RELEASE;
+        while told && Instant::now() < until {
+            match self.answers.next() {
+                Some(Some(FromGuardian::Released(_))) => return true,
+                Some(_) => {}
+                None => return false,
+            }
+        }
+        false
     }
 }
 

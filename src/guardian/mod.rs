@@ -11,6 +11,7 @@
 //! | goodbye | ends; nothing is locked |
 //! | no heartbeat for max(5 periods, 3 s): stopped (SIGSTOP, ^Z, a debugger), swapped out | gives the clocks back, says so, goes on waiting |
 //! | "this part is stuck" | gives the clocks back, says so; kills a controller that does not end by itself |
+//! | "the part that works for these GPUs is stuck" | gives their clocks back, says so, goes on waiting |
 //! | SIGTERM, SIGINT, SIGHUP | gives the clocks back, says so, ends when they are back |
 //!
 //! Pidfd and socket tell of the end of the last thread of the controller. A killed process with a thread in a
@@ -54,6 +55,7 @@ pub mod ledger;
 pub mod link;
 mod predecessor;
 pub mod process;
+mod reset;
 pub mod undo;
 
 use std::time::Duration;
@@ -77,6 +79,13 @@ pub enum ToGuardian {
     Beat,
     /// Give all clocks back now; the text says which part is stuck. The controller is about to end.
     Stuck(String),
+    /// Give the clocks of these GPUs back now: the part that works for them is stuck, and the others go on.
+    StuckGpus {
+        /// Which part.
+        part: String,
+        /// UUIDs.
+        gpus: Vec<String>,
+    },
     /// The controller ends in good order; nothing is locked.
     Goodbye,
 }

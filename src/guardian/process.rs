@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -21,12 +21,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::predecessor::claim;
+use super::reset::{Gpu, Handle, reset_all};
 use super::{FromGuardian, ToGuardian};
 use crate::gpu::host::{self, AnyHost};
-use crate::gpu::lease::give_back;
 use crate::gpu::pstate::MayBeForced;
 use crate::gpu::retry::Retries;
-use crate::gpu::{GpuClocks, GpuError};
+use crate::gpu::GpuError;
 use crate::signals::Signals;
 use crate::store::held::{Claim, ClaimError, HeldDir};
 
@@ -135,18 +135,6 @@ async fn send(writing: &mut OwnedWriteHalf, message: &FromGuardian) -> io::Resul
     writing.write_all(&line).await
 }
 
-/// One GPU in the guardian's care.
-struct Gpu {
-    uuid: String,
-    clocks: Box<dyn GpuClocks>,
-    forced: MayBeForced,
-    /// Its journal names a lock of the memory clock.
-    memory_locked: bool,
-    /// The kernel's name of its PCI device.
-    pci: Option<String>,
-    _claim: Claim,
-}
-
 struct Guardian {
     host: AnyHost,
     gpus: Vec<Gpu>,
@@ -243,7 +231,7 @@ impl Guardian {
         let (claims, held) = claim(&dir, &ward.gpus, &ward.config).await?;
         let gpu = |((uuid, forced, clocks), claim): ((String, _, _), Claim)| {
             let pci = host.pci_name(&uuid);
-            Gpu { uuid, clocks, forced, memory_locked: false, pci, _claim: claim }
+            Gpu { uuid, clocks: Handle::new(clocks), forced, memory_locked: false, pci, _claim: claim }
         };
         let gpus = opened.into_iter().zip(claims).map(gpu).collect();
         // The libraries are loaded and the files open: it need not keep anybody's directory busy.
@@ -308,6 +296,13 @@ impl Guardian {
                         self.release_under_controller(&format!("the controller is stuck: {part}")).await;
                         kill_at.get_or_insert(Instant::now() + STUCK_END);
                     }
+                    Some(Ok(ToGuardian::StuckGpus { part, gpus })) => {
+                        let held = std::mem::take(&mut self.held);
+                        let (these, others) = held.into_iter().partition(|gpu| gpus.contains(gpu));
+                        self.held = these;
+                        self.release_under_controller(&format!("a part is stuck: {part}")).await;
+                        self.held.extend::<BTreeSet<String>>(others);
+                    }
                     Some(Ok(ToGuardian::Goodbye)) => return Why::Goodbye,
                     Some(Ok(message)) => {
                         self.keep(message);
@@ -362,7 +357,10 @@ impl Guardian {
         match message {
             ToGuardian::Hold(gpu) => drop(self.held.insert(gpu)),
             ToGuardian::Free(gpu) => drop(self.held.remove(&gpu)),
-            ToGuardian::Beat | ToGuardian::Stuck(_) | ToGuardian::Goodbye => {}
+            ToGuardian::Beat
+            | ToGuardian::Stuck(_)
+            | ToGuardian::StuckGpus { .. }
+            | ToGuardian::Goodbye => {}
         }
     }
 
@@ -471,7 +469,8 @@ impl Guardian {
     /// The driver may have been reset, or the handle be stale: NVML is started again, and each GPU opened again that
     /// answers.
     fn open_again(&mut self) {
-        if self.host.restart().is_err() {
+        // A call that is under way must not lose its library.
+        if self.gpus.iter().any(|gpu| gpu.clocks.is_busy()) || self.host.restart().is_err() {
             return;
         }
         for gpu in &mut self.gpus {
@@ -481,7 +480,7 @@ impl Guardian {
                 (_, journalled) => journalled,
             };
             if let Ok(clocks) = self.host.clocks_to_reset(&gpu.uuid, forced) {
-                gpu.clocks = clocks;
+                gpu.clocks = Handle::new(clocks);
             }
         }
     }
@@ -518,38 +517,11 @@ impl Guardian {
         self.held.len() < before
     }
 
-    /// One try on every GPU held, side by side: one that hangs must not keep the others.
+    /// One try on every GPU held; what failed, and where.
     fn reset_held(&mut self) -> Vec<(String, GpuError)> {
-        let held = &self.held;
-        let mut gpus: Vec<&mut Gpu> = self.gpus.iter_mut().filter(|gpu| held.contains(&gpu.uuid)).collect();
-        for gpu in &mut gpus {
+        for gpu in self.gpus.iter_mut().filter(|gpu| self.held.contains(&gpu.uuid)) {
             gpu.memory_locked = self.dir.memory_is_locked(&gpu.uuid);
         }
-        let Some(last) = gpus.pop() else { return Vec::new() };
-        std::thread::scope(|scope| {
-            let mut failed = Vec::new();
-            let mut threads = Vec::new();
-            for gpu in gpus {
-                let builder = std::thread::Builder::new();
-                // Behind a lock, so that it is still here if there is no thread to be had.
-                let gpu = Arc::new(Mutex::new(gpu));
-                let theirs = Arc::clone(&gpu);
-                match builder.spawn_scoped(scope, move || theirs.lock().ok().and_then(|mut gpu| gpu.reset()))
-                {
-                    Ok(thread) => threads.push(thread),
-                    Err(_) => failed.extend(gpu.lock().ok().and_then(|mut gpu| gpu.reset())),
-                }
-            }
-            failed.extend(last.reset());
-            failed.extend(threads.into_iter().filter_map(|thread| thread.join().ok().flatten()));
-            failed
-        })
-    }
-}
-
-impl Gpu {
-    /// One try; what failed, and where.
-    fn reset(&mut self) -> Option<(String, GpuError)> {
-        give_back(self.clocks.as_mut(), self.memory_locked).err().map(|error| (self.uuid.clone(), error))
+        reset_all(self.gpus.iter().filter(|gpu| self.held.contains(&gpu.uuid)))
     }
 }

@@ -1,14 +1,13 @@
 //! What a run that locks clocks needs before its first lock: the GPUs for itself, what the dead left undone, a guardian.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::{Cli, LogFormat};
 use crate::config::Config;
-use crate::daemon::watch::{Pulse, Watch, Watched};
+use crate::daemon::watch::{Pulse, Watch};
 use crate::gpu::GpuInfo;
 use crate::gpu::host::AnyHost;
 use crate::guardian::ledger::HeldLedger;
@@ -18,7 +17,7 @@ use crate::store::held::{Claim, HeldDir, Holder, Role};
 use crate::units::Seconds;
 
 /// GPUs that are this run's alone, until this is dropped.
-pub(super) struct Guarded {
+pub struct Guarded {
     dir: Arc<HeldDir>,
     link: Link,
     spec: GuardianSpec,
@@ -28,8 +27,12 @@ pub(super) struct Guarded {
 
 impl Guarded {
     /// Takes the GPUs for this run, whose ticks are `period` apart, and undoes what journals of the dead name on others.
-    pub(super) fn claim(
-        cli: &Cli,
+    ///
+    /// # Errors
+    /// Another agft has one of them, or a dead one left what cannot be undone.
+    pub fn claim(
+        file: &Path,
+        json_log: bool,
         config: &Config,
         host: AnyHost,
         gpus: &[GpuInfo],
@@ -37,7 +40,7 @@ impl Guarded {
     ) -> anyhow::Result<Self> {
         let path = runtime_dir(config);
         let dir = HeldDir::open(&path).context("gpu.runtime_dir")?;
-        let holder = Holder::current(&cli.config);
+        let holder = Holder::current(file);
         let mut claims = Vec::new();
         for gpu in gpus {
             claims.push(dir.claim(&gpu.uuid, Role::Controller, &holder)?);
@@ -58,43 +61,49 @@ impl Guarded {
             runtime_dir: path,
             config: holder.config.clone(),
             silence: GuardianSpec::silence(period),
-            json_log: cli.log_format == LogFormat::Json,
+            json_log,
         };
         Ok(Self { dir: Arc::new(dir), link: Link::new(), spec, config: holder.config, _claims: claims })
     }
 
     /// The guardian has to know of performance states that are forced on these GPUs; before it is started.
-    pub(super) fn guard_states(&mut self, gpus: Vec<String>) {
+    pub fn guard_states(&mut self, gpus: Vec<String>) {
         self.spec.forced = gpus;
     }
 
     /// Starts the guardian; before the first lock.
-    pub(super) fn start_guardian(&self) -> anyhow::Result<Answers> {
+    ///
+    /// # Errors
+    /// It cannot be started, or cannot open the GPUs.
+    pub fn start_guardian(&self) -> anyhow::Result<Answers> {
         let answers = self.link.start(&self.spec)?;
         tracing::info!(silence_s = self.spec.silence.as_secs_f64(), "guardian is ready");
         Ok(answers)
     }
 
     /// The books for the lease.
-    pub(super) fn ledger(&self) -> HeldLedger {
+    #[must_use]
+    pub fn ledger(&self) -> HeldLedger {
         HeldLedger::new(Arc::clone(&self.dir), self.link.clone(), &self.config)
     }
 
-    /// Starts the watch over the run's threads and its guardian; `notice` is told when clocks were given back.
-    pub(super) fn watch(
-        &self,
-        answers: Answers,
-        parts: Vec<(&'static str, Pulse)>,
-        notice: Box<dyn Fn(String) + Send>,
-        period: Seconds,
-    ) -> std::io::Result<Watch> {
-        let watched = Watched { link: self.link.clone(), answers, spec: self.spec.clone(), parts, notice };
-        Watch::spawn(watched, period)
+    /// Is this one of the GPUs?
+    #[must_use]
+    pub fn has(&self, gpu: &GpuInfo) -> bool {
+        self.spec.gpus.contains(&gpu.uuid)
+    }
+
+    /// Starts the watch over the run's threads and its guardian; `tick` is marked by the loop.
+    ///
+    /// # Errors
+    /// [`std::io::Error`] if there is no thread to be had.
+    pub fn watch(&self, answers: Answers, tick: Pulse) -> std::io::Result<Watch> {
+        Watch::spawn(self.link.clone(), answers, self.spec.clone(), tick)
     }
 }
 
 /// Name of the part that writes clocks.
-pub(super) const CLOCK_THREAD: &str = "the thread that writes clocks";
+pub const CLOCK_THREAD: &str = "the thread that writes clocks";
 
 fn log(undone: &Undone) {
     let pid = |holder: &Option<Holder>| holder.as_ref().map(|holder| holder.pid);

@@ -1,0 +1,447 @@
+//! From a server of the configuration to the group that runs it.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::guarded::{CLOCK_THREAD, Guarded};
+use crate::bandit::ActionSpace;
+use crate::config::{Config, Server};
+use crate::connections::Watcher;
+use crate::control::{Controller, Learned};
+use crate::daemon::actuator::Actuator;
+use crate::daemon::clients::{self, Clients};
+use crate::daemon::clock::Clock;
+use crate::daemon::feed::{Feed, Schedule};
+use crate::daemon::host::Opener;
+use crate::daemon::log::LogObserver;
+use crate::daemon::notify::{Notifier, NotifyObserver, StatusLines};
+use crate::daemon::recorder::{Recorder, RecorderSettings};
+use crate::daemon::reload::Reloader;
+use crate::daemon::sampler::{Sampler, SamplerSettings};
+use crate::daemon::show::{self, Show};
+use crate::daemon::steps::StepTap;
+use crate::daemon::tick::{Group, unix_seconds};
+use crate::daemon::watch::{Wards, WatchedGroup};
+use crate::export::Latest;
+use crate::gpu::host::AnyHost;
+use crate::gpu::lease::{ClockLease, Ledger};
+use crate::gpu::plausible::EnergySource;
+use crate::gpu::{
+    GpuClocks, GpuError, GpuInfo, GpuSensors, MemoryLevel, NO_CLOCKS_LISTED, NO_LOCKS, SupportedClocks,
+};
+use crate::holdout::Savings;
+use crate::metrics::scrape::Scraper;
+use crate::store::{Identity, Load, ModelStore, load_levers};
+use crate::units::{Mhz, Seconds};
+use crate::view::View;
+
+/// What the command line says of a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Measure and record only, whatever the file says.
+    pub data_collection: bool,
+    /// Put the saved models aside.
+    pub reset_model: bool,
+    /// Decide, and write no clock.
+    pub dry_run: bool,
+    /// For tests: panic at this tick.
+    pub panic_at_tick: Option<u64>,
+    /// For tests: block at this tick.
+    pub stall_at_tick: Option<u64>,
+}
+
+/// The GPUs of one server, opened for reading.
+pub struct Gpus {
+    host: AnyHost,
+    sensors: Vec<Box<dyn GpuSensors>>,
+    /// Who they are.
+    pub infos: Vec<GpuInfo>,
+    clocks: SupportedClocks,
+    /// The driver lists none: `clocks` is the one that was running, and nothing can be chosen or locked.
+    unlisted: bool,
+}
+
+impl Gpus {
+    /// Opens those that the server's configuration names.
+    ///
+    /// # Errors
+    /// One of them is not there, they are not alike, or nothing is known of their clocks.
+    pub fn open(host: AnyHost, config: &Config) -> anyhow::Result<Self> {
+        let mut sensors: Vec<Box<dyn GpuSensors>> = Vec::new();
+        for selector in &config.gpu.device_id {
+            sensors.push(host.sensors(selector)?);
+        }
+        let infos: Vec<GpuInfo> = sensors.iter().map(|sensors| sensors.info().clone()).collect();
+        let first = infos.first().context("gpu.device_id names no GPU")?;
+        if let Some(other) = infos.iter().find(|info| info.name != first.name) {
+            anyhow::bail!("{first} and {other} are different products; the GPUs of one engine must be alike");
+        }
+        if let Some((at, twice)) =
+            infos.iter().enumerate().find(|(at, info)| infos[..*at].iter().any(|seen| seen.uuid == info.uuid))
+        {
+            anyhow::bail!("gpu.device_id names {twice} twice (entry {}); name each GPU once", at + 1);
+        }
+        let (clocks, unlisted) = match sensors[0].supported_clocks() {
+            Ok(clocks) => (clocks, false),
+            Err(error @ GpuError::NotSupported { .. }) => {
+                let reading = sensors[0].reading()?;
+                let memory = reading.memory_clock.unwrap_or(Mhz(0));
+                let core = vec![reading.core_clock.unwrap_or(Mhz(0))];
+                (SupportedClocks::new(vec![MemoryLevel { memory, core }]).ok_or(error)?, true)
+            }
+            Err(error) => return Err(error).context("clocks cannot be controlled"),
+        };
+        Ok(Self { host, sensors, infos, clocks, unlisted })
+    }
+
+    /// Is anything about the set-up of the GPUs in the way?
+    fn check_setup(&self, locks: bool) -> Result<(), GpuError> {
+        for (sensors, info) in self.sensors.iter().zip(&self.infos) {
+            let setup = sensors.setup();
+            if setup.mig == Some(true) && locks {
+                return Err(GpuError::Mig { gpu: info.to_string(), index: info.index });
+            }
+            if setup.persistence == Some(false) {
+                tracing::warn!(
+                    gpu = %info,
+                    "persistence mode is off: between two users of the GPU the driver unloads, and clocks change slowly; \
+                     run nvidia-persistenced, or `nvidia-smi -i {} -pm 1`",
+                    info.index
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn take_clocks(&self, config: &Config, ledger: Box<dyn Ledger>) -> Result<ClockLease, GpuError> {
+        let mut members: Vec<(Box<dyn GpuClocks>, Mhz)> = Vec::new();
+        for selector in &config.gpu.device_id {
+            members.push((self.host.clocks(selector)?, self.clocks.core_min()));
+        }
+        ClockLease::take_with(members, ledger)
+    }
+}
+
+/// A server with its GPUs and the way to its page: all that can be wrong with a start, but for the clocks.
+pub struct Candidate {
+    /// The server, with a configuration that goes for these GPUs.
+    pub server: Server,
+    /// Its GPUs.
+    pub gpus: Gpus,
+    scraper: Scraper,
+    /// No clock is ever written.
+    pub hands_off: bool,
+}
+
+impl Candidate {
+    /// Opens what the server's configuration names.
+    ///
+    /// # Errors
+    /// What is wrong with the GPUs, or with the address or the files of the page.
+    pub fn open(host: AnyHost, mut server: Server, options: Options) -> anyhow::Result<Self> {
+        let gpus = Gpus::open(host, &server.config)?;
+        server.config.control.data_collection_mode |= options.data_collection;
+        if gpus.unlisted && !options.dry_run && !server.config.control.data_collection_mode {
+            anyhow::bail!("{}: {NO_CLOCKS_LISTED}", gpus.infos[0]);
+        }
+        server.config.control.data_collection_mode |= gpus.unlisted;
+        let scraper = Scraper::new(&super::scrape_settings(&server.config))?;
+        let hands_off = options.dry_run || server.config.control.data_collection_mode;
+        Ok(Self { server, gpus, scraper, hands_off })
+    }
+
+    /// Says what may be unexpected.
+    ///
+    /// # Errors
+    /// [`GpuError`]: the GPUs are set up so that their clocks cannot be controlled.
+    pub fn check(&self) -> Result<(), GpuError> {
+        if self.gpus.unlisted {
+            tracing::warn!(gpu = %self.gpus.infos[0], "only measured: {NO_CLOCKS_LISTED}");
+        }
+        self.gpus.check_setup(!self.hands_off)
+    }
+}
+
+/// What was learned of a server before.
+pub struct Memory {
+    store: ModelStore,
+    identity: Identity,
+    learned: Learned,
+    savings: Savings,
+}
+
+impl Memory {
+    /// Reads it; a model that cannot be used is said, and learned anew.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn load(candidate: &Candidate, options: Options) -> anyhow::Result<Self> {
+        let config = &candidate.server.config;
+        let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
+        let identity = super::identity(config, &candidate.gpus.infos);
+        let learned = load_model(options, config, &store, &identity)?;
+        let savings = load_savings(&store, &identity)?;
+        Ok(Self { store, identity, learned, savings })
+    }
+}
+
+fn load_model(
+    options: Options,
+    config: &Config,
+    store: &ModelStore,
+    identity: &Identity,
+) -> anyhow::Result<Learned> {
+    let now = jiff::Timestamp::now();
+    let fresh = || Learned::fresh(super::learner(config), config.metrics.baseline_measurements);
+    if options.reset_model {
+        for kept in store.reset(now)? {
+            tracing::info!(kept_as = %kept.display(), "model put aside");
+        }
+        return Ok(fresh());
+    }
+    match store.load::<Learned>(identity, now)? {
+        Load::Restored(restored) => {
+            for rejected in &restored.rejected {
+                tracing::warn!(%rejected, "model file not usable");
+            }
+            for difference in &restored.differences {
+                tracing::info!(%difference, "the model was learned elsewhere");
+            }
+            let mut learned = restored.model;
+            if !learned.is_sound() {
+                tracing::warn!("the saved model holds numbers that cannot be right: starting afresh");
+                store.reset(now)?;
+                return Ok(fresh());
+            }
+            tracing::info!(rounds = learned.rounds, generation = ?restored.generation, "model loaded");
+            super::configure(&mut learned.policy, config);
+            Ok(learned)
+        }
+        Load::Fresh { reasons } => {
+            for rejected in &reasons {
+                tracing::warn!(%rejected, "model file not usable");
+            }
+            tracing::info!("no usable model: learning starts afresh");
+            Ok(fresh())
+        }
+    }
+}
+
+/// What the holdout experiment has shown in earlier runs.
+fn load_savings(store: &ModelStore, identity: &Identity) -> anyhow::Result<Savings> {
+    let loaded = store.load_savings(identity, jiff::Timestamp::now())?;
+    if let Some(rejected) = loaded.rejected {
+        tracing::warn!(%rejected, "what the holdout has shown before is not usable: its accounting begins anew");
+    }
+    Ok(loaded.savings.unwrap_or_default())
+}
+
+/// What all groups of a process share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The command line.
+    pub options: Options,
+    /// The GPUs are this process's; none where no clock is ever written.
+    pub guarded: Option<Arc<Guarded>>,
+    /// Where groups are watched.
+    pub wards: Option<Wards>,
+    /// Who hears of clients, if the kernel tells.
+    pub watcher: Option<Arc<Watcher>>,
+    /// The service manager, if it listens.
+    pub notifier: Option<Notifier>,
+    /// What it is told of each group.
+    pub lines: StatusLines,
+    /// Takes what a group shows of itself.
+    pub publish: Rc<dyn Fn(&str, Latest)>,
+    /// There are several servers.
+    pub is_several: bool,
+    /// The clock of the run.
+    pub clock: Clock,
+}
+
+const HELP: &str = "clocks cannot be controlled (--data-collection-mode only measures, and works without)";
+
+impl Shared {
+    /// The guardian's first start, said with what works without.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_guardian(guarded: &Guarded) -> anyhow::Result<crate::guardian::link::Answers> {
+        guarded.start_guardian().context(HELP)
+    }
+
+    /// Opens the group of a server again, the driver's part of it off the loop's thread.
+    #[must_use]
+    pub fn opener(&self, host: AnyHost) -> Opener {
+        let shared = self.clone();
+        Rc::new(move |server: Server| {
+            let shared = shared.clone();
+            Box::pin(async move {
+                let (options, guarded) = (shared.options, shared.guarded.clone());
+                let opened = tokio::task::spawn_blocking(move || {
+                    let candidate = Candidate::open(host, server, options)?;
+                    candidate.check()?;
+                    // The model that is put aside is one of before the start.
+                    let memory = Memory::load(&candidate, Options { reset_model: false, ..options })?;
+                    let lease = take_clocks(guarded.as_deref(), &candidate)?;
+                    anyhow::Ok((candidate, memory, lease))
+                });
+                let (candidate, memory, lease) = opened.await.context("the thread that opens it")??;
+                shared.start(candidate, memory, lease)
+            })
+        })
+    }
+
+    /// Starts all that works for a group, on the loop's runtime.
+    ///
+    /// # Errors
+    /// A thread or the directory of records cannot be had.
+    pub fn start(
+        &self,
+        candidate: Candidate,
+        memory: Memory,
+        lease: Option<ClockLease>,
+    ) -> anyhow::Result<Group> {
+        let Candidate { server, gpus, scraper, .. } = candidate;
+        let config = &server.config;
+        let (clock, dry_run) = (self.clock, self.options.dry_run);
+        let span = match self.is_several {
+            true => tracing::info_span!("server", name = server.name),
+            false => tracing::Span::none(),
+        };
+        let entered = span.clone().entered();
+        let actuator = lease.map(|lease| Actuator::spawn(lease, clock)).transpose().context("clock thread")?;
+        let memory_clocks = super::memory_clocks(config, &gpus.clocks);
+        let space = ActionSpace::new(&gpus.clocks, &super::space_settings(config, memory_clocks));
+        tracing::info!(arms = space.arms().len(), "action space");
+        if config.gpu.min_frequency > gpus.clocks.core_max() {
+            let (minimum, highest) = (config.gpu.min_frequency, gpus.clocks.core_max());
+            tracing::warn!(
+                %minimum, %highest,
+                "gpu.min_frequency is above every clock of the board: the highest alone is used"
+            );
+        }
+        let mut settings = super::control_settings(config, &gpus.clocks, dry_run);
+        if let Some(holdout) = &mut settings.holdout {
+            // No load may come to know the moments, not even one that starts with every run.
+            holdout.seed ^= unix_seconds().to_bits().rotate_left(32);
+        }
+        let Memory { store, identity, learned, savings } = memory;
+        let savings = savings.restored(settings.holdout_share());
+        let recorder = RecorderSettings::new(config, !dry_run, settings.limits);
+        let steps = StepTap::new(config, &gpus.clocks, gpus.infos.len(), dry_run);
+        let recorder = Recorder::start(recorder, config, store, identity, &gpus.infos[0], &savings, steps);
+        let mut observers: Vec<Box<dyn crate::daemon::tick::Observer>> = vec![
+            Box::new(LogObserver::new(config.logging.detailed_round_logging, dry_run)),
+            Box::new(recorder.context("experiment.dir")?),
+        ];
+        if let Some(notifier) = &self.notifier {
+            let (name, lines) = (server.name.clone(), self.lines.clone());
+            observers.push(Box::new(NotifyObserver::new(notifier.clone(), name, lines)));
+        }
+        let sampler = Sampler::spawn(gpus.sensors, sampler_settings(config), clock).context("sensor thread")?;
+        say_sources(&gpus.infos, sampler.sources());
+        let watch = match (&self.wards, &actuator) {
+            (Some(wards), Some(actuator)) => Some(wards.watch(WatchedGroup {
+                gpus: gpus.infos.iter().map(|gpu| gpu.uuid.clone()).collect(),
+                parts: vec![
+                    (CLOCK_THREAD, actuator.pulse()),
+                    ("the thread that reads the GPUs", sampler.pulse()),
+                ],
+                period: config.control.decision_interval_s,
+                notice: actuator.disturber(),
+            })),
+            _ => None,
+        };
+        let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0], gpus.infos.len());
+        let levers = super::parking(&mut settings, config, &gpus.clocks, known);
+        let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
+        let controller = controller.with_levers(levers);
+        let period = config.control.decision_interval_s;
+        let schedule = Schedule { start: clock.now() + Seconds(0.5 * period.0), period };
+        let clients = self.watcher.as_ref().filter(|_| clients::wanted(config)).map(|watcher| {
+            Clients::new(Arc::clone(watcher), clients::ports(config))
+        });
+        drop(entered);
+        let about = show::about(config, controller.settings());
+        let (show, latest) = Show::new(View::new(about, &gpus.infos, &controller, &savings, unix_seconds()));
+        observers.push(Box::new(show));
+        (self.publish)(&server.name, latest);
+        Ok(Group {
+            name: server.name.clone(),
+            controller,
+            savings,
+            feed: Feed::spawn(scraper, schedule, clock),
+            sampler,
+            actuator,
+            watch,
+            observers,
+            reload: Some(Reloader {
+                config: config.clone(),
+                is_one_of_several: self.is_several,
+                data_collection: self.options.data_collection || gpus.unlisted,
+                dry_run,
+                clocks: gpus.clocks,
+                gpus: gpus.infos.len(),
+                schedule,
+                clock,
+            }),
+            clients,
+            schedule,
+            clock,
+            panic_at_tick: self.options.panic_at_tick,
+            stall_at_tick: self.options.stall_at_tick,
+            span,
+            server: Some(server),
+        })
+    }
+}
+
+/// Takes the clocks of a group; none where they are never written.
+///
+/// # Errors
+/// The driver refuses, or the GPUs are not this process's.
+pub fn take_clocks(guarded: Option<&Guarded>, candidate: &Candidate) -> anyhow::Result<Option<ClockLease>> {
+    let Some(guarded) = guarded.filter(|_| !candidate.hands_off) else { return Ok(None) };
+    if let Some(other) = candidate.gpus.infos.iter().find(|gpu| !guarded.has(gpu)) {
+        anyhow::bail!("{other} was not there when agft started; it takes part after a restart of agft");
+    }
+    let ledger = Box::new(guarded.ledger());
+    let lease = candidate.gpus.take_clocks(&candidate.server.config, ledger).map_err(|error| {
+        let help = match error {
+            GpuError::NotSupported { .. } => NO_LOCKS,
+            _ => HELP,
+        };
+        anyhow::Error::new(error).context(help)
+    })?;
+    Ok(Some(lease))
+}
+
+/// Periods of the thread that reads a server's GPUs.
+#[must_use]
+pub fn sampler_settings(config: &Config) -> SamplerSettings {
+    SamplerSettings {
+        energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
+        sensors_every: Duration::from_millis(config.gpu.sensor_poll_interval_ms),
+        watch_every: Duration::from_millis(config.idle.power_poll_interval_ms),
+    }
+}
+
+fn say_sources(gpus: &[GpuInfo], sources: &[EnergySource]) {
+    for (gpu, source) in gpus.iter().zip(sources) {
+        match source {
+            EnergySource::Counter => tracing::info!(%gpu, "energy from the driver's counter"),
+            EnergySource::PowerIntegration => tracing::info!(%gpu, "energy integrated from power samples"),
+            EnergySource::None => {
+                tracing::warn!(
+                    %gpu,
+                    "neither energy counter nor power sensor: the energy of the whole group is unknown, and nothing can be learned"
+                );
+            }
+        }
+    }
+}

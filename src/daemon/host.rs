@@ -1,0 +1,307 @@
+//! The loop of the process: starts the groups, hears signals and orders for them, and ends them.
+//!
+//! Each group runs as a task of its own on one thread. What one waits for, no other waits for: a page that does not come, a
+//! thread of its own in a driver call that hangs. A group that cannot go on is ended, its clocks are given back, and it is
+//! opened again after a while; the process ends when none is left.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::LocalBoxFuture;
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet, LocalSet};
+use tracing::Instrument;
+
+use super::notify::Notifier;
+use super::reload::{differences, hung_up, is_of_a_server, read_again};
+use super::tick::{End, Ending, Group, RunError, ToGroup};
+use super::watch::{Alarm, Pulse, Watch};
+use crate::config::{Config, Server};
+use crate::control::Order;
+
+/// The loop shows that it goes on this often, whatever the groups do.
+const ALIVE_EVERY: Duration = Duration::from_millis(200);
+/// A group that ended is opened again after so long.
+const REOPEN_AFTER: Duration = Duration::from_secs(60);
+/// Messages that may wait for a group.
+const INBOX: usize = 16;
+
+/// Opens the group of a server, off the loop's thread.
+pub type Opener = Rc<dyn Fn(Server) -> LocalBoxFuture<'static, anyhow::Result<Group>>>;
+
+/// Everything that a process runs.
+pub struct Host {
+    /// The groups.
+    pub groups: Vec<Group>,
+    /// Servers whose group could not be opened.
+    pub closed: Vec<Server>,
+    /// Opens a group again that has ended; without it, it stays closed.
+    pub opener: Option<Opener>,
+    /// Marked by the loop.
+    pub pulse: Pulse,
+    /// Who watches over the loop, and over the guardian; nobody where nothing is locked.
+    pub watch: Option<Watch>,
+    /// Who reads the configuration again on SIGHUP.
+    pub reload: Option<Rereader>,
+    /// Where operators' orders come from.
+    pub orders: Option<mpsc::Receiver<Order>>,
+    /// The service manager, if it listens.
+    pub notifier: Option<Notifier>,
+}
+
+impl Host {
+    /// One group, and nobody around it.
+    #[must_use]
+    pub fn alone(group: Group) -> Self {
+        Self {
+            groups: vec![group],
+            closed: Vec::new(),
+            opener: None,
+            pulse: Pulse::new(),
+            watch: None,
+            reload: None,
+            orders: None,
+            notifier: None,
+        }
+    }
+}
+
+/// Runs until `stop` resolves or no group is left; gives all clocks back either way.
+///
+/// # Errors
+/// [`RunError`]: what ended the last group, or the process.
+pub async fn drive(host: Host, stop: impl Future<Output = End>) -> Result<End, RunError> {
+    LocalSet::new().run_until(host.run(stop)).await
+}
+
+/// Reads the configuration again on SIGHUP.
+pub struct Rereader {
+    /// SIGHUP.
+    pub hangup: Signal,
+    /// The file.
+    pub path: PathBuf,
+    /// What it said last.
+    pub config: Config,
+}
+
+/// A group's task, when it has ended.
+type Ended = Result<(Group, Result<(), RunError>), JoinError>;
+
+/// The groups that run, by name.
+#[derive(Default)]
+struct Running {
+    tasks: JoinSet<(Group, Result<(), RunError>)>,
+    inboxes: BTreeMap<String, mpsc::Sender<ToGroup>>,
+}
+
+impl Running {
+    fn start(&mut self, mut group: Group, pulse: &Pulse) {
+        let (inbox, mut messages) = mpsc::channel(INBOX);
+        self.inboxes.insert(group.name.clone(), inbox);
+        let (pulse, span) = (pulse.clone(), group.span.clone());
+        let run = async move {
+            let result = group.run(&mut messages, &pulse).await;
+            (group, result)
+        };
+        self.tasks.spawn_local(run.instrument(span));
+    }
+
+    /// Waits until a group has ended; for ever where none runs.
+    async fn ended(&mut self) -> (Group, Result<(), RunError>) {
+        let Some(ended) = self.tasks.join_next().await else { return std::future::pending().await };
+        let (group, result) = joined(ended);
+        self.inboxes.remove(&group.name);
+        (group, result)
+    }
+
+    /// Hands an order to every group.
+    async fn order(&self, order: Order) {
+        for inbox in self.inboxes.values() {
+            // One that has ended by now has nothing to obey.
+            let _ = inbox.send(ToGroup::Order(order)).await;
+        }
+    }
+}
+
+/// A panic in a group is one of the process: whatever is locked is given back on the way out.
+fn joined(ended: Ended) -> (Group, Result<(), RunError>) {
+    match ended {
+        Ok(ended) => ended,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => unreachable!("no task of a group is ever aborted"),
+        },
+    }
+}
+
+impl Host {
+    async fn run(mut self, stop: impl Future<Output = End>) -> Result<End, RunError> {
+        let mut running = Running::default();
+        self.pulse.mark();
+        for group in std::mem::take(&mut self.groups) {
+            running.start(group, &self.pulse);
+        }
+        let mut endings = Vec::new();
+        let result = self.supervise(&mut running, &mut endings, stop).await;
+        self.pulse.rest();
+        // All at once: each group is asked before any is waited for.
+        running.inboxes.clear();
+        let stuck = match &result {
+            Err(RunError::Alarm(alarm @ Alarm::Stuck { .. })) => Some(RunError::Alarm(alarm.clone())),
+            _ => None,
+        };
+        while let Some(ended) = running.tasks.join_next().await {
+            let (group, outcome) = joined(ended);
+            endings.push(group.end(&stuck.clone().map_or(outcome, Err)));
+        }
+        let mut released = Ok(());
+        for ending in &mut endings {
+            released = released.and(ending.give_back());
+        }
+        // Goodbye to the guardian, if all is back: what follows only writes files.
+        drop(self.watch.take());
+        if let Some(notifier) = &self.notifier {
+            notifier.stopping();
+        }
+        endings.into_iter().for_each(Ending::finish);
+        let end = result?;
+        released?;
+        Ok(end)
+    }
+
+    /// Until the end of the run. The endings of groups that had to go last are left to the caller.
+    async fn supervise(
+        &mut self,
+        running: &mut Running,
+        endings: &mut Vec<Ending>,
+        stop: impl Future<Output = End>,
+    ) -> Result<End, RunError> {
+        tokio::pin!(stop);
+        let mut closed: Vec<(Instant, Server)> =
+            std::mem::take(&mut self.closed).into_iter().map(|server| (Instant::now(), server)).collect();
+        let mut opening = JoinSet::new();
+        let mut alive = tokio::time::interval(ALIVE_EVERY);
+        alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut said_alive: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                biased;
+                end = &mut stop => return Ok(end),
+                alarm = alarm(self.watch.as_ref()) => return Err(alarm.into()),
+                (group, result) = running.ended() => {
+                    let (name, server) = (group.name.clone(), group.server.clone());
+                    let ending = group.end(&result);
+                    if running.tasks.is_empty() {
+                        endings.push(ending);
+                        return result.map(|()| End::Finished);
+                    }
+                    if let Err(error) = &result {
+                        tracing::error!(server = name, %error, "this server is left alone; the others go on");
+                    }
+                    tokio::task::spawn_local(end_aside(ending));
+                    closed.extend(server.map(|server| (Instant::now(), server)));
+                }
+                () = hangup(self.reload.as_mut()) => self.reread(running).await,
+                order = order(self.orders.as_mut()) => running.order(order).await,
+                _ = alive.tick() => {
+                    self.pulse.mark();
+                    if let Some(notifier) = &self.notifier
+                        && let Some(every) = notifier.alive_every()
+                        && said_alive.is_none_or(|at| at.elapsed() >= every)
+                    {
+                        said_alive = Some(Instant::now());
+                        notifier.alive();
+                    }
+                    let due = closed.iter().position(|(since, _)| since.elapsed() >= REOPEN_AFTER);
+                    if let (Some(at), Some(opener)) = (due, self.opener.clone()) {
+                        let (_, server) = closed.swap_remove(at);
+                        opening.spawn_local(async move { (opener(server.clone()).await, server) });
+                    }
+                }
+                Some(Ok((opened, server))) = opening.join_next() => match opened {
+                    Ok(group) => {
+                        tracing::info!(server = server.name, "opened again");
+                        running.start(group, &self.pulse);
+                    }
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        tracing::warn!(server = server.name, error, "this server stays left alone");
+                        closed.push((Instant::now(), server));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Reads the file, and hands each group what it says of its server.
+    async fn reread(&mut self, running: &Running) {
+        let Some(reload) = &mut self.reload else { return };
+        self.notifier.iter().for_each(Notifier::reloading);
+        if let Some(wanted) = read_again(&reload.path) {
+            let old = &reload.config;
+            if !old.servers.is_one() || !wanted.servers.is_one() {
+                let ours = |(key, _): &(String, String)| !is_of_a_server(key);
+                for (key, change) in differences(old, &wanted).into_iter().filter(ours) {
+                    tracing::warn!(key, change, "takes effect with the next start");
+                }
+            }
+            let servers = wanted.servers();
+            for name in running.inboxes.keys().filter(|name| !servers.iter().any(|s| s.name == **name)) {
+                tracing::warn!(server = name, "not in the file any more: it goes with the next start");
+            }
+            for server in servers {
+                let Some(inbox) = running.inboxes.get(&server.name) else {
+                    tracing::warn!(server = server.name, "new in the file: it comes with the next start");
+                    continue;
+                };
+                let (done, taken_up) = oneshot::channel();
+                if inbox.send(ToGroup::Reload(Box::new(server.config), done)).await.is_ok() {
+                    // An error means that the group has ended.
+                    let _ = taken_up.await;
+                }
+            }
+            reload.config = wanted;
+        }
+        self.notifier.iter().for_each(Notifier::ready);
+    }
+}
+
+/// Ends a group while others go on: the driver is waited for on a thread of its own.
+async fn end_aside(mut ending: Ending) {
+    if let Some(release) = ending.take_release() {
+        let released = tokio::task::spawn_blocking(move || release.shutdown()).await;
+        if let Ok(Err(error)) = released {
+            tracing::error!(%error, "clocks could not be given back; run `agft release`");
+        }
+    }
+    ending.finish();
+}
+
+async fn alarm(watch: Option<&Watch>) -> Alarm {
+    match watch {
+        Some(watch) => watch.alarm().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn hangup(reload: Option<&mut Rereader>) {
+    match reload {
+        Some(reload) => hung_up(&mut reload.hangup).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn order(orders: Option<&mut mpsc::Receiver<Order>>) -> Order {
+    let order = match orders {
+        Some(orders) => orders.recv().await,
+        None => None,
+    };
+    match order {
+        Some(order) => order,
+        // Nobody is left who could order anything.
+        None => std::future::pending().await,
+    }
+}
