@@ -22,6 +22,10 @@ pub(crate) const IDLE_MHZ: u32 = 210;
 pub(crate) struct Bench {
     pub(crate) mock: MockNvml,
     pub(crate) engine: Engine,
+    /// Engines of the configuration's list of servers; without one `engine` is the only one.
+    pub(crate) servers: Vec<Engine>,
+    /// The entries of that list.
+    entries: String,
     directory: TempDir,
     settings: BTreeMap<String, String>,
 }
@@ -46,7 +50,8 @@ impl Bench {
         let mock = MockNvml::new(machine);
         let engine = Engine::start(&mock);
         let directory = directory();
-        let mut bench = Self { mock, engine, directory, settings: BTreeMap::new() };
+        let (servers, entries) = (Vec::new(), String::new());
+        let mut bench = Self { mock, engine, servers, entries, directory, settings: BTreeMap::new() };
         // A directory of its own for locks and journals: the GPUs of all mocked machines have the same names.
         let [models, runs, logs, run] =
             ["models", "runs", "logs", "run"].map(|name| quoted(&bench.path(name)));
@@ -84,6 +89,16 @@ impl Bench {
         bench
     }
 
+    /// Adds a server on these GPUs to the list of servers, with an idle engine of its own; `more` are further keys, as
+    /// YAML on one line.
+    pub(crate) fn server(mut self, name: &str, gpus: &[usize], more: &str) -> Self {
+        let engine = Engine::on(&self.mock, gpus);
+        let url = engine.url();
+        let _ = writeln!(self.entries, "  - {{name: {name}, metrics_url: \"{url}\", gpus: {gpus:?}{more}}}");
+        self.servers.push(engine);
+        self
+    }
+
     /// Changes a key (`section.key`) of the configuration; the value is YAML.
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
         self.change(key, value);
@@ -113,6 +128,9 @@ impl Bench {
             keys.iter().for_each(|(key, value)| {
                 let _ = writeln!(text, "  {key}: {value}");
             });
+        }
+        if !self.entries.is_empty() {
+            let _ = write!(text, "servers:\n{}", self.entries);
         }
         let path = self.path("config.yaml");
         fs::write(&path, text).expect("the configuration file");

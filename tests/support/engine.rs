@@ -67,6 +67,8 @@ struct Shared {
     changed: Condvar,
     /// The machine whose GPUs this engine runs on.
     machine: MockState,
+    /// The GPUs that it works on.
+    gpus: Vec<usize>,
 }
 
 impl Shared {
@@ -76,7 +78,7 @@ impl Shared {
 
     /// Core clock of the first GPU, which sets the pace.
     fn core_mhz(&self) -> f64 {
-        self.machine.snapshot(0).map_or(0.0, |gpu| f64::from(gpu.core_mhz))
+        self.machine.snapshot(self.gpus[0]).map_or(0.0, |gpu| f64::from(gpu.core_mhz))
     }
 }
 
@@ -90,15 +92,21 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// An idle engine on the mocked machine's GPUs.
+    /// An idle engine on all GPUs of the mocked machine.
     pub(crate) fn start(mock: &MockNvml) -> Self {
+        Self::on(mock, &(0..mock.gpu_count()).collect::<Vec<_>>())
+    }
+
+    /// An idle engine on these GPUs.
+    pub(crate) fn on(mock: &MockNvml, gpus: &[usize]) -> Self {
         let reservation = bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let address = reservation.local_addr().ok().and_then(|address| address.as_socket());
         let address = address.expect("an address on the loopback");
         let machine = MockState::open(&mock.state_path()).expect("the mocked machine");
         let counters = Counters::new(machine.config().gpus[0].levels[0].core_mhz[0]);
         let script = Script { behaviour: Behaviour::Serve, counters, served: 0, stop: false };
-        let shared = Arc::new(Shared { script: Mutex::new(script), changed: Condvar::new(), machine });
+        let (script, changed) = (Mutex::new(script), Condvar::new());
+        let shared = Arc::new(Shared { script, changed, machine, gpus: gpus.to_vec() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::spawn(move || accept(&theirs, address));
         Self { shared, address, _reservation: reservation, thread: Some(thread) }
@@ -112,8 +120,8 @@ impl Engine {
     /// Requests arrive (`load` from 0 to 1): the page shows them and the GPUs work on them.
     pub(crate) fn set_load(&self, load: f64) {
         self.show_load(load);
-        for gpu in 0..self.shared.machine.gpu_count() {
-            self.shared.machine.set_load(gpu, load).expect("a GPU of this machine");
+        for gpu in &self.shared.gpus {
+            self.shared.machine.set_load(*gpu, load).expect("a GPU of this machine");
         }
     }
 

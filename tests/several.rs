@@ -1,0 +1,137 @@
+//! One process for a host: several servers, each with GPUs of its own.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use nvidia_ml::{GpuConfig, Injection, MockConfig};
+use rustix::process::Signal;
+
+use support::daemon::{Bench, Daemon, IDLE_MHZ};
+use support::engine::Behaviour;
+use support::eventually;
+
+/// A host with eight GPUs and three servers, the first on two GPUs.
+fn host() -> Bench {
+    Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 8))
+        .server("chat", &[0, 1], "")
+        .server("code", &[2], ", policy: linucb, control: {seed: 7}")
+        .server("batch", &[3], ", tpot_limit: 0.5")
+}
+
+fn core(bench: &Bench, gpu: usize) -> Option<u32> {
+    bench.mock.locks(gpu).unwrap().core.map(|range| range.max)
+}
+
+fn is_at_work(bench: &Bench, gpu: usize) -> bool {
+    core(bench, gpu).is_some_and(|core| core > IDLE_MHZ)
+}
+
+/// All servers at work, and a clock locked on each of their GPUs.
+fn serving(bench: &Bench) -> Daemon {
+    bench.servers.iter().for_each(|server| server.set_load(0.6));
+    let daemon = bench.start(&[]);
+    for gpu in 0..4 {
+        let locked = eventually(|| is_at_work(bench, gpu), |locked| *locked);
+        assert!(locked, "GPU {gpu} is not locked\n{}", daemon.tail());
+    }
+    daemon
+}
+
+/// Waits until the clocks of a GPU have been changed so often since.
+fn goes_on(bench: &Bench, gpu: usize, daemon: &Daemon) {
+    let writes = || bench.mock.history().iter().filter(|write| usize::try_from(write.gpu) == Ok(gpu)).count();
+    let before = writes();
+    let after = eventually(writes, |now| *now > before + 1);
+    assert!(after > before + 1, "GPU {gpu} does not go on\n{}", daemon.tail());
+}
+
+#[test]
+fn each_server_learns_for_itself_and_all_clocks_come_back_at_the_end() {
+    let bench = host();
+    let mut daemon = serving(&bench);
+    assert_eq!(core(&bench, 0), core(&bench, 1), "GPUs of one server have one clock");
+    for gpu in 4..8 {
+        assert_eq!(core(&bench, gpu), None, "GPU {gpu} is nobody's");
+    }
+    for name in ["chat", "code", "batch"] {
+        let metadata = bench.path(&format!("models/{name}/model_metadata.json"));
+        assert!(eventually(|| metadata.exists(), |there| *there), "{name}: no model\n{}", daemon.tail());
+    }
+    daemon.stop();
+    assert!(bench.is_free());
+    assert!(bench.journals().is_empty());
+    for name in ["chat", "code", "batch"] {
+        assert_eq!(std::fs::read_dir(bench.path(&format!("runs/{name}"))).unwrap().count(), 1, "{name}");
+    }
+}
+
+#[test]
+fn killed_process_leaves_no_gpu_locked_for_a_second() {
+    let bench = host();
+    let mut daemon = serving(&bench);
+    daemon.signal(Signal::KILL);
+    let killed = Instant::now();
+    while !bench.is_free() {
+        assert!(killed.elapsed() < Duration::from_secs(1), "still locked\n{}", daemon.tail());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    daemon.wait();
+}
+
+#[test]
+fn idle_server_is_parked_while_the_others_work() {
+    let bench = host();
+    let daemon = serving(&bench);
+    bench.servers[1].set_load(0.0);
+    let parked = eventually(|| core(&bench, 2), |core| *core == Some(IDLE_MHZ));
+    assert_eq!(parked, Some(IDLE_MHZ), "{}", daemon.tail());
+    assert!(is_at_work(&bench, 0) && is_at_work(&bench, 3));
+    bench.servers[1].set_load(0.6);
+    let woken = eventually(|| core(&bench, 2), |core| *core != Some(IDLE_MHZ));
+    assert_ne!(woken, Some(IDLE_MHZ), "{}", daemon.tail());
+}
+
+#[test]
+fn outage_of_one_server_gives_back_its_clocks_alone() {
+    let bench = host();
+    let daemon = serving(&bench);
+    bench.servers[0].behave(Behaviour::Hang);
+    let free = eventually(|| (core(&bench, 0), core(&bench, 1)), |cores| *cores == (None, None));
+    assert_eq!(free, (None, None), "{}", daemon.tail());
+    goes_on(&bench, 2, &daemon);
+    goes_on(&bench, 3, &daemon);
+    bench.servers[0].behave(Behaviour::Serve);
+    assert!(eventually(|| is_at_work(&bench, 1), |locked| *locked), "{}", daemon.tail());
+}
+
+#[test]
+fn lost_gpu_takes_its_own_server_out_and_no_other() {
+    let bench = host();
+    let mut daemon = serving(&bench);
+    bench.mock.set_lost(2, true).unwrap();
+    goes_on(&bench, 3, &daemon);
+    goes_on(&bench, 0, &daemon);
+    assert!(daemon.is_running());
+    daemon.signal(Signal::TERM);
+    // What was locked on the lost GPU could not be given back.
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.tail());
+    assert!(bench.mock.locks(0).unwrap().core.is_none() && bench.mock.locks(3).unwrap().core.is_none());
+}
+
+#[test]
+fn driver_call_that_hangs_for_one_gpu_stops_no_other_and_its_clocks_come_back() {
+    let bench = host();
+    let mut daemon = serving(&bench);
+    let hang = Injection::delay("nvmlDeviceSetGpuLockedClocks", Duration::from_secs(20)).on(2).times(1);
+    bench.mock.inject(&hang).unwrap();
+    daemon.wait_for_log("stuck: the guardian gives the clocks back");
+    daemon.wait_for_log("this server is left alone; the others go on");
+    assert_eq!(eventually(|| core(&bench, 2), Option::is_none), None, "{}", daemon.tail());
+    goes_on(&bench, 3, &daemon);
+    goes_on(&bench, 0, &daemon);
+    assert!(daemon.is_running());
+    daemon.stop();
+    assert!(bench.is_free());
+}
