@@ -24,8 +24,12 @@ use crate::control::Order;
 
 /// The loop shows that it goes on this often, whatever the groups do.
 const ALIVE_EVERY: Duration = Duration::from_millis(200);
-/// A group that ended is opened again after so long.
-const REOPEN_AFTER: Duration = Duration::from_secs(60);
+/// A group that ended is opened again after so long, after twice as long if that fails ...
+const REOPEN_AFTER: Duration = Duration::from_secs(5);
+/// ... and after so long at most.
+const REOPEN_AFTER_MOST: Duration = Duration::from_secs(60);
+/// Closed so long after the last time, it is no row.
+const WELL_AFTER: Duration = Duration::from_secs(120);
 /// Messages that may wait for a group.
 const INBOX: usize = 16;
 
@@ -85,6 +89,32 @@ pub struct Rereader {
     pub path: PathBuf,
     /// What it said last.
     pub config: Config,
+}
+
+/// Servers whose group has ended or could not be opened, and when each is tried again.
+#[derive(Default)]
+struct Closed {
+    waiting: Vec<(Instant, Server)>,
+    /// By name: when it was closed last, and how often in a row.
+    times: BTreeMap<String, (Instant, u32)>,
+}
+
+impl Closed {
+    fn push(&mut self, server: Server) {
+        let now = Instant::now();
+        let before = self.times.get(&server.name).filter(|(at, _)| now.duration_since(*at) < WELL_AFTER);
+        let times = before.map_or(0, |(_, times)| times + 1);
+        self.times.insert(server.name.clone(), (now, times));
+        let pause = REOPEN_AFTER.saturating_mul(1 << times.min(10)).min(REOPEN_AFTER_MOST);
+        self.waiting.push((now + pause, server));
+    }
+
+    /// One that is to be tried now.
+    fn due(&mut self) -> Option<Server> {
+        let now = Instant::now();
+        let at = self.waiting.iter().position(|(due, _)| *due <= now)?;
+        Some(self.waiting.swap_remove(at).1)
+    }
 }
 
 /// A group's task, when it has ended.
@@ -180,8 +210,8 @@ impl Host {
         stop: impl Future<Output = End>,
     ) -> Result<End, RunError> {
         tokio::pin!(stop);
-        let mut closed: Vec<(Instant, Server)> =
-            std::mem::take(&mut self.closed).into_iter().map(|server| (Instant::now(), server)).collect();
+        let mut closed = Closed::default();
+        std::mem::take(&mut self.closed).into_iter().for_each(|server| closed.push(server));
         let mut opening = JoinSet::new();
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -202,7 +232,7 @@ impl Host {
                         tracing::error!(server = name, %error, "this server is left alone; the others go on");
                     }
                     tokio::task::spawn_local(end_aside(ending));
-                    closed.extend(server.map(|server| (Instant::now(), server)));
+                    server.into_iter().for_each(|server| closed.push(server));
                 }
                 () = hangup(self.reload.as_mut()) => self.reread(running).await,
                 order = order(self.orders.as_mut()) => running.order(order).await,
@@ -215,9 +245,9 @@ impl Host {
                         said_alive = Some(Instant::now());
                         notifier.alive();
                     }
-                    let due = closed.iter().position(|(since, _)| since.elapsed() >= REOPEN_AFTER);
-                    if let (Some(at), Some(opener)) = (due, self.opener.clone()) {
-                        let (_, server) = closed.swap_remove(at);
+                    if let Some(opener) = self.opener.clone()
+                        && let Some(server) = closed.due()
+                    {
                         opening.spawn_local(async move { (opener(server.clone()).await, server) });
                     }
                 }
@@ -229,7 +259,7 @@ impl Host {
                     Err(error) => {
                         let error = format!("{error:#}");
                         tracing::warn!(server = server.name, error, "this server stays left alone");
-                        closed.push((Instant::now(), server));
+                        closed.push(server);
                     }
                 },
             }

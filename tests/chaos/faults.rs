@@ -83,7 +83,7 @@ pub(crate) fn inflict(world: &mut World) -> Result<(), String> {
 pub(crate) fn calm(world: &mut World) {
     if world.below(2) == 0 {
         world.note("a spell without load");
-        world.bench.engine.set_load(0.0);
+        world.engine().set_load(0.0);
     }
 }
 
@@ -104,27 +104,27 @@ fn endpoint(world: &mut World) {
     match world.below(10) {
         0 => {
             world.tell("engine restart", "");
-            world.bench.engine.restart();
+            world.engine().restart();
         }
         1 => {
             world.tell("counters going back", "");
-            world.bench.engine.go_back();
+            world.engine().go_back();
         }
         2..5 => {
             world.tell("endpoint well again", "");
-            world.bench.engine.behave(Behaviour::Serve);
+            world.engine().behave(Behaviour::Serve);
             world.ledger.serving(true, Duration::ZERO);
         }
         5 => {
             world.tell("slow page", "");
-            world.bench.engine.behave(Behaviour::Slow(Duration::from_millis(120)));
+            world.engine().behave(Behaviour::Slow(Duration::from_millis(120)));
             world.ledger.serving(true, Duration::ZERO);
         }
         _ => {
             let behaviour = world.pick(&BAD);
             let kind = format!("{behaviour:?}");
             world.tell(&format!("endpoint: {}", kind.split('(').next().unwrap_or_default()), &kind);
-            world.bench.engine.behave(behaviour);
+            world.engine().behave(behaviour);
             world.ledger.serving(false, Duration::ZERO);
             // Long enough to be an outage, as often as not.
             if world.below(2) == 0 {
@@ -139,11 +139,11 @@ fn load(world: &mut World) {
     match world.below(4) {
         0 => {
             world.tell("page and GPU disagree", &load.to_string());
-            world.bench.engine.show_load(load);
+            world.engine().show_load(load);
         }
         _ => {
             world.tell("load", &load.to_string());
-            world.bench.engine.set_load(load);
+            world.engine().set_load(load);
         }
     }
 }
@@ -177,7 +177,7 @@ fn driver(world: &mut World) {
 }
 
 fn gpu(world: &mut World) {
-    let gpu = usize::try_from(world.below(2)).unwrap_or(0);
+    let gpu = usize::try_from(world.below(3)).unwrap_or(0);
     let done = match world.below(6) {
         0 => {
             world.tell("GPU lost", &gpu.to_string());

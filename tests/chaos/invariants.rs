@@ -128,7 +128,8 @@ impl Ledger {
         }
         if write.args[1] == IDLE_MHZ {
             self.parked += 1;
-            if self.out_since.is_some_and(|since| write.at_ns > since) {
+            // Of the first server: the others have a page of their own.
+            if write.gpu < 2 && self.out_since.is_some_and(|since| write.at_ns > since) {
                 return Err(format!("parked during an outage: {write:?}"));
             }
         }
@@ -173,7 +174,7 @@ impl Ledger {
 
     /// The model on the disk is one, unless it was damaged since.
     pub(crate) fn model_loads(&self, bench: &Bench) -> Result<(), String> {
-        let directory = bench.path("models");
+        let directory = bench.of_first("models");
         if self.damaged > 0 || !directory.join("model.agft").exists() {
             return Ok(());
         }
@@ -181,7 +182,7 @@ impl Ledger {
         let gpus = &bench.mock.config().gpus;
         let identity = Identity {
             gpu_name: gpus[0].name.clone(),
-            gpu_uuids: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+            gpu_uuids: gpus.iter().take(2).map(|gpu| gpu.uuid.clone()).collect(),
             feature_names: agft::features::NAMES.iter().map(|name| (*name).to_owned()).collect(),
             policy: agft::store::ModelMetadata::read(&directory)
                 .map_err(|error| error.to_string())?

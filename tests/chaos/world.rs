@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::invariants::{self, Ledger};
 use crate::support::daemon::{Bench, Daemon, IDLE_MHZ};
 use crate::support::disk::Disk;
-use crate::support::engine::Behaviour;
+use crate::support::engine::{Behaviour, Engine};
 
 /// After the controller's end its clocks are free within this, and what the machine itself lost meanwhile.
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
@@ -21,8 +21,9 @@ const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 const FREED_WITHIN: Duration = Duration::from_secs(5);
 /// What a reset may be refused with at the end of the controller: not permitted, GPU lost, unknown.
 const REFUSALS: [u32; 3] = [4, 15, 999];
-/// A run that is well again locks a clock within this; a fault pause, a reload and a new guardian are over by then.
-const WELL_WITHIN: Duration = Duration::from_secs(25);
+/// A run that is well again locks a clock on each GPU within this; a fault pause, a reload, a new guardian and the wait for
+/// a server that was left alone are over by then.
+const WELL_WITHIN: Duration = Duration::from_secs(75);
 /// The events that a failure prints.
 const STORY: usize = 60;
 
@@ -92,10 +93,11 @@ impl Drop for World {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
-        let machine = MockConfig::uniform(&GpuConfig::a100(), 2);
+        let machine = MockConfig::uniform(&GpuConfig::a100(), 3);
         let policy = if seed.is_multiple_of(2) { "linucb" } else { "structured" };
         let bench = Bench::with(&machine)
-            .set("gpu.device_id", "[0, 1]")
+            .server("chat", &[0, 1], "")
+            .server("code", &[2], "")
             .set("control.policy", policy)
             .set("experiment.keep_runs", "3")
             .set("experiment.rounds_file_max_mb", "1")
@@ -103,7 +105,7 @@ impl World {
             .set("logging.keep_files", "1");
         let disks = [("models", 4), ("runs", 16), ("logs", 4), ("run", 1)];
         let disks = disks.map(|(name, megabytes)| Disk::new(bench.path(name), megabytes));
-        bench.engine.set_load(0.6);
+        bench.servers.iter().for_each(|engine| engine.set_load(0.6));
         Self {
             ledger: Ledger::new(&bench),
             bench,
@@ -125,6 +127,11 @@ impl World {
             linger: Duration::ZERO,
             stopped: Vec::new(),
         }
+    }
+
+    /// The engine that misbehaves: the first server's.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.bench.servers[0]
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -422,8 +429,8 @@ impl World {
             self.bench.mock.set_event_reasons(gpu, 0).expect("a GPU of this machine");
         }
         self.disks.iter().for_each(Disk::mend);
-        self.bench.engine.behave(Behaviour::Serve);
-        self.bench.engine.set_load(0.6);
+        self.engine().behave(Behaviour::Serve);
+        self.engine().set_load(0.6);
         self.ledger.serving(true, Duration::ZERO);
         self.bench.change("gpu.min_frequency", "500");
         self.bench.config();
@@ -483,7 +490,7 @@ impl World {
 
     /// Damages a file as a failing disk does; only while nobody runs.
     pub(crate) fn damage(&mut self, name: &str) -> bool {
-        let path = self.bench.path("models").join(name);
+        let path = self.bench.of_first("models").join(name);
         let Ok(mut bytes) = fs::read(&path) else { return false };
         let length = bytes.len() as u64;
         if length == 0 {

@@ -24,6 +24,8 @@ pub(crate) struct Bench {
     pub(crate) engine: Engine,
     /// Engines of the configuration's list of servers; without one `engine` is the only one.
     pub(crate) servers: Vec<Engine>,
+    /// Their names.
+    names: Vec<String>,
     /// The entries of that list.
     entries: String,
     directory: TempDir,
@@ -50,8 +52,8 @@ impl Bench {
         let mock = MockNvml::new(machine);
         let engine = Engine::start(&mock);
         let directory = directory();
-        let (servers, entries) = (Vec::new(), String::new());
-        let mut bench = Self { mock, engine, servers, entries, directory, settings: BTreeMap::new() };
+        let (servers, names, entries) = (Vec::new(), Vec::new(), String::new());
+        let mut bench = Self { mock, engine, servers, names, entries, directory, settings: BTreeMap::new() };
         // A directory of its own for locks and journals: the GPUs of all mocked machines have the same names.
         let [models, runs, logs, run] =
             ["models", "runs", "logs", "run"].map(|name| quoted(&bench.path(name)));
@@ -96,6 +98,7 @@ impl Bench {
         let url = engine.url();
         let _ = writeln!(self.entries, "  - {{name: {name}, metrics_url: \"{url}\", gpus: {gpus:?}{more}}}");
         self.servers.push(engine);
+        self.names.push(name.to_owned());
         self
     }
 
@@ -113,6 +116,11 @@ impl Bench {
     /// A path in this bench's directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// A directory of the only server, or of the first of the list.
+    pub(crate) fn of_first(&self, name: &str) -> PathBuf {
+        self.names.first().map_or_else(|| self.path(name), |server| self.path(name).join(server))
     }
 
     /// Writes the configuration file and gives its path.
@@ -241,12 +249,12 @@ impl Bench {
 
     /// The runs' directories.
     pub(crate) fn runs(&self) -> Vec<PathBuf> {
-        list(&self.path("runs"))
+        list(&self.of_first("runs"))
     }
 
     /// Names of the files in the model directory.
     pub(crate) fn model_files(&self) -> Vec<String> {
-        let mut names: Vec<String> = list(&self.path("models"))
+        let mut names: Vec<String> = list(&self.of_first("models"))
             .iter()
             .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
             .collect();
@@ -256,7 +264,7 @@ impl Bench {
 
     /// `model_metadata.json`.
     pub(crate) fn metadata(&self) -> ModelMetadata {
-        let known = ModelMetadata::read(&self.path("models")).expect("readable metadata");
+        let known = ModelMetadata::read(&self.of_first("models")).expect("readable metadata");
         known.expect("metadata beside the model")
     }
 }
