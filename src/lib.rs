@@ -51,7 +51,4 @@ pub mod daemon;
 pub mod guardian;
 pub mod signals;
 
-pub mod lab;
-pub mod sim;
-
 pub mod cli;

@@ -32,9 +32,11 @@ const OUTSIDE: [&str; 9] = [
 ];
 /// Below the decisions: they know nothing of what is done with them.
 const BELOW: [&str; 2] = ["gpu", "metrics"];
-/// Beside the daemon: what shows, keeps, repeats and simulates runs without it.
-const BESIDE: [&str; 10] =
-    ["config", "connections", "store", "guardian", "view", "export", "top", "report", "replay", "lab"];
+/// Beside the daemon: what shows, keeps and repeats runs without it.
+const BESIDE: [&str; 9] =
+    ["config", "connections", "store", "guardian", "view", "export", "top", "report", "replay"];
+/// The simulator and the experiments, a package of their own.
+const LAB: &str = "../crates/agft-lab/src";
 
 /// The sources below a folder or file of `src`, with the code of each but for comments and tests.
 fn code(place: &str) -> Vec<(PathBuf, String)> {
@@ -79,9 +81,9 @@ fn modules(names: &[&str]) -> Vec<String> {
 #[test]
 fn what_decides_touches_neither_the_world_nor_the_shells() {
     let shells =
-        ["daemon", "cli", "signals", "store", "guardian", "view", "export", "top", "report", "replay", "lab"];
+        ["daemon", "cli", "signals", "store", "guardian", "view", "export", "top", "report", "replay"];
     let mut forbidden = modules(&shells);
-    forbidden.extend(["sim", "connections"].map(|name| format!("crate::{name}")));
+    forbidden.extend(modules(&["connections"]));
     forbidden.extend(OUTSIDE.map(str::to_owned));
     assert_eq!(uses(&PURE, &forbidden), Vec::<String>::new());
 }
@@ -101,8 +103,7 @@ fn gpus_and_pages_know_nothing_of_decisions() {
 
 #[test]
 fn a_vendors_library_is_named_below_the_seam_alone() {
-    let above =
-        ["cli", "daemon", "guardian", "store", "view", "export", "top", "report", "replay", "lab", "sim"];
+    let above = ["cli", "daemon", "guardian", "store", "view", "export", "top", "report", "replay", LAB];
     assert_eq!(uses(&above, &["nvml::", "nvapi::", "Nvml"].map(str::to_owned)), Vec::<String>::new());
     assert_eq!(uses(&PURE, &["nvml::", "nvapi::", "Nvml"].map(str::to_owned)), Vec::<String>::new());
 }
@@ -110,6 +111,20 @@ fn a_vendors_library_is_named_below_the_seam_alone() {
 #[test]
 fn nobody_but_the_command_line_uses_the_daemon() {
     assert_eq!(uses(&BESIDE, &modules(&["daemon", "cli"])), Vec::<String>::new());
-    assert_eq!(uses(&["sim"], &modules(&["daemon", "cli", "lab"])), Vec::<String>::new());
-    assert_eq!(uses(&["daemon"], &modules(&["cli", "lab", "sim"])), Vec::<String>::new());
+    let of_agft = ["daemon", "cli"].map(|name| format!("agft::{name}"));
+    let mut hits = uses(&[LAB], &of_agft);
+    hits.retain(|hit| !hit.contains("/agft-lab/src/cli/"));
+    assert_eq!(hits, Vec::<String>::new());
+    assert_eq!(uses(&["daemon"], &modules(&["cli"])), Vec::<String>::new());
+}
+
+#[test]
+fn the_product_does_without_the_lab_and_the_simulator_without_the_experiments() {
+    assert_eq!(uses(&[""], &["agft_lab".to_owned()]), Vec::<String>::new());
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let manifest = fs::read_to_string(manifest).unwrap();
+    assert!(!manifest.lines().any(|line| line.starts_with("agft-lab")), "it is no dependency");
+    let simulator = code(&format!("{LAB}/sim")).into_iter();
+    let up = simulator.filter(|(_, text)| text.replace("crate::sim", "").contains("crate::"));
+    assert_eq!(up.map(|(path, _)| path).collect::<Vec<_>>(), Vec::<PathBuf>::new());
 }

@@ -1,5 +1,5 @@
 //! What must hold for any bytes from outside: one function per format, used by the fuzz targets and, with proptest for
-//! the bytes, by `tests/any_bytes.rs`. "Must hold" beyond not panicking stands in each.
+//! the bytes, by `crates/agft-lab/tests/any_bytes.rs`. "Must hold" beyond not panicking stands in each.
 #![allow(dead_code, reason = "each user takes some of them")]
 
 use agft::bandit::{ActionSpace, Policy};
@@ -13,11 +13,11 @@ use agft::metrics::page::Page;
 use agft::metrics::window::Window;
 use agft::metrics::{Histogram, Signals, Snapshot};
 use agft::replay::{Recorded, Segment};
-use agft::sim::parse_trace;
 use agft::store::held::Holder;
 use agft::store::steps::{self, SegmentReader, StepsError};
 use agft::store::{Identity, RoundReader, RoundRecord, raw};
 use agft::units::{Joules, Mhz, Seconds, Time};
+use agft_lab::sim::parse_trace;
 
 /// Two pages, one after the other (a zero byte between them): every number that is let in is finite and not negative,
 /// and what the window between them says is finite too.

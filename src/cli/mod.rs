@@ -1,13 +1,13 @@
 //! The command line: what was typed, and which function does it.
 
 #[macro_use]
-mod say;
+pub mod say;
 
 pub mod check;
-pub mod demo;
 pub mod generate;
 pub mod gpus;
 mod guardian;
+pub mod lab;
 pub mod logging;
 pub mod model;
 pub mod park;
@@ -16,11 +16,9 @@ pub mod replay;
 pub mod report;
 pub mod run;
 pub mod screen;
-pub mod simulate;
 pub mod status;
 mod status_park;
 pub mod top;
-mod tui;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -147,9 +145,9 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the real loop for about a minute on a simulated server and GPU, and show what it saves
-    Demo(demo::DemoArgs),
+    Demo(lab::DemoArgs),
     /// Compare policies on simulated servers and GPUs, in virtual time
-    Simulate(Box<simulate::SimulateArgs>),
+    Simulate(Box<lab::SimulateArgs>),
     /// Run as a daemon that parks GPUs while nobody uses them; needs no inference server
     Park(park::ParkArgs),
     /// Is everything in place? One line per question; changes nothing
@@ -208,8 +206,7 @@ pub fn main() -> ExitCode {
     let cli = parse();
     let exit = match &cli.command {
         None => run::run(&cli),
-        Some(Command::Demo(args)) => demo::run(args, &cli),
-        Some(Command::Simulate(args)) => simulate::run(args, &cli),
+        Some(Command::Demo(_) | Command::Simulate(_)) => lab::run(),
         Some(Command::Park(args)) => park::run(args, &cli),
         Some(Command::Check) => check::run(&cli),
         Some(Command::CheckConfig { file }) => check::run_config(file),
@@ -231,7 +228,8 @@ pub fn main() -> ExitCode {
 }
 
 /// The command line; ends the program if it makes no sense.
-fn parse() -> Cli {
+#[must_use]
+pub fn parse() -> Cli {
     let matches = Cli::command().get_matches();
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // A global argument is found where it was typed: before the subcommand or after it.
@@ -250,7 +248,11 @@ fn load_config(cli: &Cli) -> Result<Config, Exit> {
     take_config(cli, Config::load_trusted(&cli.config))
 }
 
-fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Config, Exit> {
+/// A configuration that was read; warnings and problems go to standard error.
+///
+/// # Errors
+/// How to end where there is none.
+pub fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Config, Exit> {
     match loaded {
         Ok(loaded) => {
             for warning in &loaded.warnings {

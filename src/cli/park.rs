@@ -210,7 +210,14 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
     let guarded = match dry_run {
         true => None,
         false => {
-            let mut guarded = Guarded::claim(&cli.config, cli.log_format == LogFormat::Json, config, host, &infos, periods.active)?;
+            let mut guarded = Guarded::claim(
+                &cli.config,
+                cli.log_format == LogFormat::Json,
+                config,
+                host,
+                &infos,
+                periods.active,
+            )?;
             guarded.guard_states(find_by_state(host, park, &mut chosen)?);
             Some(guarded)
         }

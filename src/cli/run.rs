@@ -186,7 +186,11 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
                 Err(error) if single => return Err(error),
                 Err(error) => {
                     let error = format!("{error:#}");
-                    tracing::error!(server = server.name, error, "this server is left alone; the others go on");
+                    tracing::error!(
+                        server = server.name,
+                        error,
+                        "this server is left alone; the others go on"
+                    );
                     closed.push(server);
                 }
             }

@@ -41,7 +41,7 @@ pub enum ScreenError {
 }
 
 /// What the loop is told from outside.
-pub(super) enum News {
+pub enum News {
     /// The latest state.
     State(Box<State>),
     /// The last minutes.
@@ -70,7 +70,7 @@ fn is_utf8(locale: &str) -> bool {
 ///
 /// # Errors
 /// [`ScreenError`] if not.
-pub(super) fn possible() -> Result<(), ScreenError> {
+pub fn possible() -> Result<(), ScreenError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(ScreenError::NoTerminal);
     }
@@ -213,7 +213,7 @@ fn look(at_most: Duration) -> io::Result<Look> {
 ///
 /// # Errors
 /// [`ScreenError`] if there is no terminal, or it fails; it is given back either way.
-pub(super) fn show(
+pub fn show(
     model: &mut Model,
     news: &Receiver<News>,
     mut order: impl FnMut(Order, &Model),

@@ -11,14 +11,14 @@ const LOAD_MEMORY: Seconds = Seconds(15.0);
 
 /// Token rates averaged over some seconds, gaps included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct LoadEstimate {
+pub struct LoadEstimate {
     /// The estimate; `None` before the first window.
-    pub(crate) load: Option<Load>,
+    pub load: Option<Load>,
 }
 
 impl LoadEstimate {
     /// Takes a window in; returns the estimate.
-    pub(crate) fn push(&mut self, window: &Window) -> Load {
+    pub fn push(&mut self, window: &Window) -> Load {
         let rate = |tokens: Option<f64>| tokens.unwrap_or(0.0) / window.elapsed.0;
         let now =
             Load { prefill_rate: rate(window.prompt_tokens), decode_rate: rate(window.generation_tokens) };

@@ -7,7 +7,7 @@ pub mod event;
 mod first_tokens;
 pub mod idle;
 pub mod learned;
-pub(crate) mod load;
+pub mod load;
 pub mod parking;
 pub mod round;
 mod seen;

@@ -385,6 +385,7 @@ fn watch(group: &Group) -> sampler::Watch {
 }
 
 /// Seconds since the Unix epoch; 0 for a wall clock set before it.
-pub(crate) fn unix_seconds() -> f64 {
+#[must_use]
+pub fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |span| span.as_secs_f64())
 }

@@ -44,6 +44,3 @@ pub enum ReplayError {
         path: std::path::PathBuf,
     },
 }
-
-#[cfg(test)]
-mod tests;

@@ -14,9 +14,9 @@ use agft::compose;
 use agft::config::Config;
 use agft::control::{Controller, Learned};
 use agft::gpu::{MemoryLevel, SupportedClocks};
-use agft::sim::run::{Driver, RunSpec, run};
-use agft::sim::{Pattern, World, WorldSpec};
 use agft::units::{Mhz, Seconds, Time};
+use agft_lab::sim::run::{Driver, RunSpec, run};
+use agft_lab::sim::{Pattern, World, WorldSpec};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const ARMS: u32 = 128;

@@ -4,8 +4,8 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
-use agft::sim::{Pattern, World, WorldSpec};
 use agft::units::Time;
+use agft_lab::sim::{Pattern, World, WorldSpec};
 
 const MINUTES: u64 = 10;
 

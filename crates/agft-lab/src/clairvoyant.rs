@@ -12,10 +12,10 @@
 
 use super::oracle::Sweep;
 use super::score::Yardstick;
-use crate::reward::Objective;
 use crate::sim::record::Figures;
 use crate::sim::run::{Autopilot, Look};
-use crate::units::{Clocks, Target, Time};
+use agft::reward::Objective;
+use agft::units::{Clocks, Target, Time};
 
 /// The descent ends by itself; this is for safety.
 const MOST_PASSES: usize = 50;
@@ -134,9 +134,9 @@ impl Autopilot for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::oracle::StaticRun;
+    use crate::oracle::StaticRun;
     use crate::sim::record::LatencyFigures;
-    use crate::units::{Joules, Mhz, Watts};
+    use agft::units::{Joules, Mhz, Watts};
 
     fn figures(energy: f64, latency: f64) -> Figures {
         let latency = LatencyFigures { mean: latency, p95: latency, p99: latency };

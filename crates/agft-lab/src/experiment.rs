@@ -9,13 +9,13 @@ use super::oracle::{Sweep, SweepSpec};
 use super::original::OriginalAgft;
 use super::policy::{PolicySpec, controller};
 use super::score::{Reference, Score, Yardstick, cost};
-use crate::compose;
-use crate::config::{Config, PolicyKind};
-use crate::gpu::SupportedClocks;
 use crate::sim::record::{RequestLimits, RunRecord};
 use crate::sim::run::{Driver, RunError, RunSpec, run};
 use crate::sim::{SimError, World};
-use crate::units::{Clocks, Mhz, Seconds};
+use agft::compose;
+use agft::config::{Config, PolicyKind};
+use agft::gpu::SupportedClocks;
+use agft::units::{Clocks, Mhz, Seconds};
 
 /// What to compare.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use crate::sim::{
     Arrivals, EngineSettings, FrontEnd, GpuPreset, Lengths, ModelPreset, Pattern, Request, SimError,
     Workload, WorldSpec,
 };
-use crate::units::Seconds;
+use agft::units::Seconds;
 
 /// Where the requests come from.
 #[derive(Debug, Clone, PartialEq)]
@@ -340,7 +340,7 @@ impl Suite {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Time;
+    use agft::units::Time;
 
     #[test]
     fn every_load_of_every_suite_can_be_simulated() {

@@ -11,7 +11,11 @@
 //! clocks is made once per cell and shared by all policies. Cells run in parallel; the result does not depend on how many
 //! do.
 
+// `println!` panics where nobody reads any more (see agft's cli/say.rs).
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod clairvoyant;
+pub mod cli;
 pub mod experiment;
 pub mod grid;
 pub mod oracle;
@@ -22,6 +26,7 @@ pub mod policy;
 pub mod report;
 pub mod savings;
 pub mod score;
+pub mod sim;
 pub mod table;
 pub mod traces;
 

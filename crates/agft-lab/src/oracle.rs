@@ -3,11 +3,11 @@
 use rayon::prelude::*;
 
 use super::score::{Yardstick, cost};
-use crate::gpu::SupportedClocks;
-use crate::reward::Objective;
 use crate::sim::record::Figures;
 use crate::sim::run::{Driver, RunError, RunSpec, run};
-use crate::units::{Clocks, Mhz};
+use agft::gpu::SupportedClocks;
+use agft::reward::Objective;
+use agft::units::{Clocks, Mhz};
 
 /// Clocks of the first pass, spread evenly from [`LOWEST`] of the highest clock up to it.
 const COARSE: u32 = 15;
@@ -160,7 +160,7 @@ fn nearest(supported: &SupportedClocks, wanted: f64) -> Mhz {
 mod tests {
     use super::*;
     use crate::sim::record::LatencyFigures;
-    use crate::units::{Joules, Watts};
+    use agft::units::{Joules, Watts};
 
     /// A clock with this energy and mean latency (E2E and TPOT alike), 100 tokens.
     pub(crate) fn static_run(core: u32, energy: f64, latency: f64) -> StaticRun {

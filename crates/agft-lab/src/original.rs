@@ -12,14 +12,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::Config;
-use crate::features::{DIMENSION, Scaler};
-use crate::gpu::SupportedClocks;
-use crate::metrics::Signals;
-use crate::reward::slo::Limits;
 use crate::sim::run::{Autopilot, Look};
-use crate::stats::{mean, percentile};
-use crate::units::{Clocks, Mhz, Seconds, Target, Time};
+use agft::config::Config;
+use agft::features::{DIMENSION, Scaler};
+use agft::gpu::SupportedClocks;
+use agft::metrics::Signals;
+use agft::reward::slo::Limits;
+use agft::stats::{mean, percentile};
+use agft::units::{Clocks, Mhz, Seconds, Target, Time};
 
 /// Length of a window, and how often it samples.
 const WINDOW: f64 = 0.8;
@@ -115,7 +115,7 @@ impl Sampling {
 
     /// Energy x TPOT, if a token came; and whether a limit is broken.
     fn outcome(&self, last: &Signals, limits: Option<&Limits>) -> (Option<f64>, bool) {
-        let mean = |of: fn(&Signals) -> Option<&crate::metrics::Histogram>| {
+        let mean = |of: fn(&Signals) -> Option<&agft::metrics::Histogram>| {
             let (new, old) = (of(last)?, of(&self.first)?);
             let count = new.count - old.count;
             (count > 0.0).then(|| (new.sum - old.sum) / count)

@@ -4,13 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::LabError;
-use crate::bandit::ActionSpace;
-use crate::compose;
-use crate::config::{Config, PolicyKind};
-use crate::control::{Controller, Learned};
-use crate::gpu::SupportedClocks;
-use crate::park::levers::LeverBook;
-use crate::units::{Time, Watts};
+use agft::bandit::ActionSpace;
+use agft::compose;
+use agft::config::{Config, PolicyKind};
+use agft::control::{Controller, Learned};
+use agft::gpu::SupportedClocks;
+use agft::park::levers::LeverBook;
+use agft::units::{Time, Watts};
 
 /// Who sets the clocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -154,11 +154,11 @@ mod tests {
 
     #[test]
     fn long_gaps_show_what_each_lever_saves_and_the_best_is_used() {
-        use crate::park::levers::LeverKind;
         use crate::sim::Pattern;
         use crate::sim::WorldSpec;
         use crate::sim::run::{Driver, RunSpec, run};
-        use crate::units::Seconds;
+        use agft::park::levers::LeverKind;
+        use agft::units::Seconds;
 
         let world = WorldSpec::named("l40s", "8b", Pattern::Light, Some(0.001)).unwrap();
         let config = Config::default();

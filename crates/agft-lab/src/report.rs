@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 
 use super::experiment::{CellResult, Experiment};
 use super::score::{Score, Yardstick, cost, geometric_mean};
-use crate::reward::Objective;
-use crate::stats::mean;
-use crate::units::Mhz;
+use agft::reward::Objective;
+use agft::stats::mean;
+use agft::units::Mhz;
 
 /// One policy in one cell.
 #[derive(Debug, Serialize)]

@@ -12,11 +12,11 @@ use super::LabError;
 use super::experiment::{for_each_cell, supported};
 use super::grid::Load;
 use super::policy::as_configured;
-use crate::config::Config;
-use crate::control::Round;
-use crate::holdout::{Change, Effect, Savings, SlotWindow};
 use crate::sim::run::{Driver, RunError, RunSpec, run};
-use crate::units::Seconds;
+use agft::config::Config;
+use agft::control::Round;
+use agft::holdout::{Change, Effect, Savings, SlotWindow};
+use agft::units::Seconds;
 
 /// The quantities that are compared.
 const NAMES: [&str; 3] = ["power", "TPOT", "TTFT"];

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::oracle::Sweep;
-use crate::reward::Objective;
 use crate::sim::record::{Figures, RequestLimits, RunRecord};
-use crate::units::Mhz;
+use agft::reward::Objective;
+use agft::units::Mhz;
 
 /// Means of the static penalty are taken over this long.
 const CONVERGENCE_SPAN: f64 = 12.0;
@@ -235,7 +235,7 @@ pub fn geometric_mean(values: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use crate::sim::record::{Served, TickRecord};
-    use crate::units::{Joules, Seconds, Time};
+    use agft::units::{Joules, Seconds, Time};
 
     /// Stretches of one second with these penalties.
     fn seconds(penalties: &[f64]) -> Vec<(f64, f64, f64)> {
@@ -288,7 +288,7 @@ mod tests {
         let static_run = |core, energy, e2e| {
             let record = record(energy, e2e, core);
             super::super::oracle::StaticRun {
-                clocks: crate::units::Clocks::core_only(Mhz(core)),
+                clocks: agft::units::Clocks::core_only(Mhz(core)),
                 whole: record.whole(),
                 last_third: record.last_third(),
                 slices: Vec::new(),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::experiment::{CellResult, Experiment};
 use super::report::{Summary, summaries};
 use super::score::{Score, geometric_mean};
-use crate::reward::Objective;
+use agft::reward::Objective;
 
 /// The table.
 #[must_use]

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use crate::sim::capacity::{Demand, kv_blocks, requests_per_second};
 use crate::sim::{EngineSettings, GpuPreset, ModelPreset, Request, SimError, parse_trace};
-use crate::units::Time;
+use agft::units::Time;
 
 /// The two files are read once; a test holds that they are whole.
 static AZURE: LazyLock<Vec<Request>> =

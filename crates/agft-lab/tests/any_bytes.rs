@@ -2,7 +2,7 @@
 //! and on bytes made up.
 #![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
 
-#[path = "../fuzz/checks/mod.rs"]
+#[path = "../../../fuzz/checks/mod.rs"]
 mod checks;
 
 use std::fs;
@@ -10,13 +10,13 @@ use std::path::PathBuf;
 
 use agft::config::{Config, PolicyKind};
 use agft::control::{Controller, Learned, Observation, Output};
-use agft::lab::policy::controller;
 use agft::replay::{Cause, Head, Made, Recorded};
-use agft::sim::run::{Driver, Onlooker, RunSpec, run};
-use agft::sim::{Pattern, World, WorldSpec};
 use agft::store::held::{Holder, Journal, LockedRange};
 use agft::store::{RoundRecord, RunDir, RunInfo, StepLimits, StepWriter, raw, steps};
 use agft::units::{Mhz, Seconds, Time};
+use agft_lab::policy::controller;
+use agft_lab::sim::run::{Driver, Onlooker, RunSpec, run};
+use agft_lab::sim::{Pattern, World, WorldSpec};
 use jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ use proptest::sample::{Index, select};
 
 /// Seeds and earlier findings of a target.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let mut paths: Vec<PathBuf> =
         fs::read_dir(dir).expect("a corpus").map(|entry| entry.expect("an entry").path()).collect();
     paths.sort();
@@ -218,7 +218,7 @@ fn recorded_steps() -> (Vec<u8>, [(&'static str, Vec<u8>); 2]) {
 #[test]
 #[ignore = "writes files into the repository"]
 fn corpus_of_models_and_journals_is_written() {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
     let write = |name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes).expect("a seed");
     for (name, policy) in [("structured", PolicyKind::Structured), ("linucb", PolicyKind::LinUcb)] {
         let mut config = Config::default();

@@ -5,12 +5,12 @@ use std::fs;
 
 use agft::config::{Config, PolicyKind};
 use agft::control::Controller;
-use agft::lab::policy::controller;
-use agft::sim::run::{Driver, RunSpec, run};
-use agft::sim::{Pattern, World, WorldSpec};
 use agft::store::rounds::files_of;
 use agft::store::{Identity, RoundLimits, RoundRecord, RoundWriter, raw};
 use agft::units::{Seconds, Time};
+use agft_lab::policy::controller;
+use agft_lab::sim::run::{Driver, RunSpec, run};
+use agft_lab::sim::{Pattern, World, WorldSpec};
 use jiff::Timestamp;
 
 /// No model file is larger, with every clock that a board supports as an arm.

@@ -5,10 +5,10 @@ use agft::bandit::ActionSpace;
 use agft::compose;
 use agft::config::Config;
 use agft::control::{Controller, Learned, Settings};
-use agft::sim::record::Figures;
-use agft::sim::run::{Driver, RunSpec, run};
-use agft::sim::{Pattern, World, WorldSpec};
 use agft::units::{Clocks, Mhz, Seconds, Time};
+use agft_lab::sim::record::Figures;
+use agft_lab::sim::run::{Driver, RunSpec, run};
+use agft_lab::sim::{Pattern, World, WorldSpec};
 
 fn spec(world: &WorldSpec, seed: u64, seconds: f64) -> RunSpec {
     RunSpec { world: world.clone(), seed, seconds: Seconds(seconds), tick: Seconds(0.3) }
@@ -105,7 +105,7 @@ fn slowdown_bound_is_kept_and_still_saves_energy() {
 
 #[test]
 fn clients_with_a_fixed_concurrency_are_served_near_the_best_fixed_clock() {
-    use agft::sim::{Arrivals, ClosedLoop, Shape};
+    use agft_lab::sim::{Arrivals, ClosedLoop, Shape};
     let mut world = WorldSpec::named("a100", "8b", Pattern::Steady, None).unwrap();
     world.arrivals = Arrivals::Closed(ClosedLoop { clients: 12, think: Seconds(0.0), shape: Shape::CHAT });
     let config = Config::default();

@@ -1,27 +1,31 @@
-//! Runs of the simulator, recorded and repeated.
+//! Runs of the simulator, recorded and repeated; what other clocks would have done, against what the simulator shows.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "replay/estimate.rs"]
+mod estimate;
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::other::{Settings, other};
-use super::same::same;
-use super::*;
-use crate::config::{Config, PolicyKind};
-use crate::control::{ClockOutcome, Controller, Observation, Order, Output, Scrape};
-use crate::gpu::{Refusal, SupportedClocks};
-use crate::lab::policy::controller;
-use crate::sim::run::{Driver, Onlooker, RunSpec, run};
-use crate::sim::{Pattern, World, WorldSpec};
-use crate::store::{RunDir, RunInfo, StepLimits, StepWriter};
-use crate::units::{Seconds, Target, Time};
+use agft::config::{Config, PolicyKind};
+use agft::control::{ClockOutcome, Controller, Observation, Order, Output, Scrape};
+use agft::gpu::{Refusal, SupportedClocks};
+use agft::replay::other::{Settings, other};
+use agft::replay::same::same;
+use agft::replay::{Cause, Head, Made, Recorded, ReplayError};
+use agft::store::{RunDir, RunInfo, StepLimits, StepWriter};
+use agft::units::{Seconds, Target, Time};
+use agft_lab::policy::controller;
+use agft_lab::sim::run::{Driver, Onlooker, RunSpec, run};
+use agft_lab::sim::{Pattern, World, WorldSpec};
 
 /// Changes the observation of a step.
 type Forge = Box<dyn FnMut(u64, &mut Observation)>;
 
 /// Writes what a run is shown, as the daemon does; segments end where the writer says so.
-pub(super) struct Tape {
+struct Tape {
     _base: tempfile::TempDir,
     run: RunDir,
     writer: StepWriter,
@@ -32,12 +36,7 @@ pub(super) struct Tape {
 }
 
 impl Tape {
-    pub(super) fn new(
-        config: &Config,
-        clocks: &SupportedClocks,
-        controller: &Controller,
-        segment: u64,
-    ) -> Self {
+    fn new(config: &Config, clocks: &SupportedClocks, controller: &Controller, segment: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let info = RunInfo {
             gpu_model: "simulated".into(),
@@ -69,7 +68,7 @@ impl Tape {
     }
 
     /// Closes it; gives the run's directory.
-    pub(super) fn close(&mut self) -> PathBuf {
+    fn close(&mut self) -> PathBuf {
         self.writer.close().unwrap();
         self.run.path().to_owned()
     }
@@ -88,7 +87,7 @@ impl Onlooker for Tape {
     }
 }
 
-pub(super) fn world(pattern: Pattern) -> (WorldSpec, SupportedClocks) {
+fn world(pattern: Pattern) -> (WorldSpec, SupportedClocks) {
     let world = WorldSpec::named("a6000", "3b", pattern, None).unwrap();
     let clocks = World::new(world.clone(), 1).unwrap().supported_clocks().unwrap();
     (world, clocks)
@@ -161,7 +160,7 @@ fn an_altered_observation_is_found_where_it_is() {
 
 /// Everything that can be shown at once, to a controller and to its copy from a snapshot.
 fn story(step: u64, seen: &mut Observation) {
-    let target = |core| Target::Lock(crate::units::Clocks::core_only(crate::units::Mhz(core)));
+    let target = |core| Target::Lock(agft::units::Clocks::core_only(agft::units::Mhz(core)));
     match step {
         100 => seen.orders = vec![Order::Pause],
         140 => seen.orders = vec![Order::Resume],
@@ -217,19 +216,19 @@ proptest! {
             if let Some(twin) = &mut teller.twin {
                 let again = twin.step(&seen);
                 let (a, b) = (Made::of(&output, &controller), Made::of(&again, twin));
-                prop_assert_eq!(crate::store::steps::pack(&a), crate::store::steps::pack(&b), "step {}", teller.step);
+                prop_assert_eq!(agft::store::steps::pack(&a), agft::store::steps::pack(&b), "step {}", teller.step);
             }
             if teller.step == teller.at {
-                let bytes = crate::store::steps::pack(&controller).unwrap();
-                let twin: Controller = crate::store::steps::unpack(&bytes).unwrap();
-                prop_assert_eq!(crate::store::steps::pack(&twin).unwrap(), bytes);
+                let bytes = agft::store::steps::pack(&controller).unwrap();
+                let twin: Controller = agft::store::steps::unpack(&bytes).unwrap();
+                prop_assert_eq!(agft::store::steps::pack(&twin).unwrap(), bytes);
                 teller.twin = Some(twin);
             }
         }
         let twin = teller.twin.unwrap();
         prop_assert_eq!(
-            crate::store::steps::pack(&twin).unwrap(),
-            crate::store::steps::pack(&controller).unwrap(),
+            agft::store::steps::pack(&twin).unwrap(),
+            agft::store::steps::pack(&controller).unwrap(),
             "and ends in the same state"
         );
     }
@@ -242,7 +241,7 @@ fn first_segment(dir: &Path) -> PathBuf {
 #[test]
 fn torn_missing_and_damaged_segments_are_told_as_such() {
     let (_tape, dir) = recorded(PolicyKind::LinUcb, Pattern::Steady, 180.0, 60_000, false);
-    let segments = crate::store::steps::segments_of(&dir).unwrap();
+    let segments = agft::store::steps::segments_of(&dir).unwrap();
     assert!(segments.len() >= 3);
     let last = segments.last().unwrap();
     let whole = same(&dir).unwrap();

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// Runs `agft simulate` with these arguments, separated by blanks, in a directory.
 fn simulate(directory: &Path, arguments: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agft"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agft-lab"));
     command.current_dir(directory).arg("simulate").args(arguments.split_whitespace());
     command.output().expect("the program runs")
 }

@@ -1,79 +1,44 @@
 //! `agft demo`: the real loop, in real time, on a simulated server and GPU; then the same arrivals at default clocks.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 
-use super::screen::possible;
 use super::tui::Tui;
-use super::{Cli, Exit, logging, top};
-use crate::bandit::ActionSpace;
-use crate::compose;
-use crate::compose::group::sampler_settings;
-use crate::config::Config;
-use crate::control::{Controller, Learned, Settings};
-use crate::daemon::actuator::Actuator;
-use crate::daemon::clock::Clock;
-use crate::daemon::feed::{Feed, Schedule};
-use crate::daemon::log::LogObserver;
-use crate::daemon::host::{Host, drive};
-use crate::daemon::sampler::Sampler;
-use crate::daemon::show::{self, Show};
-use crate::daemon::tick::{End, Group, Observer, StepFacts, unix_seconds};
-use crate::export::Latest;
-use crate::export::guard::Hosts;
-use crate::export::http;
-use crate::gpu::GpuSensors;
-use crate::gpu::lease::ClockLease;
-use crate::holdout::Savings;
-use crate::metrics::scrape::Scraper;
-use crate::park::levers::LeverBook;
-use crate::signals::Signals;
 use crate::sim::{Arrivals, Pattern, SharedWorld, SimGpu, World, WorldSpec, serve, shared};
-use crate::units::{Seconds, Time};
-use crate::view::View;
-
-/// Options of `demo`.
-#[derive(Debug, Args)]
-pub struct DemoArgs {
-    /// Print the result as JSON, and no progress
-    #[arg(long)]
-    pub json: bool,
-
-    /// Watch it as `agft top` shows a daemon; q ends the demo early
-    #[arg(long, conflicts_with = "json")]
-    pub tui: bool,
-
-    /// Write the last state and its history to this file, for pictures of the view
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub save_view: Option<PathBuf>,
-
-    /// How long to run, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(5..=3600))]
-    pub seconds: u32,
-
-    /// Show the run on a web page there meanwhile, for example 127.0.0.1:9477
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub listen: Option<SocketAddr>,
-
-    /// The simulated GPU
-    #[arg(long, default_value = "rtx4090")]
-    pub gpu: String,
-
-    /// The simulated model
-    #[arg(long, default_value = "8b")]
-    pub model: String,
-
-    /// Start of the random numbers: arrivals and noise
-    #[arg(long, default_value = "1")]
-    pub seed: u64,
-}
+use agft::bandit::ActionSpace;
+use agft::cli::lab::DemoArgs;
+use agft::cli::screen::possible;
+use agft::cli::{Cli, Exit, logging, say};
+use agft::compose;
+use agft::compose::group::sampler_settings;
+use agft::config::Config;
+use agft::control::{Controller, Learned, Settings};
+use agft::daemon::actuator::Actuator;
+use agft::daemon::clock::Clock;
+use agft::daemon::feed::{Feed, Schedule};
+use agft::daemon::host::{Host, drive};
+use agft::daemon::log::LogObserver;
+use agft::daemon::sampler::Sampler;
+use agft::daemon::show::{self, Show};
+use agft::daemon::tick::{End, Group, Observer, StepFacts, unix_seconds};
+use agft::export::Latest;
+use agft::export::guard::Hosts;
+use agft::export::http;
+use agft::gpu::GpuSensors;
+use agft::gpu::lease::ClockLease;
+use agft::holdout::Savings;
+use agft::metrics::scrape::Scraper;
+use agft::park::levers::LeverBook;
+use agft::signals::Signals;
+use agft::units::{Seconds, Time};
+use agft::view::View;
+use agft::{complain, say};
 
 /// What one run cost and gave.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -118,7 +83,8 @@ pub fn run(args: &DemoArgs, cli: &Cli) -> Exit {
     if args.tui
         && let Err(error) = possible()
     {
-        return top::failed(&error);
+        complain!("agft: {error}");
+        return Exit::Failure;
     }
     // Lines of a log would run across the view, which has its own news.
     let across = args.tui && std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -274,7 +240,7 @@ async fn live(
     let schedule = Schedule { start: Time(0.15), period: config.control.decision_interval_s };
     let scraper = Scraper::new(&compose::scrape_settings(&config))?;
     let group = Group {
-        name: crate::config::ONE.into(),
+        name: agft::config::ONE.into(),
         server: None,
         span: tracing::Span::none(),
         controller,
@@ -297,7 +263,7 @@ async fn live(
     let end = drive(host, async {
         tokio::select! {
             name = signals.wait() => End::Signal(name),
-            () = crate::daemon::feed::sleep_until(clock, Time(length) + Seconds(0.35)) => End::Finished,
+            () = agft::daemon::feed::sleep_until(clock, Time(length) + Seconds(0.35)) => End::Finished,
             () = quit(tui.as_mut()) => End::Finished,
         }
     })
@@ -400,7 +366,7 @@ impl Observer for Display {
 fn print(report: &Report, json: bool) -> Exit {
     if json {
         match serde_json::to_string_pretty(report) {
-            Ok(text) => drop(super::say::print(&(text + "\n"))),
+            Ok(text) => drop(say::print(&(text + "\n"))),
             Err(error) => {
                 complain!("agft: cannot write JSON: {error}");
                 return Exit::Failure;

@@ -1,166 +1,25 @@
 //! `agft simulate`: policies against each other on simulated servers, in virtual time.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Cli, Exit, take_config};
-use crate::config::Config;
-use crate::lab::experiment::{CellResult, Experiment};
-use crate::lab::grid::{GivenTrace, Load, Source, Suite};
-use crate::lab::parking;
-use crate::lab::parking::policy::ParkPolicy;
-use crate::lab::policy::PolicySpec;
-use crate::lab::savings::{self, Trial};
-use crate::lab::{plots, report, table};
-use crate::reward::Objective;
+use crate::experiment::{CellResult, Experiment};
+use crate::grid::{GivenTrace, Load, Source, Suite};
+use crate::parking;
+use crate::parking::policy::ParkPolicy;
+use crate::policy::PolicySpec;
+use crate::savings::{self, Trial};
 use crate::sim::{calibration, parse_trace};
-use crate::units::Seconds;
-
-const AFTER_HELP: &str = "\
-Without --gpu, --model, --workload or --trace a whole suite runs: `standard`, unless --suite says otherwise. With any of
-them, every combination of what is named runs; what is not named is a100, 8b, steady. With --suite as well, they pick
-from the suite.
-
-The table shows EDP ratios to the best fixed clock of the same arrivals, found afterwards by sweep. CSV and JSON have
-every cell with every measure, units in the field names. Prompts of a trace that can never fit the KV cache are cut to
-what does; a trace shorter than the run begins again, and each seed begins elsewhere in it.";
-
-/// Options of `simulate`.
-#[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
-pub struct SimulateArgs {
-    /// Who sets the clocks: structured, linucb, default, best-fixed, clairvoyant, agft, power-cap=WATTS, power-cap=PERCENT%
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_name = "NAMES",
-        default_value = "structured,default,best-fixed"
-    )]
-    pub policy: Vec<String>,
-
-    /// GPU types, such as a100,h100
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub gpu: Vec<String>,
-
-    /// Model types: 3b, 8b, 14b
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub model: Vec<String>,
-
-    /// Workloads, such as steady,bursty,azure
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub workload: Vec<String>,
-
-    /// Seeds of arrivals and noise: a list and ranges, such as 1-5 or 1,2,7
-    #[arg(long, value_name = "SEEDS", default_value = "1-5")]
-    pub seeds: String,
-
-    /// Length of a run in virtual seconds
-    #[arg(long, default_value = "600", value_parser = clap::value_parser!(u32).range(10..=86_400))]
-    pub seconds: u32,
-
-    /// A trace to replay, CSV or JSONL with arrival, prompt and output tokens
-    #[arg(long, value_name = "FILE")]
-    pub trace: Option<PathBuf>,
-
-    /// How much faster than recorded: a number, or auto for the wanted share of the capacity, 100 requests a
-    /// second at most; no run has more than 200000 requests
-    #[arg(long, value_name = "FACTOR", default_value = "auto", requires = "trace")]
-    pub trace_speed: String,
-
-    /// Load as a share of the server's capacity at default clocks, instead of what the workload stands for
-    #[arg(long, value_name = "SHARE")]
-    pub utilization: Option<f64>,
-
-    /// Suite: standard, held-out (other pairs, shifted constants) or changing (loads that change while they run)
-    #[arg(long, value_name = "NAME")]
-    pub suite: Option<String>,
-
-    /// What is to be small: edp, ed2p or energy
-    #[arg(long, value_name = "NAME")]
-    pub objective: Option<GivenObjective>,
-
-    /// Limit on the time to first token, in seconds (overrides control.ttft_limit)
-    #[arg(long, value_name = "SECONDS")]
-    pub ttft_limit: Option<f64>,
-
-    /// Limit on the time per output token, in seconds (overrides control.tpot_limit)
-    #[arg(long, value_name = "SECONDS")]
-    pub tpot_limit: Option<f64>,
-
-    /// Directory for results.json, results.csv, table.txt and the plots
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-
-    /// Form of the result on standard output
-    #[arg(long, value_name = "FORM", default_value = "table")]
-    pub format: Format,
-
-    /// Threads; all cores without. The result does not depend on it
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub jobs: Option<u16>,
-
-    /// Try the holdout experiment instead: this share of the time at default clocks (0.02 to 0.5), and is what it tells true?
-    #[arg(long, value_name = "SHARE", conflicts_with = "calibration")]
-    pub savings: Option<f64>,
-
-    /// Compare rules of parking instead: none, fixed=SECONDS, staged=SECONDS/SECONDS, rule (agft park), engine, engine-connections,
-    /// clairvoyant-core, clairvoyant. Without --suite or --trace on loads with gaps, of which --gpu and --workload pick
-    #[arg(
-        long,
-        value_name = "RULES",
-        value_delimiter = ',',
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = ParkPolicy::DEFAULT,
-        conflicts_with_all = ["calibration", "savings"]
-    )]
-    pub parking: Vec<String>,
-
-    /// With --parking: shares of requests that open a connection of their own; the others use one that is kept open
-    #[arg(long, value_delimiter = ',', value_name = "SHARES", default_value = "1,0", requires = "parking")]
-    pub own_connections: Vec<f64>,
-
-    /// Compare the simulator's physics with measured boards instead
-    #[arg(long)]
-    pub calibration: bool,
-}
-
-/// Objectives of the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum GivenObjective {
-    /// Energy times delay.
-    Edp,
-    /// Energy times delay squared.
-    Ed2p,
-    /// Energy alone.
-    Energy,
-}
-
-impl From<GivenObjective> for Objective {
-    fn from(given: GivenObjective) -> Self {
-        match given {
-            GivenObjective::Edp => Self::Edp,
-            GivenObjective::Ed2p => Self::Ed2p,
-            GivenObjective::Energy => Self::Energy,
-        }
-    }
-}
-
-/// Forms of the result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For humans.
-    Table,
-    /// One row per cell and policy.
-    Csv,
-    /// Everything.
-    Json,
-}
+use crate::{plots, report, table};
+use agft::cli::lab::{DEFAULT_RULES, Format, SimulateArgs};
+use agft::cli::{Cli, Exit, say, take_config};
+use agft::complain;
+use agft::config::Config;
+use agft::units::Seconds;
 
 /// Runs the simulation.
 #[must_use]
@@ -210,7 +69,7 @@ pub fn run(args: &SimulateArgs, cli: &Cli) -> Exit {
 
 fn print(text: &str) -> Exit {
     // A reader that has gone, such as `head`, is no error.
-    super::say::print(text);
+    say::print(text);
     Exit::Ok
 }
 
@@ -379,8 +238,10 @@ fn parking_loads(args: &SimulateArgs, problems: &mut Problems) -> Vec<Load> {
 
 fn plan_parking(args: &SimulateArgs, experiment: Experiment) -> Result<parking::Trial, Vec<String>> {
     let mut problems = Problems(Vec::new());
-    let policies: Vec<ParkPolicy> =
-        args.parking.iter().filter_map(|name| problems.keep(name.parse())).collect();
+    let named = args.parking.iter().flat_map(|name| {
+        if name == DEFAULT_RULES { ParkPolicy::DEFAULT.split(',') } else { name.split(',') }
+    });
+    let policies: Vec<ParkPolicy> = named.filter_map(|name| problems.keep(name.parse())).collect();
     for share in &args.own_connections {
         if !(0.0..=1.0).contains(share) {
             problems.add(format!("--own-connections {share}: give shares from 0 to 1, such as 1,0"));

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::screen::{News, ScreenError, show};
-use crate::control::Order;
-use crate::export::Latest;
-use crate::top::Model;
+use agft::cli::screen::{News, ScreenError, show};
+use agft::control::Order;
+use agft::export::Latest;
+use agft::top::Model;
 
 /// The view is told this often.
 const TELL_EVERY: Duration = Duration::from_millis(500);

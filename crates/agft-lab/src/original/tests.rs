@@ -1,7 +1,7 @@
 use super::*;
-use crate::control::Connections;
-use crate::gpu::MemoryLevel;
-use crate::units::{Millijoules, Watts};
+use agft::control::Connections;
+use agft::gpu::MemoryLevel;
+use agft::units::{Millijoules, Watts};
 
 fn pilot() -> OriginalAgft {
     let core = (0..=80).map(|k| Mhz(1410 - 15 * k)).collect();
@@ -14,7 +14,7 @@ fn fly(pilot: &mut OriginalAgft, until: f64, running: f64) -> Vec<(f64, Target)>
     let mut locks = Vec::new();
     while pilot.due().0 < until {
         let now = pilot.due();
-        let itl = crate::metrics::Histogram { sum: now.0, count: 100.0 * now.0, buckets: Vec::new() };
+        let itl = agft::metrics::Histogram { sum: now.0, count: 100.0 * now.0, buckets: Vec::new() };
         let signals = Signals {
             running: Some(running),
             waiting: Some(0.0),

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::sim::Raise;
 use crate::sim::record::{RunRecord, Served};
-use crate::stats::{mean, nearest_rank};
-use crate::units::Time;
+use agft::stats::{mean, nearest_rank};
+use agft::units::Time;
 
 /// A request that comes this much later than without parking was delayed; less is chance.
 const DELAYED_S: f64 = 0.001;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::figures::Gap;
 use crate::sim::run::{Autopilot, Look};
-use crate::units::{Clocks, Seconds, Target, Time};
+use agft::units::{Clocks, Seconds, Target, Time};
 
 /// Clock writes with their moments, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +44,7 @@ impl Autopilot for Foresight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Mhz;
+    use agft::units::Mhz;
 
     #[test]
     fn every_gap_longer_than_a_change_of_clocks_is_parked_and_left_in_time() {

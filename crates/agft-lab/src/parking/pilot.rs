@@ -1,13 +1,13 @@
 //! `agft park` in virtual time: its rule, with the looks, powers and wake checks that the daemon feeds it.
 
-use crate::compose;
-use crate::config::{Park, ParkSource, WaitKind};
-use crate::park::books::Books;
-use crate::park::gap::{GapSettings, Prices, Wait};
-use crate::park::price::WakePrice;
-use crate::park::rule::{Decision, Observation, ParkRule, Settings, State};
 use crate::sim::run::{Autopilot, Look, WRITE_DELAY};
-use crate::units::{Clocks, Mhz, Millijoules, Seconds, Target, Time};
+use agft::compose;
+use agft::config::{Park, ParkSource, WaitKind};
+use agft::park::books::Books;
+use agft::park::gap::{GapSettings, Prices, Wait};
+use agft::park::price::WakePrice;
+use agft::park::rule::{Decision, Observation, ParkRule, Settings, State};
+use agft::units::{Clocks, Mhz, Millijoules, Seconds, Target, Time};
 
 /// Between two looks at the power of a quiet GPU, and from the last work to the first of them.
 const SLOW: Seconds = Seconds(1.0);

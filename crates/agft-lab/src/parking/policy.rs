@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::lab::LabError;
-use crate::units::Seconds;
+use crate::LabError;
+use agft::units::Seconds;
 
 /// Who parks, and when.
 #[derive(Debug, Clone, Copy, PartialEq)]

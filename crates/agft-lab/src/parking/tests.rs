@@ -2,7 +2,7 @@ use super::*;
 use crate::sim::record::Served;
 use crate::sim::run::{NOTICE, WRITE_DELAY};
 use crate::sim::{Arrivals, Usage};
-use crate::units::Time;
+use agft::units::Time;
 
 fn trial(gpu: &str, policies: &str, fresh_connections: &[f64]) -> Vec<Outcome> {
     let trial = Trial {

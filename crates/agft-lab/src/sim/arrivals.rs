@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::dice::Dice;
 use super::workload::{Request, Shape, Stream, Workload};
-use crate::units::{Seconds, Time};
+use agft::units::{Seconds, Time};
 
 /// The source of requests.
 #[derive(Debug, Clone, PartialEq)]

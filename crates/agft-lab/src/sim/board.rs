@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 use super::dice::Dice;
 use super::physics::{GpuPreset, StepCost, Work};
-use crate::gpu::{ClockReasons, GpuReading, MemoryLevel, SupportedClocks};
-use crate::units::{Clocks, Mhz, Millijoules, Seconds, Time, Watts};
+use agft::gpu::{ClockReasons, GpuReading, MemoryLevel, SupportedClocks};
+use agft::units::{Clocks, Mhz, Millijoules, Seconds, Time, Watts};
 
 /// How far back the sensors look: the longest averaging window plus the longest renewal period, rounded up.
 const MEMORY: f64 = 1.5;

@@ -11,7 +11,7 @@ use std::fmt;
 
 use super::SimError;
 use super::physics::{GpuPreset, StepCost, Work};
-use crate::units::{Clocks, Mhz, Watts};
+use agft::units::{Clocks, Mhz, Watts};
 
 const SWEEPS: &str = include_str!("data/dvfs_points.csv");
 const IDLE: &str = include_str!("data/idle_points.csv");

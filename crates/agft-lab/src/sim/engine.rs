@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use super::physics::Batch;
 use super::stats::Stats;
 use super::workload::Request;
-use crate::units::{Seconds, Time};
+use agft::units::{Seconds, Time};
 
 /// How the engine is set up. The defaults are vLLM's where it has one.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::dice::Dice;
 use super::workload::Request;
-use crate::control::Connections;
-use crate::units::{Seconds, Time};
+use agft::control::Connections;
+use agft::units::{Seconds, Time};
 
 /// How requests come in.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::board::Refusal;
 use super::world::{ClockCall, World};
-use crate::gpu::{GpuClocks, GpuError, GpuInfo, GpuReading, GpuSensors, SupportedClocks};
-use crate::units::{Mhz, Millijoules, Time, Watts};
+use agft::gpu::{GpuClocks, GpuError, GpuInfo, GpuReading, GpuSensors, SupportedClocks};
+use agft::units::{Mhz, Millijoules, Time, Watts};
 
 /// A world that a server and a controller look at together.
 pub type SharedWorld = Arc<Mutex<World>>;

@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::world::ClockCall;
 use super::*;
-use crate::gpu::ClockReasons;
-use crate::metrics::page::{Dialect, Page};
-use crate::units::{Clocks, Mhz, Seconds, Time, Watts};
+use agft::gpu::ClockReasons;
+use agft::metrics::page::{Dialect, Page};
+use agft::units::{Clocks, Mhz, Seconds, Time, Watts};
 
 /// Card and model that fit together.
 fn machines() -> impl Strategy<Value = (&'static str, &'static str)> {
@@ -65,7 +65,7 @@ fn skeleton(page: &str) -> Vec<String> {
 
 #[test]
 fn page_has_the_families_types_and_labels_of_a_captured_one() {
-    let captured = include_str!("../../tests/data/metrics/vllm-0.32.0-idle-after-load.txt");
+    let captured = include_str!("../../../../tests/data/metrics/vllm-0.32.0-idle-after-load.txt");
     let mut world = world(("a100", "8b"), Pattern::Steady, 1);
     world.advance(Time(30.0));
     assert_eq!(skeleton(&world.page()), skeleton(captured));

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::stats::{COPIES, Histogram, Stats};
-use crate::units::Time;
+use agft::units::Time;
 
 /// From the start of the process to its metrics being there, while the model loads.
 const LOADING: f64 = 62.6;

@@ -17,7 +17,7 @@
 //!
 //! The step's power is the time-weighted mean of `P_busy` and, for the host's share, `P_idle`.
 
-use crate::units::{Clocks, Mhz, Seconds, Watts};
+use agft::units::{Clocks, Mhz, Seconds, Watts};
 
 /// Voltage against clock: flat up to a knee, then rising in a straight line.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,7 +1,7 @@
 //! What a run left behind, and the figures of any span of it.
 
-use crate::stats::nearest_rank;
-use crate::units::{Joules, Mhz, Seconds, Time, Watts};
+use agft::stats::nearest_rank;
+use agft::units::{Joules, Mhz, Seconds, Time, Watts};
 
 use super::board::{Raise, Usage};
 use super::run::DRAIN;

@@ -10,12 +10,12 @@ use super::board::Usage;
 use super::gpu::{Clock, SharedWorld, SimGpu, shared};
 use super::record::{RunRecord, TickRecord, is_over};
 use super::world::{ClockCall, World, WorldSpec};
-use crate::control::{ClockOutcome, Connections, Controller, GpuTick, Observation, Output, Round, Scrape};
-use crate::gpu::lease::ClockLease;
-use crate::gpu::{GpuError, GpuSensors};
-use crate::metrics::{Signals, Snapshot};
-use crate::reward::energy::EnergyPoint;
-use crate::units::{Clocks, Mhz, Millijoules, Seconds, Target, Time, Watts};
+use agft::control::{ClockOutcome, Connections, Controller, GpuTick, Observation, Output, Round, Scrape};
+use agft::gpu::lease::ClockLease;
+use agft::gpu::{GpuError, GpuSensors};
+use agft::metrics::{Signals, Snapshot};
+use agft::reward::energy::EnergyPoint;
+use agft::units::{Clocks, Mhz, Millijoules, Seconds, Target, Time, Watts};
 
 /// The energy counter is looked at this often.
 const POLL: f64 = 0.005;
@@ -412,9 +412,9 @@ impl Counter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::lab::policy::as_configured;
+    use crate::policy::as_configured;
     use crate::sim::{Arrivals, FrontEnd, Pattern, Request};
+    use agft::config::Config;
 
     /// Keeps the moments of steps, with the requests seen.
     #[derive(Default)]

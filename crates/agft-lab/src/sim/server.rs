@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
     use crate::sim::{Pattern, World, WorldSpec, shared};
-    use crate::units::Time;
+    use agft::units::Time;
 
     #[tokio::test]
     async fn serves_page_health_and_version_until_stopped() {

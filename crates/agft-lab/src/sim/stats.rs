@@ -1,6 +1,6 @@
 //! The engine's statistics as its metrics page has them: vLLM V1's counters, gauges and histograms.
 
-use crate::metrics;
+use agft::metrics;
 
 /// Bucket bounds of `time_to_first_token_seconds`.
 pub(super) const TTFT: &[f64] = &[

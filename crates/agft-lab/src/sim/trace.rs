@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 
 use super::workload::Request;
-use crate::units::Time;
+use agft::units::Time;
 
 /// Tokens per entry of `hash_ids`.
 const HASH_BLOCK: u32 = 512;
@@ -218,12 +218,12 @@ mod tests {
 
     #[test]
     fn beginnings_of_the_public_traces_are_read_whole() {
-        let azure = include_str!("../../tests/data/traces/azure-2023-conversation-first-300.csv");
+        let azure = include_str!("../../../../tests/data/traces/azure-2023-conversation-first-300.csv");
         let requests = parse_trace(azure, 1.0).unwrap();
         assert_eq!(requests.len(), 300);
         assert_eq!(requests[0], request(0.0, 374, 44, 0));
         assert!((requests[1].arrival.0 - 4.314_579).abs() < 1e-6, "{:?}", requests[1]);
-        let mooncake = include_str!("../../tests/data/traces/mooncake-synthetic-first-60.jsonl");
+        let mooncake = include_str!("../../../../tests/data/traces/mooncake-synthetic-first-60.jsonl");
         let requests = parse_trace(mooncake, 1.0).unwrap();
         assert_eq!(requests.len(), 60);
         assert!(requests.iter().all(|request| request.cached_tokens <= request.prompt_tokens));

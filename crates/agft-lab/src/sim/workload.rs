@@ -1,7 +1,7 @@
 //! Who asks what and when: seeded streams of requests in the patterns that servers see.
 
 use super::dice::Dice;
-use crate::units::Time;
+use agft::units::Time;
 
 /// One request.
 #[derive(Debug, Clone, Copy, PartialEq)]

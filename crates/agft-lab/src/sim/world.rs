@@ -11,10 +11,10 @@ use super::page;
 use super::patterns::Pattern;
 use super::physics::{GpuPreset, ModelPreset, Work};
 use super::workload::{Request, Workload};
-use crate::control::Connections;
-use crate::gpu::{GpuReading, SupportedClocks};
-use crate::metrics::Signals;
-use crate::units::{Joules, Mhz, Millijoules, Seconds, Time, Watts};
+use agft::control::Connections;
+use agft::gpu::{GpuReading, SupportedClocks};
+use agft::metrics::Signals;
+use agft::units::{Joules, Mhz, Millijoules, Seconds, Time, Watts};
 
 /// What is simulated.
 #[derive(Debug, Clone)]

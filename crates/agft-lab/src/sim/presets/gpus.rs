@@ -9,7 +9,7 @@
 //! their busy shares A: a dense step at the highest clock runs into the cap, as it does on the measured boards.
 
 use crate::sim::physics::{GpuPreset, PowerModel, SensorModel, Settle, Voltage};
-use crate::units::{Mhz, Seconds, Watts};
+use agft::units::{Mhz, Seconds, Watts};
 
 /// Achieved FLOP/s at `reached` from the dense peak in TFLOP/s that the vendor states for the boost clock `rated`.
 const fn achieved_flops(peak_tflops: f64, rated: f64, reached: f64) -> f64 {

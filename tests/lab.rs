@@ -1,0 +1,105 @@
+//! `agft demo` and `agft simulate` hand over to the `agft-lab` beside the program.
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A program of this name that says what it was started with, and ends with 7.
+const SCRIPT: &str = "#!/bin/sh\necho \"$0:\" \"$@\"\necho heard >&2\nexit 7\n";
+
+/// agft in a directory of its own.
+fn installed() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let agft = dir.path().join("agft");
+    fs::copy(env!("CARGO_BIN_EXE_agft"), &agft).unwrap();
+    (dir, agft)
+}
+
+fn add_lab(dir: &Path) -> PathBuf {
+    let lab = dir.join("agft-lab");
+    fs::write(&lab, SCRIPT).unwrap();
+    fs::set_permissions(&lab, Permissions::from_mode(0o755)).unwrap();
+    lab
+}
+
+fn run(agft: &Path, arguments: &[&str]) -> Output {
+    Command::new(agft).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn the_program_beside_takes_over_with_the_same_arguments() {
+    let (dir, agft) = installed();
+    let lab = add_lab(dir.path());
+    for arguments in [
+        &["demo", "--json", "--seconds", "5"][..],
+        &[
+            "--log-level",
+            "debug",
+            "simulate",
+            "--policy",
+            "default,best-fixed",
+            "--parking",
+            "--config",
+            "a b.yaml",
+        ],
+    ] {
+        let output = run(&agft, arguments);
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+        assert_eq!(text(&output.stdout), format!("{}: {}\n", lab.display(), arguments.join(" ")));
+        assert_eq!(text(&output.stderr), "heard\n");
+    }
+    // The options are checked before, and explained without it.
+    assert_eq!(run(&agft, &["demo", "--seconds", "1"]).status.code(), Some(2));
+    let link = dir.path().join("linked");
+    fs::create_dir(&link).unwrap();
+    std::os::unix::fs::symlink(&agft, link.join("agft")).unwrap();
+    assert_eq!(
+        run(&link.join("agft"), &["demo"]).status.code(),
+        Some(7),
+        "beside the program, not beside a link to it"
+    );
+}
+
+#[test]
+fn where_it_is_missing_the_error_says_what_is_missing_and_how_to_get_it() {
+    let (dir, agft) = installed();
+    for command in ["demo", "simulate"] {
+        let output = run(&agft, &[command]);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(error.contains(&dir.path().join("agft-lab").display().to_string()), "{error}");
+        assert!(error.contains("cargo build --release") && error.contains("cargo install --path"), "{error}");
+        let help = run(&agft, &[command, "--help"]);
+        assert!(help.status.success() && text(&help.stdout).contains("--seconds"), "{help:?}");
+    }
+}
+
+#[test]
+fn root_does_not_run_what_others_could_have_written() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: not root");
+        return;
+    }
+    let (dir, agft) = installed();
+    let lab = add_lab(dir.path());
+    let refused = |at: &Path| {
+        let output = run(&agft, &["demo"]);
+        let error = text(&output.stderr);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()), "{error}");
+        assert!(error.contains(&format!("{}: ", at.display())), "{error}");
+    };
+    fs::set_permissions(&lab, Permissions::from_mode(0o777)).unwrap();
+    refused(&lab);
+    fs::set_permissions(&lab, Permissions::from_mode(0o755)).unwrap();
+    chown(&lab, Some(65534), None).unwrap();
+    refused(&lab);
+    chown(&lab, Some(0), None).unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    refused(dir.path());
+}
