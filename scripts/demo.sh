@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/setup.sh
-cargo build --release --locked --bin agft
+cargo build --release --locked --bin agft --bin agft-lab
 exec "${CARGO_TARGET_DIR:-target}/release/agft" demo "$@"

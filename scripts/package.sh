@@ -44,7 +44,7 @@ rm -f dist/*.deb dist/*.tar.gz dist/SHA256SUMS
 
 bundle=agft-$version-$triple
 mkdir -p "$made/$bundle"
-cp -r "$target/agft" config/config.yaml README.md CHANGELOG.md LICENSE-* deploy docs "$made/man" "$made/completions" "$made/$bundle/"
+cp -r "$target/agft" "$target/agft-lab" config/config.yaml README.md CHANGELOG.md LICENSE-* deploy docs "$made/man" "$made/completions" "$made/$bundle/"
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
     -C "$made" -cf - "$bundle" | gzip -9n > "dist/$bundle.tar.gz"
 (cd dist && sha256sum -- *.deb *.tar.gz > SHA256SUMS && cat SHA256SUMS)

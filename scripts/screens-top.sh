@@ -7,7 +7,7 @@ scripts/setup.sh
 moment=$(mktemp)
 trap 'rm -f "$moment"' EXIT
 # Optimised: the demo runs in real time, and a slow server of its metrics is a slow engine.
-cargo build --release --locked --bin agft --example top_svg
+cargo build --release --locked --bin agft --bin agft-lab --example top_svg
 built="${CARGO_TARGET_DIR:-target}/release"
 "$built/agft" demo --seconds "${1:-120}" --save-view "$moment"
 mkdir -p docs/img

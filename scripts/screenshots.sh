@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 AGFT_BROWSER=1 scripts/setup-browser.sh
 command -v pngquant >/dev/null || { echo "screenshots: pngquant is missing (Debian: pngquant)" >&2; exit 1; }
 if [ -z "${AGFT_BIN:-}" ]; then
-    cargo build --release --locked --bin agft
+    cargo build --release --locked --bin agft --bin agft-lab
     export AGFT_BIN="${CARGO_TARGET_DIR:-$PWD/target}/release/agft"
 fi
 mkdir -p docs/img

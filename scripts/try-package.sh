@@ -122,6 +122,7 @@ for file in /usr/share/man/man1/agft.1.gz /usr/share/man/man1/agft-status.1.gz /
     /usr/share/zsh/vendor-completions/_agft /usr/share/fish/vendor_completions.d/agft.fish /usr/share/doc/agft/quick-start.md; do
     inside test -s "$file" || fail "$file is missing"
 done
+inside agft demo --seconds 5 --json > "$dir/demo" || fail "the demo does not run"
 
 locked() { lock | grep -q 'locks [0-9]'; }
 for _ in $(seq 50); do locked && break; sleep 0.2; done

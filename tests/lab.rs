@@ -5,16 +5,22 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A program of this name that says what it was started with, and ends with 7.
 const SCRIPT: &str = "#!/bin/sh\necho \"$0:\" \"$@\"\necho heard >&2\nexit 7\n";
 
+/// One test at a time: a child that another test starts holds this one's file open for writing until it is the program
+/// it will be, and a file that is open for writing cannot be run.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// agft in a directory of its own.
-fn installed() -> (tempfile::TempDir, PathBuf) {
+fn installed() -> (MutexGuard<'static, ()>, tempfile::TempDir, PathBuf) {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     let agft = dir.path().join("agft");
     fs::copy(env!("CARGO_BIN_EXE_agft"), &agft).unwrap();
-    (dir, agft)
+    (alone, dir, agft)
 }
 
 fn add_lab(dir: &Path) -> PathBuf {
@@ -34,7 +40,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn the_program_beside_takes_over_with_the_same_arguments() {
-    let (dir, agft) = installed();
+    let (_alone, dir, agft) = installed();
     let lab = add_lab(dir.path());
     for arguments in [
         &["demo", "--json", "--seconds", "5"][..],
@@ -68,7 +74,7 @@ fn the_program_beside_takes_over_with_the_same_arguments() {
 
 #[test]
 fn where_it_is_missing_the_error_says_what_is_missing_and_how_to_get_it() {
-    let (dir, agft) = installed();
+    let (_alone, dir, agft) = installed();
     for command in ["demo", "simulate"] {
         let output = run(&agft, &[command]);
         let error = text(&output.stderr);
@@ -86,20 +92,24 @@ fn root_does_not_run_what_others_could_have_written() {
         eprintln!("skipped: not root");
         return;
     }
-    let (dir, agft) = installed();
+    let (_alone, dir, agft) = installed();
     let lab = add_lab(dir.path());
-    let refused = |at: &Path| {
+    let refused = |why: &str| {
         let output = run(&agft, &["demo"]);
         let error = text(&output.stderr);
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()), "{error}");
-        assert!(error.contains(&format!("{}: ", at.display())), "{error}");
+        assert!(error.contains(&format!("{} is not run as root: ", lab.display())), "{error}");
+        assert!(error.contains(why), "{error}");
     };
     fs::set_permissions(&lab, Permissions::from_mode(0o777)).unwrap();
-    refused(&lab);
+    refused("lets others write it");
     fs::set_permissions(&lab, Permissions::from_mode(0o755)).unwrap();
     chown(&lab, Some(65534), None).unwrap();
-    refused(&lab);
-    chown(&lab, Some(0), None).unwrap();
-    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
-    refused(dir.path());
+    refused("belongs to user 65534");
+    // Who owns agft itself is believed: a build in a user's own directory.
+    chown(&agft, Some(65534), None).unwrap();
+    assert_eq!(run(&agft, &["demo"]).status.code(), Some(7));
+    fs::rename(&lab, dir.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("elsewhere"), &lab).unwrap();
+    refused("symbolic link");
 }

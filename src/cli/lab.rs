@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::Exit;
 use crate::reward::Objective;
-use crate::store::{Untrusted, trusted_path};
+use crate::store::trusted_beside;
 
 /// Options of `demo`.
 #[derive(Debug, Args)]
@@ -199,14 +199,14 @@ const PROGRAM: &str = "agft-lab";
 #[must_use]
 pub fn run() -> Exit {
     let error = match std::env::current_exe() {
-        Ok(own) => execute(&own.with_file_name(PROGRAM)),
+        Ok(own) => execute(&own.with_file_name(PROGRAM), &own),
         Err(error) => format!("cannot tell where {PROGRAM} is: {error}"),
     };
     complain!("agft: {error}");
     Exit::Failure
 }
 
-fn execute(program: &Path) -> String {
+fn execute(program: &Path, own: &Path) -> String {
     let shown = program.display();
     if !program.exists() {
         return format!(
@@ -214,14 +214,12 @@ fn execute(program: &Path) -> String {
              agft; `cargo install --path crates/agft-lab` installs it"
         );
     }
-    if let Err(error) = permitted(program) {
-        return format!("{shown} is not run as root: others could have written it: {error}");
+    // Root starts nothing that a stranger could have written.
+    if rustix::process::geteuid().is_root()
+        && let Err(why) = trusted_beside(program, own)
+    {
+        return format!("{shown} is not run as root: {why}");
     }
     let error = Command::new(program).args(std::env::args_os().skip(1)).exec();
     format!("cannot run {shown}: {error}")
-}
-
-/// Root starts nothing that a stranger could have written.
-fn permitted(program: &Path) -> Result<(), Untrusted> {
-    if rustix::process::geteuid().is_root() { trusted_path(program) } else { Ok(()) }
 }

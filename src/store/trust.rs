@@ -72,20 +72,38 @@ pub fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
 }
 
 fn judge(metadata: &Metadata) -> Result<(), Distrust> {
+    judge_file(metadata, Believed { uid: None })
+}
+
+fn judge_file(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> {
     if metadata.is_symlink() {
         return Err(Distrust::Symlink);
     }
     if !metadata.is_file() {
         return Err(Distrust::NotAFile);
     }
-    judge_owner_and_mode(metadata, Believed { uid: None })
+    judge_owner_and_mode(metadata, believed)
+}
+
+/// Could only those have written the file at `path` who could have written this process's own program `own` as well?
+///
+/// For a file in the same directory, so that who may exchange the one may exchange the other: not a link, owned by root,
+/// by this process's user or by the program's owner, writable by nobody else.
+///
+/// # Errors
+/// [`Distrust`], the reason why not.
+pub fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
+    let unknown = |error: io::Error| Distrust::Unknown { detail: error.to_string() };
+    let owner = own.symlink_metadata().map_err(unknown)?.uid();
+    judge_file(&path.symlink_metadata().map_err(unknown)?, Believed { uid: Some(owner) })
 }
 
 /// Who is believed beside root and the user that agft runs as.
 #[derive(Debug, Clone, Copy)]
 struct Believed {
-    /// The user who called sudo: what agft does as root for such a user, that user could do as well. Its group counts
-    /// as the user only if it has the same number, as the private groups of Debian and Red Hat have.
+    /// The user who called sudo: what agft does as root for such a user, that user could do as well. Or the owner of the
+    /// running program. Its group counts as the user only if it has the same number, as the private groups of Debian and
+    /// Red Hat have.
     uid: Option<u32>,
 }
 
