@@ -16,7 +16,7 @@
 // `println!` panics where nobody reads any more (see cli/say.rs).
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
-pub mod seldom;
+mod seldom;
 pub mod stats;
 pub mod text;
 pub mod units;
@@ -43,7 +43,7 @@ pub mod transient;
 
 pub mod export;
 pub mod replay;
-pub mod report;
+mod report;
 pub mod top;
 pub mod view;
 

@@ -8,10 +8,10 @@ use std::time::Instant;
 use crate::units::Time;
 
 /// Least time between two lines of one kind, in seconds.
-pub const EVERY_S: f64 = 60.0;
+pub(crate) const EVERY_S: f64 = 60.0;
 
 /// An instant, of whichever clock its owner reads.
-pub trait Moment: Copy {
+pub(crate) trait Moment: Copy {
     /// Seconds since an earlier instant.
     fn seconds_since(self, earlier: Self) -> f64;
 }
@@ -41,7 +41,7 @@ struct Kind<M, E> {
 
 /// Which lines may be written. `E` is what is kept of a line that has to wait.
 #[derive(Debug, Clone)]
-pub struct Seldom<M, E = ()> {
+pub(crate) struct Seldom<M, E = ()> {
     kinds: BTreeMap<&'static str, Kind<M, E>>,
 }
 
@@ -54,7 +54,7 @@ impl<M, E> Default for Seldom<M, E> {
 impl<M: Moment, E> Seldom<M, E> {
     /// Something happened. What comes back is to be said now, with how often the same was not said since the last time;
     /// otherwise [`Self::due`] gives it back later.
-    pub fn happened(&mut self, kind: &'static str, what: E, now: M) -> Option<(E, u64)> {
+    pub(crate) fn happened(&mut self, kind: &'static str, what: E, now: M) -> Option<(E, u64)> {
         match self.kinds.get_mut(kind) {
             None => {
                 self.kinds.insert(kind, Kind { said_at: now, open: true, unsaid: 0, latest: None });
@@ -73,7 +73,7 @@ impl<M: Moment, E> Seldom<M, E> {
     }
 
     /// What had to wait and may be said now, one kind with each call. The count does not include the one that is said.
-    pub fn due(&mut self, now: M) -> Option<(E, u64)> {
+    pub(crate) fn due(&mut self, now: M) -> Option<(E, u64)> {
         self.kinds.values_mut().find_map(|kind| {
             if now.seconds_since(kind.said_at) < EVERY_S {
                 return None;
@@ -85,7 +85,7 @@ impl<M: Moment, E> Seldom<M, E> {
     }
 
     /// It is over. May that be said? Only once for each time that the trouble was said, so that the last line is true.
-    pub fn over(&mut self, kind: &'static str) -> bool {
+    pub(crate) fn over(&mut self, kind: &'static str) -> bool {
         self.kinds.get_mut(kind).is_some_and(|kind| {
             kind.latest = None;
             std::mem::replace(&mut kind.open, false)
@@ -95,7 +95,7 @@ impl<M: Moment, E> Seldom<M, E> {
 
 impl<M: Moment> Seldom<M> {
     /// May a line of this kind be written now? Then with how often it was not since the last one, if ever.
-    pub fn may_say(&mut self, kind: &'static str, now: M) -> Option<Option<u64>> {
+    pub(crate) fn may_say(&mut self, kind: &'static str, now: M) -> Option<Option<u64>> {
         self.happened(kind, (), now).map(|((), times)| (times > 0).then_some(times))
     }
 }

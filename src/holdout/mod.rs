@@ -11,6 +11,6 @@ pub mod schedule;
 #[cfg(test)]
 mod tests;
 
-pub use contrast::{Change, Contrast};
+pub use contrast::Change;
 pub use savings::{DaySavings, Effect, Savings, SavingsState, SlotWindow};
-pub use schedule::{HoldoutSettings, InSlot, Slot};
+pub use schedule::{HoldoutSettings, InSlot};

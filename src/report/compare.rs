@@ -64,7 +64,7 @@ fn cautions(a: &Report, b: &Report) -> Vec<String> {
 
 /// The comparison as a Markdown table.
 #[must_use]
-pub fn markdown(a: &Report, b: &Report) -> String {
+pub(crate) fn markdown(a: &Report, b: &Report) -> String {
     let rows = rows(a, b);
     let width =
         |at: fn(&Row) -> usize, name: &str| rows.iter().map(at).max().unwrap_or(0).max(name.chars().count());

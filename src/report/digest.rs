@@ -20,7 +20,7 @@ const MOST_CLOCKS: usize = 2000;
 
 /// What was seen at one clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct AtClock {
+pub(crate) struct AtClock {
     /// Seconds at it.
     pub seconds: f64,
     /// `ln(EDP / EDP of default clocks under that load)` of its windows.
@@ -34,7 +34,7 @@ pub struct AtClock {
 
 /// EDP against default clocks with its 95 % interval: `0.9` is 10 % less.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Ratio {
+pub(crate) struct Ratio {
     /// Geometric mean.
     pub mean: f64,
     /// Lower end, as if the windows were independent.
@@ -48,7 +48,7 @@ pub struct Ratio {
 impl AtClock {
     /// EDP against default clocks, if any window says.
     #[must_use]
-    pub fn edp_ratio(&self) -> Option<Ratio> {
+    pub(crate) fn edp_ratio(&self) -> Option<Ratio> {
         let (mean, error) = (self.log_edp_ratio.mean()?, self.log_edp_ratio.standard_error());
         Some(Ratio {
             mean: mean.exp(),
@@ -65,7 +65,7 @@ fn ratio<S: serde::Serializer>(moments: &Moments, to: S) -> Result<S::Ok, S::Err
 
 /// A time without rounds: an outage, a pause, a machine that slept.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Gap {
+pub(crate) struct Gap {
     /// Begin, Unix seconds.
     pub start_unix_s: f64,
     /// Its length.
@@ -74,7 +74,7 @@ pub struct Gap {
 
 /// The run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Digest {
+pub(crate) struct Digest {
     /// Rounds read.
     pub rounds: u64,
     /// Number of the first of them.
@@ -143,7 +143,7 @@ pub struct Digest {
 
 impl Digest {
     /// Takes a round in. A value that no window can have counts as unknown.
-    pub fn push(&mut self, record: &RoundRecord) {
+    pub(crate) fn push(&mut self, record: &RoundRecord) {
         let seconds = record.window_s.map_or(0.0, |seconds| seconds.0);
         let seconds = if (0.0..ABSURD).contains(&seconds) { seconds } else { 0.0 };
         let sound = |value: Option<f64>| value.filter(|value| (0.0..ABSURD).contains(value));
@@ -178,7 +178,7 @@ impl Digest {
     }
 
     /// A line was no round.
-    pub fn bad_line(&mut self, torn: bool) {
+    pub(crate) fn bad_line(&mut self, torn: bool) {
         self.bad_lines += 1;
         self.torn_lines += u64::from(torn);
     }
@@ -248,7 +248,7 @@ impl Digest {
     }
 
     /// The last round was taken in.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         let at = self.last.as_ref().map_or(0.0, |(at, _)| *at);
         self.books.close(at);
         self.savings.clone_from(self.books.state());
@@ -270,7 +270,7 @@ impl Digest {
 
     /// Mean power, W.
     #[must_use]
-    pub fn power_w(&self) -> Option<f64> {
+    pub(crate) fn power_w(&self) -> Option<f64> {
         let mut power = Weighted::default();
         self.timeline.bins.iter().for_each(|bin| power.add(bin.power_w));
         power.mean()
@@ -278,26 +278,26 @@ impl Digest {
 
     /// Joules per generated token.
     #[must_use]
-    pub fn joules_per_token(&self) -> Option<f64> {
+    pub(crate) fn joules_per_token(&self) -> Option<f64> {
         (self.generated_tokens > 0.0 && self.energy_j > 0.0).then(|| self.energy_j / self.generated_tokens)
     }
 
     /// Estimate: share of the energy saved against default clocks.
     #[must_use]
-    pub fn saved_share(&self) -> Option<f64> {
+    pub(crate) fn saved_share(&self) -> Option<f64> {
         (self.default_energy_j > 0.0).then(|| 1.0 - self.compared_energy_j / self.default_energy_j)
     }
 
     /// Estimate: relative rise of the time per output token.
     #[must_use]
-    pub fn slowdown(&self) -> Option<f64> {
+    pub(crate) fn slowdown(&self) -> Option<f64> {
         (self.default_token_time_s > 0.0)
             .then(|| self.compared_token_time_s / self.default_token_time_s - 1.0)
     }
 
     /// Share of the watched time in which no limit was broken.
     #[must_use]
-    pub fn limits_kept(&self) -> Option<f64> {
+    pub(crate) fn limits_kept(&self) -> Option<f64> {
         (self.watched_s > 0.0).then(|| 1.0 - self.violated_s / self.watched_s)
     }
 }

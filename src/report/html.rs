@@ -42,7 +42,7 @@ fn escape(text: &str) -> String {
 ///
 /// # Errors
 /// [`ReportError::Plot`]
-pub fn html(report: &Report) -> Result<String, ReportError> {
+pub(crate) fn html(report: &Report) -> Result<String, ReportError> {
     let name = escape(&report.name);
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\

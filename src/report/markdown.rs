@@ -212,7 +212,7 @@ fn cell(text: &str) -> String {
 
 /// The report.
 #[must_use]
-pub fn markdown(report: &Report) -> String {
+pub(crate) fn markdown(report: &Report) -> String {
     let mut out = format!("# agft: {}\n\n", cell(&report.name));
     // Writing to a string cannot fail.
     for note in &report.notes {

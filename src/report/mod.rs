@@ -7,14 +7,14 @@
 //!
 //! A day of rounds needs no more memory than a minute of them: the digest has as many bins as fit on a page.
 
-pub mod compare;
-pub mod digest;
-pub mod html;
-pub mod markdown;
+pub(crate) mod compare;
+pub(crate) mod digest;
+pub(crate) mod html;
+pub(crate) mod markdown;
 mod phases;
 mod plots;
 mod sums;
-pub mod timeline;
+pub(crate) mod timeline;
 
 use std::path::{Path, PathBuf};
 
@@ -24,12 +24,12 @@ use crate::store::rounds::files_of;
 use crate::store::run_dir::ExperimentMetadata;
 use crate::store::{RoundReader, StoreError};
 use crate::text;
-pub use digest::Digest;
-pub use phases::Phase;
+pub(crate) use digest::Digest;
+pub(crate) use phases::Phase;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
-pub enum ReportError {
+pub(crate) enum ReportError {
     /// Not a directory.
     #[error("{} is no directory; give a run's directory, like experiment/agft_20260131_120000", .0.display())]
     NotADirectory(PathBuf),
@@ -57,7 +57,7 @@ pub enum ReportError {
 
 /// A run, read.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The directory's name.
     pub name: String,
     /// What stands in its metadata, if it is readable.
@@ -78,7 +78,7 @@ impl Report {
     ///
     /// # Errors
     /// [`ReportError`]
-    pub fn read(dir: &Path) -> Result<Self, ReportError> {
+    pub(crate) fn read(dir: &Path) -> Result<Self, ReportError> {
         if !dir.is_dir() {
             return Err(ReportError::NotADirectory(dir.to_owned()));
         }
@@ -128,7 +128,7 @@ impl Report {
 
     /// The GPU's product name, if it is on record.
     #[must_use]
-    pub fn gpu(&self) -> &str {
+    pub(crate) fn gpu(&self) -> &str {
         self.metadata.as_ref().map_or("unknown GPU", |metadata| metadata.gpu_model.as_str())
     }
 }

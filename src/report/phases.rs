@@ -6,7 +6,7 @@ use super::timeline::{Bin, Timeline};
 
 /// A stretch of similar load.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Phase {
+pub(crate) struct Phase {
     /// Begin, seconds since the start of the run.
     pub start_s: f64,
     /// End.

@@ -47,7 +47,7 @@ impl Serialize for Weighted {
 
 /// Mean and variance of a stream (Welford 1962).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Moments {
+pub(crate) struct Moments {
     /// Values taken.
     pub count: u64,
     mean: f64,
@@ -57,7 +57,7 @@ pub struct Moments {
 impl Moments {
     /// Takes a value; what is not a number is left out.
     #[expect(clippy::cast_precision_loss, reason = "a count of windows")]
-    pub fn push(&mut self, value: f64) {
+    pub(crate) fn push(&mut self, value: f64) {
         if !value.is_finite() {
             return;
         }
@@ -69,14 +69,14 @@ impl Moments {
 
     /// The mean; `None` without values.
     #[must_use]
-    pub fn mean(&self) -> Option<f64> {
+    pub(crate) fn mean(&self) -> Option<f64> {
         (self.count > 0).then_some(self.mean)
     }
 
     /// Standard error of the mean, as if the values were independent; `None` with fewer than two.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a count of windows")]
-    pub fn standard_error(&self) -> Option<f64> {
+    pub(crate) fn standard_error(&self) -> Option<f64> {
         let count = self.count as f64;
         (self.count > 1).then(|| (self.scatter / (count - 1.0) / count).sqrt())
     }

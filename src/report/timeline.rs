@@ -6,13 +6,13 @@ use super::sums::Weighted;
 use crate::store::RoundRecord;
 
 /// Bins at most: more would not be told apart on a page.
-pub const MOST_BINS: usize = 720;
+pub(crate) const MOST_BINS: usize = 720;
 /// Width of the bins of a short run, seconds.
 const NARROWEST: f64 = 1.0;
 
 /// One stretch of time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Bin {
+pub(crate) struct Bin {
     /// Seconds of windows in it.
     pub seconds: f64,
     /// Running core clock, MHz.
@@ -87,7 +87,7 @@ fn number(count: u64) -> f64 {
 
 /// The bins.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Timeline {
+pub(crate) struct Timeline {
     /// Begin of the first bin, Unix seconds.
     pub start_unix_s: Option<f64>,
     /// Width of each bin, seconds.
@@ -105,7 +105,7 @@ impl Default for Timeline {
 impl Timeline {
     /// Takes a round whose window was so many seconds long. One from before the first is put into the first bin: clocks
     /// are set back sometimes.
-    pub fn push(&mut self, record: &RoundRecord, seconds: f64) {
+    pub(crate) fn push(&mut self, record: &RoundRecord, seconds: f64) {
         let begin = record.timestamp - seconds;
         if !begin.is_finite() {
             return;
@@ -144,7 +144,7 @@ impl Timeline {
     }
 
     /// Middle of each bin in seconds since the start, and the bin.
-    pub fn points(&self) -> impl Iterator<Item = (f64, &Bin)> {
+    pub(crate) fn points(&self) -> impl Iterator<Item = (f64, &Bin)> {
         let mut at = -0.5 * self.width_s;
         self.bins.iter().map(move |bin| {
             at += self.width_s;
@@ -155,7 +155,7 @@ impl Timeline {
     /// Seconds from the start to the end of the last bin.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "at most MOST_BINS")]
-    pub fn length_s(&self) -> f64 {
+    pub(crate) fn length_s(&self) -> f64 {
         self.bins.len() as f64 * self.width_s
     }
 }

@@ -88,8 +88,8 @@ pub enum StoreError {
 
 impl StoreError {
     /// The system's error, where there was one.
-    #[must_use]
-    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+    #[cfg(test)]
+    pub(crate) fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {
             Self::Io { cause, .. } => Some(cause.kind()),
             _ => None,

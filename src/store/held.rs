@@ -205,12 +205,6 @@ impl HeldDir {
         Ok(Self { dir: Dir::open_or_create(path)?.only_ours()?, places })
     }
 
-    /// Its path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// Takes the GPU for this process.
     ///
     /// # Errors

@@ -45,8 +45,8 @@ pub use model::{Generation, Load, ModelStore, RejectReason, Rejected, Restored};
 pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};
 pub use run_dir::{RunDir, RunInfo, RunSummary};
 pub use steps::{StepLimits, StepWriter};
-pub use time::{rfc3339, unix_seconds};
-pub use trust::{Distrust, Untrusted, judge_open, trusted, trusted_beside, trusted_dir, trusted_path};
+pub use time::rfc3339;
+pub use trust::{Distrust, Untrusted, judge_open, trusted_beside, trusted_dir, trusted_path};
 
 #[cfg(test)]
 mod testing;

@@ -10,7 +10,7 @@ pub fn rfc3339(at: Timestamp) -> String {
 
 /// Seconds since 1970-01-01T00:00:00Z.
 #[must_use]
-pub fn unix_seconds(at: Timestamp) -> f64 {
+pub(super) fn unix_seconds(at: Timestamp) -> f64 {
     at.as_duration().as_secs_f64()
 }
 

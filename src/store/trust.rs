@@ -49,21 +49,9 @@ pub enum Distrust {
     },
 }
 
-/// Could only root or this process's own user have written the file at `path`?
+/// Could only root or this process's own user have written this open file?
 ///
-/// The answer is about the moment of the call. The store itself asks about files it has already opened, so that
-/// nobody can exchange the file between the question and the reading.
-///
-/// # Errors
-/// [`Distrust`], the reason why not.
-pub fn trusted(path: &Path) -> Result<(), Distrust> {
-    match path.symlink_metadata() {
-        Ok(metadata) => judge(&metadata),
-        Err(error) => Err(Distrust::Unknown { detail: error.to_string() }),
-    }
-}
-
-/// [`trusted`] for a file that is already open.
+/// Asked of a file that is open, so that nobody can exchange it between the question and the reading.
 ///
 /// # Errors
 /// [`io::Error`] if the system does not tell about it.
@@ -225,6 +213,10 @@ mod tests {
 
     use super::*;
     use crate::store::testing::is_root;
+
+    fn trusted(path: &Path) -> Result<(), Distrust> {
+        judge(&path.symlink_metadata().map_err(|error| Distrust::Unknown { detail: error.to_string() })?)
+    }
 
     #[test]
     fn a_file_is_trusted_until_others_may_write_it() {

@@ -70,8 +70,8 @@ impl Worker {
             book.resyncs += 1;
             // What is found at the start, or by polling, is no mistake.
             if !polling && book.resyncs > 1 {
-                book.corrected += correction.len() as u64;
-                differences += correction.len();
+                book.corrected += correction.count() as u64;
+                differences += correction.count();
             }
         }
         for client in forgotten {

@@ -138,8 +138,8 @@ impl RoundWriter {
     }
 
     /// What became of the rounds so far.
-    #[must_use]
-    pub fn stats(&self) -> RoundStats {
+    #[cfg(test)]
+    pub(super) fn stats(&self) -> RoundStats {
         self.stats
     }
 
