@@ -1,4 +1,4 @@
-//! `agft demo` and `agft simulate`: their options. Who carries them out is another program, `agft-lab`, so that nothing of
+//! `agft demo` and `agft simulate`: their options. Another program, `agft-lab`, carries them out, so that nothing of
 //! the simulator is in the one that runs beside servers.
 
 use std::net::SocketAddr;
@@ -210,8 +210,8 @@ fn execute(program: &Path, own: &Path) -> String {
     let shown = program.display();
     if !program.exists() {
         return format!(
-            "{shown} is not there: it carries out this command. In the source tree `cargo build --release` makes it beside \
-             agft; `cargo install --path crates/agft-lab` installs it"
+            "{shown} is not there: it carries out this command. In the source tree `cargo build --release` makes it \
+             beside agft; `cargo install --path crates/agft-lab` installs it"
         );
     }
     // Root starts nothing that a stranger could have written.

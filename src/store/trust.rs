@@ -73,10 +73,10 @@ fn judge_file(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> {
     judge_owner_and_mode(metadata, believed)
 }
 
-/// Could only those have written the file at `path` who could have written this process's own program `own` as well?
+/// Could only those have written the file at `path` who could have written this process's own program as well?
 ///
-/// For a file in the same directory, so that who may exchange the one may exchange the other: not a link, owned by root,
-/// by this process's user or by the program's owner, writable by nobody else.
+/// `own` is that program, in the same directory: who may exchange the one may exchange the other. So the file must be
+/// no link, belong to root, to this process's user or to the program's owner, and be writable by nobody else.
 ///
 /// # Errors
 /// [`Distrust`], the reason why not.
@@ -89,9 +89,9 @@ pub fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
 /// Who is believed beside root and the user that agft runs as.
 #[derive(Debug, Clone, Copy)]
 struct Believed {
-    /// The user who called sudo: what agft does as root for such a user, that user could do as well. Or the owner of the
-    /// running program. Its group counts as the user only if it has the same number, as the private groups of Debian and
-    /// Red Hat have.
+    /// The user who called sudo (what agft does as root for such a user, that user could do as well), or the owner of
+    /// the running program. Its group counts as the user only if it has the same number, as the private groups of
+    /// Debian and Red Hat have.
     uid: Option<u32>,
 }
 

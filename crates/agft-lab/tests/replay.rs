@@ -1,4 +1,4 @@
-//! Runs of the simulator, recorded and repeated; what other clocks would have done, against what the simulator shows.
+//! Runs of the simulator, recorded and repeated; the estimate for other clocks, against what the simulator shows.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "replay/estimate.rs"]
@@ -216,7 +216,8 @@ proptest! {
             if let Some(twin) = &mut teller.twin {
                 let again = twin.step(&seen);
                 let (a, b) = (Made::of(&output, &controller), Made::of(&again, twin));
-                prop_assert_eq!(agft::store::steps::pack(&a), agft::store::steps::pack(&b), "step {}", teller.step);
+                let (a, b) = (agft::store::steps::pack(&a), agft::store::steps::pack(&b));
+                prop_assert_eq!(a, b, "step {}", teller.step);
             }
             if teller.step == teller.at {
                 let bytes = agft::store::steps::pack(&controller).unwrap();

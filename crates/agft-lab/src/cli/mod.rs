@@ -1,4 +1,4 @@
-//! `agft demo` and `agft simulate`: what was typed is defined with the rest of the command line, in `agft::cli`.
+//! `agft demo` and `agft simulate`. Their options are defined with the rest of the command line, in `agft::cli`.
 
 pub mod demo;
 pub mod simulate;
