@@ -103,7 +103,7 @@ fn supported() -> SupportedClocks {
 fn controller(learned: Learned, config: &Config) -> Controller {
     let clocks = supported();
     let space = ActionSpace::new(&clocks, &compose::space_settings(config, Vec::new()));
-    Controller::new(compose::control_settings(config, &clocks, false), learned, space, 1, Time(0.0))
+    Controller::new(compose::control_settings(config, false), learned, space, 1, Time(0.0))
 }
 
 fn busy(now: f64) -> Observation {

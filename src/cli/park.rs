@@ -206,18 +206,11 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
     let dry_run = args.dry_run;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), gpus = infos.len(), dry_run, park = ?park, "agft park starts");
     // A turn is over well within this, or it hangs.
-    let periods = setup::periods(park);
+    let period = compose::park::periods(park).active;
     let guarded = match dry_run {
         true => None,
         false => {
-            let mut guarded = Guarded::claim(
-                &cli.config,
-                cli.log_format == LogFormat::Json,
-                config,
-                host,
-                &infos,
-                periods.active,
-            )?;
+            let mut guarded = Guarded::claim(&cli.config, cli.log_format == LogFormat::Json, config, host, &infos, period)?;
             guarded.guard_states(find_by_state(host, park, &mut chosen)?);
             Some(guarded)
         }
@@ -246,7 +239,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
             };
             let known = load_levers(save_dir, &gpu.info, 1);
             let sensors = Box::new(Trusted::new(gpu.sensors, clock));
-            let member = Member::new(sensors, actuator, settings, gpu.levels, periods, clock.now());
+            let member = Member::new(sensors, actuator, settings, gpu.levels, clock.now());
             members.push(member.with_known(known, times));
         }
         let pulse = Pulse::new();
@@ -260,7 +253,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
                 // The loop is one of the parts: it reads the GPUs itself.
                 let watch = guarded.watch(answers, Pulse::new()).context("watch thread")?;
                 let gpus = infos.iter().map(|gpu| gpu.uuid.clone()).collect();
-                let group = WatchedGroup { gpus, parts, period: periods.active, notice: Box::new(notice) };
+                let group = WatchedGroup { gpus, parts, period: period, notice: Box::new(notice) };
                 let group = watch.wards().watch(group);
                 Some((watch, group))
             }
@@ -284,7 +277,7 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
         let run = ParkRun {
             members,
             sources,
-            sources_every: periods.active,
+            sources_every: period,
             watch,
             pulse,
             fans: FanRule::new(park.fan_off_after_s),

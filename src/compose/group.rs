@@ -326,7 +326,7 @@ impl Shared {
                 "gpu.min_frequency is above every clock of the board: the highest alone is used"
             );
         }
-        let mut settings = super::control_settings(config, &gpus.clocks, dry_run);
+        let mut settings = super::control_settings(config, dry_run);
         if let Some(holdout) = &mut settings.holdout {
             // No load may come to know the moments, not even one that starts with every run.
             holdout.seed ^= unix_seconds().to_bits().rotate_left(32);

@@ -13,20 +13,28 @@ use crate::bandit::space::SpaceSettings;
 use crate::bandit::structured::StructuredSettings;
 use crate::config::{self, Config, ConnectionCount, IdleSource, PolicyKind, WaitKind};
 use crate::control::Settings;
-use crate::control::idle::IdleSettings;
 use crate::gpu::{GpuInfo, SupportedClocks};
 use crate::holdout::HoldoutSettings;
 use crate::metrics::scrape::ScrapeSettings;
+use crate::park::Settings as ParkSettings;
 use crate::park::gap::{GapSettings, Wait};
 use crate::park::levers::{Lever, LeverBook, LeverKind, Levers};
+use crate::park::settings::Unnoticed;
 use crate::park::source::CountedConnections;
 use crate::park::wake::Running;
 use crate::reward::slo::Limits;
 use crate::store::Identity;
-use crate::units::{Clocks, Joules, Mhz, Seconds};
+use crate::units::{Joules, Mhz, Seconds};
 
 /// Part of a window after a clock change that is not measured: clocks take 10-100 ms to change.
 const SETTLE: Seconds = Seconds(0.1);
+
+/// Above this utilisation a GPU does work, whatever its server's page says.
+const QUIET_UTILIZATION_PERCENT: f64 = 10.0;
+/// Above this a GPU has not sunk between two requests: its clocks are to be up.
+const BUSY_PERCENT: f64 = 30.0;
+/// Beside a server: ten looks a second at averages over 0.1 to 1 s, and a page each 0.3 s.
+const UNNOTICED: Unnoticed = Unnoticed { by_sensors: Seconds(0.15), by_others: Seconds(0.3) };
 
 /// Whose model is learned on these GPUs.
 #[must_use]
@@ -54,11 +62,10 @@ pub fn scrape_settings(config: &Config) -> ScrapeSettings {
     }
 }
 
-/// Constants of the control loop, for a GPU with these clocks.
+/// Constants of the control loop.
 #[must_use]
-pub fn control_settings(config: &Config, clocks: &SupportedClocks, dry_run: bool) -> Settings {
+pub fn control_settings(config: &Config, dry_run: bool) -> Settings {
     let control = &config.control;
-    let idle_clock = clocks.nearest_core(config.gpu.idle_frequency);
     Settings {
         outage_after: config.vllm.outage_after_s,
         settle: SETTLE,
@@ -73,8 +80,7 @@ pub fn control_settings(config: &Config, clocks: &SupportedClocks, dry_run: bool
             window: control.slo_window_s,
         }),
         // Where no clock is written nothing is parked, and what would be measured of it is wrong.
-        idle: (config.idle.enabled && !control.data_collection_mode)
-            .then(|| idle_settings(config, idle_clock)),
+        idle: (config.idle.enabled && !control.data_collection_mode).then(|| idle_settings(config)),
         holdout: (config.holdout.share > 0.0).then_some(HoldoutSettings {
             share: config.holdout.share,
             block: config.holdout.block_s,
@@ -141,7 +147,7 @@ fn counted(count: ConnectionCount) -> CountedConnections {
     }
 }
 
-fn idle_settings(config: &Config, core: Mhz) -> IdleSettings {
+fn idle_settings(config: &Config) -> ParkSettings {
     let idle = &config.idle;
     // Half a window less, for ticks that come early.
     let quiet = (f64::from(idle.after_windows) - 0.5) * config.control.decision_interval_s.0;
@@ -152,13 +158,22 @@ fn idle_settings(config: &Config, core: Mhz) -> IdleSettings {
         }
     };
     let connections = idle.sources.contains(&IdleSource::Connections).then_some(counted(idle.count));
-    IdleSettings {
+    ParkSettings {
         gap: GapSettings { wait, quiet: Seconds(quiet), at_start: true, wake_limit: idle.wake_limit_s },
-        clocks: Clocks::core_only(core),
-        wake_power_ratio: idle.wake_power_ratio,
-        utilization: idle.sources.contains(&IdleSource::Utilization),
-        max_ttft_rise: idle.max_ttft_rise_percent / 100.0,
+        page: true,
+        utilization_threshold_percent: idle
+            .sources
+            .contains(&IdleSource::Utilization)
+            .then_some(QUIET_UTILIZATION_PERCENT),
+        wake_power_ratio: Some(idle.wake_power_ratio),
         connections,
+        hot: None,
+        busy_percent: BUSY_PERCENT,
+        periods: None,
+        unnoticed: UNNOTICED,
+        max_ttft_rise: idle.max_ttft_rise_percent / 100.0,
+        retries_last: false,
+        dry_run: false,
     }
 }
 
@@ -296,18 +311,18 @@ mod tests {
     fn nothing_is_parked_where_nothing_is_written_and_nothing_tried_where_it_is_in_name_only() {
         let gddr = clocks(&[9501, 405]);
         let mut config = Config::default();
-        let mut dry = control_settings(&config, &gddr, true);
+        let mut dry = control_settings(&config, true);
         assert_eq!(parking(&mut dry, &config, &gddr, LeverBook::default()).usable().count(), 1);
-        let mut earnest = control_settings(&config, &gddr, false);
+        let mut earnest = control_settings(&config, false);
         assert_eq!(parking(&mut earnest, &config, &gddr, LeverBook::default()).usable().count(), 3);
         config.control.data_collection_mode = true;
-        assert!(control_settings(&config, &gddr, false).idle.is_none());
+        assert!(control_settings(&config, false).idle.is_none());
         // A lever that the board does not have.
         let config = Config {
             idle: config::Idle { lever: config::Lever::Memory, ..config::Idle::default() },
             ..Config::default()
         };
-        let mut settings = control_settings(&config, &clocks(&[1593]), false);
+        let mut settings = control_settings(&config, false);
         let levers = parking(&mut settings, &config, &clocks(&[1593]), LeverBook::default());
         assert_eq!(levers.usable().count(), 0);
         assert!(settings.idle.is_none());
@@ -317,7 +332,7 @@ mod tests {
     fn idle_clock_is_the_nearest_supported_one() {
         let mut config = Config::default();
         config.gpu.idle_frequency = Mhz(345);
-        let settings = control_settings(&config, &clocks(&[1593]), false);
-        assert_eq!(settings.idle.unwrap().clocks.core, Mhz(210));
+        let levers = levers(&config, &clocks(&[1593]), LeverBook::default());
+        assert_eq!(levers.best(None).unwrap().clocks.core, Mhz(210));
     }
 }

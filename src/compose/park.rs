@@ -1,17 +1,24 @@
 //! From the section `park` of a configuration to the constants of the parts.
 
+use std::time::Duration;
+
 use super::{chosen_levers, counted};
 use crate::config::{Park, ParkSource, WaitKind};
 use crate::gpu::SupportedClocks;
 use crate::park::gap::{GapSettings, Wait};
 use crate::park::levers::Lever;
-use crate::park::rule::{HotAt, Settings};
-use crate::units::Joules;
+use crate::park::settings::{HotAt, Periods, Settings, Unnoticed};
+use crate::units::{Joules, Seconds};
 
-/// Constants of the rule.
+/// Time from work until the driver's own averaging shows it.
+const AVERAGED: Seconds = Seconds(0.1);
+
+/// Constants of parking GPUs without a server.
 #[must_use]
 pub fn settings(park: &Park) -> Settings {
     let utilization = park.sources.contains(&ParkSource::Utilization);
+    let utilization = utilization.then_some(park.utilization_threshold_percent);
+    let periods = periods(park);
     Settings {
         gap: GapSettings {
             wait: match park.rule {
@@ -24,10 +31,31 @@ pub fn settings(park: &Park) -> Settings {
             at_start: park.at_start,
             wake_limit: park.wake_limit_s,
         },
-        utilization_threshold_percent: utilization.then_some(park.utilization_threshold_percent),
+        page: false,
+        utilization_threshold_percent: utilization,
+        wake_power_ratio: None,
         connections: park.sources.contains(&ParkSource::Connections).then_some(counted(park.count)),
         hot: park.temperature_high_c.map(|high_c| HotAt { high_c, low_c: park.temperature_low_c }),
+        busy_percent: utilization.unwrap_or(0.0),
+        periods: Some(periods),
+        unnoticed: Unnoticed {
+            by_sensors: Seconds(periods.parked.0 / 2.0 + AVERAGED.0),
+            by_others: Seconds(0.0),
+        },
+        max_ttft_rise: 1.0,
+        retries_last: true,
+        dry_run: false,
     }
+}
+
+/// Periods of looks at sensors and connections.
+#[must_use]
+pub fn periods(park: &Park) -> Periods {
+    Periods { active: millis(park.active_poll_ms), parked: millis(park.parked_poll_ms) }
+}
+
+fn millis(number: u64) -> Seconds {
+    Seconds(Duration::from_millis(number).as_secs_f64())
 }
 
 /// The locks that the configuration allows, the simplest first; none if it wants a memory clock lowered that

@@ -4,11 +4,8 @@
 //! [`Observation`] and carry out the [`Output`].
 
 pub mod event;
-mod first_tokens;
-pub mod idle;
 pub mod learned;
 pub mod load;
-pub mod parking;
 pub mod round;
 mod seen;
 pub mod stale;
@@ -23,11 +20,13 @@ use serde::{Deserialize, Serialize};
 use crate::gpu::{GpuReading, Refusal};
 use crate::holdout::HoldoutSettings;
 use crate::metrics::Snapshot;
+use crate::park::Settings as ParkSettings;
 use crate::reward::energy::EnergyPoint;
 use crate::reward::slo::Limits;
 use crate::reward::{Objective, RewardForm};
 use crate::units::{Mhz, Seconds, Target, Time};
 
+pub use crate::park::source::Connections;
 pub use event::Event;
 pub use learned::Learned;
 pub use round::Round;
@@ -50,17 +49,6 @@ pub struct Observation {
     /// Connections to the engine, where they are watched and known.
     #[serde(default)]
     pub connections: Option<Connections>,
-}
-
-/// Connections to the engine's port, without agft's own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Connections {
-    /// Open now.
-    pub open: u32,
-    /// Seen to open so far.
-    pub opened_total: u64,
-    /// Requests seen so far: bytes from a client over a connection, old or new. Several at once count as one.
-    pub requests_total: u64,
 }
 
 /// What an operator asks of a running loop.
@@ -211,8 +199,8 @@ pub struct Settings {
     pub reward: RewardForm,
     /// Latency limits; `None` ignores them.
     pub limits: Option<Limits>,
-    /// Idle handling; `None` never parks.
-    pub idle: Option<idle::IdleSettings>,
+    /// Parking; `None` never parks.
+    pub idle: Option<ParkSettings>,
     /// The holdout experiment; `None` leaves no time to default clocks.
     pub holdout: Option<HoldoutSettings>,
     /// Records only, never asks for a clock.

@@ -5,9 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::event::Event;
-use super::idle::Activity;
 use super::load::LoadEstimate;
-use super::parking::Refused;
 use super::step::Controller;
 use super::verify::{BUSY_PERCENT, Check};
 use super::{ClockOutcome, Mode, Observation, Order, Output, Scrape};
@@ -17,6 +15,8 @@ use crate::gpu::{ClockReasons, GpuReading, Refusal};
 use crate::metrics::health::{self, Health};
 use crate::metrics::names::Signal;
 use crate::metrics::window::Window;
+use crate::park::parker::Refused;
+use crate::park::sample::Activity;
 use crate::reward::energy::{EnergyMeter, EnergyPoint};
 use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time, Watts};
 
@@ -71,14 +71,8 @@ impl Controller {
                     out.events.push(Event::ClockRefused { target: *target, why: why.clone() });
                     match (recovery, target) {
                         (Refusal::DropArm, Target::Lock(clocks)) => {
-                            match self.idle.refuse(*clocks) {
-                                Refused::NotOurs => {}
-                                Refused::OthersLeft => self.idle.interrupt(seen.now),
-                                Refused::NoneLeft => {
-                                    self.settings.idle = None;
-                                    self.idle.interrupt(seen.now);
-                                }
-                            }
+                            // Parked GPUs run at another lever from the next window on.
+                            let _: Refused = self.idle.refuse(*clocks, seen.now);
                             self.drop_arm(*clocks, why.clone(), seen.now, out);
                         }
                         _ => {

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::idle::Activity;
 use super::load::{has_progress, has_work};
 use crate::metrics::window::Window;
+use crate::park::sample::Activity;
 use crate::units::{Seconds, Time};
 
 /// For so long no counter and no gauge moves and every GPU is idle before gauges are not believed. Longer than any pause

@@ -3,14 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::Event;
-use super::idle::{Look, PageSight, Verdict};
 use super::learned::Learned;
 use super::load::{LoadEstimate, has_progress, has_work};
-use super::parking::{Parking, Stretch, slowest};
 use super::round::Round;
 use super::seen::ClockUpkeep;
 use super::stale::GaugeTrust;
-use super::verify::{BUSY_PERCENT, ClockVerifier};
+use super::verify::ClockVerifier;
 use super::{Connections, Mode, Observation, Output, Settings};
 use crate::bandit::{ActionSpace, Choice, Evidence, Phase, Policy, View};
 use crate::features::DIMENSION;
@@ -20,8 +18,10 @@ use crate::holdout::{HoldoutSettings, InSlot};
 use crate::metrics::Snapshot;
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
-use crate::park::levers::Levers;
-use crate::park::source::WakeSource;
+use crate::park::Parker;
+use crate::park::levers::{LeverBook, Levers};
+use crate::park::parker::{self, Command};
+use crate::park::sample::{PageSight, Sample, Sensor, Sensors};
 use crate::park::wake::Running;
 use crate::reward::baseline::Load;
 use crate::reward::energy::{EnergyMeter, group_power};
@@ -47,7 +47,7 @@ pub struct Controller {
     /// The last command: what runs as soon as the driver confirms it.
     pub(super) asked: Target,
     pub(super) verifier: ClockVerifier,
-    pub(super) idle: Parking,
+    pub(super) idle: Parker,
     pub(super) connections: Option<Connections>,
     pub(super) latency: LatencyWatch,
     pub(super) concurrency: Ema,
@@ -82,13 +82,14 @@ struct Weighed {
 }
 
 impl Controller {
-    /// A controller for `gpus` GPUs, starting from what was learned before (or [`Learned::fresh`]) at time `now`.
+    /// A controller for `gpus` GPUs, starting from what was learned before (or [`Learned::fresh`]) at time `now`. It parks
+    /// nothing before it has [`with_levers`](Self::with_levers).
     #[must_use]
     pub fn new(settings: Settings, learned: Learned, space: ActionSpace, gpus: usize, now: Time) -> Self {
         let concurrency = Ema::new(settings.ema_alpha);
         let health = Health::new(now, settings.outage_after);
-        let top = Running { core: space.arms().first().map(|arm| arm.core), memory: None };
-        let idle = Parking::new(settings.idle.as_ref(), top);
+        let levers = Levers::new(Vec::new(), LeverBook::default(), Running::default());
+        let idle = Parker::new(settings.idle, levers, now);
         Self {
             settings,
             learned,
@@ -120,10 +121,8 @@ impl Controller {
     pub fn step(&mut self, seen: &Observation) -> Output {
         let mut out = Output::default();
         let now = seen.now;
-        let trying = self.idle.levers().is_trying();
         self.take_gpus(seen);
         self.connections = seen.connections;
-        self.look_at_waking(now, &mut out);
         self.take_outcomes(seen, &mut out);
         self.take_orders(&seen.orders, now, &mut out);
         let window = self.take_scrape(seen, &mut out);
@@ -139,9 +138,6 @@ impl Controller {
             self.between_windows(now, &mut out)
         };
         self.issue(command, now, &mut out);
-        if trying && self.is_parked() && !self.idle.levers().is_trying() {
-            out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));
-        }
         out
     }
 
@@ -198,12 +194,12 @@ impl Controller {
     /// Is the GPU parked?
     #[must_use]
     pub fn is_parked(&self) -> bool {
-        self.idle.watch.is_parked()
+        self.idle.is_parked()
     }
 
     /// What it knows of parking.
     #[must_use]
-    pub fn parking(&self) -> &Parking {
+    pub fn parking(&self) -> &Parker {
         &self.idle
     }
 
@@ -252,29 +248,48 @@ impl Controller {
             self.mode = Mode::Starting;
             return Some(Target::Default);
         }
-        let settings = self.settings.idle?;
-        if let Some((source, parked)) = self.idle.on_look(&self.look(), &settings, now) {
-            return Some(self.wake(source, parked, now, out));
+        self.park(&self.sample(now), out)
+    }
+
+    /// What the parker is shown between two pages.
+    fn sample(&self, now: Time) -> Sample {
+        Sample {
+            activity: self.activity(),
+            running: slowest(&self.readings),
+            connections: self.connections,
+            read: Sensors::CLOCKS.with(Sensor::Utilization, true).with(Sensor::Power, true),
+            ..Sample::at(now)
         }
-        let other = self.is_parked() && self.idle.time_lever(slowest(&self.readings), now);
-        other.then(|| self.idle.target())
     }
 
-    fn look(&self) -> Look {
-        Look { activity: self.activity(), connections: self.connections, window_power: None }
-    }
-
-    fn look_at_waking(&mut self, now: Time, out: &mut Output) {
-        let Some(settings) = self.settings.idle else { return };
-        let activity = self.activity();
-        let busy = activity.utilization_percent.is_some_and(|percent| percent >= BUSY_PERCENT);
-        if self.idle.look_at_clocks(&self.readings, busy, &settings, now) && !self.settings.dry_run {
+    /// Has the parker decide; the clocks that it wants, if they are to change.
+    fn park(&mut self, sample: &Sample, out: &mut Output) -> Option<Target> {
+        let parked = self.idle.observe(sample);
+        if parked.reset_again && !self.settings.dry_run {
             out.reset = Some("work runs at the parked clocks though they were given back".into());
         }
+        for event in parked.events {
+            match event {
+                parker::Event::Parked(clocks, _) => {
+                    out.events.push(Event::Parked { clocks });
+                    self.in_force.serving = self.in_force.target;
+                    self.learned.policy.interrupt();
+                }
+                parker::Event::Woken(by, parked) => out.events.push(Event::Woken { by, parked }),
+                parker::Event::Measured => {
+                    out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));
+                }
+                _ => {}
+            }
+        }
+        Some(match parked.command? {
+            Command::Park(target) => target,
+            Command::Wake => self.wake(sample.now),
+        })
     }
 
-    fn wake(&mut self, by: WakeSource, parked: Seconds, now: Time, out: &mut Output) -> Target {
-        out.events.push(Event::Woken { by, parked });
+    /// The clocks to wake into.
+    fn wake(&mut self, now: Time) -> Target {
         self.upkeep.woken = true;
         let serving = self.in_force.serving;
         let allowed = serving.clocks().is_none_or(|clocks| self.space.is_allowed(clocks, now));
@@ -292,30 +307,19 @@ impl Controller {
             self.idle.interrupt(now);
         }
         let power = group_power(&self.meters, window.start, window.end).map(|(power, _)| power);
-        let stretch = Stretch {
-            page: PageSight { start: window.start, work, step_time: step_time(window) },
-            look: Look { window_power: power, ..self.look() },
-            end: window.end,
-            now,
-            running: slowest(&self.readings),
-            counter: self.counter(),
+        let seen = self.sample(now);
+        let seen = Sample {
+            page: Some(PageSight { start: window.start, work, step_time: step_time(window) }),
+            window_power: power,
+            energy: self.counter(),
             may_park: !held && !self.hands_off(now) && self.can_afford_wakes(now),
+            read: seen.read.with(Sensor::Energy, true),
+            ..seen
         };
-        let verdict = self.idle.on_window(&stretch, window.ttft.as_ref(), self.settings.idle.as_ref());
-        let mut woken_to = None;
-        match verdict {
-            Verdict::Park | Verdict::Stay => {
-                if verdict == Verdict::Park {
-                    if let Target::Lock(clocks) = self.idle.target() {
-                        out.events.push(Event::Parked { clocks });
-                    }
-                    self.in_force.serving = self.in_force.target;
-                    self.learned.policy.interrupt();
-                }
-            }
-            Verdict::Wake(source, span) => woken_to = Some(self.wake(source, span, now, out)),
-            Verdict::Serve | Verdict::Empty => {}
+        if let Some(times) = &window.ttft {
+            self.idle.took_first_tokens(times);
         }
+        let by_parker = self.park(&seen, out);
 
         let load = self.load.push(window);
         let running = self.concurrency.push(window.at_end.running.unwrap_or(0.0));
@@ -357,7 +361,7 @@ impl Controller {
             (Mode::Idle, Some(self.idle.target()), None)
         } else if !work {
             // Nothing to decide on: wait for parking or for work.
-            (self.mode_of_policy(), woken_to, None)
+            (self.mode_of_policy(), by_parker, None)
         } else if self.learned.floor.is_lifted(now) {
             self.learned.policy.interrupt();
             (Mode::SloGuard, Some(Target::Default), None)
@@ -497,10 +501,8 @@ impl Controller {
         let step = self.settings.floor_step.as_f64();
         let violation = self.latency.violation(&limits, now);
         if let Some(violation) = violation {
-            if violation.limit == Limited::Ttft
-                && let Some(idle) = self.settings.idle
-            {
-                self.idle.limit_broken(&idle, now);
+            if violation.limit == Limited::Ttft {
+                self.idle.limit_broken(now);
             }
             let running = self.in_force.target;
             let clock = running.clocks().map(|clocks| clocks.core.as_f64());
@@ -597,4 +599,12 @@ fn step_time(window: &Window) -> Option<Seconds> {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to u32 first")]
 fn to_mhz(value: f64) -> Mhz {
     Mhz(value.clamp(0.0, f64::from(u32::MAX)).round() as u32)
+}
+
+/// The slowest clocks of a group: what work waits for.
+fn slowest(readings: &[Option<GpuReading>]) -> Running {
+    let lowest = |clock: fn(&GpuReading) -> Option<Mhz>| {
+        readings.iter().map(|reading| reading.as_ref().and_then(clock)).min().flatten()
+    };
+    Running { core: lowest(|reading| reading.core_clock), memory: lowest(|reading| reading.memory_clock) }
 }

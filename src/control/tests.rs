@@ -1,6 +1,5 @@
 //! The step in scenes: a page and a GPU made up by hand, tick by tick.
 
-use super::idle::IdleSettings;
 use super::{
     ClockOutcome, Controller, Event, GpuTick, Learned, Mode, Observation, Order, Output, Scrape, Settings,
 };
@@ -10,7 +9,11 @@ use crate::bandit::structured::StructuredSettings;
 use crate::bandit::{ActionSpace, Learner, Policy};
 use crate::gpu::{ClockReasons, GpuReading, MemoryLevel, Refusal, SupportedClocks};
 use crate::metrics::{Histogram, Signals, Snapshot};
+use crate::park::Settings as ParkSettings;
 use crate::park::gap::{GapSettings, Wait};
+use crate::park::levers::{Lever, LeverBook, LeverKind, Levers};
+use crate::park::settings::Unnoticed;
+use crate::park::wake::Running;
 use crate::reward::energy::EnergyPoint;
 use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Objective, RewardForm};
@@ -30,18 +33,24 @@ fn settings() -> Settings {
         objective: Objective::Edp,
         reward: RewardForm::LogRatio,
         limits: None,
-        idle: Some(IdleSettings {
+        idle: Some(ParkSettings {
             gap: GapSettings {
                 wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.75) },
                 quiet: Seconds(0.75),
                 at_start: true,
                 wake_limit: Seconds(1.0),
             },
-            clocks: IDLE,
-            wake_power_ratio: 1.12,
-            utilization: true,
-            max_ttft_rise: 0.05,
+            page: true,
+            utilization_threshold_percent: Some(10.0),
+            wake_power_ratio: Some(1.12),
             connections: None,
+            hot: None,
+            busy_percent: 30.0,
+            periods: None,
+            unnoticed: Unnoticed { by_sensors: Seconds(0.15), by_others: Seconds(0.3) },
+            max_ttft_rise: 0.05,
+            retries_last: false,
+            dry_run: false,
         }),
         data_collection: false,
         dry_run: false,
@@ -114,8 +123,12 @@ impl Scene {
             retry_after: Seconds(600.0),
         };
         let learned = Learned::fresh(learner, 5);
+        let idle = vec![Lever { kind: LeverKind::Core, clocks: IDLE }];
+        let top = Running { core: Some(TOP.core), memory: None };
+        let levers = Levers::new(idle, LeverBook::default(), top);
+        let space = ActionSpace::new(&clocks, &space);
         Self {
-            controller: Controller::new(settings, learned, ActionSpace::new(&clocks, &space), 1, Time(0.0)),
+            controller: Controller::new(settings, learned, space, 1, Time(0.0)).with_levers(levers),
             now: 0.0,
             tokens: 0.0,
             itl_sum: 0.0,

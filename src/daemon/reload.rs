@@ -92,7 +92,7 @@ impl Reloader {
         learned.policy.interrupt();
         let memory = compose::memory_clocks(&merged, &self.clocks);
         let space = ActionSpace::new(&self.clocks, &compose::space_settings(&merged, memory));
-        let mut settings = compose::control_settings(&merged, &self.clocks, self.dry_run);
+        let mut settings = compose::control_settings(&merged, self.dry_run);
         let levers = compose::parking(&mut settings, &merged, &self.clocks, LeverBook::default());
         let controller = Controller::new(settings.clone(), learned, space, self.gpus, self.clock.now())
             .with_levers(levers);

@@ -8,9 +8,11 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use super::books::Books;
 use super::gap::{GapSettings, Prices, Wait};
 use super::rule::tests::SETTINGS;
-use super::rule::{Decision, HotAt, Observation, ParkRule, Settings, State};
+use super::rule::{Decision, Rule, State};
+use super::sample::{Activity, Sample};
+use super::settings::{HotAt, Settings};
 use super::ski::{CREDIT, SkiRental};
-use super::source::CountedConnections;
+use super::source::{Connections, CountedConnections};
 use crate::units::{Joules, Seconds, Time, Watts};
 
 /// One look: time since the last one, utilisation, temperature, connections.
@@ -42,20 +44,19 @@ proptest! {
             hot: Some(hot),
             ..SETTINGS
         };
-        let mut rule = ParkRule::new(settings);
+        let mut rule = Rule::new(settings);
         let mut now = 0.0;
         let mut quiet_since = None;
         for (pause, utilization, celsius, open) in looks {
             now += pause;
-            let seen = Observation {
-                now: Time(now),
-                utilization_percent: utilization,
+            let seen = Sample {
+                activity: Activity { power: None, utilization_percent: utilization },
                 temperature_c: Some(celsius),
-                open_connections: open,
-                last_connection: None,
+                connections: open.map(|open| Connections { open, ..Connections::default() }),
+                ..Sample::at(Time(now))
             };
             let was_hot = rule.state() == State::Hot;
-            let decision = rule.step(&seen, Prices { saving: Some(Watts(10.0)), wake: None });
+            let decision = rule.step(&seen, Prices { saving: Some(Watts(10.0)), wake: None }, true);
             let quiet = utilization == Some(0.0) && (!connections || open == Some(0));
             quiet_since = quiet.then(|| quiet_since.unwrap_or(now));
             let parked = matches!(rule.state(), State::Parked { .. });

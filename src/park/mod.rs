@@ -12,20 +12,23 @@
 //! ```
 //!
 //! Everything here is pure: observations and times come in, decisions and sums go out. [`gap`] is the state
-//! machine, shared with the control loop's own idle handling; [`rule`] is that of one GPU without an engine,
-//! with its protection against heat; [`source`] names who tells of work, [`ski`] says how long an idle gap is
-//! waited out, [`wake`] judges whether the clocks are back, [`levers`] which clocks are lowered, [`price`]
+//! machine; [`rule`] is who tells of work, and the protection against heat; [`source`] names who tells of work,
+//! [`ski`] says how long an idle gap is waited out, [`wake`] judges whether the clocks are back, [`levers`] which clocks are lowered, [`price`]
 //! what a wake costs, [`fans`] decides on the fans of the machine, [`books`] keeps the sums ([`power`] of
 //! spells).
 
 pub mod books;
 pub mod callers;
 pub mod fans;
+mod first_tokens;
 pub mod gap;
 pub mod levers;
+pub mod parker;
 pub mod power;
 pub mod price;
 pub mod rule;
+pub mod sample;
+pub mod settings;
 pub mod ski;
 pub mod source;
 pub mod trial;
@@ -33,3 +36,8 @@ pub mod wake;
 
 #[cfg(test)]
 mod laws;
+
+pub use parker::Parker;
+pub use rule::State;
+pub use sample::Sample;
+pub use settings::Settings;

@@ -1,47 +1,39 @@
-//! One GPU by its own sensors and the connections to what it serves: from what was seen to parking and waking.
+//! Who says that there is work, and what follows from it: parked, woken, or down for heat.
+//!
+//! Without a server the sensors of the GPUs and the connections say it. Beside one its page has the last word, but an
+//! empty page is no proof of idleness: it is one step old, and during a long step everything on it reads 0. So parking
+//! takes an empty page *and* a GPU that does nothing *and* clients that ask for nothing, each as far as it is a source;
+//! and a parked GPU wakes by its sensors and by clients between two pages, too. How long a gap is waited out is
+//! [`GapRule`]'s business.
 
-use super::gap::{GapDecision, GapRule, GapSettings, GapState, Prices, Sight};
-use super::source::{CountedConnections, WakeSource};
-use crate::units::{Seconds, Time};
+use serde::{Deserialize, Serialize};
 
-/// Temperatures that park a GPU whatever it does.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HotAt {
-    /// Above this it is parked, degrees Celsius ...
-    pub high_c: f64,
-    /// ... until it is at or below this.
-    pub low_c: f64,
-}
+use super::gap::{GapDecision, GapRule, GapState, Prices, Sight};
+use super::sample::Sample;
+use super::settings::Settings;
+use super::source::{Connections, CountedConnections, WakeSource};
+use crate::units::{Seconds, Time, Watts};
 
-/// Constants of parking.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
-    /// How gaps are waited out.
-    pub gap: GapSettings,
-    /// Utilisation above this is work, percent; `None` if utilisation is no source.
-    pub utilization_threshold_percent: Option<f64>,
-    /// Connections are a source, and what counts of them.
-    pub connections: Option<CountedConnections>,
-    /// Protection against heat, if wanted.
-    pub hot: Option<HotAt>,
-}
+/// Power above this multiple of the quietest unparked power seen is work.
+const QUIET_POWER_RATIO: f64 = 1.4;
+/// Energy over the whole window at no more than this multiple of it is none.
+const QUIET_COUNTER_RATIO: f64 = 1.1;
+/// That level rises by so much a window where nothing but power speaks of work.
+const QUIET_RISES: f64 = 1.01;
+/// No board draws less: a reading below is none.
+const LEAST_POWER: Watts = Watts(1.0);
+/// A sensor's flicker is no work.
+const WAKE_MARGIN: Watts = Watts(3.0);
+/// Time for power to sink after parking before its level counts: a second-long average takes that long.
+const LEVEL_SETTLE: Seconds = Seconds(0.3);
+/// After a wake power may be that of the parked clocks for so long, on sensors that average it.
+const POWER_RISES: Seconds = Seconds(1.5);
+/// A client that asks has its work on the page, or never, after this.
+const ASKED: Seconds = Seconds(1.0);
+/// So many server steps without work on the page before it is believed: the page is one step old.
+const QUIET_STEPS: f64 = 3.0;
 
-/// What is known of a GPU at one moment.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Observation {
-    /// The moment.
-    pub now: Time,
-    /// Utilisation, percent.
-    pub utilization_percent: Option<f64>,
-    /// Core temperature, degrees Celsius.
-    pub temperature_c: Option<f64>,
-    /// Connections that are open on the watched ports.
-    pub open_connections: Option<u32>,
-    /// When a connection was last opened or used, as far as known: it may be closed again.
-    pub last_connection: Option<Time>,
-}
-
-/// Where a GPU stands.
+/// Where a group stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum State {
     /// Work is there, or may be.
@@ -81,39 +73,71 @@ impl State {
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Decision {
+pub(super) enum Decision {
     /// Nothing.
     Stay,
     /// Clocks down: idle for so long.
     Park(Seconds),
-    /// Clocks down: too hot.
-    Cool {
-        /// Degrees Celsius.
-        temperature_c: f64,
-    },
-    /// Clocks back.
-    Wake(WakeSource),
+    /// Clocks down: too hot, degrees Celsius.
+    Cool(f64),
+    /// Cool again, and idle: they stay down.
+    Cooled,
+    /// Clocks back: parked for so long (0 after heat).
+    Wake(WakeSource, Seconds),
 }
 
-/// Decides for one GPU.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ParkRule {
+/// Decides for one group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Rule {
     settings: Settings,
     gaps: GapRule,
     hot: bool,
-    seen_at: Option<Time>,
+    /// Lowest power seen since parking ...
+    level: Option<Watts>,
+    /// ... or since this.
+    level_from: Option<Time>,
+    /// Lowest power seen in an empty window while not parked.
+    quiet_power: Option<Watts>,
+    /// Not parked since, if it ever was.
+    up_since: Option<Time>,
+    /// The connections at the last sample.
+    connections: Option<Connections>,
+    /// When a client was last seen to ask.
+    asked_at: Option<Time>,
+    /// When work was last seen on the page.
+    worked_at: Option<Time>,
+    /// Length of the server's steps when it last worked.
+    step_time: Option<Seconds>,
 }
 
-impl ParkRule {
-    /// Of a GPU that is at its driver's clocks.
-    #[must_use]
-    pub fn new(settings: Settings) -> Self {
-        Self { settings, gaps: GapRule::new(&settings.gap), hot: false, seen_at: None }
+impl Rule {
+    /// Of a group at its driver's clocks, with nothing seen yet.
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            gaps: GapRule::new(&settings.gap),
+            hot: false,
+            level: None,
+            level_from: None,
+            quiet_power: None,
+            up_since: None,
+            connections: None,
+            asked_at: None,
+            worked_at: None,
+            step_time: None,
+        }
     }
 
-    /// Where it stands.
-    #[must_use]
-    pub fn state(&self) -> State {
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Other constants from now on. What was learned of gaps and wakes stays.
+    pub(super) fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    pub(super) fn state(&self) -> State {
         match self.gaps.state() {
             _ if self.hot => State::Hot,
             GapState::Serving => State::Serving,
@@ -122,283 +146,252 @@ impl ParkRule {
         }
     }
 
-    /// Which source says, or cannot rule out, that there is work? Asked of those that count; `previous` is the last look.
-    fn work(&self, seen: &Observation, previous: Option<Time>) -> Option<WakeSource> {
-        let mut unseen =
-            self.settings.utilization_threshold_percent.is_none() && self.settings.connections.is_none();
-        if let Some(threshold) = self.settings.utilization_threshold_percent {
-            match seen.utilization_percent {
-                // Not a number is not quiet.
-                Some(percent) if percent <= threshold => {}
-                Some(percent) => return Some(WakeSource::Utilization { percent }),
-                None => unseen = true,
-            }
-        }
-        if let Some(counted) = self.settings.connections {
-            let fresh =
-                previous.is_some_and(|previous| seen.last_connection.is_some_and(|opened| opened > previous));
-            match seen.open_connections {
-                Some(0) if !fresh => {}
-                Some(_) if !fresh && counted == CountedConnections::Recent => {}
-                Some(open) => return Some(WakeSource::Connections { open }),
-                None => unseen = true,
-            }
-        }
-        unseen.then_some(WakeSource::Unseen)
-    }
-
-    /// Does this show the work itself? A connection does not, where the GPU would show it.
-    fn is_proof(&self, work: WakeSource) -> bool {
-        match work {
-            WakeSource::Unseen => false,
-            WakeSource::Connections { .. } => self.settings.utilization_threshold_percent.is_none(),
-            WakeSource::Page | WakeSource::Power { .. } | WakeSource::Utilization { .. } => true,
+    /// Since when it has been parked, if it is; not while it is down for heat.
+    pub(super) fn parked_since(&self) -> Option<Time> {
+        match self.gaps.state() {
+            GapState::Parked { parked_since, .. } => Some(parked_since),
+            _ => None,
         }
     }
 
-    fn is_hot(&self, seen: &Observation) -> Option<f64> {
-        // Where the sensor fails the board protects itself.
-        let (limits, temperature) = (self.settings.hot?, seen.temperature_c?);
-        let limit = if self.hot { limits.low_c } else { limits.high_c };
-        (temperature > limit).then_some(temperature)
+    /// After the start of the gap under way, or of the next: parked this late.
+    pub(super) fn park_after(&self, prices: Prices) -> Seconds {
+        self.gaps.park_after(&self.settings.gap, prices)
+    }
+
+    /// Has nobody asked in this last span, and is nobody connected? Over connections that are kept open a server's
+    /// requests are heard.
+    pub(super) fn nobody_asked(&self, span: Seconds, now: Time) -> bool {
+        let connected = |seen: &Connections| seen.open > 0 && !self.settings.page;
+        self.connections.as_ref().is_some_and(|seen| !connected(seen))
+            && self.asked_at.is_none_or(|at| now.since(at) > span)
     }
 
     /// Something was seen.
-    pub fn step(&mut self, seen: &Observation, prices: Prices) -> Decision {
-        let previous = self.seen_at.replace(seen.now);
-        let work = self.work(seen, previous);
-        let held_off = self.gaps.is_held_off(seen.now);
-        if let Some(temperature_c) = self.is_hot(seen).filter(|_| self.hot || !held_off) {
+    pub(super) fn step(&mut self, sample: &Sample, prices: Prices, may_park: bool) -> Decision {
+        let now = sample.now;
+        if let Some(page) = sample.page.filter(|page| page.work) {
+            self.worked_at = Some(now);
+            self.step_time = page.step_time.or(self.step_time);
+        }
+        let asked = self.asked(sample);
+        let work = self.work(sample, asked);
+        if !self.gaps.is_parked() {
+            self.follow_quiet_power(sample, work.is_none());
+        }
+        if let Some(temperature_c) = self.heat(sample) {
             if self.hot {
                 return Decision::Stay;
             }
             self.gaps.interrupt();
             self.hot = true;
-            return Decision::Cool { temperature_c };
+            return Decision::Cool(temperature_c);
         }
         if std::mem::take(&mut self.hot) {
-            return match work {
-                Some(work) => Decision::Wake(work),
-                None => {
-                    self.gaps.parked_already(seen.now);
-                    Decision::Stay
-                }
+            let Some(work) = work else {
+                self.gaps.parked_already(now);
+                return Decision::Cooled;
             };
+            return Decision::Wake(work, Seconds(0.0));
         }
-        let proof = work.is_some_and(|work| self.is_proof(work));
-        let sight = Sight { now: seen.now, idle_since: seen.now, work, proof, hold: false };
+        if self.settings.page && sample.page.is_none() && work.is_none() {
+            return Decision::Stay;
+        }
+        let sight = Sight {
+            now,
+            idle_since: sample.page.map_or(now, |page| page.start),
+            work,
+            proof: work.is_some_and(|work| self.is_proof(&work)),
+            hold: !may_park || self.is_uncertain(now),
+        };
         match self.gaps.step(&sight, &self.settings.gap, prices) {
             GapDecision::Stay => Decision::Stay,
-            GapDecision::Park(idle) => Decision::Park(idle),
-            GapDecision::Wake(source, _) => Decision::Wake(source),
+            GapDecision::Park(idle) => {
+                (self.level, self.level_from) = (None, None);
+                Decision::Park(idle)
+            }
+            GapDecision::Wake(source, span) => {
+                self.up_since = Some(now);
+                Decision::Wake(source, span)
+            }
         }
     }
 
-    /// The clocks did not go down, or came back without our doing: not parked, and not again for a while.
-    pub fn refused(&mut self, now: Time) {
-        self.hot = false;
-        self.gaps.refused(now);
+    /// Which source says, or cannot rule out, that there is work? Between two pages only a GPU that is down is judged.
+    fn work(&mut self, sample: &Sample, asked: Option<WakeSource>) -> Option<WakeSource> {
+        let is_seen = |work: &WakeSource| *work != WakeSource::Unseen;
+        if !self.settings.page {
+            let sensed = self.sensed(sample);
+            let sources =
+                self.settings.utilization_threshold_percent.is_some() || self.settings.connections.is_some();
+            return sensed
+                .filter(is_seen)
+                .or(asked.filter(is_seen))
+                .or(sensed)
+                .or(asked)
+                .or((!sources).then_some(WakeSource::Unseen));
+        }
+        match sample.page {
+            Some(page) if page.work => Some(WakeSource::Page),
+            page if self.state().is_down() => {
+                // That nobody sees the GPU is judged once a window.
+                asked.or_else(|| self.sensed(sample)).filter(|work| page.is_some() || is_seen(work))
+            }
+            // Not known to be quiet is not idle.
+            Some(_) if !self.is_quiet(sample) => Some(WakeSource::Unseen),
+            Some(_) => asked.filter(|_| self.settings.connections == Some(CountedConnections::Open)),
+            None => None,
+        }
     }
 
-    /// The lock has to be asked for once more, another one: parked no more, and free to park at the next look.
-    pub fn ask_again(&mut self) {
-        self.hot = false;
-        self.gaps.ask_again();
+    /// Has a client asked since the last sample, or does one that is connected count as asking?
+    fn asked(&mut self, sample: &Sample) -> Option<WakeSource> {
+        let counted = self.settings.connections?;
+        let Some(seen) = sample.connections else {
+            self.connections = None;
+            // A page and sensors see the work itself.
+            let otherwise = self.settings.page && self.settings.utilization_threshold_percent.is_some();
+            return (!otherwise).then_some(WakeSource::Unseen);
+        };
+        let fresh = self.connections.replace(seen).is_some_and(|before| {
+            seen.opened_total > before.opened_total || seen.requests_total > before.requests_total
+        });
+        if fresh {
+            self.asked_at = Some(sample.now);
+        }
+        let counts = fresh || (counted == CountedConnections::Open && seen.open > 0);
+        counts.then_some(WakeSource::Connections { open: seen.open })
     }
 
-    /// Other constants from now on. What was learned of gaps and wakes stays.
-    pub fn configure(&mut self, settings: Settings) {
-        self.settings = settings;
+    /// Do the sensors show work?
+    fn sensed(&mut self, sample: &Sample) -> Option<WakeSource> {
+        let threshold = self.settings.utilization_threshold_percent?;
+        let by_power = self.settings.wake_power_ratio.zip(sample.activity.power);
+        if by_power.is_none() && sample.activity.utilization_percent.is_none() {
+            // A parked GPU that works unseen would crawl.
+            return Some(WakeSource::Unseen);
+        }
+        if let Some((ratio, power)) = by_power
+            && let Some(parked_since) = self.parked_since()
+            && sample.now >= self.level_from.unwrap_or(parked_since + LEVEL_SETTLE)
+        {
+            let level = self.level.map_or(power.0, |level| level.0.min(power.0));
+            self.level = Some(Watts(level));
+            if power.0 > ratio * level && power.0 > level + WAKE_MARGIN.0 {
+                return Some(WakeSource::Power { power, parked: Watts(level) });
+            }
+        }
+        match sample.activity.utilization_percent? {
+            // Not a number is not quiet.
+            percent if percent <= threshold => None,
+            percent => Some(WakeSource::Utilization { percent }),
+        }
+    }
+
+    /// Is this the work itself, and not just somebody who may want some? A connection is not, where a page or the GPU
+    /// would show it.
+    fn is_proof(&self, work: &WakeSource) -> bool {
+        match work {
+            WakeSource::Unseen => false,
+            WakeSource::Connections { .. } => {
+                !self.settings.page && self.settings.utilization_threshold_percent.is_none()
+            }
+            WakeSource::Page | WakeSource::Power { .. } | WakeSource::Utilization { .. } => true,
+        }
+    }
+
+    /// The temperature, if it is too high.
+    fn heat(&self, sample: &Sample) -> Option<f64> {
+        // Where the sensor fails the board protects itself.
+        let (limits, temperature) = (self.settings.hot?, sample.temperature_c?);
+        let limit = if self.hot { limits.low_c } else { limits.high_c };
+        let held_off = !self.hot && self.gaps.is_held_off(sample.now);
+        (temperature > limit && !held_off).then_some(temperature)
+    }
+
+    /// The power of GPUs that are quiet and not parked: the lowest there was. It may have been lower than it ever is again,
+    /// so while page and utilisation show no work the level rises by and by.
+    fn follow_quiet_power(&mut self, sample: &Sample, quiet: bool) {
+        let risen = self.up_since.is_none_or(|at| sample.now.since(at) >= POWER_RISES);
+        let Some((page, power)) = sample.page.zip(sample.activity.power).filter(|_| risen) else { return };
+        if let Some(level) = &mut self.quiet_power
+            && !page.work
+            && is_below(sample.activity.utilization_percent, &self.settings) == Some(true)
+        {
+            level.0 = (QUIET_RISES * level.0).max(LEAST_POWER.0).min(power.0.max(level.0));
+        }
+        if quiet {
+            let lowest = self.quiet_power.map_or(power.0, |seen| seen.0.min(power.0));
+            self.quiet_power = Some(Watts(lowest));
+        }
+    }
+
+    /// Do the sensors say that an empty page is right?
+    fn is_quiet(&self, sample: &Sample) -> bool {
+        if self.settings.utilization_threshold_percent.is_none() {
+            return true;
+        }
+        // Sensors average over up to a second, in which a gap may be over; the counter does not.
+        let by_counter = sample.window_power.zip(self.quiet_power);
+        if by_counter.is_some_and(|(power, quiet)| power.0 <= QUIET_COUNTER_RATIO * quiet.0) {
+            return true;
+        }
+        let by_utilization = is_below(sample.activity.utilization_percent, &self.settings).unwrap_or(true);
+        let by_power = match (sample.activity.power, self.quiet_power) {
+            (Some(power), Some(quiet)) => power.0 <= QUIET_POWER_RATIO * quiet.0,
+            _ => true,
+        };
+        by_utilization && by_power && !sample.activity.is_unseen()
+    }
+
+    /// May there be work that the page does not show yet: on its way to the server, or in a step that is not over?
+    fn is_uncertain(&self, now: Time) -> bool {
+        let asked = self.asked_at.is_some_and(|at| now.since(at) < ASKED);
+        let stepping = self
+            .worked_at
+            .zip(self.step_time)
+            .is_some_and(|(at, step)| now.since(at) < Seconds(QUIET_STEPS * step.0));
+        self.settings.page && (asked || stepping)
+    }
+
+    /// The clocks of the parked GPU were changed: its power says nothing for a while.
+    pub(super) fn disturbed(&mut self, now: Time) {
+        (self.level, self.level_from) = (None, Some(now + POWER_RISES));
     }
 
     /// A wake took so long until the clocks were back.
-    pub fn woke(&mut self, took: Seconds) {
+    pub(super) fn woke(&mut self, took: Seconds) {
         self.gaps.woke(took, &self.settings.gap);
     }
+
+    /// Something else took the clocks over: not parked, nothing counted.
+    pub(super) fn interrupt(&mut self, now: Time) {
+        if self.gaps.is_parked() {
+            self.up_since = Some(now);
+        }
+        self.hot = false;
+        self.gaps.interrupt();
+    }
+
+    /// The same, and free to park after the quiet time.
+    pub(super) fn begin_anew(&mut self, now: Time) {
+        self.interrupt(now);
+        self.gaps.ask_again();
+    }
+
+    /// The clocks did not go down, or came back without our doing: not parked, and not again for a while.
+    pub(super) fn hold_off(&mut self, now: Time) {
+        self.interrupt(now);
+        self.gaps.refused(now);
+    }
+}
+
+/// Is the utilisation that of a GPU that does nothing? `None` where that is not known.
+fn is_below(percent: Option<f64>, settings: &Settings) -> Option<bool> {
+    Some(percent? <= settings.utilization_threshold_percent?)
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::park::gap::Wait;
-    use crate::units::{Joules, Watts};
-
-    pub(crate) const SETTINGS: Settings = Settings {
-        gap: GapSettings {
-            wait: Wait::Timeout(Seconds(60.0)),
-            quiet: Seconds(3.0),
-            at_start: false,
-            wake_limit: Seconds(1.0),
-        },
-        utilization_threshold_percent: Some(0.0),
-        connections: None,
-        hot: Some(HotAt { high_c: 80.0, low_c: 75.0 }),
-    };
-
-    fn at_start() -> Settings {
-        Settings { gap: GapSettings { at_start: true, ..SETTINGS.gap }, ..SETTINGS }
-    }
-
-    fn seen(now: f64, utilization: f64) -> Observation {
-        Observation {
-            now: Time(now),
-            utilization_percent: Some(utilization),
-            temperature_c: Some(40.0),
-            open_connections: None,
-            last_connection: None,
-        }
-    }
-
-    fn at(now: f64, utilization: f64, celsius: f64) -> Observation {
-        Observation { temperature_c: Some(celsius), ..seen(now, utilization) }
-    }
-
-    fn connected(now: f64, open: u32) -> Observation {
-        Observation { utilization_percent: None, open_connections: Some(open), ..seen(now, 0.0) }
-    }
-
-    fn step(rule: &mut ParkRule, seen: Observation) -> Decision {
-        rule.step(&seen, Prices::default())
-    }
-
-    #[test]
-    fn timeout_runs_from_the_last_work_and_any_work_starts_it_anew() {
-        let mut rule = ParkRule::new(SETTINGS);
-        assert_eq!(step(&mut rule, seen(0.0, 50.0)), Decision::Stay);
-        assert_eq!(step(&mut rule, seen(1.0, 0.0)), Decision::Stay);
-        assert_eq!(step(&mut rule, seen(60.9, 0.0)), Decision::Stay);
-        assert_eq!(step(&mut rule, seen(61.0, 1.0)), Decision::Stay);
-        assert_eq!(rule.state(), State::Serving);
-        step(&mut rule, seen(62.0, 0.0));
-        assert_eq!(step(&mut rule, seen(121.9, 0.0)), Decision::Stay);
-        assert_eq!(step(&mut rule, seen(122.0, 0.0)), Decision::Park(Seconds(60.0)));
-        assert_eq!(step(&mut rule, seen(500.0, 0.0)), Decision::Stay);
-        let work = WakeSource::Utilization { percent: 1.0 };
-        assert_eq!(step(&mut rule, seen(501.0, 1.0)), Decision::Wake(work));
-    }
-
-    #[test]
-    fn last_closed_connection_starts_the_timeout_and_an_open_one_cancels_it() {
-        let settings = Settings {
-            utilization_threshold_percent: None,
-            connections: Some(CountedConnections::Open),
-            ..SETTINGS
-        };
-        let mut rule = ParkRule::new(settings);
-        step(&mut rule, connected(0.0, 2));
-        step(&mut rule, connected(10.0, 1));
-        step(&mut rule, connected(20.0, 0));
-        step(&mut rule, connected(70.0, 1));
-        step(&mut rule, connected(75.0, 0));
-        assert_eq!(step(&mut rule, connected(134.0, 0)), Decision::Stay);
-        assert_eq!(step(&mut rule, connected(135.0, 0)), Decision::Park(Seconds(60.0)));
-        // Opened and closed between two looks.
-        let brief = Observation { last_connection: Some(Time(139.0)), ..connected(140.0, 0) };
-        assert_eq!(step(&mut rule, brief), Decision::Wake(WakeSource::Connections { open: 0 }));
-    }
-
-    #[test]
-    fn open_connection_that_nobody_uses_is_no_work_where_only_recent_ones_count() {
-        let recent = Some(CountedConnections::Recent);
-        let settings = Settings { utilization_threshold_percent: None, connections: recent, ..SETTINGS };
-        let mut rule = ParkRule::new(settings);
-        step(&mut rule, connected(0.0, 4));
-        assert_eq!(step(&mut rule, connected(60.0, 4)), Decision::Park(Seconds(60.0)));
-        let used = Observation { last_connection: Some(Time(69.5)), ..connected(70.0, 4) };
-        assert_eq!(step(&mut rule, used), Decision::Wake(WakeSource::Connections { open: 4 }));
-    }
-
-    #[test]
-    fn gpu_that_has_not_worked_yet_is_parked_after_the_quiet_time_and_a_busy_one_is_not() {
-        let mut rule = ParkRule::new(at_start());
-        assert_eq!(step(&mut rule, seen(0.0, 0.0)), Decision::Stay);
-        assert_eq!(step(&mut rule, seen(3.0, 0.0)), Decision::Park(Seconds(3.0)));
-        let mut busy = ParkRule::new(at_start());
-        step(&mut busy, seen(0.0, 30.0));
-        step(&mut busy, seen(1.0, 0.0));
-        assert_eq!(step(&mut busy, seen(4.0, 0.0)), Decision::Stay);
-    }
-
-    #[test]
-    fn hot_gpu_is_parked_under_load_and_stays_so_down_to_the_lower_limit() {
-        let mut rule = ParkRule::new(SETTINGS);
-        assert_eq!(step(&mut rule, at(0.0, 90.0, 80.0)), Decision::Stay);
-        assert_eq!(step(&mut rule, at(1.0, 90.0, 81.0)), Decision::Cool { temperature_c: 81.0 });
-        assert_eq!(step(&mut rule, at(2.0, 90.0, 76.0)), Decision::Stay);
-        assert_eq!(rule.state(), State::Hot);
-        let work = WakeSource::Utilization { percent: 90.0 };
-        assert_eq!(step(&mut rule, at(3.0, 90.0, 75.0)), Decision::Wake(work));
-        // Idle when it has cooled down: stays parked without another word.
-        step(&mut rule, at(4.0, 90.0, 85.0));
-        assert_eq!(step(&mut rule, at(5.0, 0.0, 70.0)), Decision::Stay);
-        assert_eq!(rule.state(), State::Parked { idle_since: Time(5.0) });
-    }
-
-    #[test]
-    fn source_that_does_not_answer_keeps_a_gpu_awake_and_wakes_it() {
-        let blind = |now| Observation { utilization_percent: None, ..seen(now, 0.0) };
-        let mut rule = ParkRule::new(SETTINGS);
-        for now in 0..1000 {
-            assert_eq!(step(&mut rule, blind(f64::from(now))), Decision::Stay);
-        }
-        let mut rule = ParkRule::new(at_start());
-        step(&mut rule, seen(0.0, 0.0));
-        step(&mut rule, seen(3.0, 0.0));
-        assert_eq!(step(&mut rule, blind(4.0)), Decision::Wake(WakeSource::Unseen));
-    }
-
-    #[test]
-    fn connection_that_brings_no_work_to_the_gpu_wakes_it_and_it_parks_after_the_quiet_time_again() {
-        let both = |now, open| Observation { open_connections: Some(open), ..seen(now, 0.0) };
-        let settings = Settings { connections: Some(CountedConnections::Open), ..SETTINGS };
-        let mut rule = ParkRule::new(settings);
-        step(&mut rule, Observation { open_connections: Some(1), ..seen(0.0, 50.0) });
-        step(&mut rule, both(1.0, 0));
-        assert_eq!(step(&mut rule, both(61.0, 0)), Decision::Park(Seconds(60.0)));
-        assert!(matches!(
-            step(&mut rule, both(70.0, 1)),
-            Decision::Wake(WakeSource::Connections { open: 1 })
-        ));
-        step(&mut rule, both(70.5, 0));
-        assert_eq!(step(&mut rule, both(73.5, 0)), Decision::Park(Seconds(3.0)));
-        // One that does is work like any other.
-        step(&mut rule, both(80.0, 1));
-        step(&mut rule, Observation { open_connections: Some(1), ..seen(81.0, 9.0) });
-        step(&mut rule, both(82.0, 0));
-        assert_eq!(step(&mut rule, both(141.9, 0)), Decision::Stay);
-        assert_eq!(step(&mut rule, both(142.0, 0)), Decision::Park(Seconds(60.0)));
-    }
-
-    #[test]
-    fn refused_lock_is_not_asked_for_again_for_a_while() {
-        let mut rule = ParkRule::new(at_start());
-        step(&mut rule, seen(0.0, 0.0));
-        assert_eq!(step(&mut rule, seen(3.0, 0.0)), Decision::Park(Seconds(3.0)));
-        rule.refused(Time(3.0));
-        let until = 3.0 + crate::park::gap::REFUSED.0;
-        for now in 4..63 {
-            assert_eq!(step(&mut rule, seen(f64::from(now), 0.0)), Decision::Stay);
-        }
-        assert!(matches!(step(&mut rule, seen(until, 0.0)), Decision::Park(_)));
-    }
-
-    #[test]
-    fn ski_rental_waits_break_even_beyond_the_quiet_time_once_the_saving_is_known() {
-        let wait = |wake| Wait::SkiRental { wake, unmeasured: Seconds(60.0) };
-        let settings = |wake| Settings { gap: GapSettings { wait: wait(wake), ..SETTINGS.gap }, ..SETTINGS };
-        let measured = Prices { saving: Some(Watts(10.0)), wake: Some(Joules(100.0)) };
-        // What is configured goes before what is measured.
-        for (configured, wait) in [(None, 10.0), (Some(Joules(100.0)), 10.0), (Some(Joules(50.0)), 5.0)] {
-            let mut rule = ParkRule::new(settings(configured));
-            rule.step(&seen(0.0, 5.0), measured);
-            rule.step(&seen(1.0, 0.0), measured);
-            assert_eq!(rule.step(&seen(3.9 + wait, 0.0), measured), Decision::Stay);
-            assert_eq!(rule.step(&seen(4.0 + wait, 0.0), measured), Decision::Park(Seconds(3.0 + wait)));
-        }
-        let mut unmeasured = ParkRule::new(settings(Some(Joules(100.0))));
-        step(&mut unmeasured, seen(0.0, 5.0));
-        step(&mut unmeasured, seen(1.0, 0.0));
-        assert_eq!(step(&mut unmeasured, seen(60.0, 0.0)), Decision::Stay);
-        assert_eq!(step(&mut unmeasured, seen(61.0, 0.0)), Decision::Park(Seconds(60.0)));
-    }
-}
+mod page;
+#[cfg(test)]
+pub(super) mod tests;

@@ -15,6 +15,17 @@ pub enum CountedConnections {
     Recent,
 }
 
+/// Connections to a server's ports, without agft's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Open now.
+    pub open: u32,
+    /// Seen to open so far.
+    pub opened_total: u64,
+    /// Requests seen so far: bytes from a client over a connection, old or new. Several at once count as one.
+    pub requests_total: u64,
+}
+
 /// What shows that there is work, or that it cannot be ruled out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum WakeSource {

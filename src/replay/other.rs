@@ -16,6 +16,7 @@ use crate::compose;
 use crate::config::Config;
 use crate::control::load::{LoadEstimate, has_work};
 use crate::control::{Controller, Learned, Mode, Round};
+use crate::park::levers::LeverBook;
 use crate::reward::baseline::{BaselineBook, Load};
 use crate::reward::{Cost, RewardForm, reward};
 use crate::store::steps::segments_of;
@@ -184,8 +185,9 @@ impl Pair {
         let memory = compose::memory_clocks(&config, &head.clocks);
         let space = ActionSpace::new(&head.clocks, &compose::space_settings(&config, memory));
         // Its commands are not carried out: what is in force is what the record says.
-        let control = compose::control_settings(&config, &head.clocks, true);
-        let other = Controller::new(control, learned, space, head.gpus, head.at);
+        let control = compose::control_settings(&config, true);
+        let levers = compose::levers(&config, &head.clocks, LeverBook::default()).without_trial();
+        let other = Controller::new(control, learned, space, head.gpus, head.at).with_levers(levers);
         Self { config, recorded, other, load: LoadEstimate::default(), wanted: None }
     }
 

@@ -333,9 +333,8 @@ fn count(event: &Event, counts: &mut Counts) {
 fn parking(controller: &Controller) -> ParkingState {
     let parking = controller.parking();
     let (books, prices) = (parking.books(), parking.prices());
-    let settings = controller.settings().idle;
-    let wait = settings.and_then(|idle| Some(parking.watch().gaps()?.park_after(&idle.gap, prices)));
-    let lever = settings.and_then(|_| parking.lever());
+    let wait = parking.park_after();
+    let lever = parking.settings().and_then(|_| parking.lever());
     ParkingState {
         lever: lever.map(|lever| lever.kind.name().to_owned()),
         wait_s: wait.map(|wait| wait.0),

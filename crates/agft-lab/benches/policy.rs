@@ -76,7 +76,7 @@ fn steps_of_the_loop(criterion: &mut Criterion) {
     group.bench_function("structured: 200 control steps", |bencher| {
         bencher.iter(|| {
             let space = ActionSpace::new(&supported, &compose::space_settings(&config, Vec::new()));
-            let settings = compose::control_settings(&config, &supported, false);
+            let settings = compose::control_settings(&config, false);
             let learned = Learned::fresh(compose::learner(&config), config.metrics.baseline_measurements);
             let mut controller = Controller::new(settings, learned, space, 1, Time(0.0));
             run(&spec, Driver::Controller(&mut controller), |_| {}).is_ok()

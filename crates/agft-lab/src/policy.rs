@@ -119,7 +119,7 @@ pub fn controller(config: &Config, supported: &SupportedClocks, policy: PolicyKi
 pub fn as_configured(config: &Config, supported: &SupportedClocks) -> Controller {
     let memory = compose::memory_clocks(config, supported);
     let space = ActionSpace::new(supported, &compose::space_settings(config, memory));
-    let settings = compose::control_settings(config, supported, false);
+    let settings = compose::control_settings(config, false);
     let learned = Learned::fresh(compose::learner(config), config.metrics.baseline_measurements);
     Controller::new(settings, learned, space, 1, Time(0.0)).with_levers(compose::levers(
         config,

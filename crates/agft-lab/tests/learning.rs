@@ -5,6 +5,7 @@ use agft::bandit::ActionSpace;
 use agft::compose;
 use agft::config::Config;
 use agft::control::{Controller, Learned, Settings};
+use agft::park::levers::LeverBook;
 use agft::units::{Clocks, Mhz, Seconds, Time};
 use agft_lab::sim::record::Figures;
 use agft_lab::sim::run::{Driver, RunSpec, run};
@@ -26,8 +27,9 @@ fn fresh(config: &Config) -> Learned {
 fn serve(spec: &RunSpec, config: &Config, learned: Learned) -> (Figures, Learned) {
     let supported = World::new(spec.world.clone(), spec.seed).unwrap().supported_clocks().unwrap();
     let space = ActionSpace::new(&supported, &compose::space_settings(config, Vec::new()));
-    let settings = Settings { holdout: None, ..compose::control_settings(config, &supported, false) };
-    let mut controller = Controller::new(settings, learned, space, 1, Time(0.0));
+    let settings = Settings { holdout: None, ..compose::control_settings(config, false) };
+    let levers = compose::levers(config, &supported, LeverBook::default()).without_trial();
+    let mut controller = Controller::new(settings, learned, space, 1, Time(0.0)).with_levers(levers);
     let figures = run(spec, Driver::Controller(&mut controller), |_| {}).unwrap().whole();
     (figures, controller.learned().clone())
 }

@@ -7,17 +7,8 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 use crate::connections::{ConnectionError, Event, Source, SourceKind, WatchSettings, Watcher};
-use crate::units::Time;
+use crate::park::source::Connections;
 use crate::view::ConnectionsState;
-
-/// Connections, as far as a source sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Connections {
-    /// Open now; `None` where that is not known.
-    pub open: Option<u32>,
-    /// When one was last seen to be new, or used; it may be closed again.
-    pub last_opened: Option<Time>,
-}
 
 /// A source of activity that is not a GPU.
 pub trait ActivitySource {
@@ -29,7 +20,7 @@ pub trait ActivitySource {
     ///
     /// # Errors
     /// [`SourceError`]: nothing is known, and no GPU is parked on that.
-    fn look(&mut self, now: Time) -> Result<Connections, SourceError>;
+    fn look(&mut self) -> Result<Connections, SourceError>;
 
     /// News from now on: each is a reason to look. `None` if it has to be asked.
     fn news(&self) -> Option<broadcast::Receiver<Event>>;
@@ -50,8 +41,6 @@ pub enum SourceError {
 pub struct Ports {
     watcher: Watcher,
     ports: Vec<u16>,
-    heard: u64,
-    last_opened: Option<Time>,
 }
 
 impl Ports {
@@ -62,8 +51,7 @@ impl Ports {
     pub fn watch(ports: &[u16], poll_every: Duration) -> Result<Self, ConnectionError> {
         let settings = WatchSettings { ports: ports.to_vec(), poll_every, ..WatchSettings::default() };
         let watcher = Watcher::start(settings)?;
-        let heard = heard(&watcher);
-        Ok(Self { watcher, ports: ports.to_vec(), heard, last_opened: None })
+        Ok(Self { watcher, ports: ports.to_vec() })
     }
 
     /// Where it knows them from.
@@ -73,25 +61,22 @@ impl Ports {
     }
 }
 
-fn heard(watcher: &Watcher) -> u64 {
-    watcher.counts().values().map(|counts| counts.opened_total + counts.requests_total).sum()
-}
-
 impl ActivitySource for Ports {
     fn name(&self) -> &'static str {
         "connections"
     }
 
-    fn look(&mut self, now: Time) -> Result<Connections, SourceError> {
+    fn look(&mut self) -> Result<Connections, SourceError> {
         if let Some(trouble) = self.watcher.trouble() {
             return Err(SourceError::Connections(trouble));
         }
         // However short: one that is closed again was still somebody.
-        let heard = heard(&self.watcher);
-        if heard > std::mem::replace(&mut self.heard, heard) {
-            self.last_opened = Some(now);
-        }
-        Ok(Connections { open: Some(self.watcher.open_now()), last_opened: self.last_opened })
+        let counts = self.watcher.counts();
+        Ok(Connections {
+            open: self.watcher.open_now(),
+            opened_total: counts.values().map(|counts| counts.opened_total).sum(),
+            requests_total: counts.values().map(|counts| counts.requests_total).sum(),
+        })
     }
 
     fn news(&self) -> Option<broadcast::Receiver<Event>> {

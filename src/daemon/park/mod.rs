@@ -8,7 +8,6 @@ pub mod activity;
 pub mod hooks;
 pub mod keeper;
 pub mod levels;
-mod lowering;
 pub mod member;
 pub mod reload;
 pub mod setup;
@@ -20,7 +19,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use self::activity::{ActivitySource, Connections};
+use self::activity::ActivitySource;
 use self::hooks::FanHooks;
 use self::keeper::Keeper;
 use self::member::Member;
@@ -33,8 +32,9 @@ use super::watch::{Alarm, Pulse, Watch};
 use crate::config::Park;
 use crate::connections::Event;
 use crate::control::Order;
+use crate::park::State;
 use crate::park::fans::FanRule;
-use crate::park::rule::State;
+use crate::park::source::Connections;
 use crate::seldom::Seldom;
 use crate::units::{Seconds, Target, Time};
 
@@ -103,7 +103,7 @@ pub async fn drive(mut run: ParkRun, stop: impl Future<Output = End>) -> Result<
         if let (Some(keeper), Some(book)) = (&run.keeper, member.measured()) {
             keeper.keep(member.info(), book);
         }
-        sums.push((member.info().clone(), member.books.clone(), member.books.calls_per_parked_minute()));
+        sums.push((member.info().clone(), member.books().clone(), member.books().calls_per_parked_minute()));
         match member.actuator.take() {
             Some(actuator) if stuck => actuator.abandon(),
             Some(actuator) => {
@@ -214,7 +214,8 @@ fn heard(run: &ParkRun) -> Option<broadcast::Receiver<Event>> {
 /// What the loop remembers from turn to turn.
 struct Shell {
     number: u64,
-    connections: Connections,
+    /// Over all sources; `None` where that is not known.
+    connections: Option<Connections>,
     /// What the source of connections tells by itself.
     news: Option<broadcast::Receiver<Event>>,
     /// Is a GPU parked?
@@ -242,7 +243,7 @@ impl Shell {
         let now = run.clock.now();
         Self {
             number: 0,
-            connections: Connections::default(),
+            connections: None,
             news: heard(run),
             parked: false,
             failed: false,
@@ -254,6 +255,10 @@ impl Shell {
             alive: None,
             status: None,
         }
+    }
+
+    fn open_connections(&self) -> Option<u32> {
+        self.connections.map(|seen| seen.open)
     }
 
     /// Between two looks at the sources.
@@ -341,7 +346,7 @@ impl Shell {
             self.log_due = now + run.log_every;
             self.say(run, now)?;
         }
-        run.show.turn(&mut run.members, &run.sources, self.connections.open, &run.park, now);
+        run.show.turn(&mut run.members, &run.sources, self.open_connections(), &run.park, now);
         self.notify(run);
         Ok(())
     }
@@ -351,21 +356,20 @@ impl Shell {
             return;
         }
         self.sources_due = now + self.sources_every(run);
-        let mut together = Connections { open: Some(0), last_opened: None };
+        let mut together = Some(Connections::default());
         let mut failed = false;
         for source in &mut run.sources {
-            match source.look(now) {
+            match source.look() {
                 Ok(seen) => {
-                    together.open = together.open.zip(seen.open).map(|(a, b)| a.saturating_add(b));
-                    let later = |a: Time, b: Time| if b > a { b } else { a };
-                    together.last_opened = match (together.last_opened, seen.last_opened) {
-                        (Some(a), Some(b)) => Some(later(a, b)),
-                        (a, b) => a.or(b),
-                    };
+                    together = together.map(|all| Connections {
+                        open: all.open.saturating_add(seen.open),
+                        opened_total: all.opened_total + seen.opened_total,
+                        requests_total: all.requests_total + seen.requests_total,
+                    });
                 }
                 Err(error) => {
                     failed = true;
-                    together.open = None;
+                    together = None;
                     // While it lasts it is not said again; where it comes and goes, seldom.
                     let what = (source.name(), error.to_string());
                     if !self.failed
@@ -393,11 +397,11 @@ impl Shell {
             member.book(now)?;
             tracing::info!(
                 gpu = %member.info(),
-                connections = self.connections.open,
-                sensor_calls_per_parked_min = member.books.calls_per_parked_minute(),
+                connections = self.open_connections(),
+                sensor_calls_per_parked_min = member.books().calls_per_parked_minute(),
                 "STATUS {}: {}",
                 member.state().name(),
-                member.books
+                member.books()
             );
         }
         Ok(())

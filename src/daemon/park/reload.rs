@@ -148,12 +148,12 @@ pub(super) fn reload(run: &mut ParkRun) -> Result<bool, crate::gpu::GpuError> {
         run.fans = FanRule::new(new.fan_off_after_s);
     }
     run.log_every = new.log_interval_s;
-    let (settings, periods) = (compose::park::settings(new), setup::periods(new));
+    let settings = compose::park::settings(new);
     // Only now: what was prepared has taken its time.
     let now = run.clock.now();
     for (member, levels) in run.members.iter_mut().zip(prepared.levels) {
         run.pulse.mark();
-        member.reconfigure(settings, levels, periods, now)?;
+        member.reconfigure(settings, levels, now)?;
     }
     run.park = config.park.clone();
     if let Some(reloader) = &mut run.reload {

@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use super::activity::{ActivitySource, Ports};
 use super::hooks::{FanHooks, Programs};
-use super::member::Periods;
 use crate::config::{Park, ParkSource};
 use crate::connections::ConnectionError;
 use crate::gpu::GpuError;
 use crate::store::{Untrusted, trusted_path};
-use crate::units::Seconds;
 
 /// Why a run cannot be made of a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -60,16 +58,6 @@ pub enum SetupError {
     /// The GPU does not answer.
     #[error(transparent)]
     Gpu(#[from] GpuError),
-}
-
-/// Periods of looks.
-#[must_use]
-pub fn periods(park: &Park) -> Periods {
-    Periods { active: millis(park.active_poll_ms), parked: millis(park.parked_poll_ms) }
-}
-
-fn millis(number: u64) -> Seconds {
-    Seconds(Duration::from_millis(number).as_secs_f64())
 }
 
 /// Sources of activity beside the GPUs.

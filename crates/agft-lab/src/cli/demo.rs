@@ -212,7 +212,7 @@ async fn live(
     config.vllm.prometheus_url = server.metrics_url();
     let supported = sensors.supported_clocks()?;
     // A minute is too short for the holdout experiment; the demo knows what default clocks cost from a run of its own.
-    let settings = Settings { holdout: None, ..compose::control_settings(&config, &supported, false) };
+    let settings = Settings { holdout: None, ..compose::control_settings(&config, false) };
     let learned = Learned::fresh(compose::learner(&config), config.metrics.baseline_measurements);
     let space = ActionSpace::new(&supported, &compose::space_settings(&config, Vec::new()));
     let lease = ClockLease::take(vec![(Box::new(clocks), supported.core_min())])?;

@@ -27,6 +27,7 @@ fn fly(pilot: &mut OriginalAgft, until: f64, running: f64) -> Vec<(f64, Target)>
             signals,
             power: Watts(200.0),
             core: None,
+            memory: None,
             utilization_percent: None,
             energy: Millijoules(0),
             connections: Connections::default(),

@@ -16,13 +16,15 @@ use super::LabError;
 use super::experiment::{for_each_cell, supported};
 use super::grid::{Load, Source};
 use super::policy::as_configured;
-use crate::sim::record::RunRecord;
-use crate::sim::run::{Driver, Onlooker, RunError, RunSpec, run};
-use crate::sim::{FrontEnd, Pattern};
 use agft::compose::park::locks;
+use agft::compose::top;
 use agft::config::{Config, PolicyKind};
 use agft::control::{Controller, Observation, Output};
 use agft::gpu::SupportedClocks;
+use agft::park::levers::{Lever, LeverKind};
+use crate::sim::record::RunRecord;
+use crate::sim::run::{Driver, Onlooker, RunError, RunSpec, run};
+use crate::sim::{FrontEnd, Pattern};
 use agft::units::{Clocks, Mhz, Seconds};
 
 use figures::{Against, Figures};
@@ -182,23 +184,25 @@ impl Stage<'_> {
     /// `never` is the run without parking, of which the clairvoyants know.
     fn run(&self, policy: ParkPolicy, never: Option<&RunRecord>) -> Result<RunRecord, RunError> {
         // Nothing is tried out here: the deepest that is allowed.
-        let parked = locks(&self.config.park, &self.supported).last().map(|lever| lever.clocks);
-        let parked = parked.unwrap_or(Clocks::core_only(self.supported.core_min()));
+        let lever = locks(&self.config.park, &self.supported).last().copied();
+        let core = Clocks::core_only(self.supported.core_min());
+        let lever = lever.unwrap_or(Lever { kind: LeverKind::Core, clocks: core });
+        let (parked, top, park) = (lever.clocks, top(&self.supported), &self.config.park);
         match policy {
             ParkPolicy::Never => run(&self.spec, Driver::Default, |_| {}),
-            ParkPolicy::Fixed(wait) => self.fly(&mut Pilot::fixed(wait, parked, &self.config.park)),
+            ParkPolicy::Fixed(wait) => self.fly(&mut Pilot::fixed(wait, lever, top, park)),
             ParkPolicy::Staged(first, second) => {
                 let half = Mhz(self.supported.core_max().0 / 2);
                 let shallow = Clocks::core_only(self.supported.nearest_core(half));
-                self.fly(&mut Pilot::staged(first, shallow, second, parked, &self.config.park))
+                self.fly(&mut Pilot::fixed(first, lever, top, park).staged(shallow, second))
             }
-            ParkPolicy::Rule => self.fly(&mut Pilot::rule(parked, &self.config.park)),
+            ParkPolicy::Rule => self.fly(&mut Pilot::rule(lever, top, park)),
             ParkPolicy::Engine => run(&self.spec, Driver::Controller(&mut self.controller()), |_| {}),
             ParkPolicy::EngineConnections => {
                 run(&self.spec, Driver::Watched(&mut self.controller(), &mut Connected), |_| {})
             }
             ParkPolicy::Clairvoyant => self.foresee(parked, never),
-            ParkPolicy::ClairvoyantCore => self.foresee(Clocks::core_only(self.supported.core_min()), never),
+            ParkPolicy::ClairvoyantCore => self.foresee(core, never),
         }
     }
 

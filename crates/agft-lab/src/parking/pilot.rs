@@ -1,183 +1,127 @@
-//! `agft park` in virtual time: its rule, with the looks, powers and wake checks that the daemon feeds it.
+//! `agft park` in virtual time: its parker, with the sensors that it asks for read from the simulated board.
 
-use crate::sim::run::{Autopilot, Look, WRITE_DELAY};
 use agft::compose;
 use agft::config::{Park, ParkSource, WaitKind};
-use agft::park::books::Books;
-use agft::park::gap::{GapSettings, Prices, Wait};
-use agft::park::price::WakePrice;
-use agft::park::rule::{Decision, Observation, ParkRule, Settings, State};
-use agft::units::{Clocks, Mhz, Millijoules, Seconds, Target, Time};
+use agft::park::gap::{GapSettings, Wait};
+use agft::park::levers::{Lever, LeverBook, Levers};
+use agft::park::parker::Command;
+use agft::park::sample::{Activity, Sensor, Sensors};
+use agft::park::settings::Periods;
+use agft::park::wake::Running;
+use agft::park::{Parker, Sample, Settings, State};
+use agft::reward::energy::EnergyPoint;
+use crate::sim::run::{Autopilot, Look, WRITE_DELAY};
+use agft::units::{Clocks, Millijoules, Seconds, Target, Time};
 
-/// Between two looks at the power of a quiet GPU, and from the last work to the first of them.
-const SLOW: Seconds = Seconds(1.0);
+/// A parker may want to know more at once, so often in a row at most.
+const ROUNDS: usize = 6;
 
-/// The rule at work on the simulated GPU.
+/// The parker at work on the simulated GPU.
 #[derive(Debug, Clone)]
 pub struct Pilot {
-    rule: ParkRule,
-    parked: Clocks,
+    parker: Parker,
+    periods: Periods,
     /// Parked for good only after this much of a gap; at these clocks before.
     stage: Option<(Seconds, Clocks)>,
-    active: Seconds,
-    down: Seconds,
-    books: Books,
-    price: WakePrice,
-    utilization: Option<f64>,
+    /// The next look at the connections, if nothing is due before.
     due: Time,
-    power_due: Time,
-    requests: u64,
-    last_connection: Option<Time>,
-    parked_at: Option<(Time, Millijoules)>,
-    woken_at: Option<Time>,
-    down_at: Option<Clocks>,
+    utilization_percent: Option<f64>,
+    asked: Option<Target>,
 }
 
 impl Pilot {
     /// Parks a fixed time after the last connection was closed.
     #[must_use]
-    pub fn fixed(wait: Seconds, parked: Clocks, park: &Park) -> Self {
+    pub fn fixed(wait: Seconds, parked: Lever, top: Running, park: &Park) -> Self {
         let quiet = if wait < park.quiet_s { wait } else { park.quiet_s };
         let rule = ski_rental(park);
         let gap = GapSettings { wait: Wait::Timeout(wait), quiet, ..rule.gap };
         let settings = Settings { gap, utilization_threshold_percent: None, ..rule };
-        Self::new(settings, parked, park)
+        Self::new(settings, parked, top, park)
     }
 
     /// Parks as the configuration's section `park` has it, as `ski-rental`, by utilisation and connections.
     #[must_use]
-    pub fn rule(parked: Clocks, park: &Park) -> Self {
-        Self::new(ski_rental(park), parked, park)
+    pub fn rule(parked: Lever, top: Running, park: &Park) -> Self {
+        Self::new(ski_rental(park), parked, top, park)
     }
 
-    /// As [`fixed`](Self::fixed), but at `shallow` clocks until `deep` after the last connection was closed.
+    /// The same, but at `shallow` clocks until `deep` after the last connection was closed.
     #[must_use]
-    pub fn staged(wait: Seconds, shallow: Clocks, deep: Seconds, parked: Clocks, park: &Park) -> Self {
-        Self { stage: Some((deep, shallow)), ..Self::fixed(wait, parked, park) }
+    pub fn staged(self, shallow: Clocks, deep: Seconds) -> Self {
+        Self { stage: Some((deep, shallow)), ..self }
     }
 
-    fn new(settings: Settings, parked: Clocks, park: &Park) -> Self {
+    fn new(settings: Settings, parked: Lever, top: Running, park: &Park) -> Self {
+        let levers = Levers::new(vec![parked], LeverBook::default(), top);
         Self {
-            rule: ParkRule::new(settings),
-            parked,
+            parker: Parker::new(Some(settings), levers, Time(0.0)),
+            periods: compose::park::periods(park),
             stage: None,
-            active: millis(park.active_poll_ms),
-            down: millis(park.parked_poll_ms),
-            books: Books::default(),
-            price: WakePrice::default(),
-            utilization: None,
             due: Time(0.0),
-            power_due: Time(0.0),
-            requests: 0,
-            last_connection: None,
-            parked_at: None,
-            woken_at: None,
-            down_at: None,
+            utilization_percent: None,
+            asked: None,
         }
     }
 
-    fn carry_out(&mut self, decision: Decision, look: &Look) -> Option<Target> {
-        match decision {
-            Decision::Stay | Decision::Cool { .. } => self.clocks_now(look.now),
-            Decision::Park(_) => {
-                self.woken_at = None;
-                self.books.parked();
-                self.parked_at = Some((look.now, look.energy));
-                self.due = look.now + self.down;
-                self.clocks_now(look.now)
-            }
-            Decision::Wake(source) => {
-                if let Some((since, before)) = self.parked_at.take() {
-                    self.books.parked_span(look.now.since(since), look.energy.since(before));
-                }
-                self.books.woken(source.name(), false);
-                self.woken_at = Some(look.now);
-                self.due = look.now + self.active;
-                self.down_at = None;
-                Some(Target::Default)
-            }
+    fn sample(&mut self, wanted: Sensors, look: &Look) -> Sample {
+        if wanted.has(Sensor::Utilization) {
+            self.utilization_percent = look.utilization_percent;
+        }
+        let energy = look.energy.since(Millijoules(0));
+        Sample {
+            activity: Activity { power: Some(look.power), utilization_percent: self.utilization_percent },
+            running: Running { core: look.core, memory: look.memory },
+            energy: energy.map(|total| EnergyPoint { at: look.now, total }),
+            connections: Some(look.connections),
+            read: wanted,
+            ..Sample::at(look.now)
         }
     }
 
-    /// The clocks of the gap's present stage, if they are to be asked for.
-    fn clocks_now(&mut self, now: Time) -> Option<Target> {
-        let State::Parked { idle_since } = self.rule.state() else { return None };
-        let wanted = match self.stage {
-            Some((deep, shallow)) if now.since(idle_since) < deep => {
-                // A look in time for the next stage.
-                let next = idle_since + deep;
-                self.due = if next < self.due { next } else { self.due };
-                shallow
+    /// The clocks of the gap's present stage.
+    fn stage(&self, target: Target, now: Time) -> Target {
+        match (self.stage, self.parker.state()) {
+            (Some((deep, shallow)), State::Parked { idle_since }) if now.since(idle_since) < deep => {
+                Target::Lock(shallow)
             }
-            _ => self.parked,
-        };
-        (self.down_at.replace(wanted) != Some(wanted)).then_some(Target::Lock(wanted))
-    }
-
-    /// Are the clocks back from a wake?
-    fn check_wake(&mut self, core: Option<Mhz>, now: Time) {
-        if let Some(woken) = self.woken_at
-            && core.is_some_and(|core| core > self.parked.core)
-        {
-            self.rule.woke(now.since(woken));
-            self.price.woke(now.since(woken));
-            self.woken_at = None;
-        }
-    }
-
-    fn sample_quiet_power(&mut self, look: &Look) {
-        let State::Quiet { since } = self.rule.state() else {
-            if self.parked_at.is_none() {
-                self.books.end_spell();
-            }
-            return;
-        };
-        if look.now.since(since) >= SLOW && look.now >= self.power_due {
-            self.power_due = look.now + SLOW;
-            self.books.quiet_power(look.power);
+            _ => target,
         }
     }
 }
 
 impl Autopilot for Pilot {
     fn due(&self) -> Time {
-        self.due
+        Time(self.due.0.min(self.parker.due().0))
     }
 
     fn act(&mut self, look: &Look) -> Option<Target> {
         let now = look.now;
-        let polls = now >= self.due;
-        if polls {
-            self.utilization = look.utilization_percent;
-            if self.rule.state() == State::Serving && self.utilization.is_some_and(|percent| percent > 50.0) {
-                self.price.worked(look.power);
+        let mut woken = false;
+        let mut wanted = self.parker.wants(now);
+        for _ in 0..ROUNDS {
+            let sample = self.sample(wanted, look);
+            woken |= self.parker.observe(&sample).command == Some(Command::Wake);
+            wanted = self.parker.wants(now);
+            if wanted == Sensors::NONE {
+                break;
             }
-            let parked = self.rule.state().is_down();
-            self.due = now + if parked { self.down } else { self.active };
         }
-        if look.connections.requests_total > self.requests {
-            self.requests = look.connections.requests_total;
-            self.last_connection = Some(now);
+        let down = self.parker.state().is_down();
+        self.due = now + if down { self.periods.parked } else { self.periods.active };
+        if let (Some((deep, _)), State::Parked { idle_since }) = (self.stage, self.parker.state())
+            && now < idle_since + deep
+        {
+            // In time for the next stage.
+            self.due = Time(self.due.0.min((idle_since + deep).0));
         }
-        let seen = Observation {
-            now,
-            utilization_percent: self.utilization,
-            temperature_c: None,
-            open_connections: Some(look.connections.open),
-            last_connection: self.last_connection,
-        };
-        let decision =
-            self.rule.step(&seen, Prices { saving: self.books.saving(), wake: self.price.joules() });
-        let target = self.carry_out(decision, look);
-        if polls && target.is_none() {
-            self.check_wake(look.core, now);
-            self.sample_quiet_power(look);
-        }
-        target
+        let target = if down { self.stage(self.parker.target(), now) } else { Target::Default };
+        let changed = self.asked.replace(target) != Some(target);
+        (changed && (down || woken)).then_some(target)
     }
 
     fn wants_requests(&self) -> bool {
-        self.rule.state().is_down()
+        self.parker.is_parked()
     }
 
     fn write_delay(&self) -> Seconds {
@@ -185,8 +129,8 @@ impl Autopilot for Pilot {
     }
 }
 
-/// The rule's constants by the configuration, but for what is compared here. Heat is left aside: the simulated boards have no
-/// limit.
+/// The parker's constants by the configuration, but for what is compared here. Heat is left aside: the simulated boards have
+/// no limit.
 fn ski_rental(park: &Park) -> Settings {
     let park = Park {
         rule: WaitKind::SkiRental,
@@ -195,9 +139,4 @@ fn ski_rental(park: &Park) -> Settings {
         ..park.clone()
     };
     compose::park::settings(&park)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "at most 10 000")]
-fn millis(millis: u64) -> Seconds {
-    Seconds(millis as f64 / 1e3)
 }

@@ -116,6 +116,8 @@ pub struct Look {
     pub power: Watts,
     /// The core clock read back.
     pub core: Option<Mhz>,
+    /// The memory clock read back.
+    pub memory: Option<Mhz>,
     /// The utilisation sensor, percent.
     pub utilization_percent: Option<f64>,
     /// The energy counter.
@@ -251,6 +253,7 @@ impl Bench {
                     signals: world.signals(),
                     power: world.power(),
                     core: reading.core_clock,
+                    memory: reading.memory_clock,
                     utilization_percent: reading.utilization_percent,
                     energy: world.energy_counter(),
                     connections: world.connections(),

@@ -43,7 +43,7 @@ fn onlooker(clocks: &SupportedClocks) -> Controller {
     config.control.policy = PolicyKind::LinUcb;
     config.control.data_collection_mode = true;
     let space = ActionSpace::new(clocks, &compose::space_settings(&config, Vec::new()));
-    let settings = compose::control_settings(&config, clocks, true);
+    let settings = compose::control_settings(&config, true);
     Controller::new(settings, Learned::fresh(compose::learner(&config), 10), space, 1, Time(0.0))
 }
 

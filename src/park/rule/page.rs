@@ -1,20 +1,78 @@
-use super::*;
-use crate::park::gap::Wait;
-use crate::units::{Joules, Mhz};
+//! Beside a server: page, sensors and connections.
 
-const SETTINGS: IdleSettings = IdleSettings {
+use super::*;
+use crate::park::gap::GapSettings;
+use crate::park::gap::Wait;
+use crate::park::sample::{Activity, PageSight};
+use crate::park::settings::Unnoticed;
+use crate::units::Joules;
+
+const SETTINGS: Settings = Settings {
     gap: GapSettings {
         wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.75) },
         quiet: Seconds(0.75),
         at_start: true,
         wake_limit: Seconds(1.0),
     },
-    clocks: Clocks { core: Mhz(210), memory: None },
-    wake_power_ratio: 1.12,
-    utilization: true,
-    max_ttft_rise: 0.05,
+    page: true,
+    utilization_threshold_percent: Some(10.0),
+    wake_power_ratio: Some(1.12),
     connections: Some(CountedConnections::Recent),
+    hot: None,
+    busy_percent: 30.0,
+    periods: None,
+    unnoticed: Unnoticed { by_sensors: Seconds(0.15), by_others: Seconds(0.3) },
+    max_ttft_rise: 0.05,
+    retries_last: false,
+    dry_run: false,
 };
+
+/// What a window means for idleness.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Verdict {
+    /// There is work.
+    Serve,
+    /// No work on the page, but not parked (yet).
+    Empty,
+    /// Park now.
+    Park,
+    /// Stay parked.
+    Stay,
+    /// Work is back after this long.
+    Wake(WakeSource, Seconds),
+}
+
+impl Rule {
+    fn is_parked(&self) -> bool {
+        self.state().is_down()
+    }
+
+    fn on_window(
+        &mut self,
+        page: PageSight,
+        look: &Sample,
+        prices: Prices,
+        may_park: bool,
+        now: Time,
+    ) -> Verdict {
+        let parked = self.is_parked();
+        match self.step(&Sample { now, page: Some(page), ..*look }, prices, may_park) {
+            Decision::Park(_) => Verdict::Park,
+            Decision::Wake(source, span) => Verdict::Wake(source, span),
+            _ if parked => Verdict::Stay,
+            _ if page.work => Verdict::Serve,
+            _ => Verdict::Empty,
+        }
+    }
+
+    fn on_look(&mut self, look: &Sample, now: Time) -> Option<(WakeSource, Seconds)> {
+        match self.step(&Sample { now, ..*look }, Prices::default(), true) {
+            Decision::Wake(source, span) => Some((source, span)),
+            _ => None,
+        }
+    }
+}
+
 const TICK: Seconds = Seconds(0.3);
 /// Of a window that ends at 0.
 const WORK: PageSight = PageSight { start: Time(-TICK.0), work: true, step_time: Some(Seconds(0.02)) };
@@ -24,35 +82,35 @@ fn ending(page: PageSight, now: Time) -> PageSight {
     PageSight { start: now - TICK, ..page }
 }
 
-fn look(power: f64, utilization: f64) -> Look {
+fn look(power: f64, utilization: f64) -> Sample {
     let activity = Activity { power: Some(Watts(power)), utilization_percent: Some(utilization) };
-    Look { activity, connections: None, window_power: None }
+    Sample { activity, ..Sample::at(Time(0.0)) }
 }
 
-fn asked(requests_total: u64) -> Look {
+fn asked(requests_total: u64) -> Sample {
     let connections = Connections { open: 4, opened_total: 9, requests_total };
-    Look { connections: Some(connections), ..look(60.0, 0.0) }
+    Sample { connections: Some(connections), ..look(60.0, 0.0) }
 }
 
-fn window(watch: &mut IdleWatch, page: PageSight, look: Look, now: f64) -> Verdict {
-    watch.on_window(ending(page, Time(now)), &look, Some(&SETTINGS), Prices::default(), true, Time(now))
+fn window(watch: &mut Rule, page: PageSight, look: Sample, now: f64) -> Verdict {
+    watch.on_window(ending(page, Time(now)), &look, Prices::default(), true, Time(now))
 }
 
-fn empty(watch: &mut IdleWatch, power: f64, utilization: f64, now: f64) -> Verdict {
+fn empty(watch: &mut Rule, power: f64, utilization: f64, now: f64) -> Verdict {
     window(watch, EMPTY, look(power, utilization), now)
 }
 
-fn watch() -> IdleWatch {
-    IdleWatch::new(Some(&SETTINGS))
+fn watch() -> Rule {
+    Rule::new(SETTINGS)
 }
 
-fn parked() -> IdleWatch {
+fn parked() -> Rule {
     let mut watch = watch();
     for k in 0..3 {
         window(
             &mut watch,
             EMPTY,
-            Look { connections: asked(5).connections, ..look(80.0, 0.0) },
+            Sample { connections: asked(5).connections, ..look(80.0, 0.0) },
             0.3 * f64::from(k),
         );
     }
@@ -83,7 +141,7 @@ fn power_alone_gives_a_busy_gpu_away_once_quiet_power_is_known() {
     window(&mut watch, WORK, look(300.0, 100.0), 5.0);
     for k in 0..50 {
         let activity = Activity { power: Some(Watts(250.0)), utilization_percent: None };
-        let look = Look { activity, connections: None, window_power: None };
+        let look = Sample { activity, ..Sample::at(Time(0.0)) };
         assert_eq!(window(&mut watch, EMPTY, look, 6.0 + 0.3 * f64::from(k)), Verdict::Empty);
     }
 }
@@ -93,9 +151,9 @@ fn rising_power_wakes_and_falling_power_does_not() {
     let mut watch = parked();
     for (k, power) in [80.0, 75.0, 70.0, 66.0, 64.0, 64.5, 65.0].into_iter().enumerate() {
         let now = Time(1.0 + 0.1 * f64::from(u32::try_from(k).unwrap()));
-        assert_eq!(watch.on_look(&look(power, 0.0), &SETTINGS, now), None);
+        assert_eq!(watch.on_look(&look(power, 0.0), now), None);
     }
-    let woken = watch.on_look(&look(90.0, 0.0), &SETTINGS, Time(2.0));
+    let woken = watch.on_look(&look(90.0, 0.0), Time(2.0));
     assert!(matches!(woken, Some((WakeSource::Power { .. }, span)) if (span.0 - 1.4).abs() < 1e-9));
     assert!(!watch.is_parked());
 }
@@ -103,15 +161,15 @@ fn rising_power_wakes_and_falling_power_does_not() {
 #[test]
 fn utilisation_wakes_even_while_power_is_still_sinking() {
     let mut watch = parked();
-    assert_eq!(watch.on_look(&look(300.0, 0.0), &SETTINGS, Time(0.7)), None);
-    let woken = watch.on_look(&look(300.0, 60.0), &SETTINGS, Time(0.8));
+    assert_eq!(watch.on_look(&look(300.0, 0.0), Time(0.7)), None);
+    let woken = watch.on_look(&look(300.0, 60.0), Time(0.8));
     assert!(matches!(woken, Some((WakeSource::Utilization { percent: 60.0 }, _))), "{woken:?}");
 }
 
 #[test]
 fn gpu_that_cannot_be_seen_is_never_parked_and_wakes_if_it_is() {
     let mut watch = parked();
-    let blind = Look::default();
+    let blind = Sample::at(Time(0.0));
     let verdict = window(&mut watch, EMPTY, blind, 1.6);
     assert_eq!(verdict, Verdict::Wake(WakeSource::Unseen, Seconds(1.0)));
     for k in 0..20 {
@@ -129,8 +187,8 @@ fn work_on_the_page_wakes() {
 #[test]
 fn request_over_an_open_connection_wakes_at_once_and_what_brings_no_work_is_parked_again_soon() {
     let mut watch = parked();
-    assert_eq!(watch.on_look(&asked(5), &SETTINGS, Time(5.0)), None);
-    let woken = watch.on_look(&asked(6), &SETTINGS, Time(6.0));
+    assert_eq!(watch.on_look(&asked(5), Time(5.0)), None);
+    let woken = watch.on_look(&asked(6), Time(6.0));
     assert!(matches!(woken, Some((WakeSource::Connections { open: 4 }, _))), "{woken:?}");
     // The work may be under way to the engine for a second.
     for k in 1..=3 {
@@ -142,12 +200,12 @@ fn request_over_an_open_connection_wakes_at_once_and_what_brings_no_work_is_park
 
 #[test]
 fn open_connections_hold_the_clocks_up_only_where_they_count() {
-    let counted = IdleSettings { connections: Some(CountedConnections::Open), ..SETTINGS };
+    let counted = Settings { connections: Some(CountedConnections::Open), ..SETTINGS };
     for (settings, parks) in [(SETTINGS, true), (counted, false)] {
-        let mut watch = IdleWatch::new(Some(&settings));
+        let mut watch = Rule::new(settings);
         for k in 0..50 {
             let now = Time(0.3 * f64::from(k));
-            watch.on_window(ending(EMPTY, now), &asked(5), Some(&settings), Prices::default(), true, now);
+            watch.on_window(ending(EMPTY, now), &asked(5), Prices::default(), true, now);
         }
         assert_eq!(watch.is_parked(), parks);
     }
@@ -155,20 +213,13 @@ fn open_connections_hold_the_clocks_up_only_where_they_count() {
 
 #[test]
 fn connections_that_are_not_known_are_no_work_where_the_gpu_is_seen_and_cannot_be_ruled_out_where_not() {
-    let alone = IdleSettings { utilization: false, ..SETTINGS };
+    let alone = Settings { utilization_threshold_percent: None, ..SETTINGS };
     for (settings, parks) in [(SETTINGS, true), (alone, false)] {
-        let mut watch = IdleWatch::new(Some(&settings));
+        let mut watch = Rule::new(settings);
         for k in 0..50 {
             let now = Time(0.3 * f64::from(k));
-            watch.on_window(
-                ending(EMPTY, now),
-                &look(60.0, 0.0),
-                Some(&settings),
-                Prices::default(),
-                true,
-                now,
-            );
-            watch.on_look(&look(60.0, 0.0), &settings, now + Seconds(0.1));
+            watch.on_window(ending(EMPTY, now), &look(60.0, 0.0), Prices::default(), true, now);
+            watch.on_look(&look(60.0, 0.0), now + Seconds(0.1));
         }
         assert_eq!(watch.is_parked(), parks);
     }
@@ -190,7 +241,7 @@ fn gap_is_waited_out_until_parking_pays() {
     let mut watch = watch();
     let mut step = |page, now| {
         let page = ending(page, Time(now));
-        watch.on_window(page, &look(80.0, 0.0), Some(&SETTINGS), prices, true, Time(now))
+        watch.on_window(page, &look(80.0, 0.0), prices, true, Time(now))
     };
     step(WORK, 0.0);
     let first = (1..100).map(|k| 0.3 * f64::from(k)).find(|now| step(EMPTY, *now) == Verdict::Park);
@@ -204,24 +255,7 @@ fn parking_is_held_back_while_a_wake_cannot_be_afforded() {
     let mut watch = watch();
     for k in 0..50 {
         let now = Time(0.3 * f64::from(k));
-        watch.on_window(
-            ending(EMPTY, now),
-            &look(80.0, 0.0),
-            Some(&SETTINGS),
-            Prices::default(),
-            k >= 40,
-            now,
-        );
+        watch.on_window(ending(EMPTY, now), &look(80.0, 0.0), Prices::default(), k >= 40, now);
         assert_eq!(watch.is_parked(), k >= 40, "{k}");
-    }
-}
-
-#[test]
-fn without_settings_nothing_is_ever_parked() {
-    let mut watch = IdleWatch::new(None);
-    for k in 0..20 {
-        let now = Time(f64::from(k));
-        let verdict = watch.on_window(EMPTY, &look(50.0, 0.0), None, Prices::default(), true, now);
-        assert_eq!(verdict, Verdict::Empty);
     }
 }
