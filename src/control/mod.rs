@@ -29,7 +29,7 @@ use crate::reward::{Objective, RewardForm};
 use crate::units::{Mhz, Seconds, Target, Time};
 
 pub use event::Event;
-pub use learned::Learned;
+pub use learned::{Learned, Model};
 pub use round::Round;
 pub use step::Controller;
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HALF, LinUcb, RECENT};
+use super::{Durable, HALF, RECENT};
 use crate::bandit::arm::{Arm, input};
 use crate::bandit::{ArmSummary, Phase, Summary};
 use crate::features::DIMENSION;
@@ -26,7 +26,7 @@ pub struct Interval {
     pub width: f64,
 }
 
-impl LinUcb {
+impl Durable {
     /// Expected reward of a clock with its confidence bounds, at the present exploration rate.
     #[must_use]
     pub fn confidence(&self, clocks: Clocks, context: &[f64; DIMENSION]) -> Interval {

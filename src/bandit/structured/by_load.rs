@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Structured;
+use super::Durable;
 use super::context::Load;
 use super::predict::Predictor;
 use crate::units::Mhz;
@@ -29,7 +29,7 @@ pub struct BestAt {
     pub tpot_ratio: f64,
 }
 
-impl Structured {
+impl Durable {
     /// The best of `cores` at multiples of the present load, by the mean of what was learned; empty before there is a
     /// model. Limits and bounds are not in it: it says what is known, not what would be done.
     #[must_use]
