@@ -149,8 +149,8 @@ impl Arm {
     }
 
     /// Coefficients `θ` of the input, shape `(8,)`.
-    #[must_use]
-    pub fn theta(&self) -> ArrayView1<'_, f64> {
+    #[cfg(test)]
+    pub(super) fn theta(&self) -> ArrayView1<'_, f64> {
         self.theta.view()
     }
 

@@ -392,7 +392,7 @@ pub fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) 
             why,
             lessons: known.map_or(0, |(lessons, _)| lessons),
             mean_reward: known.map(|(_, mean)| mean),
-            uncertainty: known.and_then(|_| Some(0.5 * linucb?.confidence(clocks, &[0.0; DIMENSION]).width)),
+            uncertainty: known.and_then(|_| Some(linucb?.uncertainty(clocks, &[0.0; DIMENSION]))),
         }
     });
     LearnerState {

@@ -22,8 +22,6 @@ use super::settle::{rise, top_share};
 use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, View};
 use crate::features::DIMENSION;
 use crate::units::{Clocks, Target, Time};
-pub use insight::Interval;
-pub use pruning::PruneRecord;
 use pruning::Pruning;
 pub use settings::LinUcbSettings;
 use shortlist::Shortlist;

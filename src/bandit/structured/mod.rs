@@ -13,7 +13,6 @@
 pub mod balance;
 pub mod by_load;
 pub mod context;
-pub mod dice;
 pub mod guard;
 pub mod loop_kind;
 pub mod model;
@@ -34,7 +33,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use self::context::Context;
-use self::dice::Dice;
 use self::guard::Guard;
 use self::model::Model;
 use self::plan::{Motive, Options, Stage};
@@ -43,6 +41,7 @@ use self::scales::Scales;
 use self::surge::Surge;
 use self::window::{Joiner, Lesson, arrivals, in_flight};
 use super::{ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, View};
+use crate::stats::Dice;
 use crate::units::{Clocks, Mhz, Target, Time};
 
 pub use self::guard::Trouble;

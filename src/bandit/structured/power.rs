@@ -13,6 +13,7 @@ use super::scales::Scales;
 use super::step_time::{Brackets, SECONDS_PER_WEIGHT, StepTime};
 use super::window::Lesson;
 use crate::bandit::BanditError;
+use crate::stats::Dice;
 
 /// Number of coefficients: `p₀ p₁ q₀ q₁ q₂ q₃ w₀ w₁ w₂ z₀ z₁`.
 pub const COEFFICIENTS: usize = 11;
@@ -99,14 +100,8 @@ impl Power {
 
     /// Coefficients drawn from the posterior.
     #[must_use]
-    pub fn draw(&self, dice: &mut super::dice::Dice) -> Array1<f64> {
+    pub fn draw(&self, dice: &mut Dice) -> Array1<f64> {
         self.posterior.draw(dice)
-    }
-
-    /// Relative noise, the load accounted for.
-    #[must_use]
-    pub fn noise(&self) -> f64 {
-        self.posterior.noise(0)
     }
 
     /// Is every number usable?

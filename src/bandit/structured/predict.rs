@@ -10,12 +10,12 @@ use ndarray::Array1;
 use serde::{Deserialize, Serialize};
 
 use super::context::Load;
-use super::dice::Dice;
 use super::model::Model;
 use super::power::{Mix, watts};
 use super::scales::Scales;
 use super::step_time::Brackets;
 use crate::reward::Objective;
+use crate::stats::Dice;
 
 /// Below this much slack `1 - χ` the step time grows linearly.
 const LEAST_SLACK: f64 = 0.06;

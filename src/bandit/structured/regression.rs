@@ -8,8 +8,8 @@ use ndarray::{Array1, Array2, ArrayView1, Axis};
 use ndarray_linalg::{Cholesky, InverseC, UPLO, cholesky::FactorizeC};
 use serde::{Deserialize, Serialize};
 
-use super::dice::Dice;
 use crate::bandit::BanditError;
+use crate::stats::Dice;
 
 /// Reweighting rounds after the first solution.
 const ROUNDS: usize = 3;
@@ -107,14 +107,13 @@ impl Posterior {
     }
 
     /// Relative noise of a kind of row.
-    #[must_use]
-    pub fn noise(&self, kind: usize) -> f64 {
+    fn noise(&self, kind: usize) -> f64 {
         self.noise.get(kind).copied().unwrap_or(0.0)
     }
 
     /// Standard deviation of `x · coefficients`, before physics has its say.
-    #[must_use]
-    pub fn sd(&self, x: &[f64]) -> f64 {
+    #[cfg(test)]
+    fn sd(&self, x: &[f64]) -> f64 {
         let spread = self.factor.t().dot(&ArrayView1::from(x));
         spread.dot(&spread).sqrt()
     }

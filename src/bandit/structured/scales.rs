@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::window::Lesson;
+use crate::stats;
 
 /// Prompt tokens per step are never scaled by less than this.
 const LEAST_PREFILL: f64 = 5.0;
@@ -30,9 +31,7 @@ impl Scales {
     pub fn of(lessons: &[Lesson]) -> Option<Self> {
         let mean = |of: &dyn Fn(&Lesson) -> Option<f64>| {
             let values: Vec<f64> = lessons.iter().filter_map(of).collect();
-            #[expect(clippy::cast_precision_loss, reason = "a handful of windows")]
-            let count = values.len() as f64;
-            (count > 0.0).then(|| values.iter().sum::<f64>() / count)
+            stats::mean(&values)
         };
         let scales = Self {
             step: mean(&|lesson| lesson.delay)?,

@@ -15,6 +15,7 @@ use super::regression::{Posterior, Prior, Rows, fit};
 use super::scales::Scales;
 use super::window::Lesson;
 use crate::bandit::BanditError;
+use crate::stats::Dice;
 
 /// Number of coefficients: `a₀ a₁ b₀ b₁ c₀ c₁`.
 pub const COEFFICIENTS: usize = 6;
@@ -124,14 +125,8 @@ impl StepTime {
 
     /// Coefficients drawn from the posterior.
     #[must_use]
-    pub fn draw(&self, dice: &mut super::dice::Dice) -> Array1<f64> {
+    pub fn draw(&self, dice: &mut Dice) -> Array1<f64> {
         self.posterior.draw(dice)
-    }
-
-    /// Relative noise, the load accounted for, of the better known of the two kinds of time.
-    #[must_use]
-    pub fn noise(&self) -> f64 {
-        self.posterior.noise(BETWEEN_TOKENS).min(self.posterior.noise(PER_STEP))
     }
 
     /// Is every number usable?

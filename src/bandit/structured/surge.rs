@@ -68,7 +68,7 @@ impl Surge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bandit::structured::dice::Dice;
+    use crate::stats::Dice;
 
     const TICK: f64 = 0.3;
 
