@@ -9,9 +9,8 @@ use super::state::{
     ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, fault_kinds,
     reason_name, wake_sources,
 };
-use crate::bandit::prune::Cause;
 use crate::bandit::structured::Trouble;
-use crate::bandit::{ActionSpace, Policy, PrunedArm, Reason};
+use crate::bandit::{ActionSpace, Cause, Policy, PrunedArm, Reason};
 use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
 use crate::features::DIMENSION;
 use crate::gpu::{ClockReasons, GpuInfo};

@@ -56,7 +56,7 @@ impl Durable {
             };
             let predictor = Predictor::new(model, load, 0, &mut dice);
             let reference = predictor.steady(default);
-            let overload = reference.step > OVERLOAD * *lightest.get_or_insert(reference.step);
+            let overload = reference.step.0 > OVERLOAD * *lightest.get_or_insert(reference.step.0);
             let cost = |clock: f64| {
                 let steady = predictor.steady(clock);
                 (steady.objective(objective, weight) - reference.objective(objective, weight), steady)
@@ -73,7 +73,7 @@ impl Durable {
                 decode_tps: load.decode,
                 core,
                 cost_ratio: gain.exp(),
-                tpot_ratio: steady.step / reference.step,
+                tpot_ratio: steady.step.0 / reference.step.0,
             };
             let sound = best.cost_ratio.is_finite() && best.tpot_ratio.is_finite() && !overload;
             sound.then_some(best)

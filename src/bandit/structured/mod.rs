@@ -10,23 +10,23 @@
 //!                       \-----context-----------------------------^           guard (rules that trust no model)
 //! ```
 
-pub mod balance;
-pub mod by_load;
-pub mod context;
-pub mod guard;
-pub mod loop_kind;
-pub mod model;
-pub mod plan;
-pub mod power;
-pub mod predict;
-pub mod regression;
-pub mod scales;
-pub mod settings;
-pub mod step_time;
-pub mod surge;
+mod balance;
+mod by_load;
+mod context;
+mod guard;
+mod loop_kind;
+mod model;
+mod plan;
+mod power;
+mod predict;
+mod regression;
+mod scales;
+mod settings;
+mod step_time;
+mod surge;
 #[cfg(test)]
 mod testing;
-pub mod window;
+mod window;
 
 use std::collections::BTreeMap;
 
@@ -42,8 +42,9 @@ use self::surge::Surge;
 use self::window::{Joiner, Lesson, arrivals, in_flight};
 use super::{ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, View};
 use crate::stats::Dice;
-use crate::units::{Clocks, Mhz, Target, Time};
+use crate::units::{Clocks, Mhz, Seconds, Target, Time};
 
+pub use self::by_load::BestAt;
 pub use self::guard::Trouble;
 pub use self::settings::StructuredSettings;
 pub use self::window::Length;
@@ -132,7 +133,7 @@ impl Durable {
         let mut model = Model::new(scales);
         for lesson in self.first.drain(..) {
             // A first lesson that does not fit leaves the prior; the next ones fit again.
-            let _ = model.learn(lesson, self.settings.memory.0);
+            let _ = model.learn(lesson, self.settings.memory);
         }
         self.model = Some(model);
         self.stage = Stage::Descend(self.settings.descent_windows);
@@ -245,7 +246,7 @@ impl Durable {
         let mut outlooks = predictor.outlooks(&clocks, default, self.settings.objective, weight);
         if let Some(limit) = self.settings.tpot_limit {
             for outlook in outlooks.iter_mut().skip(1) {
-                if predictor.probability_above(outlook.clock, limit.0) > LIMIT_RISK {
+                if predictor.probability_above(outlook.clock, limit) > LIMIT_RISK {
                     // Out of every bound: never chosen.
                     outlook.slowdown = f64::INFINITY;
                 }
@@ -362,17 +363,17 @@ impl Structured {
             return Ok(true);
         };
         let expected = model.expected_step(&lesson);
-        self.running.guard.on_window(lesson.delay, Some(expected));
+        self.running.guard.on_window(lesson.delay, expected);
         if lesson.steps >= self.durable.settings.window.steps {
-            let per_step = lesson.busy * lesson.seconds / lesson.steps;
+            let per_step = Seconds(lesson.busy * lesson.seconds / lesson.steps);
             // The one of the two kinds of time that the model describes better.
-            let off = |time: &f64| (time / expected - 1.0).abs();
+            let off = |time: &Seconds| (time.0 / expected.0 - 1.0).abs();
             let times = [lesson.delay, lesson.busy_measured.then_some(per_step)];
             let time = times.into_iter().flatten().min_by(|a, b| off(a).total_cmp(&off(b)));
-            let power = lesson.power.map(|power| (power, model.expected_power(&lesson)));
-            self.running.guard.on_misfit(time.map(|time| (time, expected)), power, lesson.seconds);
+            let power = lesson.power.map(|power| (power.0, model.expected_power(&lesson).0));
+            self.running.guard.on_misfit(time.map(|time| (time.0, expected.0)), power, lesson.seconds);
         }
-        model.learn(lesson, self.durable.settings.memory.0)?;
+        model.learn(lesson, self.durable.settings.memory)?;
         Ok(true)
     }
 
