@@ -39,7 +39,6 @@ pub mod faults;
 pub mod gpu;
 
 pub mod store;
-pub mod transient;
 
 pub mod export;
 pub mod replay;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use agft::control::Learned;
+use agft::control::{Learned, Model};
 use agft::store::{Identity, Load, ModelMetadata, ModelStore, RoundReader, rounds};
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
@@ -53,12 +53,13 @@ fn check_state(models: &Path, ever: &mut bool) -> u64 {
         return 0;
     };
     let store = ModelStore::open(copy.path()).expect("the copy");
-    match store.load::<Learned>(&identity_in(&bytes), Timestamp::now()).expect("readable files") {
+    match store.load::<Model>(&identity_in(&bytes), Timestamp::now()).expect("readable files") {
         Load::Restored(restored) => {
             assert_eq!(restored.rejected, [], "a file was damaged");
-            assert!(restored.model.is_sound());
+            let learned = Learned::from(restored.model);
+            assert!(learned.is_sound());
             *ever = true;
-            restored.model.rounds
+            learned.rounds
         }
         Load::Fresh { reasons } => panic!("no model can be loaded: {reasons:?}"),
     }

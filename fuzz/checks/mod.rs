@@ -5,7 +5,7 @@
 use agft::bandit::{ActionSpace, Policy};
 use agft::compose;
 use agft::config::{Config, PolicyKind};
-use agft::control::{Controller, GpuTick, Learned, Observation, Scrape};
+use agft::control::{Controller, GpuTick, Learned, Model, Observation, Scrape};
 use agft::features::Context;
 use agft::gpu::{MemoryLevel, SupportedClocks};
 use agft::guardian::{FromGuardian, ToGuardian};
@@ -70,14 +70,15 @@ pub(crate) fn config(data: &[u8]) {
 
 /// A model file as it lies on the disk: without the right checksum nothing is a model.
 pub(crate) fn model_file(data: &[u8]) {
-    if let Ok((identity, model)) = raw::open_model::<Learned>(data) {
+    if let Ok((identity, model)) = raw::open_model::<Model>(data) {
         assert_eq!(raw::model_file(&identity, &model).as_deref(), Ok(data), "two files for one model");
     }
 }
 
 /// What a right checksum covers. A model that calls itself sound can be run, and saved again.
 pub(crate) fn model_payload(data: &[u8]) {
-    let Ok((identity, mut learned)) = raw::open_model::<Learned>(&raw::sealed(1, data)) else { return };
+    let Ok((identity, model)) = raw::open_model::<Model>(&raw::sealed(1, data)) else { return };
+    let mut learned = Learned::from(model);
     let _ = identity.fits(&some_identity());
     if !learned.is_sound() {
         return;
@@ -92,7 +93,7 @@ pub(crate) fn model_payload(data: &[u8]) {
             assert!(supported().core().contains(&clocks.core), "{clocks:?} is no clock of the board");
         }
     }
-    assert!(raw::model_file(&some_identity(), controller.learned()).is_ok());
+    assert!(raw::model_file(&some_identity(), &controller.learned().model()).is_ok());
 }
 
 fn supported() -> SupportedClocks {

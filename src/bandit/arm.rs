@@ -11,18 +11,18 @@ use crate::features::DIMENSION;
 ///
 /// The context is centred by its z-scores, so without the intercept every arm would score about 0 under steady load
 /// and the choice among them would carry no information.
-pub const INPUT: usize = DIMENSION + 1;
+pub(super) const INPUT: usize = DIMENSION + 1;
 
 /// Lessons an arm remembers: up to here the regression is the plain one, from here on each new lesson takes its weight
 /// from the older ones, so that years of evidence never outweigh the present.
-pub const MEMORY: f64 = 400.0;
+pub(super) const MEMORY: f64 = 400.0;
 
 /// Added to the diagonal when a matrix has become numerically singular.
 const RECOVERY: f64 = 0.1;
 
 /// The arm's input for a context: `(1, x)`, shape `(8,)`.
 #[must_use]
-pub fn input(context: &[f64; DIMENSION]) -> Array1<f64> {
+pub(super) fn input(context: &[f64; DIMENSION]) -> Array1<f64> {
     std::iter::once(1.0).chain(context.iter().copied()).collect()
 }
 
@@ -33,7 +33,7 @@ pub fn input(context: &[f64; DIMENSION]) -> Array1<f64> {
 /// contradict itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Stored", into = "Stored")]
-pub struct Arm {
+pub(super) struct Arm {
     lambda: f64,
     a: Array2<f64>,
     b: Array1<f64>,
@@ -48,7 +48,7 @@ pub struct Arm {
 impl Arm {
     /// An arm that knows nothing; `lambda > 0` is the ridge weight.
     #[must_use]
-    pub fn new(lambda: f64) -> Self {
+    pub(super) fn new(lambda: f64) -> Self {
         let a = Array2::eye(INPUT) * lambda;
         // The same way as on loading, so that a saved arm comes back bit by bit.
         let a_inv = inverse_of(&a).unwrap_or_else(|| Array2::eye(INPUT) / lambda);
@@ -75,7 +75,7 @@ impl Arm {
     /// # Source
     /// Li, Chu, Langford, Schapire, *A contextual-bandit approach to personalized news article recommendation*,
     /// WWW 2010, Algorithm 1.
-    pub fn update(&mut self, x: ArrayView1<'_, f64>, reward: f64) -> Result<(), BanditError> {
+    pub(super) fn update(&mut self, x: ArrayView1<'_, f64>, reward: f64) -> Result<(), BanditError> {
         check_finite(x)?;
         if !reward.is_finite() {
             return Err(BanditError::NotFinite { what: "reward".into(), value: reward });
@@ -92,7 +92,7 @@ impl Arm {
     }
 
     /// Lets the evidence weigh as much as `lessons` lessons, if it weighs more: expectations stay, confidence goes.
-    pub fn weaken(&mut self, lessons: f64) {
+    pub(super) fn weaken(&mut self, lessons: f64) {
         if self.weight > lessons {
             let keep = lessons / self.weight;
             let (a, b) = (self.faded(keep), &self.b * keep);
@@ -128,13 +128,13 @@ impl Arm {
 
     /// Expected reward `x·θ` of an input of shape `(8,)`.
     #[must_use]
-    pub fn mean(&self, x: ArrayView1<'_, f64>) -> f64 {
+    pub(super) fn mean(&self, x: ArrayView1<'_, f64>) -> f64 {
         x.dot(&self.theta)
     }
 
     /// Standard width `√(xᵀ A⁻¹ x)` of that expectation, never negative.
     #[must_use]
-    pub fn width(&self, x: ArrayView1<'_, f64>) -> f64 {
+    pub(super) fn width(&self, x: ArrayView1<'_, f64>) -> f64 {
         x.dot(&self.a_inv.dot(&x)).max(0.0).sqrt()
     }
 
@@ -142,28 +142,28 @@ impl Arm {
     ///
     /// # Errors
     /// [`BanditError::NotFinite`] if `x` is not finite.
-    pub fn ucb(&self, x: ArrayView1<'_, f64>, alpha: f64) -> Result<(f64, f64), BanditError> {
+    pub(super) fn ucb(&self, x: ArrayView1<'_, f64>, alpha: f64) -> Result<(f64, f64), BanditError> {
         check_finite(x)?;
         let half = alpha * self.width(x);
         Ok((self.mean(x) + half, half))
     }
 
     /// Coefficients `θ` of the input, shape `(8,)`.
-    #[must_use]
-    pub fn theta(&self) -> ArrayView1<'_, f64> {
+    #[cfg(test)]
+    pub(super) fn theta(&self) -> ArrayView1<'_, f64> {
         self.theta.view()
     }
 
     /// Lessons learned.
     #[must_use]
-    pub fn lessons(&self) -> u64 {
+    pub(super) fn lessons(&self) -> u64 {
         self.lessons
     }
 
     /// Mean reward over all lessons (0 without any).
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a count of windows stays far below 2^53")]
-    pub fn mean_reward(&self) -> f64 {
+    pub(super) fn mean_reward(&self) -> f64 {
         if self.lessons == 0 { 0.0 } else { self.reward_sum / self.lessons as f64 }
     }
 }

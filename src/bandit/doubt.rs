@@ -20,7 +20,7 @@ const LONGEST_PAUSE: Seconds = Seconds(900.0);
 
 /// Mean reward of lowered clocks, and the pause it has led to.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Doubt {
+pub(super) struct Doubt {
     seconds: f64,
     sum: f64,
     pause: Option<Seconds>,
@@ -29,7 +29,7 @@ pub struct Doubt {
 
 impl Doubt {
     /// Takes the reward of a window of `seconds` that ended `now` and ran at lowered clocks.
-    pub fn push(&mut self, reward: f64, seconds: Seconds, now: Time) {
+    pub(super) fn push(&mut self, reward: f64, seconds: Seconds, now: Time) {
         if !reward.is_finite() {
             return;
         }
@@ -47,7 +47,7 @@ impl Doubt {
 
     /// Is it time for default clocks?
     #[must_use]
-    pub fn wants_default(&self, now: Time) -> bool {
+    pub(super) fn wants_default(&self, now: Time) -> bool {
         self.until.is_some_and(|until| now < until)
     }
 }

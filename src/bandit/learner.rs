@@ -4,9 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::doubt::Doubt;
-use super::linucb::{LinUcb, LinUcbSettings};
+use super::linucb::{self, LinUcb, LinUcbSettings};
 use super::overload::Overload;
-use super::structured::{Structured, StructuredSettings, Trouble};
+use super::structured::{self, Structured, StructuredSettings, Trouble};
 use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, View};
 use crate::units::{Clocks, Seconds, Target, Time};
 
@@ -18,20 +18,40 @@ const FLOOR_RISE: f64 = 1.1;
 /// ... for so long.
 const FLOOR_FOR: Seconds = Seconds(180.0);
 
-/// Either policy, or both with the second one in reserve.
+/// What the policies have learned: all of them that a model file holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Durable {
+    structured: Option<structured::Durable>,
+    linucb: linucb::Durable,
+    handed_over: Option<f64>,
+}
+
+/// What ends with the run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Running {
+    overload: Overload,
+    /// Under this core clock (MHz) a queue grew; `linucb` stays above it until then.
+    floor: Option<(f64, Time)>,
+    doubt: Doubt,
+}
+
+/// Either policy, or both with the second one in reserve. Serialized, it is a snapshot of a run; a model file holds
+/// its [`Durable`] part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Learner {
     structured: Option<Box<Structured>>,
     linucb: LinUcb,
     /// Since the model failed: seconds of work without trouble.
     handed_over: Option<f64>,
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    overload: Overload,
-    /// Under this core clock (MHz) a queue grew; `linucb` stays above it until then.
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    floor: Option<(f64, Time)>,
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    doubt: Doubt,
+    running: Running,
+}
+
+impl From<Durable> for Learner {
+    fn from(durable: Durable) -> Self {
+        let Durable { structured, linucb, handed_over } = durable;
+        let structured = structured.map(|structured| Box::new(structured.into()));
+        Self { structured, linucb: linucb.into(), handed_over, running: Running::default() }
+    }
 }
 
 impl Learner {
@@ -42,22 +62,23 @@ impl Learner {
             structured: None,
             linucb: LinUcb::new(settings),
             handed_over: None,
-            overload: Overload::default(),
-            floor: None,
-            doubt: Doubt::default(),
+            running: Running::default(),
         }
     }
 
     /// `structured`, with `linucb` in reserve.
     #[must_use]
     pub fn structured(settings: StructuredSettings, reserve: LinUcbSettings) -> Self {
-        Self {
-            structured: Some(Box::new(Structured::new(settings))),
-            linucb: LinUcb::new(reserve),
-            handed_over: None,
-            overload: Overload::default(),
-            floor: None,
-            doubt: Doubt::default(),
+        Self { structured: Some(Box::new(Structured::new(settings))), ..Self::linucb(reserve) }
+    }
+
+    /// A copy of what was learned.
+    #[must_use]
+    pub fn durable(&self) -> Durable {
+        Durable {
+            structured: self.structured.as_ref().map(|policy| policy.durable().clone()),
+            linucb: self.linucb.durable().clone(),
+            handed_over: self.handed_over,
         }
     }
 
@@ -79,23 +100,23 @@ impl Learner {
         self.structured.as_ref().and_then(|policy| policy.trouble())
     }
 
-    /// The policy with the shared models, where it is in use.
+    /// What the policy with the shared models has learned, where it is in use.
     #[must_use]
-    pub fn as_structured(&self) -> Option<&Structured> {
-        self.structured.as_deref()
+    pub fn as_structured(&self) -> Option<&structured::Durable> {
+        self.structured.as_ref().map(|policy| policy.durable())
     }
 
-    /// The policy with a regression per clock, where it is in charge.
+    /// What the policy with a regression per clock has learned, where it is in charge.
     #[must_use]
-    pub fn as_linucb(&self) -> Option<&LinUcb> {
-        (self.structured.is_none() || self.handed_over.is_some()).then_some(&self.linucb)
+    pub fn as_linucb(&self) -> Option<&linucb::Durable> {
+        self.linucb_decides().then(|| self.linucb.durable())
     }
 
     /// Is every stored number usable? A model file could say otherwise.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.linucb.is_sound()
-            && self.structured.as_ref().is_none_or(|policy| policy.is_sound())
+        self.linucb.durable().is_sound()
+            && self.structured.as_ref().is_none_or(|policy| policy.durable().is_sound())
             && self.handed_over.is_none_or(f64::is_finite)
     }
 
@@ -103,7 +124,7 @@ impl Learner {
     /// for a while. `structured` predicts the queue, and is left alone.
     fn above_floor(&self, choice: Choice, view: View<'_>) -> Choice {
         let in_force = |until: &Time| self.linucb_decides() && view.now < *until;
-        let Some((floor, _)) = self.floor.filter(|(_, until)| in_force(until)) else {
+        let Some((floor, _)) = self.running.floor.filter(|(_, until)| in_force(until)) else {
             return choice;
         };
         if choice.target.clocks().is_none_or(|clocks| clocks.core.as_f64() >= floor) {
@@ -138,10 +159,10 @@ fn default_for(reason: Reason) -> Choice {
 
 impl Policy for Learner {
     fn choose(&mut self, view: View<'_>) -> Choice {
-        if self.overload.wants_default() {
+        if self.running.overload.wants_default() {
             return default_for(Reason::Overload);
         }
-        if self.linucb_decides() && self.doubt.wants_default(view.now) {
+        if self.linucb_decides() && self.running.doubt.wants_default(view.now) {
             return default_for(Reason::Doubt);
         }
         let choice = self.active_mut().choose(view);
@@ -151,16 +172,16 @@ impl Policy for Learner {
     fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {
         let lowered = matches!(evidence.ran_at, Some(Target::Lock(_)));
         let preempted = evidence.window.preemptions.is_some_and(|count| count > 0.0);
-        let was_overloaded = self.overload.wants_default();
-        self.overload.on_tick(evidence.now, &evidence.window.at_end, preempted, lowered);
-        if self.overload.wants_default()
+        let was_overloaded = self.running.overload.wants_default();
+        self.running.overload.on_tick(evidence.now, &evidence.window.at_end, preempted, lowered);
+        if self.running.overload.wants_default()
             && !was_overloaded
             && let Some(clocks) = evidence.ran_at.and_then(Target::clocks)
         {
-            self.floor = Some((FLOOR_RISE * clocks.core.as_f64(), evidence.now + FLOOR_FOR));
+            self.running.floor = Some((FLOOR_RISE * clocks.core.as_f64(), evidence.now + FLOOR_FOR));
         }
         if let Some(reward) = evidence.reward.filter(|_| lowered && self.linucb_decides()) {
-            self.doubt.push(reward, evidence.window.elapsed, evidence.now);
+            self.running.doubt.push(reward, evidence.window.elapsed, evidence.now);
         }
         let Some(structured) = &mut self.structured else { return self.linucb.observe(evidence) };
         // It goes on learning while it is not in charge: the trouble may pass.
@@ -183,7 +204,7 @@ impl Policy for Learner {
     }
 
     fn interrupt(&mut self) {
-        self.overload.interrupt();
+        self.running.overload.interrupt();
         if let Some(structured) = &mut self.structured {
             structured.interrupt();
         }

@@ -4,17 +4,17 @@
 //! [`ActionSpace`]; what must never happen (limits broken, clocks that do not hold) is not its business but
 //! `control`'s, which narrows the space before asking.
 
-pub mod arm;
-pub mod doubt;
+mod arm;
+mod doubt;
 #[cfg(test)]
 mod gold;
 pub mod learner;
 pub mod linucb;
 pub mod memory;
-pub mod overload;
-pub mod prune;
-pub mod refine;
-pub mod settle;
+mod overload;
+mod prune;
+mod refine;
+mod settle;
 pub mod space;
 pub mod structured;
 
@@ -26,6 +26,7 @@ use crate::reward::energy::EnergyMeter;
 use crate::units::{Clocks, Mhz, Target, Time};
 pub use learner::Learner;
 pub use linucb::LinUcb;
+pub use prune::Cause;
 pub use space::ActionSpace;
 
 /// Why this clock was chosen.
@@ -156,7 +157,7 @@ pub struct PrunedArm {
     /// Round in which they were given up.
     pub round: u64,
     /// Why; `None` if that is too long ago to be on record.
-    pub cause: Option<prune::Cause>,
+    pub cause: Option<Cause>,
 }
 
 /// A contextual policy over clocks.

@@ -37,7 +37,7 @@ const UNAVOIDABLE_GAIN: f64 = 0.03;
 const CROWDED_TICKS: u32 = 8;
 /// The watch on the queue.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Overload {
+pub(super) struct Overload {
     queue: VecDeque<(Time, f64)>,
     /// A queue that grew: since when, and how long it was.
     since: Option<(Time, f64)>,
@@ -50,7 +50,7 @@ pub struct Overload {
 impl Overload {
     /// Takes a tick: the page at its end, whether requests were preempted in it, and whether the GPUs run below default
     /// clocks.
-    pub fn on_tick(&mut self, now: Time, page: &Gauges, preempted: bool, lowered: bool) {
+    pub(super) fn on_tick(&mut self, now: Time, page: &Gauges, preempted: bool, lowered: bool) {
         let waiting = page.waiting.unwrap_or(0.0);
         if lowered {
             let crowd = self.is_crowd(page, waiting, preempted);
@@ -110,12 +110,12 @@ impl Overload {
 
     /// Does the queue ask for driver-default clocks?
     #[must_use]
-    pub fn wants_default(&self) -> bool {
+    pub(super) fn wants_default(&self) -> bool {
         self.since.is_some()
     }
 
     /// Something else had the clocks: what is recent is recent no more.
-    pub fn interrupt(&mut self) {
+    pub(super) fn interrupt(&mut self) {
         self.queue.clear();
         self.since = None;
         self.crowded = 0;

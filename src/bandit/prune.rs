@@ -13,17 +13,17 @@ use crate::stats::mean;
 use crate::units::{Clocks, Mhz};
 
 /// Clocks that stay at least.
-pub const KEPT: usize = 2;
+pub(super) const KEPT: usize = 2;
 
 /// The standard deviation of a difference in cost counts as at least this much, in log cost: about 5 % of the cost.
 ///
 /// With many measurements chance explains next to nothing, and clocks that are a little worse today may be the best
 /// ones under tomorrow's load.
-pub const DEVIATION_FLOOR: f64 = 0.05;
+pub(super) const DEVIATION_FLOOR: f64 = 0.05;
 
 /// What was measured at one clock lately.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Standing {
+pub(super) struct Standing {
     /// The clocks.
     pub clocks: Clocks,
     /// Measurements.
@@ -39,7 +39,7 @@ pub struct Standing {
 impl Standing {
     /// Sums up measurements given as rewards and log costs; `None` without any.
     #[must_use]
-    pub fn of(clocks: Clocks, rewards: &[f64], costs: &[f64]) -> Option<Self> {
+    pub(super) fn of(clocks: Clocks, rewards: &[f64], costs: &[f64]) -> Option<Self> {
         let (mean_reward, mean_cost) = (mean(rewards)?, mean(costs)?);
         let scatter = costs.iter().map(|cost| (cost - mean_cost).powi(2)).sum();
         Some(Self { clocks, samples: costs.len(), mean_reward, mean_cost, scatter })
@@ -96,7 +96,7 @@ impl fmt::Display for Cause {
 
 /// Clocks with at least `min_samples` measurements whose mean reward is at or below `threshold`.
 #[must_use]
-pub fn extreme(standings: &[Standing], min_samples: usize, threshold: f64) -> Vec<(Clocks, Cause)> {
+pub(super) fn extreme(standings: &[Standing], min_samples: usize, threshold: f64) -> Vec<(Clocks, Cause)> {
     let bad = |s: &&Standing| s.samples >= min_samples.max(1) && s.mean_reward <= threshold;
     standings.iter().filter(bad).map(|s| (s.clocks, Cause::Extreme { threshold })).collect()
 }
@@ -108,7 +108,7 @@ pub fn extreme(standings: &[Standing], min_samples: usize, threshold: f64) -> Ve
 /// from the best, so that 4 of them are never exceeded by a handful of clocks.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "some dozen measurements per clock are kept")]
-pub fn costly(standings: &[Standing], min_samples: usize, multiplier: f64) -> Vec<(Clocks, Cause)> {
+pub(super) fn costly(standings: &[Standing], min_samples: usize, multiplier: f64) -> Vec<(Clocks, Cause)> {
     let measured: Vec<&Standing> = standings.iter().filter(|s| s.samples >= min_samples.max(1)).collect();
     let Some(best) = measured.iter().min_by(|a, b| a.mean_cost.total_cmp(&b.mean_cost)) else {
         return Vec::new();
@@ -138,13 +138,13 @@ pub fn costly(standings: &[Standing], min_samples: usize, multiplier: f64) -> Ve
 /// Below this core clock a clock that is given up takes lower ones with it: half the top one, or `fallback` where that
 /// is unknown.
 #[must_use]
-pub fn cascade_below(top: Option<Mhz>, fallback: Mhz) -> Mhz {
+pub(super) fn cascade_below(top: Option<Mhz>, fallback: Mhz) -> Mhz {
     top.map_or(fallback, |top| Mhz(top.0 / 2))
 }
 
 /// The clocks that go with `trigger`, lowest first: those `below` it. None if it is not below `threshold`.
 #[must_use]
-pub fn cascade(trigger: Clocks, live: &[Clocks], threshold: Mhz) -> Vec<(Clocks, Cause)> {
+pub(super) fn cascade(trigger: Clocks, live: &[Clocks], threshold: Mhz) -> Vec<(Clocks, Cause)> {
     if trigger.core >= threshold {
         return Vec::new();
     }
@@ -152,7 +152,7 @@ pub fn cascade(trigger: Clocks, live: &[Clocks], threshold: Mhz) -> Vec<(Clocks,
 }
 
 /// How much more, in log cost, the two lowest clocks must cost for the descent to be over: half as much again.
-pub const DESCENT_MARGIN: f64 = 0.4;
+pub(super) const DESCENT_MARGIN: f64 = 0.4;
 
 /// The clocks that the first sweep need not visit, lowest first: those below the lowest one tried, if that one and the
 /// one above it both cost more than the best one above them by over [`DESCENT_MARGIN`], and both lie under
@@ -160,7 +160,7 @@ pub const DESCENT_MARGIN: f64 = 0.4;
 ///
 /// `descent` are clocks with the same memory clock, highest first.
 #[must_use]
-pub fn descent(descent: &[Standing], live: &[Clocks], threshold: Mhz) -> Vec<(Clocks, Cause)> {
+pub(super) fn descent(descent: &[Standing], live: &[Clocks], threshold: Mhz) -> Vec<(Clocks, Cause)> {
     let [above @ .., first, second] = descent else { return Vec::new() };
     let Some(best) = above.iter().map(|s| s.mean_cost).min_by(f64::total_cmp) else { return Vec::new() };
     let worse =
@@ -184,7 +184,11 @@ fn below(trigger: Clocks, live: &[Clocks]) -> Vec<Clocks> {
 ///
 /// `live` are the clocks that may be chosen now. Victims that may not be chosen anyway go in any case.
 #[must_use]
-pub fn spare(victims: Vec<(Clocks, Cause)>, live: &[Clocks], best: Option<Clocks>) -> Vec<(Clocks, Cause)> {
+pub(super) fn spare(
+    victims: Vec<(Clocks, Cause)>,
+    live: &[Clocks],
+    best: Option<Clocks>,
+) -> Vec<(Clocks, Cause)> {
     let mut left = live.len();
     let mut gone: Vec<(Clocks, Cause)> = Vec::new();
     for (clocks, cause) in victims {

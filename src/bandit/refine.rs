@@ -4,17 +4,17 @@ use crate::stats::{mean, percentile};
 use crate::units::{Clocks, Mhz};
 
 /// Measurements that the division of a clock's costs into three classes needs.
-pub const CLASSIFIED: usize = 6;
+pub(super) const CLASSIFIED: usize = 6;
 /// Measurements that a class needs for its mean to count.
 const IN_CLASS: usize = 2;
 /// Measurements that a plain mean cost needs to count.
-pub const MEASURED: usize = 4;
+pub(super) const MEASURED: usize = 4;
 /// How far around the anchor is looked.
-pub const REACH: Mhz = Mhz(150);
+pub(super) const REACH: Mhz = Mhz(150);
 
 /// Recent log costs at one clock, oldest first.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Series {
+pub(super) struct Series {
     /// The clocks.
     pub clocks: Clocks,
     /// The costs.
@@ -61,7 +61,7 @@ impl Classes {
 /// The last cost at the last clock says which third of that clock's costs the situation belongs to; the anchor has the
 /// lowest mean in the same third of its own. Without enough measurements, the lowest mean cost of all decides.
 #[must_use]
-pub fn statistical_anchor(series: &[Series], last: Option<(Clocks, f64)>) -> Option<Clocks> {
+pub(super) fn statistical_anchor(series: &[Series], last: Option<(Clocks, f64)>) -> Option<Clocks> {
     let class = last.and_then(|(clocks, cost)| {
         let costs = &series.iter().find(|series| series.clocks == clocks)?.costs;
         Some(Classes::of(costs)?.class(cost))
@@ -82,7 +82,7 @@ pub fn statistical_anchor(series: &[Series], last: Option<(Clocks, f64)>) -> Opt
 
 /// A clock that the model has an opinion of.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Predicted {
+pub(super) struct Predicted {
     /// The clocks.
     pub clocks: Clocks,
     /// Upper confidence bound of the reward in the present context.
@@ -98,7 +98,7 @@ pub struct Predicted {
 ///
 /// Near is 0.8 of the highest bound where that is positive, else within 0.3 of it.
 #[must_use]
-pub fn predictive_anchor(predicted: &[Predicted]) -> Option<Clocks> {
+pub(super) fn predictive_anchor(predicted: &[Predicted]) -> Option<Clocks> {
     let top = predicted.iter().map(|p| p.bound).max_by(f64::total_cmp)?;
     let near = if top > 0.0 { 0.8 * top } else { top - 0.3 };
     let pool = predicted.iter().filter(|p| p.bound >= near);
@@ -110,7 +110,7 @@ pub fn predictive_anchor(predicted: &[Predicted]) -> Option<Clocks> {
 
 /// The core clocks of a descending list within [`REACH`] of the anchor and not below the floor, highest first.
 #[must_use]
-pub fn window(cores: &[Mhz], anchor: Mhz, floor: Option<Mhz>) -> Vec<Mhz> {
+pub(super) fn window(cores: &[Mhz], anchor: Mhz, floor: Option<Mhz>) -> Vec<Mhz> {
     let near = |clock: &Mhz| clock.abs_diff(anchor) <= REACH && floor.is_none_or(|floor| *clock >= floor);
     cores.iter().copied().filter(near).collect()
 }

@@ -7,7 +7,7 @@ use crate::stats::mean;
 /// Share (0 to 1) of the choices that fall on the `k` most frequent of them; 0 without any.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "at most some thousand choices are kept")]
-pub fn top_share<T: Ord>(choices: impl IntoIterator<Item = T>, k: usize) -> f64 {
+pub(super) fn top_share<T: Ord>(choices: impl IntoIterator<Item = T>, k: usize) -> f64 {
     let mut counts: BTreeMap<T, usize> = BTreeMap::new();
     for choice in choices {
         *counts.entry(choice).or_default() += 1;
@@ -21,7 +21,7 @@ pub fn top_share<T: Ord>(choices: impl IntoIterator<Item = T>, k: usize) -> f64 
 
 /// A difference of two means.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rise {
+pub(super) struct Rise {
     /// How far the later mean lies above the earlier one.
     pub by: f64,
     /// Standard deviation of that, from the scatter of the values.
@@ -32,7 +32,7 @@ pub struct Rise {
 /// not as many. `values` are oldest first.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "slices of at most some thousand values")]
-pub fn rise(values: &[f64], half: usize) -> Option<Rise> {
+pub(super) fn rise(values: &[f64], half: usize) -> Option<Rise> {
     let start = values.len().checked_sub(half.checked_mul(2)?)?;
     let (before, newest) = values[start..].split_at(half);
     let (old, new) = (mean(before)?, mean(newest)?);

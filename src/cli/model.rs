@@ -10,7 +10,7 @@ use super::status::{Which, arm_table, load_table, run_talk, socket_dir};
 use super::{Cli, Exit, load_config};
 use crate::bandit::Phase;
 use crate::config::Config;
-use crate::control::Learned;
+use crate::control::{Learned, Model};
 use crate::export::protocol::Request;
 use crate::store::{ModelStore, file, peek};
 use crate::text;
@@ -111,9 +111,10 @@ fn shown(which: &Which, cli: &Cli) -> Result<Shown, Failed> {
         Err(error) => return Err(error.into()),
     }
     let dir = config(cli)?.model.save_dir;
-    let Some((identity, learned)) = peek::peek::<Learned>(Path::new(&dir))? else {
+    let Some((identity, model)) = peek::peek::<Model>(Path::new(&dir))? else {
         return Err(Failed::Because(format!("no agft runs here, and there is no model in {dir}")));
     };
+    let learned = Learned::from(model);
     if !learned.is_sound() {
         return Err(Failed::Because(format!("the model in {dir} holds numbers that cannot be right")));
     }

@@ -11,7 +11,7 @@ use super::guarded::{CLOCK_THREAD, Guarded};
 use crate::bandit::ActionSpace;
 use crate::config::{Config, Server};
 use crate::connections::Watcher;
-use crate::control::{Controller, Learned};
+use crate::control::{Controller, Learned, Model};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clients::{self, Clients};
 use crate::daemon::clock::Clock;
@@ -203,7 +203,7 @@ fn load_model(
         }
         return Ok(fresh());
     }
-    match store.load::<Learned>(identity, now)? {
+    match store.load::<Model>(identity, now)? {
         Load::Restored(restored) => {
             for rejected in &restored.rejected {
                 tracing::warn!(%rejected, "model file not usable");
@@ -211,7 +211,7 @@ fn load_model(
             for difference in &restored.differences {
                 tracing::info!(%difference, "the model was learned elsewhere");
             }
-            let mut learned = restored.model;
+            let mut learned = Learned::from(restored.model);
             if !learned.is_sound() {
                 tracing::warn!("the saved model holds numbers that cannot be right: starting afresh");
                 store.reset(now)?;

@@ -2,17 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bandit::Learner;
+use crate::bandit::{Learner, learner};
 use crate::features::Scaler;
 use crate::reward::baseline::{BaselineBook, BaselineSchedule};
 use crate::reward::slo::SloFloor;
 
-/// Version of the contents of [`Learned`]: a model file of another one is not loaded.
+/// Version of the contents of [`Model`]: a model file of another one is not loaded.
 pub const MODEL_VERSION: u32 = 1;
 
 /// Everything learned: the scales, the baselines, the policy, the floor, and how long it took.
+///
+/// In a run, policy and floor hold what is only for the moment, too; a snapshot of the run includes that. A model
+/// file does not, see [`Model`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Learned {
+pub struct Learned<Policy = Learner, Floor = SloFloor> {
     /// Scales of the features. The policy's coefficients mean nothing without them.
     pub scaler: Scaler,
     /// Cost of driver-default clocks, by load.
@@ -20,9 +23,9 @@ pub struct Learned {
     /// Which measurements at default clocks are owed.
     pub schedule: BaselineSchedule,
     /// The policy.
-    pub policy: Learner,
+    pub policy: Policy,
     /// The floor that broken limits have set.
-    pub floor: SloFloor,
+    pub floor: Floor,
     /// Rounds closed, over all runs.
     pub rounds: u64,
     /// Sum of all rewards, over all runs.
@@ -30,6 +33,9 @@ pub struct Learned {
     /// Round in which the policy converged first.
     pub converged_at: Option<u64>,
 }
+
+/// What of it outlives a run: the content of a model file. The floor is in MHz.
+pub type Model = Learned<learner::Durable, Option<f64>>;
 
 impl Learned {
     /// Nothing learned yet; the first baseline takes `baseline_windows` valid windows.
@@ -47,6 +53,12 @@ impl Learned {
         }
     }
 
+    /// A copy of what outlives the run.
+    #[must_use]
+    pub fn model(&self) -> Model {
+        self.with(self.policy.durable(), self.floor.floor_mhz())
+    }
+
     /// Is every number usable? The checksum says a file is what was written, this says it made sense.
     #[must_use]
     pub fn is_sound(&self) -> bool {
@@ -54,5 +66,27 @@ impl Learned {
             && self.policy.is_sound()
             && self.reward_sum.is_finite()
             && self.floor.floor_mhz().is_none_or(f64::is_finite)
+    }
+}
+
+impl From<Model> for Learned {
+    fn from(model: Model) -> Self {
+        model.with(model.policy.clone().into(), SloFloor::left_at(model.floor))
+    }
+}
+
+impl<P, F> Learned<P, F> {
+    /// The same in another form: with this policy and floor.
+    fn with<Policy, Floor>(&self, policy: Policy, floor: Floor) -> Learned<Policy, Floor> {
+        Learned {
+            scaler: self.scaler.clone(),
+            baseline: self.baseline.clone(),
+            schedule: self.schedule.clone(),
+            policy,
+            floor,
+            rounds: self.rounds,
+            reward_sum: self.reward_sum,
+            converged_at: self.converged_at,
+        }
     }
 }

@@ -28,7 +28,7 @@ use crate::units::{Mhz, Seconds, Target, Time};
 
 pub use crate::park::source::Connections;
 pub use event::Event;
-pub use learned::Learned;
+pub use learned::{Learned, Model};
 pub use round::Round;
 pub use step::Controller;
 

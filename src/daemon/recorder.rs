@@ -12,7 +12,7 @@ use super::steps::{StepJob, StepSink, StepTap};
 use super::tick::{Observer, StepFacts};
 use crate::bandit::Policy;
 use crate::config::Config;
-use crate::control::{Controller, Event, Learned, Mode, Settings};
+use crate::control::{Controller, Event, Mode, Model, Settings};
 use crate::gpu::GpuInfo;
 use crate::holdout::Savings;
 use crate::park::levers::LeverBook;
@@ -67,7 +67,7 @@ impl RecorderSettings {
 enum Job {
     Step(StepJob),
     Round(Box<RoundRecord>, Time),
-    Save(Box<Learned>, Box<ModelMetadata>, Box<RunSummary>),
+    Save(Box<Model>, Box<ModelMetadata>, Box<RunSummary>),
     Savings(Box<Savings>),
     Levers(Box<LeverBook>),
     Finish(Box<RunSummary>),
@@ -297,7 +297,7 @@ impl Observer for Recorder {
         if self.settings.save_model && (converged || round.number.is_multiple_of(self.settings.save_every)) {
             let metadata = Box::new(self.metadata(facts.controller, at));
             let summary = Box::new(self.summary(facts.controller));
-            self.send(Job::Save(Box::new(facts.controller.learned().clone()), metadata, summary));
+            self.send(Job::Save(Box::new(facts.controller.learned().model()), metadata, summary));
         }
     }
 
@@ -315,8 +315,8 @@ impl Observer for Recorder {
         // gone, which the join below reports.
         if self.settings.save_model {
             let metadata = Box::new(self.metadata(controller, Timestamp::now()));
-            let learned = Box::new(controller.learned().clone());
-            let _ = self.jobs.send(Job::Save(learned, metadata, Box::new(summary.clone())));
+            let model = Box::new(controller.learned().model());
+            let _ = self.jobs.send(Job::Save(model, metadata, Box::new(summary.clone())));
             let levers = controller.parking().levers();
             if !levers.book().levers.is_empty() {
                 let _ = self.jobs.send(Job::Levers(Box::new(levers.book().clone())));
@@ -365,7 +365,7 @@ impl Writer {
                         steps.take(job);
                     }
                 }
-                Ok(Job::Save(learned, metadata, summary)) => self.save(&learned, &metadata, &summary),
+                Ok(Job::Save(model, metadata, summary)) => self.save(&model, &metadata, &summary),
                 Ok(Job::Savings(savings)) => self.save_savings(&savings),
                 Ok(Job::Levers(book)) => self.save_levers(&book),
                 Ok(Job::Finish(summary)) => return self.finish(&summary),
@@ -376,10 +376,10 @@ impl Writer {
         }
     }
 
-    fn save(&mut self, learned: &Learned, metadata: &ModelMetadata, summary: &RunSummary) {
+    fn save(&mut self, model: &Model, metadata: &ModelMetadata, summary: &RunSummary) {
         let result = self
             .store
-            .save(&self.identity, learned, Timestamp::now())
+            .save(&self.identity, model, Timestamp::now())
             .and_then(|moved| {
                 for rejected in moved {
                     tracing::warn!(%rejected, "model file put aside");

@@ -155,45 +155,18 @@ impl SavingsState {
     }
 }
 
-/// Keeps the books. What is stored is what complete cycles have shown; a cycle under way ends with the run.
+/// What complete cycles have shown, over all runs: the content of a savings file.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Savings {
+pub struct Durable {
     total: Contrasts,
     days: VecDeque<(f64, u64, Contrasts)>,
     /// Cycles that were compared, and their measured seconds at default clocks and under agft.
     cycles: u64,
     held_s: f64,
     agft_s: f64,
-    /// Number of the cycle under way, and its slots.
-    #[serde(skip)]
-    open: Option<(u64, Cycle)>,
-    #[serde(skip)]
-    state: SavingsState,
 }
 
-#[derive(Debug, Clone, PartialEq, Default)]
-struct Cycle {
-    held: SlotSums,
-    treated: BTreeMap<u64, SlotSums>,
-}
-
-impl Savings {
-    /// Books of an experiment that holds this share of the time.
-    #[must_use]
-    pub fn new(share: f64) -> Self {
-        Self { state: SavingsState { share, ..SavingsState::default() }, ..Self::default() }
-    }
-
-    /// Books that were stored, of an experiment that holds this share of the time from now on.
-    #[must_use]
-    pub fn restored(self, share: f64) -> Self {
-        let mut savings =
-            Self { open: None, state: SavingsState { share, ..SavingsState::default() }, ..self };
-        savings.days.truncate(DAYS);
-        savings.tell();
-        savings
-    }
-
+impl Durable {
     /// Is every number usable? A file could say otherwise.
     #[must_use]
     pub fn is_sound(&self) -> bool {
@@ -204,6 +177,52 @@ impl Savings {
         all.into_iter().all(sound)
             && self.days.iter().all(|(day, ..)| day.is_finite())
             && [self.held_s, self.agft_s].iter().all(|seconds| seconds.is_finite() && *seconds >= 0.0)
+    }
+}
+
+/// Keeps the accounts. A cycle under way ends with the run.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Savings {
+    durable: Durable,
+    /// Number of the cycle under way, and its slots.
+    open: Option<(u64, Cycle)>,
+    state: SavingsState,
+}
+
+impl From<Durable> for Savings {
+    fn from(durable: Durable) -> Self {
+        let mut savings = Self { durable, ..Self::default() };
+        savings.durable.days.truncate(DAYS);
+        savings.tell();
+        savings
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Cycle {
+    held: SlotSums,
+    treated: BTreeMap<u64, SlotSums>,
+}
+
+impl Savings {
+    /// Accounts of an experiment that holds this share of the time.
+    #[must_use]
+    pub fn new(share: f64) -> Self {
+        Self { state: SavingsState { share, ..SavingsState::default() }, ..Self::default() }
+    }
+
+    /// Accounts that were stored, of an experiment that holds this share of the time from now on.
+    #[must_use]
+    pub fn restored(self, share: f64) -> Self {
+        let mut savings = Self::from(self.durable);
+        savings.set_share(share);
+        savings
+    }
+
+    /// What complete cycles have shown.
+    #[must_use]
+    pub fn durable(&self) -> &Durable {
+        &self.durable
     }
 
     /// Another share from now on: what was seen stays.
@@ -221,15 +240,15 @@ impl Savings {
         }
         let (_, cycle) = self.open.get_or_insert_with(|| (at.cycle, Cycle::default()));
         if at.held {
-            self.held_s += window.seconds;
+            self.durable.held_s += window.seconds;
             cycle.held.push(window);
         } else {
-            self.agft_s += window.seconds;
+            self.durable.agft_s += window.seconds;
             if cycle.treated.len() < MOST_SLOTS || cycle.treated.contains_key(&at.slot) {
                 cycle.treated.entry(at.slot).or_default().push(window);
             }
         }
-        (self.state.held_s, self.state.agft_s) = (self.held_s, self.agft_s);
+        (self.state.held_s, self.state.agft_s) = (self.durable.held_s, self.durable.agft_s);
     }
 
     /// The cycle under way is over, or as much of it as there will be.
@@ -243,39 +262,39 @@ impl Savings {
         }
         let day = (unix_s / DAY_S).floor() * DAY_S;
         #[expect(clippy::float_cmp, reason = "whole days")]
-        if self.days.back().is_none_or(|(last, ..)| *last != day) {
-            if self.days.len() == DAYS {
-                self.days.pop_front();
+        if self.durable.days.back().is_none_or(|(last, ..)| *last != day) {
+            if self.durable.days.len() == DAYS {
+                self.durable.days.pop_front();
             }
-            self.days.push_back((day, 0, Contrasts::default()));
+            self.durable.days.push_back((day, 0, Contrasts::default()));
         }
-        if let Some((_, cycles, contrasts)) = self.days.back_mut() {
+        if let Some((_, cycles, contrasts)) = self.durable.days.back_mut() {
             *cycles += 1;
             contrasts.push(&cycle.held, &treated);
         }
-        self.total.push(&cycle.held, &treated);
-        self.cycles += 1;
+        self.durable.total.push(&cycle.held, &treated);
+        self.durable.cycles += 1;
         self.tell();
     }
 
-    /// Brings the state up to date with the books.
+    /// Brings the state up to date with the accounts.
     fn tell(&mut self) {
-        let days = self.days.iter().map(|(day, cycles, contrasts)| DaySavings {
+        let days = self.durable.days.iter().map(|(day, cycles, contrasts)| DaySavings {
             day_unix_s: *day,
             cycles: *cycles,
             effect: Effect::from(contrasts),
         });
         self.state = SavingsState {
             share: self.state.share,
-            cycles: self.cycles,
-            held_s: self.held_s,
-            agft_s: self.agft_s,
-            effect: Effect::from(&self.total),
+            cycles: self.durable.cycles,
+            held_s: self.durable.held_s,
+            agft_s: self.durable.agft_s,
+            effect: Effect::from(&self.durable.total),
             days: days.collect(),
         };
     }
 
-    /// The books as of the latest cycle.
+    /// The accounts as of the latest cycle.
     #[must_use]
     pub fn state(&self) -> &SavingsState {
         &self.state

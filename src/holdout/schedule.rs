@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bandit::structured::dice::Dice;
+use crate::stats::Dice;
 use crate::units::{Seconds, Time};
 
 /// Constants of the holdout.

@@ -4,7 +4,7 @@ use approx::assert_relative_eq;
 use proptest::prelude::*;
 
 use super::*;
-use crate::bandit::structured::dice::Dice;
+use crate::stats::Dice;
 use crate::units::{Seconds, Time};
 
 fn settings(share: f64, seed: u64) -> HoldoutSettings {

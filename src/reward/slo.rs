@@ -158,16 +158,20 @@ impl LatencyWatch {
     }
 }
 
-/// The lowest core clock that the limits allow: goes up at once, comes down slowly.
+/// Moments of the run at hand.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Running {
+    /// Next moment at which the floor may sink.
+    relax_at: Option<Time>,
+    /// While a limit is broken, and a little longer, the clocks stay at the driver's default.
+    lifted_until: Option<Time>,
+}
+
+/// The lowest core clock that the limits allow: goes up at once, comes down slowly. The clock outlives the run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SloFloor {
     floor_mhz: Option<f64>,
-    /// Next moment at which the floor may sink.
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    relax_at: Option<Time>,
-    /// While a limit is broken, and a little longer, the clocks stay at the driver's default.
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    lifted_until: Option<Time>,
+    running: Running,
 }
 
 /// How long the clocks stay up after a limit was last seen broken.
@@ -176,31 +180,37 @@ const LIFT: Seconds = Seconds(5.0);
 const RELAX_EVERY: Seconds = Seconds(60.0);
 
 impl SloFloor {
+    /// A floor that an earlier run has left, in MHz.
+    #[must_use]
+    pub fn left_at(floor_mhz: Option<f64>) -> Self {
+        Self { floor_mhz, running: Running::default() }
+    }
+
     /// A limit is broken while `running_mhz` was asked for (`None`: driver default, where more cannot be done).
     pub fn violated(&mut self, running_mhz: Option<f64>, step_mhz: f64, now: Time) {
         if let Some(clock) = running_mhz {
             let above = clock + step_mhz;
             self.floor_mhz = Some(self.floor_mhz.map_or(above, |floor| floor.max(above)));
         }
-        self.lifted_until = Some(now + LIFT);
-        self.relax_at = Some(now + RELAX_EVERY);
+        self.running.lifted_until = Some(now + LIFT);
+        self.running.relax_at = Some(now + RELAX_EVERY);
     }
 
     /// Time passes without a violation: sinks by `step_mhz` a minute until below `lowest_mhz`, then is gone.
     pub fn relax(&mut self, step_mhz: f64, lowest_mhz: f64, now: Time) {
         let Some(floor) = self.floor_mhz else { return };
-        let due = *self.relax_at.get_or_insert(now + RELAX_EVERY);
+        let due = *self.running.relax_at.get_or_insert(now + RELAX_EVERY);
         if now >= due {
             let lower = floor - step_mhz;
             self.floor_mhz = (lower > lowest_mhz).then_some(lower);
-            self.relax_at = Some(now + RELAX_EVERY);
+            self.running.relax_at = Some(now + RELAX_EVERY);
         }
     }
 
     /// Must the clocks be at the driver's default now?
     #[must_use]
     pub fn is_lifted(&self, now: Time) -> bool {
-        self.lifted_until.is_some_and(|until| now < until)
+        self.running.lifted_until.is_some_and(|until| now < until)
     }
 
     /// The floor in MHz.

@@ -1,8 +1,11 @@
-//! Statistics that several parts need: mean, percentiles, Student's t, durations counted by size.
+//! Statistics that several parts need: mean, percentiles, Student's t, durations counted by size, a small
+//! random number generator.
 
+mod dice;
 mod durations;
 mod student;
 
+pub use dice::Dice;
 pub use durations::Durations;
 pub(crate) use student::quantile_975;
 

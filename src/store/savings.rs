@@ -10,6 +10,7 @@ use super::file;
 use super::identity::Identity;
 use super::model::{ModelStore, Rejected};
 use crate::holdout::Savings;
+use crate::holdout::savings::Durable;
 
 const FILE_NAME: &str = "savings.agft";
 
@@ -29,7 +30,7 @@ impl ModelStore {
     /// [`StoreError`]; the old file is then as it was.
     pub fn save_savings(&self, identity: &Identity, savings: &Savings) -> Result<(), StoreError> {
         let path = self.dir().file(FILE_NAME);
-        let bytes = container::encode(identity, savings)
+        let bytes = container::encode(identity, savings.durable())
             .map_err(|detail| StoreError::Encode { path: path.clone(), detail })?;
         file::replace(self.dir(), FILE_NAME, &bytes)
     }
@@ -41,9 +42,9 @@ impl ModelStore {
     /// [`StoreError`] if the directory cannot be read.
     pub fn load_savings(&self, here: &Identity, now: Timestamp) -> Result<LoadedSavings, StoreError> {
         let decode = |container: &container::Container<'_>| {
-            let savings: Savings = container::decode(container)?;
-            if savings.is_sound() {
-                return Ok(savings);
+            let durable: Durable = container::decode(container)?;
+            if durable.is_sound() {
+                return Ok(Savings::from(durable));
             }
             Err(container::RejectReason::Content { detail: "it holds numbers that are none".into() })
         };

@@ -148,12 +148,12 @@ fn name_of(number: u64) -> String {
     format!("{number:06}{SUFFIX}")
 }
 
-/// A value as the bytes of a frame, fields for the moment included.
+/// A value as the bytes of a frame.
 ///
 /// # Errors
 /// What the encoder says of a value that it cannot encode.
 pub fn pack<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
-    crate::transient::whole(|| container::pack(value))
+    container::pack(value)
 }
 
 /// The value that [`pack`] made these bytes of.
@@ -161,7 +161,7 @@ pub fn pack<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
 /// # Errors
 /// What is wrong with them.
 pub fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    crate::transient::whole(|| container::unpack(bytes))
+    container::unpack(bytes)
 }
 
 #[cfg(test)]

@@ -9,9 +9,8 @@ use super::state::{
     ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, fault_kinds,
     reason_name, wake_sources,
 };
-use crate::bandit::prune::Cause;
 use crate::bandit::structured::Trouble;
-use crate::bandit::{ActionSpace, Policy, PrunedArm, Reason};
+use crate::bandit::{ActionSpace, Cause, Policy, PrunedArm, Reason};
 use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
 use crate::features::DIMENSION;
 use crate::gpu::{ClockReasons, GpuInfo};
@@ -391,7 +390,7 @@ pub fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) 
             why,
             lessons: known.map_or(0, |(lessons, _)| lessons),
             mean_reward: known.map(|(_, mean)| mean),
-            uncertainty: known.and_then(|_| Some(0.5 * linucb?.confidence(clocks, &[0.0; DIMENSION]).width)),
+            uncertainty: known.and_then(|_| Some(linucb?.uncertainty(clocks, &[0.0; DIMENSION]))),
         }
     });
     LearnerState {

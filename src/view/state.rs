@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
 use super::notes::Notes;
-use crate::bandit::structured::by_load::BestAt;
+use crate::bandit::structured::BestAt;
 use crate::bandit::{Phase, Reason};
 use crate::control::Mode;
 use crate::holdout::SavingsState;

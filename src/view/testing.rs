@@ -1,6 +1,6 @@
 //! A round and a state of which everything is known, for tests.
 
-use crate::bandit::structured::by_load::BestAt;
+use crate::bandit::structured::BestAt;
 use crate::bandit::{Choice, Phase, Reason};
 use crate::control::{Mode, Round};
 use crate::features::Context;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
-use agft::control::Learned;
+use agft::control::{Learned, Model};
 use agft::store::{Identity, ModelStore};
 use nvidia_ml::{ClockWrite, monotonic_ns};
 use sha2::{Digest, Sha256};
@@ -191,8 +191,10 @@ impl Ledger {
             model_version: agft::control::learned::MODEL_VERSION,
             engine_model: None,
         };
-        match store.load::<Learned>(&identity, jiff::Timestamp::now()) {
-            Ok(agft::store::Load::Restored(restored)) if restored.model.is_sound() => Ok(()),
+        match store.load::<Model>(&identity, jiff::Timestamp::now()) {
+            Ok(agft::store::Load::Restored(restored)) if Learned::from(restored.model.clone()).is_sound() => {
+                Ok(())
+            }
             other => Err(format!("the model does not load: {other:?}").chars().take(600).collect()),
         }
     }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use agft::config::{Config, PolicyKind};
-use agft::control::{Controller, Learned, Observation, Output};
+use agft::control::{Controller, Learned, Model, Observation, Output};
 use agft::replay::{Cause, Head, Made, Recorded};
 use agft::store::held::{Holder, Journal, LockedRange};
 use agft::store::{RoundRecord, RunDir, RunInfo, StepLimits, StepWriter, raw, steps};
@@ -162,8 +162,8 @@ twins!(metrics_page config model_file model_payload rounds_file journal guardian
 #[test]
 fn models_of_the_corpus_are_of_todays_form() {
     for file in corpus("model_file") {
-        let (_, model) = raw::open_model::<Learned>(&file).expect("write the corpus anew, see below");
-        assert!(model.is_sound());
+        let (_, model) = raw::open_model::<Model>(&file).expect("write the corpus anew, see below");
+        assert!(Learned::from(model).is_sound());
     }
 }
 
@@ -230,7 +230,8 @@ fn corpus_of_models_and_journals_is_written() {
             let spec =
                 RunSpec { world: spec.clone(), seed: 1, seconds: Seconds(seconds), tick: Seconds(0.3) };
             run(&spec, Driver::Controller(&mut controller), |_| {}).expect("a run");
-            let file = raw::model_file(&checks::some_identity(), controller.learned()).expect("a model");
+            let file =
+                raw::model_file(&checks::some_identity(), &controller.learned().model()).expect("a model");
             write(&format!("model_file/{name}-{length}"), &file);
             write(&format!("model_payload/{name}-{length}"), &file[raw::HEADER_BYTES..]);
         }

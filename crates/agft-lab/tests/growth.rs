@@ -29,7 +29,7 @@ fn identity() -> Identity {
 }
 
 fn file_size(controller: &Controller) -> usize {
-    raw::model_file(&identity(), controller.learned()).expect("a model").len()
+    raw::model_file(&identity(), &controller.learned().model()).expect("a model").len()
 }
 
 /// Runs so many rounds in virtual time, over loads that change; gives the model's sizes at ten moments.

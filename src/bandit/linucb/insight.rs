@@ -1,8 +1,6 @@
-//! What the policy can be asked: confidence and a summary.
+//! What the policy can be asked: how sure it is, and a summary.
 
-use serde::{Deserialize, Serialize};
-
-use super::{HALF, LinUcb, RECENT};
+use super::{Durable, HALF, RECENT};
 use crate::bandit::arm::{Arm, input};
 use crate::bandit::{ArmSummary, Phase, Summary};
 use crate::features::DIMENSION;
@@ -13,30 +11,16 @@ const MOST_ARMS: usize = 20_000;
 /// Rounds that a model may have: more than a century of them, and still exact as a floating-point number.
 const MOST_ROUNDS: u64 = 1 << 40;
 
-/// What an arm expects and how sure it is, in reward units.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Interval {
-    /// Expected reward.
-    pub mean: f64,
-    /// Lower confidence bound.
-    pub lower: f64,
-    /// Upper confidence bound.
-    pub upper: f64,
-    /// Distance between the two.
-    pub width: f64,
-}
-
-impl LinUcb {
-    /// Expected reward of a clock with its confidence bounds, at the present exploration rate.
+impl Durable {
+    /// Half-width of the confidence interval of a clock's expected reward, at the present exploration rate.
     #[must_use]
-    pub fn confidence(&self, clocks: Clocks, context: &[f64; DIMENSION]) -> Interval {
+    pub fn uncertainty(&self, clocks: Clocks, context: &[f64; DIMENSION]) -> f64 {
         let x = input(context);
-        let (mean, width) = match self.arms.get(&clocks) {
-            Some(tried) => (tried.arm.mean(x.view()), tried.arm.width(x.view())),
-            None => (0.0, Arm::new(self.settings.lambda_reg).width(x.view())),
+        let width = match self.arms.get(&clocks) {
+            Some(tried) => tried.arm.width(x.view()),
+            None => Arm::new(self.settings.lambda_reg).width(x.view()),
         };
-        let half = self.alpha() * width;
-        Interval { mean, lower: mean - half, upper: mean + half, width: 2.0 * half }
+        self.alpha() * width
     }
 
     pub(super) fn summarise(&self) -> Summary {

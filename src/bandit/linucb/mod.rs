@@ -22,8 +22,6 @@ use super::settle::{rise, top_share};
 use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, View};
 use crate::features::DIMENSION;
 use crate::units::{Clocks, Target, Time};
-pub use insight::Interval;
-pub use pruning::PruneRecord;
 use pruning::Pruning;
 pub use settings::LinUcbSettings;
 use shortlist::Shortlist;
@@ -67,16 +65,9 @@ struct Lesson {
 /// A clock, why, and its score with the score's width, where the reason has one.
 type Pick = (Clocks, Reason, Option<(f64, f64)>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Held {
-    clocks: Clocks,
-    since: Time,
-    reason: Reason,
-}
-
-/// Disjoint LinUCB over clocks. Its size is bounded by that of the action space.
+/// What the policy has learned: all of it that a model file holds. Its size is bounded by that of the action space.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LinUcb {
+pub struct Durable {
     settings: LinUcbSettings,
     arms: BTreeMap<Clocks, Tried>,
     /// Clocks that had their first visit: by sweep, on trial, or through what they inherited.
@@ -96,17 +87,10 @@ pub struct LinUcb {
     degradations: u64,
     pruning: Pruning,
     shortlist: Shortlist,
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    held: Option<Held>,
-    /// Round of the last upkeep in this run.
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    tended: Option<u64>,
 }
 
-impl LinUcb {
-    /// A policy that knows nothing.
-    #[must_use]
-    pub fn new(settings: LinUcbSettings) -> Self {
+impl Durable {
+    fn new(settings: LinUcbSettings) -> Self {
         Self {
             settings,
             arms: BTreeMap::new(),
@@ -121,21 +105,6 @@ impl LinUcb {
             degradations: 0,
             pruning: Pruning::default(),
             shortlist: Shortlist::default(),
-            held: None,
-            tended: None,
-        }
-    }
-
-    /// Takes over the constants of the present configuration; what was learned stays.
-    ///
-    /// A changed λ applies to arms not yet tried. Only a changed form of reward starts afresh: rewards of two forms
-    /// cannot be compared.
-    pub fn configure(&mut self, settings: LinUcbSettings) {
-        if settings.reward == self.settings.reward {
-            self.settings = settings;
-            self.trim_log();
-        } else {
-            *self = Self::new(settings);
         }
     }
 
@@ -145,16 +114,7 @@ impl LinUcb {
         self.settings.alpha(self.cooling)
     }
 
-    /// Learns that a clock earned `reward` in a z-scored context.
-    ///
-    /// # Errors
-    /// [`BanditError`]; nothing is changed then.
-    pub fn learn(
-        &mut self,
-        clocks: Clocks,
-        context: &[f64; DIMENSION],
-        reward: f64,
-    ) -> Result<(), BanditError> {
+    fn learn(&mut self, clocks: Clocks, context: &[f64; DIMENSION], reward: f64) -> Result<(), BanditError> {
         let x = input(context);
         if let Some(tried) = self.arms.get_mut(&clocks) {
             tried.arm.update(x.view(), reward)?;
@@ -266,14 +226,11 @@ impl LinUcb {
     }
 
     /// Highest score, with its width; of equals the first, that is the highest clock.
-    fn best(&self, view: View<'_>, open: &[Clocks]) -> Option<(Clocks, f64, f64)> {
+    fn best(&self, view: View<'_>, open: &[Clocks], held: Option<Clocks>) -> Option<(Clocks, f64, f64)> {
         let x = input(view.context);
         let alpha = if self.exploiting { 0.0 } else { self.alpha() };
         let untried = Arm::new(self.settings.lambda_reg);
-        let bonus = |clocks| {
-            let held = self.exploiting && self.held.is_some_and(|held| held.clocks == clocks);
-            if held { HYSTERESIS } else { 0.0 }
-        };
+        let bonus = |clocks| if self.exploiting && held == Some(clocks) { HYSTERESIS } else { 0.0 };
         let mut best: Option<(Clocks, f64, f64)> = None;
         for &clocks in open {
             let arm = self.arms.get(&clocks).map_or(&untried, |tried| &tried.arm);
@@ -289,7 +246,7 @@ impl LinUcb {
         best
     }
 
-    fn pick(&mut self, view: View<'_>, open: &[Clocks]) -> Option<Pick> {
+    fn pick(&mut self, view: View<'_>, open: &[Clocks], held: Option<Clocks>) -> Option<Pick> {
         if let Some(clocks) = self.next_of_trial(open) {
             return Some((clocks, Reason::Retrial, None));
         }
@@ -297,20 +254,95 @@ impl LinUcb {
             return Some((clocks, Reason::Sweep, None));
         }
         let reason = if self.exploiting { Reason::Greedy } else { Reason::Ucb };
-        let best = self.best(view, open).map(|(clocks, score, width)| (clocks, reason, Some((score, width))));
+        let best =
+            self.best(view, open, held).map(|(clocks, score, width)| (clocks, reason, Some((score, width))));
         // In exploitation, limits can leave nothing but clocks never tried.
         best.or_else(|| open.first().map(|clocks| (*clocks, reason, None)))
     }
 }
 
+/// A clock, since when, and why it was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Held {
+    clocks: Clocks,
+    since: Time,
+    reason: Reason,
+}
+
+/// What ends with the run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Running {
+    held: Option<Held>,
+    /// Round of the last upkeep.
+    tended: Option<u64>,
+}
+
+/// Disjoint LinUCB over clocks. Serialized, it is a snapshot of a run; a model file holds its [`Durable`] part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinUcb {
+    durable: Durable,
+    running: Running,
+}
+
+impl From<Durable> for LinUcb {
+    fn from(durable: Durable) -> Self {
+        Self { durable, running: Running::default() }
+    }
+}
+
+impl LinUcb {
+    /// A policy that knows nothing.
+    #[must_use]
+    pub fn new(settings: LinUcbSettings) -> Self {
+        Durable::new(settings).into()
+    }
+
+    /// What it has learned.
+    #[must_use]
+    pub fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// Takes over the constants of the present configuration; what was learned stays.
+    ///
+    /// A changed λ applies to arms not yet tried. Only a changed form of reward starts afresh: rewards of two forms
+    /// cannot be compared.
+    pub fn configure(&mut self, settings: LinUcbSettings) {
+        if settings.reward == self.durable.settings.reward {
+            self.durable.settings = settings;
+            self.durable.trim_log();
+        } else {
+            *self = Self::new(settings);
+        }
+    }
+
+    /// Learns that a clock earned `reward` in a z-scored context.
+    ///
+    /// # Errors
+    /// [`BanditError`]; nothing is changed then.
+    pub fn learn(
+        &mut self,
+        clocks: Clocks,
+        context: &[f64; DIMENSION],
+        reward: f64,
+    ) -> Result<(), BanditError> {
+        self.durable.learn(clocks, context, reward)
+    }
+}
+
 impl Policy for LinUcb {
     fn choose(&mut self, view: View<'_>) -> Choice {
-        self.inherit(view.space);
-        self.tend(view);
-        let open = self.open(view);
-        if let Some(held) = self.held
+        let Self { durable, running } = self;
+        durable.inherit(view.space);
+        // Once after each lesson.
+        if running.tended != Some(durable.rounds) {
+            running.tended = Some(durable.rounds);
+            durable.tend(view);
+        }
+        let open = durable.open(view);
+        if let Some(held) = running.held
             && open.contains(&held.clocks)
-            && view.now.since(held.since).0 < self.settings.dwell.0
+            && view.now.since(held.since).0 < durable.settings.dwell.0
         {
             return Choice {
                 target: Target::Lock(held.clocks),
@@ -319,8 +351,9 @@ impl Policy for LinUcb {
                 width: None,
             };
         }
-        let Some((clocks, reason, score)) = self.pick(view, &open) else {
-            self.held = None;
+        let held = running.held.map(|held| held.clocks);
+        let Some((clocks, reason, score)) = durable.pick(view, &open, held) else {
+            running.held = None;
             return Choice {
                 target: Target::Default,
                 reason: Reason::NothingAllowed,
@@ -328,8 +361,8 @@ impl Policy for LinUcb {
                 width: None,
             };
         };
-        self.visited.insert(clocks);
-        self.held = Some(Held { clocks, since: view.now, reason });
+        durable.visited.insert(clocks);
+        running.held = Some(Held { clocks, since: view.now, reason });
         Choice {
             target: Target::Lock(clocks),
             reason,
@@ -342,7 +375,7 @@ impl Policy for LinUcb {
         let (Some(Target::Lock(clocks)), Some(reward)) = (evidence.ran_at, evidence.reward) else {
             return Ok(false);
         };
-        self.learn(clocks, evidence.context, reward)?;
+        self.durable.learn(clocks, evidence.context, reward)?;
         Ok(true)
     }
 
@@ -352,22 +385,24 @@ impl Policy for LinUcb {
 
     fn interrupt(&mut self) {
         // A sweep step that was cut short has taught nothing yet: it is owed.
-        if let Some(held) = self.held.take()
+        let Self { durable, running } = self;
+        if let Some(held) = running.held.take()
             && held.reason == Reason::Sweep
-            && self.arms.get(&held.clocks).is_none_or(|tried| tried.arm.lessons() == 0)
+            && durable.arms.get(&held.clocks).is_none_or(|tried| tried.arm.lessons() == 0)
         {
-            self.visited.remove(&held.clocks);
+            durable.visited.remove(&held.clocks);
         }
     }
 
     fn limit_broken(&mut self, _running: Clocks) {
-        if self.exploiting {
-            (self.exploiting, self.in_phase) = (false, 0);
+        let durable = &mut self.durable;
+        if durable.exploiting {
+            (durable.exploiting, durable.in_phase) = (false, 0);
         }
     }
 
     fn summary(&self) -> Summary {
-        self.summarise()
+        self.durable.summarise()
     }
 }
 

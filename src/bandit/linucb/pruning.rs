@@ -17,7 +17,7 @@ const DOUBLINGS: u32 = 6;
 
 /// One clock that was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct PruneRecord {
+pub(super) struct PruneRecord {
     /// Round in which it was.
     pub round: u64,
     /// The clocks.

@@ -1,6 +1,6 @@
 //! What follows from a lesson before the next choice: clocks are given up, brought back, looked at more closely.
 
-use super::{LinUcb, Tried};
+use super::{Durable, Tried};
 use crate::bandit::arm::input;
 use crate::bandit::prune::{self, Cause, KEPT, Standing};
 use crate::bandit::refine::{self, Predicted, Series};
@@ -20,13 +20,9 @@ struct Field {
     usable: Vec<Clocks>,
 }
 
-impl LinUcb {
-    /// Runs once after each lesson.
+impl Durable {
+    /// To be run once after each lesson.
     pub(super) fn tend(&mut self, view: View<'_>) {
-        if self.tended == Some(self.rounds) {
-            return;
-        }
-        self.tended = Some(self.rounds);
         self.conclude_trial(view);
         if !self.exploiting {
             self.prune(view);

@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::window::Lesson;
+use crate::units::Watts;
 
 /// The present, seconds.
 const PRESENT: f64 = 20.0;
@@ -37,28 +38,28 @@ impl Sums {
         [&mut self.seconds, &mut self.joules, &mut self.request_seconds, &mut self.token_delays]
     }
 
-    fn add(&mut self, lesson: &Lesson, power: f64, memory: f64) {
+    fn add(&mut self, lesson: &Lesson, power: Watts, memory: f64) {
         let keep = (-lesson.seconds / memory).exp();
         for sum in self.all() {
             *sum *= keep;
         }
         self.seconds += lesson.seconds;
-        self.joules += power * lesson.seconds;
+        self.joules += power.0 * lesson.seconds;
         self.request_seconds += lesson.in_flight * lesson.seconds;
-        self.token_delays += lesson.arrived * lesson.delay.unwrap_or(0.0);
+        self.token_delays += lesson.arrived * lesson.delay.map_or(0.0, |delay| delay.0);
     }
 }
 
 /// Shares of delay and energy, now and in the long run.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Balance {
+pub(super) struct Balance {
     present: Sums,
     long_run: Sums,
 }
 
 impl Balance {
     /// Takes a lesson in.
-    pub fn push(&mut self, lesson: &Lesson) {
+    pub(super) fn push(&mut self, lesson: &Lesson) {
         if let Some(power) = lesson.power {
             self.present.add(lesson, power, PRESENT);
             self.long_run.add(lesson, power, LONG_RUN);
@@ -66,7 +67,7 @@ impl Balance {
     }
 
     /// The load changed by `factor`, seen over `seconds`: the present counts no longer than that.
-    pub fn change(&mut self, factor: f64, seconds: f64) {
+    pub(super) fn change(&mut self, factor: f64, seconds: f64) {
         let keep = (seconds / self.present.seconds.max(f64::EPSILON)).min(1.0);
         for sum in self.present.all() {
             *sum *= keep;
@@ -79,7 +80,7 @@ impl Balance {
     ///
     /// Delay is the geometric mean of end-to-end time and time per output token: both are asked for.
     #[must_use]
-    pub fn delay_weight(&self) -> f64 {
+    pub(super) fn delay_weight(&self) -> f64 {
         let (now, past) = (&self.present, &self.long_run);
         if now.seconds <= 0.0 {
             return 1.0;
@@ -98,7 +99,7 @@ impl Balance {
 
     /// Is every sum usable?
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         let (mut present, mut long_run) = (self.present, self.long_run);
         present.all().into_iter().chain(long_run.all()).all(|sum| sum.is_finite() && *sum >= 0.0)
     }
@@ -112,7 +113,7 @@ mod tests {
     fn after(lessons: impl IntoIterator<Item = (f64, f64)>) -> f64 {
         let mut balance = Balance::default();
         for (in_flight, power) in lessons {
-            let more = Lesson { in_flight, arrived: in_flight, power: Some(power), ..lesson() };
+            let more = Lesson { in_flight, arrived: in_flight, power: Some(Watts(power)), ..lesson() };
             balance.push(&more);
         }
         balance.delay_weight()

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Structured;
+use super::Durable;
 use super::context::Load;
 use super::predict::Predictor;
 use crate::units::Mhz;
@@ -29,7 +29,7 @@ pub struct BestAt {
     pub tpot_ratio: f64,
 }
 
-impl Structured {
+impl Durable {
     /// The best of `cores` at multiples of the present load, by the mean of what was learned; empty before there is a
     /// model. Limits and bounds are not in it: it says what is known, not what would be done.
     #[must_use]
@@ -56,7 +56,7 @@ impl Structured {
             };
             let predictor = Predictor::new(model, load, 0, &mut dice);
             let reference = predictor.steady(default);
-            let overload = reference.step > OVERLOAD * *lightest.get_or_insert(reference.step);
+            let overload = reference.step.0 > OVERLOAD * *lightest.get_or_insert(reference.step.0);
             let cost = |clock: f64| {
                 let steady = predictor.steady(clock);
                 (steady.objective(objective, weight) - reference.objective(objective, weight), steady)
@@ -73,7 +73,7 @@ impl Structured {
                 decode_tps: load.decode,
                 core,
                 cost_ratio: gain.exp(),
-                tpot_ratio: steady.step / reference.step,
+                tpot_ratio: steady.step.0 / reference.step.0,
             };
             let sound = best.cost_ratio.is_finite() && best.tpot_ratio.is_finite() && !overload;
             sound.then_some(best)

@@ -10,6 +10,7 @@ use super::balance::Balance;
 use super::loop_kind::LoopKind;
 use super::surge::Change;
 use super::window::Lesson;
+use crate::units::Seconds;
 
 /// Averaging time: at least this many seconds ...
 const SHORTEST: f64 = 15.0;
@@ -24,7 +25,7 @@ const LEAST_FACTOR: f64 = 0.5;
 
 /// The load as predictions need it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Load {
+pub(super) struct Load {
     /// Prompt tokens to compute that arrive per second.
     pub prefill: f64,
     /// Tokens to generate that arrive per second.
@@ -35,15 +36,15 @@ pub struct Load {
     pub clock: f64,
     /// Engine steps per second at that clock.
     pub steps: f64,
-    /// Time per output token that the tokens met with, in seconds, where there was a sample.
-    pub delay: Option<f64>,
+    /// Time per output token that the tokens met with, where there was a sample.
+    pub delay: Option<Seconds>,
     /// How much the arrivals wait for answers, 0 (not at all) to 1.
     pub closed: f64,
 }
 
 /// Decayed sums over the lessons.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Context {
+pub(super) struct Context {
     seconds: f64,
     busy_seconds: f64,
     prefill: f64,
@@ -65,12 +66,12 @@ pub struct Context {
 
 impl Context {
     /// Takes a tick of `seconds` in, at whose end there were `in_flight` requests.
-    pub fn on_tick(&mut self, in_flight: f64, seconds: f64) {
+    pub(super) fn on_tick(&mut self, in_flight: f64, seconds: f64) {
         self.loop_kind.push(in_flight, seconds);
     }
 
     /// Takes a lesson in.
-    pub fn push(&mut self, lesson: &Lesson) {
+    pub(super) fn push(&mut self, lesson: &Lesson) {
         let keep = (-lesson.seconds / LONGEST).exp();
         self.requests = keep * self.requests + lesson.finished;
         self.request_seconds = keep * self.request_seconds + lesson.seconds;
@@ -85,7 +86,7 @@ impl Context {
         self.arrived += lesson.arrived;
         self.clock += lesson.clock * busy;
         if let Some(delay) = lesson.delay {
-            self.delay += delay * lesson.decode;
+            self.delay += delay.0 * lesson.decode;
             self.delayed_tokens += lesson.decode;
         }
         self.balance.push(lesson);
@@ -114,12 +115,12 @@ impl Context {
 
     /// Requests that arrive per second; `None` before the first lesson.
     #[must_use]
-    pub fn rate(&self) -> Option<f64> {
+    pub(super) fn rate(&self) -> Option<f64> {
         (self.seconds > 0.0).then(|| self.arrived / self.seconds)
     }
 
     /// The load has changed: the average counts no longer than the change has been seen, and in its measure.
-    pub fn change(&mut self, change: Change) {
+    pub(super) fn change(&mut self, change: Change) {
         if self.seconds <= 0.0 {
             return;
         }
@@ -139,27 +140,27 @@ impl Context {
 
     /// The load of the moment; `None` before the first lesson.
     #[must_use]
-    pub fn load(&self) -> Option<Load> {
+    pub(super) fn load(&self) -> Option<Load> {
         (self.busy_seconds > 0.0).then(|| Load {
             prefill: self.prefill / self.seconds,
             decode: self.decode / self.seconds,
             busy: (self.busy_seconds / self.seconds).min(1.0 - LEAST_IDLE),
             clock: self.clock / self.busy_seconds,
             steps: self.steps / self.seconds,
-            delay: (self.delayed_tokens > 0.0).then(|| self.delay / self.delayed_tokens),
+            delay: (self.delayed_tokens > 0.0).then(|| Seconds(self.delay / self.delayed_tokens)),
             closed: self.loop_kind.closed(),
         })
     }
 
     /// Weight of delay beside power at present: see [`Balance`].
     #[must_use]
-    pub fn delay_weight(&self) -> f64 {
+    pub(super) fn delay_weight(&self) -> f64 {
         self.balance.delay_weight()
     }
 
     /// Is every sum usable?
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         let mut copy = *self;
         let usable = |sum: &f64| sum.is_finite() && *sum >= 0.0;
         copy.sums().into_iter().all(|sum| usable(sum))
@@ -189,7 +190,7 @@ mod tests {
         approx::assert_relative_eq!(load.decode, one.decode / one.seconds, max_relative = 1e-9);
         approx::assert_relative_eq!(load.busy, one.busy, max_relative = 1e-9);
         approx::assert_relative_eq!(load.clock, one.clock, max_relative = 1e-9);
-        approx::assert_relative_eq!(load.delay.unwrap(), one.delay.unwrap(), max_relative = 1e-9);
+        approx::assert_relative_eq!(load.delay.unwrap().0, one.delay.unwrap().0, max_relative = 1e-9);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Misfit {
 
 /// The rules' memory.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Guard {
+pub(super) struct Guard {
     surprises: u32,
     hold: u32,
     misfit_seconds: f64,
@@ -73,11 +73,11 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Takes a window: how long its steps took and were expected to take, if both are known.
-    pub fn on_window(&mut self, measured: Option<f64>, expected: Option<f64>) {
+    /// Takes a window: how long its steps took, if that is known, and were expected to take.
+    pub(super) fn on_window(&mut self, measured: Option<Seconds>, expected: Seconds) {
         self.hold = self.hold.saturating_sub(1);
-        let (Some(measured), Some(expected)) = (measured, expected) else { return };
-        self.surprises = if measured > SURPRISE * expected { self.surprises + 1 } else { 0 };
+        let Some(measured) = measured else { return };
+        self.surprises = if measured.0 > SURPRISE * expected.0 { self.surprises + 1 } else { 0 };
         if self.surprises >= SURPRISES {
             self.surprises = 0;
             self.hold = SURPRISE_HOLD;
@@ -88,7 +88,7 @@ impl Guard {
     ///
     /// Only windows of enough steps may be shown here: one of few steps is noisy by nature, and says nothing about the
     /// model.
-    pub fn on_misfit(&mut self, time: Option<(f64, f64)>, power: Option<(f64, f64)>, seconds: f64) {
+    pub(super) fn on_misfit(&mut self, time: Option<(f64, f64)>, power: Option<(f64, f64)>, seconds: f64) {
         self.blind = 0;
         self.misfit_seconds += seconds;
         self.time_misfit.push(time, seconds);
@@ -105,7 +105,7 @@ impl Guard {
     }
 
     /// Takes note of a window from which nothing could be learned.
-    pub fn on_blind_window(&mut self) {
+    pub(super) fn on_blind_window(&mut self) {
         self.blind += 1;
         if self.blind >= BLIND_WINDOWS {
             self.trouble = Some(Trouble::NothingMeasured);
@@ -114,18 +114,18 @@ impl Guard {
 
     /// Do the rules ask for driver-default clocks?
     #[must_use]
-    pub fn wants_default(&self) -> bool {
+    pub(super) fn wants_default(&self) -> bool {
         self.hold > 0
     }
 
     /// Is the model of no use?
     #[must_use]
-    pub fn trouble(&self) -> Option<Trouble> {
+    pub(super) fn trouble(&self) -> Option<Trouble> {
         self.trouble
     }
 
     /// Something else had the clocks: what is recent is recent no more.
-    pub fn interrupt(&mut self) {
+    pub(super) fn interrupt(&mut self) {
         self.surprises = 0;
     }
 }
@@ -138,13 +138,13 @@ mod tests {
     fn third_window_at_twice_the_expected_time_asks_for_default_for_four_windows() {
         let mut guard = Guard::default();
         for _ in 0..2 {
-            guard.on_window(Some(0.05), Some(0.02));
+            guard.on_window(Some(Seconds(0.05)), Seconds(0.02));
             assert!(!guard.wants_default());
         }
-        guard.on_window(Some(0.05), Some(0.02));
+        guard.on_window(Some(Seconds(0.05)), Seconds(0.02));
         for _ in 0..4 {
             assert!(guard.wants_default());
-            guard.on_window(Some(0.02), Some(0.02));
+            guard.on_window(Some(Seconds(0.02)), Seconds(0.02));
         }
         assert!(!guard.wants_default());
     }

@@ -16,7 +16,7 @@ const DISPERSION: (f64, f64) = (0.1, 0.4);
 
 /// Decayed moments of the number of requests in the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct LoopKind {
+pub(super) struct LoopKind {
     seconds: f64,
     sum: f64,
     squares: f64,
@@ -24,7 +24,7 @@ pub struct LoopKind {
 
 impl LoopKind {
     /// Takes a tick of `seconds` at whose end there were `in_flight` requests.
-    pub fn push(&mut self, in_flight: f64, seconds: f64) {
+    pub(super) fn push(&mut self, in_flight: f64, seconds: f64) {
         let keep = (-seconds / MEMORY).exp();
         self.seconds = keep * self.seconds + seconds;
         self.sum = keep * self.sum + seconds * in_flight;
@@ -33,7 +33,7 @@ impl LoopKind {
 
     /// How closed the system is, from 0 (open) to 1.
     #[must_use]
-    pub fn closed(&self) -> f64 {
+    pub(super) fn closed(&self) -> f64 {
         if self.seconds < LEAST_SECONDS || self.sum <= 0.0 {
             return 0.0;
         }
@@ -44,7 +44,7 @@ impl LoopKind {
 
     /// Is every sum usable?
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         [self.seconds, self.sum, self.squares].into_iter().all(|sum| sum.is_finite() && sum >= 0.0)
     }
 }

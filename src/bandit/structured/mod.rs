@@ -10,31 +10,29 @@
 //!                       \-----context-----------------------------^           guard (rules that trust no model)
 //! ```
 
-pub mod balance;
-pub mod by_load;
-pub mod context;
-pub mod dice;
-pub mod guard;
-pub mod loop_kind;
-pub mod model;
-pub mod plan;
-pub mod power;
-pub mod predict;
-pub mod regression;
-pub mod scales;
-pub mod settings;
-pub mod step_time;
-pub mod surge;
+mod balance;
+mod by_load;
+mod context;
+mod guard;
+mod loop_kind;
+mod model;
+mod plan;
+mod power;
+mod predict;
+mod regression;
+mod scales;
+mod settings;
+mod step_time;
+mod surge;
 #[cfg(test)]
 mod testing;
-pub mod window;
+mod window;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use self::context::Context;
-use self::dice::Dice;
 use self::guard::Guard;
 use self::model::Model;
 use self::plan::{Motive, Options, Stage};
@@ -43,8 +41,10 @@ use self::scales::Scales;
 use self::surge::Surge;
 use self::window::{Joiner, Lesson, arrivals, in_flight};
 use super::{ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, View};
-use crate::units::{Clocks, Mhz, Target, Time};
+use crate::stats::Dice;
+use crate::units::{Clocks, Mhz, Seconds, Target, Time};
 
+pub use self::by_load::BestAt;
 pub use self::guard::Trouble;
 pub use self::settings::StructuredSettings;
 pub use self::window::Length;
@@ -58,16 +58,9 @@ const SETTLED_SHARE: f64 = 0.1;
 /// ... over so many choices.
 const SETTLED_CHOICES: u32 = 10;
 
-/// What is held now, until the next window is complete.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Held {
-    target: Target,
-    outlook: Option<Outlook>,
-}
-
-/// The policy. All of it but the window in the making can be stored, and goes on where it was.
+/// What the policy has learned: all of it that a model file holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Structured {
+pub struct Durable {
     settings: StructuredSettings,
     dice: Dice,
     stage: Stage,
@@ -94,20 +87,10 @@ pub struct Structured {
     converged: bool,
     /// Learning time of the last window at default clocks.
     last_default: f64,
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    joiner: Joiner,
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    surge: Surge,
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    guard: Guard,
-    #[serde(default, with = "crate::transient", skip_serializing_if = "crate::transient::left_out")]
-    held: Option<Held>,
 }
 
-impl Structured {
-    /// A policy that knows nothing.
-    #[must_use]
-    pub fn new(settings: StructuredSettings) -> Self {
+impl Durable {
+    fn new(settings: StructuredSettings) -> Self {
         Self {
             dice: Dice::new(settings.seed),
             settings,
@@ -126,22 +109,7 @@ impl Structured {
             settled: None,
             converged: false,
             last_default: 0.0,
-            joiner: Joiner::default(),
-            surge: Surge::default(),
-            guard: Guard::default(),
-            held: None,
         }
-    }
-
-    /// Takes over the constants of the present configuration; what was learned stays.
-    pub fn configure(&mut self, settings: StructuredSettings) {
-        self.settings = settings;
-    }
-
-    /// Why the model does not describe this engine, if it does not: another policy should take over.
-    #[must_use]
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.guard.trouble()
     }
 
     /// Is every stored number usable? A model file could say otherwise.
@@ -155,36 +123,6 @@ impl Structured {
             && self.learning_time.is_finite()
     }
 
-    /// Relative noise that the step-time and the power regression find, once there are any.
-    #[must_use]
-    pub fn noise(&self) -> Option<(f64, f64)> {
-        self.model.as_ref().map(|model| (model.time().noise(), model.power().noise()))
-    }
-
-    // --- learning ---
-
-    fn learn(&mut self, lesson: Lesson) -> Result<bool, BanditError> {
-        self.context.push(&lesson);
-        self.note_clocks(&lesson);
-        let Some(model) = &mut self.model else {
-            self.measure(lesson);
-            return Ok(true);
-        };
-        let expected = model.expected_step(&lesson);
-        self.guard.on_window(lesson.delay, Some(expected));
-        if lesson.steps >= self.settings.window.steps {
-            let per_step = lesson.busy * lesson.seconds / lesson.steps;
-            // The one of the two kinds of time that the model describes better.
-            let off = |time: &f64| (time / expected - 1.0).abs();
-            let times = [lesson.delay, lesson.busy_measured.then_some(per_step)];
-            let time = times.into_iter().flatten().min_by(|a, b| off(a).total_cmp(&off(b)));
-            let power = lesson.power.map(|power| (power, model.expected_power(&lesson)));
-            self.guard.on_misfit(time.map(|time| (time, expected)), power, lesson.seconds);
-        }
-        model.learn(lesson, self.settings.memory.0)?;
-        Ok(true)
-    }
-
     /// Collects the first windows at default clocks, which give the units.
     fn measure(&mut self, lesson: Lesson) {
         if lesson.target == Target::Default {
@@ -195,7 +133,7 @@ impl Structured {
         let mut model = Model::new(scales);
         for lesson in self.first.drain(..) {
             // A first lesson that does not fit leaves the prior; the next ones fit again.
-            let _ = model.learn(lesson, self.settings.memory.0);
+            let _ = model.learn(lesson, self.settings.memory);
         }
         self.model = Some(model);
         self.stage = Stage::Descend(self.settings.descent_windows);
@@ -219,16 +157,15 @@ impl Structured {
         }
     }
 
-    // --- choosing ---
-
-    fn decide(&mut self, view: View<'_>) -> (Target, Option<Outlook>, Reason) {
+    /// The choice at work; `wants_default`: the guard wants driver-default clocks.
+    fn decide(&mut self, view: View<'_>, wants_default: bool) -> (Target, Option<Outlook>, Reason) {
         let Some((targets, outlooks)) = self.outlooks(view.space, view.now) else {
             return (Target::Default, None, Reason::Sweep);
         };
         if targets.len() < 2 {
             return (Target::Default, None, Reason::NothingAllowed);
         }
-        let (index, motive) = if self.guard.wants_default() || self.owes_reference() {
+        let (index, motive) = if wants_default || self.owes_reference() {
             (0, Motive::Preferred)
         } else {
             self.pick(&outlooks)
@@ -309,7 +246,7 @@ impl Structured {
         let mut outlooks = predictor.outlooks(&clocks, default, self.settings.objective, weight);
         if let Some(limit) = self.settings.tpot_limit {
             for outlook in outlooks.iter_mut().skip(1) {
-                if predictor.probability_above(outlook.clock, limit.0) > LIMIT_RISK {
+                if predictor.probability_above(outlook.clock, limit) > LIMIT_RISK {
                     // Out of every bound: never chosen.
                     outlook.slowdown = f64::INFINITY;
                 }
@@ -323,59 +260,17 @@ impl Structured {
         let default = self.default_clock?;
         Some(self.ceiling.map_or(default, |ceiling| default.min(ceiling)))
     }
-}
 
-/// A clock that breaks a limit with more than this probability is not chosen.
-const LIMIT_RISK: f64 = 0.2;
-
-/// The allowed clocks, one per core clock, with the highest memory clock where pairs are on offer: the models do not
-/// know memory clocks (see `step_time`).
-fn cores(space: &ActionSpace, now: Time) -> impl Iterator<Item = Clocks> + '_ {
-    let mut last: Option<Mhz> = None;
-    space.allowed(now).filter(move |arm| last.replace(arm.core) != Some(arm.core))
-}
-
-impl Policy for Structured {
-    fn choose(&mut self, view: View<'_>) -> Choice {
-        let allowed =
-            |target: Target| target.clocks().is_none_or(|clocks| view.space.is_allowed(clocks, view.now));
-        if let Some(held) =
-            self.held.filter(|held| allowed(held.target) && !self.guard_disagrees(held.target))
-        {
-            return choice(held.target, held.outlook, Reason::Dwell);
-        }
-        let (target, outlook, reason) = self.decide(view);
-        self.held = Some(Held { target, outlook });
-        choice(target, outlook, reason)
+    /// The predicted objective of a clock less default's, at the load of the moment.
+    fn expected_gains(&self) -> Option<impl Fn(f64) -> f64 + use<>> {
+        let predictor = Predictor::new(self.model.as_ref()?, self.context.load()?, 0, &mut Dice::new(0));
+        let objective = self.settings.objective;
+        let weight = self.context.delay_weight();
+        let default = predictor.steady(self.clock_of_default()?).objective(objective, weight);
+        Some(move |clock: f64| predictor.steady(clock).objective(objective, weight) - default)
     }
 
-    fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {
-        let page = &evidence.window.at_end;
-        self.context.on_tick(in_flight(page), evidence.window.elapsed.0);
-        self.watch_arrivals(evidence);
-        let length = if self.stage == Stage::Run { self.settings.window } else { self.settings.start_window };
-        self.learning_time += evidence.window.elapsed.0;
-        let Some(lesson) = self.joiner.push(evidence, length, self.learning_time) else { return Ok(false) };
-        self.held = None;
-        if lesson.delay.is_none() || lesson.power.is_none() {
-            self.guard.on_blind_window();
-        }
-        self.rounds += 1;
-        self.learn(lesson)
-    }
-
-    fn wants_rewards(&self) -> bool {
-        false
-    }
-
-    fn interrupt(&mut self) {
-        self.joiner.interrupt();
-        self.surge.clear();
-        self.guard.interrupt();
-        self.held = None;
-    }
-
-    fn summary(&self) -> Summary {
+    fn summarise(&self) -> Summary {
         let losses = self.expected_gains();
         Summary {
             phase: if self.converged { Phase::Exploitation } else { Phase::Exploration },
@@ -397,30 +292,155 @@ impl Policy for Structured {
     }
 }
 
+/// A clock that breaks a limit with more than this probability is not chosen.
+const LIMIT_RISK: f64 = 0.2;
+
+/// The allowed clocks, one per core clock, with the highest memory clock where pairs are on offer: the models do not
+/// know memory clocks (see `step_time`).
+fn cores(space: &ActionSpace, now: Time) -> impl Iterator<Item = Clocks> + '_ {
+    let mut last: Option<Mhz> = None;
+    space.allowed(now).filter(move |arm| last.replace(arm.core) != Some(arm.core))
+}
+
+/// What is held now, until the next window is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Held {
+    target: Target,
+    outlook: Option<Outlook>,
+}
+
+/// What ends with the run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Running {
+    joiner: Joiner,
+    surge: Surge,
+    guard: Guard,
+    held: Option<Held>,
+}
+
+/// The policy. Serialized, it is a snapshot of a run; a model file holds its [`Durable`] part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Structured {
+    durable: Durable,
+    running: Running,
+}
+
+impl From<Durable> for Structured {
+    fn from(durable: Durable) -> Self {
+        Self { durable, running: Running::default() }
+    }
+}
+
 impl Structured {
+    /// A policy that knows nothing.
+    #[must_use]
+    pub fn new(settings: StructuredSettings) -> Self {
+        Durable::new(settings).into()
+    }
+
+    /// What it has learned.
+    #[must_use]
+    pub fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// Takes over the constants of the present configuration; what was learned stays.
+    pub fn configure(&mut self, settings: StructuredSettings) {
+        self.durable.settings = settings;
+    }
+
+    /// Why the model does not describe this engine, if it does not: another policy should take over.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.running.guard.trouble()
+    }
+
+    fn learn(&mut self, lesson: Lesson) -> Result<bool, BanditError> {
+        self.durable.context.push(&lesson);
+        self.durable.note_clocks(&lesson);
+        let Some(model) = &mut self.durable.model else {
+            self.durable.measure(lesson);
+            return Ok(true);
+        };
+        let expected = model.expected_step(&lesson);
+        self.running.guard.on_window(lesson.delay, expected);
+        if lesson.steps >= self.durable.settings.window.steps {
+            let per_step = Seconds(lesson.busy * lesson.seconds / lesson.steps);
+            // The one of the two kinds of time that the model describes better.
+            let off = |time: &Seconds| (time.0 / expected.0 - 1.0).abs();
+            let times = [lesson.delay, lesson.busy_measured.then_some(per_step)];
+            let time = times.into_iter().flatten().min_by(|a, b| off(a).total_cmp(&off(b)));
+            let power = lesson.power.map(|power| (power.0, model.expected_power(&lesson).0));
+            self.running.guard.on_misfit(time.map(|time| (time.0, expected.0)), power, lesson.seconds);
+        }
+        model.learn(lesson, self.durable.settings.memory)?;
+        Ok(true)
+    }
+
     /// A sudden change of the arrival rate ends what is held: it was chosen for another load.
     fn watch_arrivals(&mut self, evidence: &Evidence<'_>) {
-        let Some(rate) = self.context.rate().filter(|_| evidence.work) else { return };
+        let Some(rate) = self.durable.context.rate().filter(|_| evidence.work) else { return };
         let window = evidence.window;
-        if let Some(change) = self.surge.push(window.elapsed.0, arrivals(window), rate) {
-            self.context.change(change);
-            if self.stage == Stage::Run {
-                self.held = None;
+        if let Some(change) = self.running.surge.push(window.elapsed.0, arrivals(window), rate) {
+            self.durable.context.change(change);
+            if self.durable.stage == Stage::Run {
+                self.running.held = None;
             }
         }
     }
 
     fn guard_disagrees(&self, target: Target) -> bool {
-        self.guard.wants_default() && target != Target::Default
+        self.running.guard.wants_default() && target != Target::Default
+    }
+}
+
+impl Policy for Structured {
+    fn choose(&mut self, view: View<'_>) -> Choice {
+        let allowed =
+            |target: Target| target.clocks().is_none_or(|clocks| view.space.is_allowed(clocks, view.now));
+        if let Some(held) =
+            self.running.held.filter(|held| allowed(held.target) && !self.guard_disagrees(held.target))
+        {
+            return choice(held.target, held.outlook, Reason::Dwell);
+        }
+        let (target, outlook, reason) = self.durable.decide(view, self.running.guard.wants_default());
+        self.running.held = Some(Held { target, outlook });
+        choice(target, outlook, reason)
     }
 
-    /// The predicted objective of a clock less default's, at the load of the moment.
-    fn expected_gains(&self) -> Option<impl Fn(f64) -> f64 + use<>> {
-        let predictor = Predictor::new(self.model.as_ref()?, self.context.load()?, 0, &mut Dice::new(0));
-        let objective = self.settings.objective;
-        let weight = self.context.delay_weight();
-        let default = predictor.steady(self.clock_of_default()?).objective(objective, weight);
-        Some(move |clock: f64| predictor.steady(clock).objective(objective, weight) - default)
+    fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {
+        let elapsed = evidence.window.elapsed.0;
+        self.durable.context.on_tick(in_flight(&evidence.window.at_end), elapsed);
+        self.watch_arrivals(evidence);
+        let Self { durable, running } = self;
+        let settings = &durable.settings;
+        let length = if durable.stage == Stage::Run { settings.window } else { settings.start_window };
+        durable.learning_time += elapsed;
+        let Some(lesson) = running.joiner.push(evidence, length, durable.learning_time) else {
+            return Ok(false);
+        };
+        running.held = None;
+        if lesson.delay.is_none() || lesson.power.is_none() {
+            running.guard.on_blind_window();
+        }
+        durable.rounds += 1;
+        self.learn(lesson)
+    }
+
+    fn wants_rewards(&self) -> bool {
+        false
+    }
+
+    fn interrupt(&mut self) {
+        let Running { joiner, surge, guard, held } = &mut self.running;
+        joiner.interrupt();
+        surge.clear();
+        guard.interrupt();
+        *held = None;
+    }
+
+    fn summary(&self) -> Summary {
+        self.durable.summarise()
     }
 }
 

@@ -9,6 +9,7 @@ use super::scales::Scales;
 use super::step_time::{Brackets, StepTime};
 use super::window::Lesson;
 use crate::bandit::BanditError;
+use crate::units::{Seconds, Watts};
 
 /// Most lessons kept.
 const MOST_LESSONS: usize = 400;
@@ -17,7 +18,7 @@ const OLDEST: f64 = 3.0;
 
 /// Lessons and regressions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Model {
+pub(super) struct Model {
     scales: Scales,
     lessons: VecDeque<Lesson>,
     time: StepTime,
@@ -27,22 +28,22 @@ pub struct Model {
 impl Model {
     /// A model in units of `scales` that knows nothing else.
     #[must_use]
-    pub fn new(scales: Scales) -> Self {
+    pub(super) fn new(scales: Scales) -> Self {
         Self { scales, lessons: VecDeque::new(), time: StepTime::default(), power: Power::default() }
     }
 
-    /// Takes a lesson in and fits anew; a lesson fades with the time constant `memory` (seconds of learning time).
+    /// Takes a lesson in and fits anew; a lesson fades with the time constant `memory` (learning time).
     ///
     /// # Errors
     /// [`BanditError`]; the regressions are then unchanged.
-    pub fn learn(&mut self, lesson: Lesson, memory: f64) -> Result<(), BanditError> {
+    pub(super) fn learn(&mut self, lesson: Lesson, memory: Seconds) -> Result<(), BanditError> {
         self.lessons.push_back(lesson);
         while self.lessons.len() > MOST_LESSONS
-            || self.lessons.front().is_some_and(|oldest| lesson.at - oldest.at > OLDEST * memory)
+            || self.lessons.front().is_some_and(|oldest| lesson.at - oldest.at > OLDEST * memory.0)
         {
             self.lessons.pop_front();
         }
-        let weighted = || self.lessons.iter().map(|old| (old, ((old.at - lesson.at) / memory).exp()));
+        let weighted = || self.lessons.iter().map(|old| (old, ((old.at - lesson.at) / memory.0).exp()));
         let time = StepTime::fit(&self.scales, weighted())?;
         let power = Power::fit(&self.scales, &time, weighted())?;
         (self.time, self.power) = (time, power);
@@ -51,38 +52,38 @@ impl Model {
 
     /// The units.
     #[must_use]
-    pub fn scales(&self) -> &Scales {
+    pub(super) fn scales(&self) -> &Scales {
         &self.scales
     }
 
     /// The step-time regression.
     #[must_use]
-    pub fn time(&self) -> &StepTime {
+    pub(super) fn time(&self) -> &StepTime {
         &self.time
     }
 
     /// The power regression.
     #[must_use]
-    pub fn power(&self) -> &Power {
+    pub(super) fn power(&self) -> &Power {
         &self.power
     }
 
     /// The step time that a window like this one should have had.
     #[must_use]
-    pub fn expected_step(&self, lesson: &Lesson) -> f64 {
-        Brackets::at(self.time.mean(), &self.scales, lesson.clock)
-            .time(lesson.prefill_per_step(), lesson.decode_per_step())
+    pub(super) fn expected_step(&self, lesson: &Lesson) -> Seconds {
+        let brackets = Brackets::at(self.time.mean(), &self.scales, lesson.clock);
+        Seconds(brackets.time(lesson.prefill_per_step(), lesson.decode_per_step()))
     }
 
     /// The power that a window like this one should have had.
     #[must_use]
-    pub fn expected_power(&self, lesson: &Lesson) -> f64 {
+    pub(super) fn expected_power(&self, lesson: &Lesson) -> Watts {
         self.power.of(&self.scales, &self.time, lesson)
     }
 
     /// Is every number usable? A model file could say otherwise.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         self.scales.is_sound()
             && self.lessons.iter().all(Lesson::is_sound)
             && self.time.is_sound()

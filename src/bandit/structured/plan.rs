@@ -24,7 +24,7 @@ const SLOWDOWN_CAUTION: f64 = 0.5;
 
 /// How far the policy has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stage {
+pub(super) enum Stage {
     /// Measuring at default clocks.
     Measure,
     /// Stepping down; so many windows are left for it.
@@ -35,7 +35,7 @@ pub enum Stage {
 
 /// Why a clock was picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Motive {
+pub(super) enum Motive {
     /// Part of the start.
     Descent,
     /// The pessimist's choice.
@@ -48,7 +48,7 @@ pub enum Motive {
 
 /// Among which clocks to pick: their outlooks, highest clock first, the first one being default's.
 #[derive(Debug, Clone, Copy)]
-pub struct Options<'a> {
+pub(super) struct Options<'a> {
     /// Outlooks, never empty.
     pub outlooks: &'a [Outlook],
     /// Lowest clock ever run at, MHz.
@@ -87,7 +87,7 @@ impl Options<'_> {
     /// The first step is taken whatever the model says: it has seen one clock only, and one window a little below default
     /// costs less than staying there for ever because nothing lower was ever seen.
     #[must_use]
-    pub fn descend(&self) -> Option<usize> {
+    pub(super) fn descend(&self) -> Option<usize> {
         let default = self.outlooks.first()?.clock;
         if self.lowest >= ARRIVED * default {
             let first = self.nearest(FIRST_STEP * default);
@@ -100,7 +100,7 @@ impl Options<'_> {
 
     /// The pessimist's choice; `held` keeps it unless there is something better by more than the hysteresis.
     #[must_use]
-    pub fn preferred(&self, held: Option<f64>) -> usize {
+    pub(super) fn preferred(&self, held: Option<f64>) -> usize {
         let score = |o: &Outlook| o.gain + self.settings.pessimism * o.sd;
         let best = self.best(score, |_| true);
         let Some(held) = held.map(|clock| self.nearest(clock)) else { return best };
@@ -116,7 +116,7 @@ impl Options<'_> {
 
     /// An optimist's clock, if it is far from the preferred one and promises enough.
     #[must_use]
-    pub fn probe(&self, preferred: usize) -> Option<usize> {
+    pub(super) fn probe(&self, preferred: usize) -> Option<usize> {
         let score = |o: &Outlook| o.gain - o.sd;
         let probe = self.best(score, Self::is_bold_but_sane);
         let (there, here) = (self.outlooks.get(probe)?, self.outlooks.get(preferred)?);
@@ -127,7 +127,7 @@ impl Options<'_> {
 
     /// A clock beside the preferred one, above or below: the farthest whose predicted cost is bearable.
     #[must_use]
-    pub fn dither(&self, preferred: usize, above: bool) -> Option<usize> {
+    pub(super) fn dither(&self, preferred: usize, above: bool) -> Option<usize> {
         let here = self.outlooks.get(preferred)?;
         DITHER.into_iter().find_map(|share| {
             let beside = self.nearest(here.clock * if above { 1.0 + share } else { 1.0 - share });
@@ -139,7 +139,7 @@ impl Options<'_> {
 
     /// The clock nearest to `clock`.
     #[must_use]
-    pub fn nearest(&self, clock: f64) -> usize {
+    pub(super) fn nearest(&self, clock: f64) -> usize {
         self.outlooks
             .iter()
             .enumerate()

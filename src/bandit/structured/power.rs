@@ -13,9 +13,11 @@ use super::scales::Scales;
 use super::step_time::{Brackets, SECONDS_PER_WEIGHT, StepTime};
 use super::window::Lesson;
 use crate::bandit::BanditError;
+use crate::stats::Dice;
+use crate::units::Watts;
 
 /// Number of coefficients: `p₀ p₁ q₀ q₁ q₂ q₃ w₀ w₁ w₂ z₀ z₁`.
-pub const COEFFICIENTS: usize = 11;
+pub(super) const COEFFICIENTS: usize = 11;
 const KINDS: usize = 1;
 
 const PRIOR: Prior<'static> = Prior {
@@ -34,7 +36,7 @@ const LEAST_POWER: f64 = 0.02;
 
 /// What a step is made of, as far as power is concerned.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Mix {
+pub(super) struct Mix {
     /// Share of the time in which the engine works, 0 to 1.
     pub busy: f64,
     /// Share of a step's time that goes into prompts, 0 to 1.
@@ -55,7 +57,7 @@ impl Mix {
 
 /// The fitted model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Power {
+pub(super) struct Power {
     posterior: Posterior,
 }
 
@@ -70,7 +72,7 @@ impl Power {
     ///
     /// # Errors
     /// [`BanditError::Singular`]
-    pub fn fit<'a>(
+    pub(super) fn fit<'a>(
         scales: &Scales,
         time: &StepTime,
         lessons: impl Iterator<Item = (&'a Lesson, f64)>,
@@ -80,48 +82,42 @@ impl Power {
             let Some(power) = lesson.power else { continue };
             let mix = Mix::of(scales, time, lesson);
             let weight = age_weight * lesson.seconds / SECONDS_PER_WEIGHT;
-            rows.push(&features(scales, lesson.clock, mix), power / scales.power, weight, 0);
+            rows.push(&features(scales, lesson.clock, mix), power.0 / scales.power, weight, 0);
         }
         Ok(Self { posterior: fit(PRIOR, &rows, KINDS)? })
     }
 
-    /// Watts that a window like this one should have drawn.
+    /// What a window like this one should have drawn.
     #[must_use]
-    pub fn of(&self, scales: &Scales, time: &StepTime, lesson: &Lesson) -> f64 {
+    pub(super) fn of(&self, scales: &Scales, time: &StepTime, lesson: &Lesson) -> Watts {
         watts(self.mean(), scales, lesson.clock, Mix::of(scales, time, lesson))
     }
 
     /// Mean coefficients.
     #[must_use]
-    pub fn mean(&self) -> ArrayView1<'_, f64> {
+    pub(super) fn mean(&self) -> ArrayView1<'_, f64> {
         self.posterior.mean()
     }
 
     /// Coefficients drawn from the posterior.
     #[must_use]
-    pub fn draw(&self, dice: &mut super::dice::Dice) -> Array1<f64> {
+    pub(super) fn draw(&self, dice: &mut Dice) -> Array1<f64> {
         self.posterior.draw(dice)
-    }
-
-    /// Relative noise, the load accounted for.
-    #[must_use]
-    pub fn noise(&self) -> f64 {
-        self.posterior.noise(0)
     }
 
     /// Is every number usable?
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         self.posterior.is_sound(COEFFICIENTS, KINDS)
     }
 }
 
-/// Watts that coefficients of shape `(11,)` predict.
+/// Power that coefficients of shape `(11,)` predict.
 #[must_use]
-pub fn watts(coefficients: ArrayView1<'_, f64>, scales: &Scales, clock: f64, mix: Mix) -> f64 {
+pub(super) fn watts(coefficients: ArrayView1<'_, f64>, scales: &Scales, clock: f64, mix: Mix) -> Watts {
     let x = features(scales, clock, mix);
     let relative: f64 = coefficients.iter().zip(x).map(|(c, x)| c * x).sum();
-    scales.power * relative.max(LEAST_POWER)
+    Watts(scales.power * relative.max(LEAST_POWER))
 }
 
 fn features(scales: &Scales, clock: f64, mix: Mix) -> [f64; COEFFICIENTS] {

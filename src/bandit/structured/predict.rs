@@ -10,12 +10,13 @@ use ndarray::Array1;
 use serde::{Deserialize, Serialize};
 
 use super::context::Load;
-use super::dice::Dice;
 use super::model::Model;
 use super::power::{Mix, watts};
 use super::scales::Scales;
 use super::step_time::Brackets;
 use crate::reward::Objective;
+use crate::stats::Dice;
+use crate::units::{Seconds, Watts};
 
 /// Below this much slack `1 - χ` the step time grows linearly.
 const LEAST_SLACK: f64 = 0.06;
@@ -28,13 +29,13 @@ const ROUNDS: usize = 4;
 
 /// What a clock leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Steady {
-    /// Seconds per engine step, that is per output token.
-    pub step: f64,
+pub(super) struct Steady {
+    /// Time per engine step, that is per output token.
+    pub step: Seconds,
     /// Share of the time in which the engine works.
     pub busy: f64,
-    /// Mean power in watts.
-    pub power: f64,
+    /// Mean power.
+    pub power: Watts,
     /// Tokens per second over those of the present: less than 1 where slow answers keep clients from asking.
     pub rate: f64,
 }
@@ -42,14 +43,14 @@ pub struct Steady {
 impl Steady {
     /// `ln P/λ + w ln t`, energy per token and time per token, `w` being the objective's times `weight`.
     #[must_use]
-    pub fn objective(&self, objective: Objective, weight: f64) -> f64 {
-        (self.power / self.rate).ln() + weight * objective.delay_weight() * self.step.ln()
+    pub(super) fn objective(&self, objective: Objective, weight: f64) -> f64 {
+        (self.power.0 / self.rate).ln() + weight * objective.delay_weight() * self.step.0.ln()
     }
 }
 
 /// A clock against driver-default clocks at the same load.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Outlook {
+pub(super) struct Outlook {
     /// The clock, MHz.
     pub clock: f64,
     /// Predicted objective less default's: negative is better than default.
@@ -79,7 +80,7 @@ struct Coefficients {
 
 /// Predictions at one load.
 #[derive(Debug, Clone)]
-pub struct Predictor {
+pub(super) struct Predictor {
     scales: Scales,
     load: Load,
     mean: Coefficients,
@@ -89,7 +90,7 @@ pub struct Predictor {
 impl Predictor {
     /// Predictions of `model` at `load`, with `draws` draws from its posterior for the spread.
     #[must_use]
-    pub fn new(model: &Model, load: Load, draws: usize, dice: &mut Dice) -> Self {
+    pub(super) fn new(model: &Model, load: Load, draws: usize, dice: &mut Dice) -> Self {
         let scales = *model.scales();
         let coefficients = |time: Array1<f64>, power: Array1<f64>| {
             let seen = Brackets::at(time.view(), &scales, load.clock);
@@ -106,13 +107,19 @@ impl Predictor {
 
     /// What `clock` (MHz) most likely leads to.
     #[must_use]
-    pub fn steady(&self, clock: f64) -> Steady {
+    pub(super) fn steady(&self, clock: f64) -> Steady {
         self.steady_of(&self.mean, clock)
     }
 
     /// Every clock of `clocks` against `default`, all in MHz; delay weighs `weight` times what the objective says.
     #[must_use]
-    pub fn outlooks(&self, clocks: &[f64], default: f64, objective: Objective, weight: f64) -> Vec<Outlook> {
+    pub(super) fn outlooks(
+        &self,
+        clocks: &[f64],
+        default: f64,
+        objective: Objective,
+        weight: f64,
+    ) -> Vec<Outlook> {
         let at_default = self.steady(default);
         let default_draws: Vec<Steady> =
             self.draws.iter().map(|draw| self.steady_of(draw, default)).collect();
@@ -124,13 +131,13 @@ impl Predictor {
                 for (draw, reference) in self.draws.iter().zip(&default_draws) {
                     let there = self.steady_of(draw, clock);
                     gain.push(there.objective(objective, weight) - reference.objective(objective, weight));
-                    slowdown.push((there.step / reference.step).ln());
+                    slowdown.push((there.step.0 / reference.step.0).ln());
                 }
                 Outlook {
                     clock,
                     gain: steady.objective(objective, weight) - at_default.objective(objective, weight),
                     sd: gain.sd(),
-                    slowdown: (steady.step / at_default.step).ln(),
+                    slowdown: (steady.step.0 / at_default.step.0).ln(),
                     slowdown_sd: slowdown.sd(),
                     steady,
                 }
@@ -138,10 +145,10 @@ impl Predictor {
             .collect()
     }
 
-    /// Probability, over the posterior, that the mean time per output token at `clock` exceeds `limit` seconds.
+    /// Probability, over the posterior, that the mean time per output token at `clock` exceeds `limit`.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a few dozen draws")]
-    pub fn probability_above(&self, clock: f64, limit: f64) -> f64 {
+    pub(super) fn probability_above(&self, clock: f64, limit: Seconds) -> f64 {
         let above = self.draws.iter().filter(|draw| self.steady_of(draw, clock).step > limit).count();
         (above as f64 + 0.5) / (self.draws.len() as f64 + 1.0)
     }
@@ -177,7 +184,7 @@ impl Predictor {
             Mix { busy, prefill_share: brackets.prefill_share(per_prefill, per_decode), decode: per_decode };
         // What the tokens meet with, not what the mean step takes.
         let step = settled(brackets, of.crowding * prefill, of.crowding * decode);
-        Steady { step, busy, rate, power: watts(of.power.view(), &self.scales, clock, mix) }
+        Steady { step: Seconds(step), busy, rate, power: watts(of.power.view(), &self.scales, clock, mix) }
     }
 }
 
@@ -187,7 +194,7 @@ impl Predictor {
 /// at the mean load takes. The factor on the rates is the one at which the model gives what the tokens met with.
 fn crowding(seen: Brackets, load: &Load) -> f64 {
     let chi = (seen.prefill * load.prefill + seen.decode * load.decode) / load.busy;
-    let needed = load.delay.map_or(1.0, |delay| (1.0 - seen.step / delay) / chi.max(LEAST_CHI));
+    let needed = load.delay.map_or(1.0, |delay| (1.0 - seen.step / delay.0) / chi.max(LEAST_CHI));
     if needed.is_finite() { needed.clamp(1.0, MOST_CROWDING) } else { 1.0 }
 }
 

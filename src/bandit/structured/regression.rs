@@ -8,8 +8,8 @@ use ndarray::{Array1, Array2, ArrayView1, Axis};
 use ndarray_linalg::{Cholesky, InverseC, UPLO, cholesky::FactorizeC};
 use serde::{Deserialize, Serialize};
 
-use super::dice::Dice;
 use crate::bandit::BanditError;
+use crate::stats::Dice;
 
 /// Reweighting rounds after the first solution.
 const ROUNDS: usize = 3;
@@ -22,7 +22,7 @@ const LEAST_SCALE: f64 = 0.1;
 
 /// What is believed before any data.
 #[derive(Debug, Clone, Copy)]
-pub struct Prior<'a> {
+pub(super) struct Prior<'a> {
     /// Mean of every coefficient.
     pub mean: &'a [f64],
     /// Standard deviation of every coefficient, positive.
@@ -35,7 +35,7 @@ pub struct Prior<'a> {
 
 /// Rows to fit. Rows of one kind share a noise level.
 #[derive(Debug, Clone, Default)]
-pub struct Rows {
+pub(super) struct Rows {
     x: Vec<f64>,
     y: Vec<f64>,
     weight: Vec<f64>,
@@ -46,7 +46,7 @@ impl Rows {
     /// Adds a row: `y` was seen where the features were `x`. Rows that are not finite or weigh nothing are ignored.
     ///
     /// `kind` is a small number; all rows of a fit have equally many features.
-    pub fn push(&mut self, x: &[f64], y: f64, weight: f64, kind: usize) {
+    pub(super) fn push(&mut self, x: &[f64], y: f64, weight: f64, kind: usize) {
         let sound = x.iter().chain([&y, &weight]).all(|value| value.is_finite());
         if sound && weight > 0.0 && y > 0.0 {
             self.x.extend_from_slice(x);
@@ -58,20 +58,20 @@ impl Rows {
 
     /// Number of rows.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.y.len()
     }
 
     /// Without rows?
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.y.is_empty()
     }
 }
 
 /// What is believed after the data: a Gaussian, pushed into the region that physics allows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Posterior {
+pub(super) struct Posterior {
     /// Most likely allowed coefficients.
     mean: Array1<f64>,
     /// Mean of the Gaussian, allowed or not.
@@ -87,7 +87,7 @@ pub struct Posterior {
 impl Posterior {
     /// The prior itself, with `kinds` kinds of rows.
     #[must_use]
-    pub fn of_prior(prior: Prior<'_>, kinds: usize) -> Self {
+    pub(super) fn of_prior(prior: Prior<'_>, kinds: usize) -> Self {
         let mean = Array1::from(prior.mean.to_vec());
         let variance: Array1<f64> = prior.sd.iter().map(|sd| sd * sd).collect();
         Self {
@@ -102,26 +102,25 @@ impl Posterior {
 
     /// Most likely coefficients.
     #[must_use]
-    pub fn mean(&self) -> ArrayView1<'_, f64> {
+    pub(super) fn mean(&self) -> ArrayView1<'_, f64> {
         self.mean.view()
     }
 
     /// Relative noise of a kind of row.
-    #[must_use]
-    pub fn noise(&self, kind: usize) -> f64 {
+    fn noise(&self, kind: usize) -> f64 {
         self.noise.get(kind).copied().unwrap_or(0.0)
     }
 
     /// Standard deviation of `x · coefficients`, before physics has its say.
-    #[must_use]
-    pub fn sd(&self, x: &[f64]) -> f64 {
+    #[cfg(test)]
+    fn sd(&self, x: &[f64]) -> f64 {
         let spread = self.factor.t().dot(&ArrayView1::from(x));
         spread.dot(&spread).sqrt()
     }
 
     /// Coefficients drawn from the posterior.
     #[must_use]
-    pub fn draw(&self, dice: &mut Dice) -> Array1<f64> {
+    pub(super) fn draw(&self, dice: &mut Dice) -> Array1<f64> {
         let z: Array1<f64> = (0..self.mean.len()).map(|_| dice.normal()).collect();
         let free = &self.free_mean + &self.factor.dot(&z);
         allowed(free, &self.covariance, &self.nonnegative)
@@ -129,7 +128,7 @@ impl Posterior {
 
     /// Is every number finite and of the right shape? A model file could say otherwise.
     #[must_use]
-    pub fn is_sound(&self, coefficients: usize, kinds: usize) -> bool {
+    pub(super) fn is_sound(&self, coefficients: usize, kinds: usize) -> bool {
         self.mean.len() == coefficients
             && self.free_mean.len() == coefficients
             && self.nonnegative.len() == coefficients
@@ -150,7 +149,7 @@ impl Posterior {
 ///
 /// # Errors
 /// [`BanditError::Singular`] if the precision has no Cholesky factor.
-pub fn fit(prior: Prior<'_>, rows: &Rows, kinds: usize) -> Result<Posterior, BanditError> {
+pub(super) fn fit(prior: Prior<'_>, rows: &Rows, kinds: usize) -> Result<Posterior, BanditError> {
     let mut posterior = Posterior::of_prior(prior, kinds);
     let Some(x) = design(rows, prior.mean.len()).filter(|_| !rows.is_empty()) else { return Ok(posterior) };
     let y = ArrayView1::from(&rows.y);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::window::Lesson;
+use crate::stats;
 
 /// Prompt tokens per step are never scaled by less than this.
 const LEAST_PREFILL: f64 = 5.0;
@@ -11,7 +12,7 @@ const LEAST_DECODE: f64 = 1.0;
 
 /// One unit of each quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Scales {
+pub(super) struct Scales {
     /// Step time, seconds.
     pub step: f64,
     /// Power, watts.
@@ -27,16 +28,14 @@ pub struct Scales {
 impl Scales {
     /// Means over the first windows; `None` without one that has both a delay and a power.
     #[must_use]
-    pub fn of(lessons: &[Lesson]) -> Option<Self> {
+    pub(super) fn of(lessons: &[Lesson]) -> Option<Self> {
         let mean = |of: &dyn Fn(&Lesson) -> Option<f64>| {
             let values: Vec<f64> = lessons.iter().filter_map(of).collect();
-            #[expect(clippy::cast_precision_loss, reason = "a handful of windows")]
-            let count = values.len() as f64;
-            (count > 0.0).then(|| values.iter().sum::<f64>() / count)
+            stats::mean(&values)
         };
         let scales = Self {
-            step: mean(&|lesson| lesson.delay)?,
-            power: mean(&|lesson| lesson.power)?,
+            step: mean(&|lesson| lesson.delay.map(|delay| delay.0))?,
+            power: mean(&|lesson| lesson.power.map(|power| power.0))?,
             prefill: mean(&|lesson| Some(lesson.prefill_per_step()))?.max(LEAST_PREFILL),
             decode: mean(&|lesson| Some(lesson.decode_per_step()))?.max(LEAST_DECODE),
             clock: mean(&|lesson| Some(lesson.clock))?,
@@ -46,7 +45,7 @@ impl Scales {
 
     /// Is every unit positive?
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         [self.step, self.power, self.prefill, self.decode, self.clock]
             .into_iter()
             .all(|unit| unit.is_finite() && unit > 0.0)

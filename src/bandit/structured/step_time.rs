@@ -15,9 +15,10 @@ use super::regression::{Posterior, Prior, Rows, fit};
 use super::scales::Scales;
 use super::window::Lesson;
 use crate::bandit::BanditError;
+use crate::stats::Dice;
 
 /// Number of coefficients: `a₀ a₁ b₀ b₁ c₀ c₁`.
-pub const COEFFICIENTS: usize = 6;
+pub(super) const COEFFICIENTS: usize = 6;
 /// Kinds of rows: time between tokens, and busy time per engine step.
 const KINDS: usize = 2;
 const BETWEEN_TOKENS: usize = 0;
@@ -39,7 +40,7 @@ pub(super) const SECONDS_PER_WEIGHT: f64 = 2.0;
 
 /// The three brackets at one clock, in seconds: what every step costs, and every token in it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Brackets {
+pub(super) struct Brackets {
     /// Per step.
     pub step: f64,
     /// Per prompt token computed.
@@ -51,7 +52,7 @@ pub struct Brackets {
 impl Brackets {
     /// Brackets of coefficients of shape `(6,)` at core clock `clock` (MHz).
     #[must_use]
-    pub fn at(coefficients: ArrayView1<'_, f64>, scales: &Scales, clock: f64) -> Self {
+    pub(super) fn at(coefficients: ArrayView1<'_, f64>, scales: &Scales, clock: f64) -> Self {
         let g = scales.clock / clock;
         let [a0, a1, b0, b1, c0, c1] = std::array::from_fn(|i| coefficients.get(i).copied().unwrap_or(0.0));
         Self {
@@ -63,13 +64,13 @@ impl Brackets {
 
     /// Seconds per step with these many tokens of each kind in it.
     #[must_use]
-    pub fn time(&self, prefill: f64, decode: f64) -> f64 {
+    pub(super) fn time(&self, prefill: f64, decode: f64) -> f64 {
         self.step + prefill * self.prefill + decode * self.decode
     }
 
     /// Share of such a step's time that goes into prompts.
     #[must_use]
-    pub fn prefill_share(&self, prefill: f64, decode: f64) -> f64 {
+    pub(super) fn prefill_share(&self, prefill: f64, decode: f64) -> f64 {
         (prefill * self.prefill / self.time(prefill, decode)).clamp(0.0, 1.0)
     }
 }
@@ -79,7 +80,7 @@ const LEAST_STEP: f64 = 0.02;
 
 /// The fitted model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StepTime {
+pub(super) struct StepTime {
     posterior: Posterior,
 }
 
@@ -97,7 +98,7 @@ impl StepTime {
     ///
     /// # Errors
     /// [`BanditError::Singular`]
-    pub fn fit<'a>(
+    pub(super) fn fit<'a>(
         scales: &Scales,
         lessons: impl Iterator<Item = (&'a Lesson, f64)>,
     ) -> Result<Self, BanditError> {
@@ -107,7 +108,7 @@ impl StepTime {
             let trust = if lesson.capped > CAPPED_SHARE { CAPPED_WEIGHT } else { 1.0 };
             let weight = 0.5 * trust * age_weight * lesson.seconds / SECONDS_PER_WEIGHT;
             if let Some(delay) = lesson.delay {
-                rows.push(&x, delay / scales.step, weight, BETWEEN_TOKENS);
+                rows.push(&x, delay.0 / scales.step, weight, BETWEEN_TOKENS);
             }
             if lesson.busy_measured {
                 rows.push(&x, lesson.busy * lesson.seconds / lesson.steps / scales.step, weight, PER_STEP);
@@ -118,25 +119,19 @@ impl StepTime {
 
     /// Mean coefficients.
     #[must_use]
-    pub fn mean(&self) -> ArrayView1<'_, f64> {
+    pub(super) fn mean(&self) -> ArrayView1<'_, f64> {
         self.posterior.mean()
     }
 
     /// Coefficients drawn from the posterior.
     #[must_use]
-    pub fn draw(&self, dice: &mut super::dice::Dice) -> Array1<f64> {
+    pub(super) fn draw(&self, dice: &mut Dice) -> Array1<f64> {
         self.posterior.draw(dice)
-    }
-
-    /// Relative noise, the load accounted for, of the better known of the two kinds of time.
-    #[must_use]
-    pub fn noise(&self) -> f64 {
-        self.posterior.noise(BETWEEN_TOKENS).min(self.posterior.noise(PER_STEP))
     }
 
     /// Is every number usable?
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         self.posterior.is_sound(COEFFICIENTS, KINDS)
     }
 }

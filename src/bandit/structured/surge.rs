@@ -16,7 +16,7 @@ const LEAST_REQUESTS: f64 = 3.0;
 
 /// A change of the arrival rate.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Change {
+pub(super) struct Change {
     /// New rate over old rate.
     pub factor: f64,
     /// Seconds over which the new rate was seen.
@@ -25,7 +25,7 @@ pub struct Change {
 
 /// Arrivals of the last ticks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Surge {
+pub(super) struct Surge {
     /// Seconds and arrivals of each tick.
     ticks: VecDeque<(f64, f64)>,
 }
@@ -33,7 +33,7 @@ pub struct Surge {
 impl Surge {
     /// Takes a tick of `seconds` in which `arrivals` requests came, where `rate` per second were expected; gives the most
     /// significant change over the last ticks, and then starts anew.
-    pub fn push(&mut self, seconds: f64, arrivals: f64, rate: f64) -> Option<Change> {
+    pub(super) fn push(&mut self, seconds: f64, arrivals: f64, rate: f64) -> Option<Change> {
         self.ticks.push_back((seconds, arrivals));
         if self.ticks.len() > TICKS {
             self.ticks.pop_front();
@@ -60,7 +60,7 @@ impl Surge {
     }
 
     /// Forgets what was seen.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.ticks.clear();
     }
 }
@@ -68,7 +68,7 @@ impl Surge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bandit::structured::dice::Dice;
+    use crate::stats::Dice;
 
     const TICK: f64 = 0.3;
 

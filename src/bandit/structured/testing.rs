@@ -1,7 +1,7 @@
 //! Lessons for tests.
 
 use super::window::Lesson;
-use crate::units::Target;
+use crate::units::{Seconds, Target, Watts};
 
 /// Two seconds at default clocks: 100 steps, ten requests in the engine.
 pub(super) fn lesson() -> Lesson {
@@ -9,8 +9,8 @@ pub(super) fn lesson() -> Lesson {
         at: 0.0,
         seconds: 2.0,
         steps: 100.0,
-        delay: Some(0.02),
-        power: Some(300.0),
+        delay: Some(Seconds(0.02)),
+        power: Some(Watts(300.0)),
         prefill: 2000.0,
         decode: 1000.0,
         finished: 4.0,

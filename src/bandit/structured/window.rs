@@ -9,7 +9,7 @@ use crate::bandit::Evidence;
 use crate::metrics::window::{Gauges, Window};
 use crate::reward::delay;
 use crate::reward::energy::{EnergyMeter, group_power};
-use crate::units::{Mhz, Seconds, Target};
+use crate::units::{Mhz, Seconds, Target, Watts};
 
 /// So many ticks without work belong to a window with work around them; more end it.
 const GAP_TICKS: usize = 3;
@@ -31,17 +31,17 @@ pub struct Length {
 
 /// What the learner keeps of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Lesson {
+pub(super) struct Lesson {
     /// When, in seconds of learning time (which stands still while nothing is learned).
     pub at: f64,
     /// Its length in seconds.
     pub seconds: f64,
     /// Engine steps in it.
     pub steps: f64,
-    /// Time per output token, in seconds, where there was a sample.
-    pub delay: Option<f64>,
-    /// Mean power in watts, where the counter ticked.
-    pub power: Option<f64>,
+    /// Time per output token, where there was a sample.
+    pub delay: Option<Seconds>,
+    /// Mean power, where the counter ticked.
+    pub power: Option<Watts>,
     /// Prompt tokens computed (prefix hits left out).
     pub prefill: f64,
     /// Tokens generated.
@@ -67,26 +67,26 @@ pub struct Lesson {
 impl Lesson {
     /// Prompt tokens per engine step.
     #[must_use]
-    pub fn prefill_per_step(&self) -> f64 {
+    pub(super) fn prefill_per_step(&self) -> f64 {
         self.prefill / self.steps
     }
 
     /// Generated tokens per engine step.
     #[must_use]
-    pub fn decode_per_step(&self) -> f64 {
+    pub(super) fn decode_per_step(&self) -> f64 {
         self.decode / self.steps
     }
 
     /// Is every number usable?
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let natural = |value: f64| value.is_finite() && value >= 0.0;
         [self.seconds, self.steps, self.clock, self.busy].into_iter().all(positive)
             && self.busy <= 1.0
             && self.at.is_finite()
-            && self.delay.is_none_or(positive)
-            && self.power.is_none_or(positive)
+            && self.delay.is_none_or(|delay| positive(delay.0))
+            && self.power.is_none_or(|power| positive(power.0))
             && [self.prefill, self.decode, self.finished, self.arrived, self.in_flight, self.capped]
                 .into_iter()
                 .all(natural)
@@ -116,7 +116,7 @@ struct Open {
 
 /// Joins ticks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Joiner {
+pub(super) struct Joiner {
     running: Option<Target>,
     open: Option<Open>,
     /// Ticks without work since the last one with it.
@@ -125,7 +125,7 @@ pub struct Joiner {
 
 impl Joiner {
     /// Takes a tick; gives a lesson when it completes one, stamped `at`.
-    pub fn push(&mut self, evidence: &Evidence<'_>, length: Length, at: f64) -> Option<Lesson> {
+    pub(super) fn push(&mut self, evidence: &Evidence<'_>, length: Length, at: f64) -> Option<Lesson> {
         if self.running != evidence.ran_at {
             // The first tick at a clock is its settling time.
             *self = Self { running: evidence.ran_at, ..Self::default() };
@@ -167,7 +167,7 @@ impl Joiner {
     }
 
     /// Drops the window in the making: something else had the clocks.
-    pub fn interrupt(&mut self) {
+    pub(super) fn interrupt(&mut self) {
         *self = Self::default();
     }
 
@@ -226,10 +226,10 @@ impl Open {
         let window = &self.window;
         let seconds = window.elapsed.0;
         let steps = steps(window).filter(|steps| *steps > 0.0)?;
-        let delay = delay(window).map(|(delay, _)| delay.0);
+        let delay = delay(window).map(|(delay, _)| delay);
         let measured = self.utilization.map(|sum| sum / seconds);
         let derived = match delay {
-            Some(delay) if !self.never_idle => steps * delay / seconds,
+            Some(delay) if !self.never_idle => steps * delay.0 / seconds,
             _ => 1.0,
         };
         Some(Lesson {
@@ -237,7 +237,7 @@ impl Open {
             seconds,
             steps,
             delay,
-            power: group_power(meters, window.start, window.end).map(|(power, _)| power.0),
+            power: group_power(meters, window.start, window.end).map(|(power, _)| power),
             prefill: (window.prompt_tokens.unwrap_or(0.0) - window.prefix_hits.unwrap_or(0.0)).max(0.0),
             decode: window.generation_tokens?,
             finished: window.finished.unwrap_or(0.0),
@@ -256,12 +256,12 @@ impl Open {
 const LEAST_BUSY: f64 = 0.01;
 
 /// Requests that arrived in a window: those that finished, and those more that are there.
-pub fn arrivals(window: &Window) -> f64 {
+pub(super) fn arrivals(window: &Window) -> f64 {
     (window.finished.unwrap_or(0.0) + in_flight(&window.at_end) - in_flight(&window.at_start)).max(0.0)
 }
 
 /// Requests in the engine, running or waiting.
-pub fn in_flight(page: &Gauges) -> f64 {
+pub(super) fn in_flight(page: &Gauges) -> f64 {
     page.running.unwrap_or(0.0) + page.waiting.unwrap_or(0.0)
 }
 

@@ -84,7 +84,7 @@ fn change_in_the_form_of_the_reward_starts_afresh_and_other_changes_do_not() {
     let (mut policy, space) = (LinUcb::new(settings()), space());
     play(&mut policy, &space, 20, |_| 0.1);
     policy.configure(LinUcbSettings { min_alpha: 0.3, ..settings() });
-    assert_eq!(policy.rounds, 20);
+    assert_eq!(policy.durable.rounds, 20);
     let clipped = LinUcbSettings { reward: RewardForm::Clipped, ..settings() };
     policy.configure(clipped.clone());
     assert_eq!(policy, LinUcb::new(clipped));
@@ -105,7 +105,7 @@ fn clock_that_was_given_up_serves_where_limits_and_failures_leave_no_other() {
     let (mut policy, mut space) = (LinUcb::new(settings()), space());
     teach(&mut policy, &space, 3, |clocks| if clocks.core >= Mhz(1300) { -2.0 } else { 0.5 });
     choose(&mut policy, &space, 0.0);
-    assert!(policy.pruning.is_out(core(1400)) && policy.pruning.is_out(core(1300)));
+    assert!(policy.durable.pruning.is_out(core(1400)) && policy.durable.pruning.is_out(core(1300)));
     space.set_floor(Some(Mhz(1300)));
     assert!(choose(&mut policy, &space, 0.0).target.clocks().unwrap().core >= Mhz(1300));
     space.set_floor(None);

@@ -113,14 +113,15 @@ impl Dice {
 }
 
 fn bytes(policy: &LinUcb) -> Vec<u8> {
-    bincode::serde::encode_to_vec(policy, bincode::config::standard()).unwrap()
+    bincode::serde::encode_to_vec(policy.durable(), bincode::config::standard()).unwrap()
 }
 
 /// The policy as the next run finds it.
 fn restarted(policy: &LinUcb) -> LinUcb {
-    let (back, _): (LinUcb, usize) =
+    let (back, _): (Durable, usize) =
         bincode::serde::decode_from_slice(&bytes(policy), bincode::config::standard()).unwrap();
     assert!(back.is_sound());
+    let back = LinUcb::from(back);
     assert_eq!(bytes(&back), bytes(policy));
     back
 }

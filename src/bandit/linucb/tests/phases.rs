@@ -18,7 +18,7 @@ fn policy_finds_the_best_clock_of_a_noiseless_bowl_and_converges() {
 fn exploitation_is_greedy_over_pairs_and_leaves_out_what_was_never_tried() {
     let space = space_of([900, 600].into_iter(), &[9501, 810]);
     let mut policy = LinUcb::new(unpruned());
-    policy.exploiting = true;
+    policy.durable.exploiting = true;
     policy.learn(pair(900, 9501), &CONTEXT, -0.5).unwrap();
     policy.learn(pair(600, 9501), &CONTEXT, -0.1).unwrap();
     policy.learn(pair(900, 810), &CONTEXT, -0.7).unwrap();
@@ -30,13 +30,13 @@ fn exploitation_is_greedy_over_pairs_and_leaves_out_what_was_never_tried() {
 fn exploitation_stays_where_another_clock_promises_next_to_nothing_more() {
     let space = space();
     let mut policy = LinUcb::new(unpruned());
-    policy.exploiting = true;
+    policy.durable.exploiting = true;
     for _ in 0..50 {
         policy.learn(core(900), &CONTEXT, 0.300).unwrap();
         policy.learn(core(800), &CONTEXT, 0.295).unwrap();
         policy.learn(core(700), &CONTEXT, 0.340).unwrap();
     }
-    policy.held = Some(Held { clocks: core(800), since: Time(0.0), reason: Reason::Greedy });
+    policy.running.held = Some(Held { clocks: core(800), since: Time(0.0), reason: Reason::Greedy });
     let mut without = space.clone();
     without.fail(core(700), "does not hold".into(), Time(1.0));
     assert_eq!(choose(&mut policy, &without, 1.0).target, Target::Lock(core(800)));
@@ -47,9 +47,9 @@ fn exploitation_stays_where_another_clock_promises_next_to_nothing_more() {
 fn degradation_starts_learning_again_once_and_not_in_every_round() {
     let (mut policy, space) = (LinUcb::new(unpruned()), space());
     play(&mut policy, &space, 600, bowl(900));
-    assert!(policy.exploiting);
+    assert!(policy.durable.exploiting);
     let mut rounds = 0;
-    while policy.exploiting {
+    while policy.durable.exploiting {
         play(&mut policy, &space, 1, |clocks| bowl(900)(clocks) - 1.0);
         rounds += 1;
         assert!(rounds < 100);
@@ -62,14 +62,14 @@ fn degradation_starts_learning_again_once_and_not_in_every_round() {
     };
     let needed = (1..=50).map(f64::from).find(is_seen).unwrap();
     approx::assert_relative_eq!(f64::from(rounds), needed);
-    assert_eq!(policy.degradations, 1);
+    assert_eq!(policy.durable.degradations, 1);
     for _ in 0..99 {
         play(&mut policy, &space, 1, |clocks| bowl(900)(clocks) - 1.0);
-        assert!(!policy.exploiting);
+        assert!(!policy.durable.exploiting);
     }
     play(&mut policy, &space, 500, |clocks| bowl(900)(clocks) - 1.0);
-    assert!(policy.exploiting);
-    assert_eq!(policy.degradations, 1);
+    assert!(policy.durable.exploiting);
+    assert_eq!(policy.durable.degradations, 1);
 }
 
 #[test]
@@ -77,8 +77,8 @@ fn noise_alone_is_no_degradation() {
     let (mut policy, space) = (LinUcb::new(unpruned()), space());
     let mut dice = Dice(7);
     play(&mut policy, &space, 6000, |clocks| bowl(900)(clocks) + 0.6 * dice.normal());
-    assert!(policy.exploiting);
-    assert_eq!(policy.degradations, 0);
+    assert!(policy.durable.exploiting);
+    assert_eq!(policy.durable.degradations, 0);
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn far_too_bad_clock_is_given_up_after_three_lessons_and_takes_lower_ones_with_i
     assert_eq!(pruned, [600, 500, 400, 300, 200]);
     assert_eq!(summary.pruned[0].cause, Some(Cause::Extreme { threshold: -1.2 }));
     assert_eq!(summary.pruned[1].cause, Some(Cause::Cascade { trigger: core(600) }));
-    assert_eq!((policy.pruning.direct, policy.pruning.cascaded), (1, 4));
+    assert_eq!((policy.durable.pruning.direct, policy.durable.pruning.cascaded), (1, 4));
 }
 
 #[test]
@@ -65,7 +65,13 @@ fn pairs_are_pruned_one_by_one_and_with_those_below_them() {
     choose(&mut policy, &space, 0.0);
     let pruned: Vec<Clocks> = policy.summary().pruned.iter().map(|arm| arm.clocks).collect();
     assert_eq!(pruned, [bad, pair(300, 810)]);
-    assert!(policy.open(View { now: Time(0.0), context: &CONTEXT, space: &space }).iter().all(|c| *c != bad));
+    assert!(
+        policy
+            .durable
+            .open(View { now: Time(0.0), context: &CONTEXT, space: &space })
+            .iter()
+            .all(|c| *c != bad)
+    );
 }
 
 #[test]
@@ -74,7 +80,7 @@ fn two_clocks_stay_even_if_all_are_far_too_bad() {
     play(&mut policy, &space, 120, |clocks| -3.0 + bowl(900)(clocks));
     let left = space.arms().len() - policy.summary().pruned.len();
     assert_eq!(left, 2);
-    assert!(!policy.pruning.is_out(core(900)) || policy.arms[&core(900)].arm.lessons() < 3);
+    assert!(!policy.durable.pruning.is_out(core(900)) || policy.durable.arms[&core(900)].arm.lessons() < 3);
 }
 
 #[test]
@@ -101,7 +107,7 @@ fn clock_given_up_is_measured_anew_after_a_long_time_even_in_exploitation() {
     let (mut policy, space) = (LinUcb::new(settings()), space());
     teach(&mut policy, &space, 3, |clocks| if clocks.core == Mhz(900) { 0.5 } else { -1.5 });
     play(&mut policy, &space, 600, |clocks| if clocks.core == Mhz(900) { 0.5 } else { -1.5 });
-    assert!(policy.exploiting);
+    assert!(policy.durable.exploiting);
     let out = policy.summary().pruned.len();
     let retrials = |choices: Vec<Choice>| {
         let again = choices.iter().filter(|choice| choice.reason == Reason::Retrial);
@@ -115,7 +121,7 @@ fn clock_given_up_is_measured_anew_after_a_long_time_even_in_exploitation() {
     // Better than the best by now: it is found, one trial after the other.
     play(&mut policy, &space, 4000, |clocks| if clocks.core == Mhz(1000) { 1.0 } else { 0.5 });
     assert_eq!(choose(&mut policy, &space, 0.0).target, Target::Lock(core(1000)));
-    assert!(policy.pruning.records().any(|record| record.returned.is_some()));
+    assert!(policy.durable.pruning.records().any(|record| record.returned.is_some()));
 }
 
 #[test]
@@ -123,9 +129,9 @@ fn degradation_brings_back_every_clock_given_up() {
     let (mut policy, space) = (LinUcb::new(settings()), space());
     teach(&mut policy, &space, 3, |clocks| if clocks.core == Mhz(900) { 0.5 } else { -1.5 });
     play(&mut policy, &space, 600, |clocks| if clocks.core == Mhz(900) { 0.5 } else { -1.5 });
-    assert!(policy.exploiting && !policy.summary().pruned.is_empty());
+    assert!(policy.durable.exploiting && !policy.summary().pruned.is_empty());
     let out: Vec<Clocks> = policy.summary().pruned.iter().map(|arm| arm.clocks).collect();
-    while policy.exploiting {
+    while policy.durable.exploiting {
         play(&mut policy, &space, 1, |_| -0.5);
     }
     assert_eq!(policy.summary().pruned, []);

@@ -1,4 +1,4 @@
-//! A small seeded generator for posterior draws: the policy's only randomness, and part of its state.
+//! A small seeded generator, for randomness that is part of a stored state: posterior draws, slots of the holdout.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,139 @@
+//! What earlier versions wrote is read, and leads to the same decisions: `tests/data/releases`.
+#![expect(clippy::expect_used, reason = "a file that cannot be read fails the test")]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use agft::bandit::ActionSpace;
+use agft::compose;
+use agft::config::Config;
+use agft::control::{Controller, Learned, Model};
+use agft::park::levers::LeverBook;
+use agft::replay::same::same;
+use agft::replay::{Head, Made, Segment};
+use agft::store::{Identity, Load, ModelStore, raw, steps};
+use jiff::Timestamp;
+
+/// The files of each policy, by every version that is kept.
+fn kept() -> Vec<PathBuf> {
+    let releases = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/releases");
+    let versions = fs::read_dir(releases).expect("releases").map(|entry| entry.expect("a release").path());
+    let kept: Vec<PathBuf> = versions
+        .filter(|path| path.is_dir())
+        .flat_map(|version| ["structured", "linucb"].map(|policy| version.join(policy)))
+        .collect();
+    assert!(!kept.is_empty());
+    kept
+}
+
+/// The identity that a kept model is stored under.
+fn identity(policy: &Path) -> Identity {
+    let bytes = fs::read(policy.join("model/model.agft")).expect("a model");
+    raw::open_model::<Model>(&bytes).expect("a model of today's form").0
+}
+
+/// A copy of a model directory that agft would trust.
+fn store(policy: &Path) -> (tempfile::TempDir, ModelStore) {
+    let dir = tempfile::tempdir().expect("a directory");
+    for name in ["model.agft", "savings.agft"] {
+        let copy = dir.path().join(name);
+        fs::copy(policy.join("model").join(name), &copy).expect("a copy");
+        fs::set_permissions(copy, Permissions::from_mode(0o600)).expect("its mode");
+    }
+    let store = ModelStore::open(dir.path()).expect("the copy");
+    (dir, store)
+}
+
+fn load(policy: &Path) -> Model {
+    let (_dir, store) = store(policy);
+    let loaded = store.load(&identity(policy), Timestamp::UNIX_EPOCH).expect("readable files");
+    let restored = match loaded {
+        Load::Restored(restored) => Ok(restored),
+        Load::Fresh { reasons } => Err(reasons),
+    };
+    let restored = restored.expect("a model that belongs here");
+    assert_eq!((restored.rejected.len(), restored.differences.len()), (0, 0));
+    restored.model
+}
+
+/// The controller that a start with this model and the recorded configuration makes.
+fn started(model: Model, head: &Head) -> Controller {
+    let config = Config::parse(&head.config, "the recorded configuration").expect("a configuration").config;
+    let memory = compose::memory_clocks(&config, &head.clocks);
+    let space = ActionSpace::new(&head.clocks, &compose::space_settings(&config, memory));
+    let settings = compose::control_settings(&config, &head.clocks, head.dry_run);
+    let mut learned = Learned::from(model);
+    compose::configure(&mut learned.policy, &config);
+    let levers = compose::levers(&config, &head.clocks, LeverBook::default());
+    Controller::new(settings, learned, space, head.gpus, head.at).with_levers(levers)
+}
+
+#[test]
+fn a_kept_model_is_read_to_the_byte() {
+    for policy in kept() {
+        let model = load(&policy);
+        assert!(Learned::from(model.clone()).is_sound());
+        assert!(model.rounds > 300 && model.floor.is_some(), "{} rounds, {:?}", model.rounds, model.floor);
+        let again = raw::model_file(&identity(&policy), &model).expect("a model file");
+        assert!(again == fs::read(policy.join("model/model.agft")).expect("a model"), "{}", policy.display());
+    }
+}
+
+#[test]
+fn a_kept_model_decides_as_it_did_then() {
+    for policy in kept() {
+        let mut segment = Segment::open(&policy.join("run/steps/000001.agft-steps"))
+            .expect("a segment")
+            .expect("one with steps");
+        let mut controller = started(load(&policy), &segment.head);
+        // The segment begins from what that version had loaded.
+        let state = |controller: &Controller| steps::pack(controller).expect("a state");
+        assert!(state(&controller) == state(&segment.controller), "{}", policy.display());
+        let mut decisions = 0;
+        while let Some(step) = segment.next_step().expect("a step") {
+            let output = controller.step(&step.seen);
+            let made = Made::of(&output, &controller);
+            assert_eq!(made, step.made, "{}", policy.display());
+            decisions += usize::from(made.round.is_some_and(|round| round.choice.is_some()));
+        }
+        assert!(decisions > 10, "{decisions}");
+    }
+}
+
+#[test]
+fn a_kept_run_is_repeated_bit_for_bit() {
+    for policy in kept() {
+        let same = same(&policy.join("run")).expect("a run");
+        assert!(same.is_same() && same.notes.is_empty(), "{same:?}");
+        assert!(same.segments == 2 && same.steps > 180 && same.commands > 3, "{same:?}");
+    }
+}
+
+#[test]
+fn kept_savings_come_to_the_same() {
+    for policy in kept() {
+        let (dir, store) = store(&policy);
+        let identity = identity(&policy);
+        let loaded = store.load_savings(&identity, Timestamp::UNIX_EPOCH).expect("readable files");
+        let savings = loaded.savings.expect("savings").restored(0.1);
+        let state = serde_json::to_string_pretty(savings.state()).expect("a state") + "\n";
+        assert_eq!(state, fs::read_to_string(policy.join("savings.json")).expect("what they came to then"));
+        store.save_savings(&identity, &savings).expect("saved savings");
+        let read = |dir: &Path| fs::read(dir.join("savings.agft")).expect("savings");
+        assert!(read(dir.path()) == read(&policy.join("model")), "{}", policy.display());
+    }
+}
+
+#[test]
+fn what_ends_with_the_run_is_in_a_snapshot_and_not_in_a_model() {
+    for policy in kept() {
+        let segment = Segment::open(&policy.join("run/steps/000002.agft-steps"))
+            .expect("a segment")
+            .expect("one with steps");
+        let learned = segment.controller.learned();
+        let restarted = Learned::from(learned.model());
+        assert_ne!(*learned, restarted, "in the middle of a run a clock is held");
+        assert_eq!(learned.model(), restarted.model());
+    }
+}
