@@ -12,6 +12,8 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::*;
+use crate::engine::looked_for;
+use crate::engine::testing::Quill;
 
 const PAGE: &str = include_str!("../../../tests/data/metrics/vllm-0.32.0-under-load.txt");
 
@@ -95,6 +97,7 @@ fn settings(url: &str) -> ScrapeSettings {
         bearer_token_file: None,
         ca_file: None,
         model_name: None,
+        engine: None,
     }
 }
 
@@ -225,7 +228,10 @@ async fn body_that_is_no_metrics_page_is_told_what_it_is() {
         (&b""[..], PageError::Empty),
         (b"<html><body>Welcome</body></html>", PageError::Html),
         (b"vllm:\xff\n", PageError::NotText { at: 5 }),
-        (b"up 1\n", PageError::NotVllm { beginning: "up 1".into() }),
+        (
+            b"up 1\n",
+            PageError::NoEngine { beginning: "up 1".into(), looked_for: looked_for(ENGINES.iter().copied()) },
+        ),
     ] {
         let error = failure(Keep(with_head("200 OK", "", body))).await;
         assert!(matches!(error, ScrapeError::Page { ref source, .. } if *source == expected), "{error}");
