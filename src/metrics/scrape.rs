@@ -149,16 +149,7 @@ impl Scraper {
         let sent = now();
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let known = self.engine.or(last.as_ref().map(|last| last.engine));
-        let raw = self.in_time(async {
-            if let Some(engine) = known
-                && self.is_asleep(engine).await?
-            {
-                Ok(None)
-            } else {
-                self.exchange().await.map(Some)
-            }
-        });
-        let raw = raw.await?;
+        let raw = self.in_time(self.exchange_unless_asleep(known)).await?;
         let received = now();
         let latency = received.since(sent);
         let Some(raw) = raw else {
@@ -167,7 +158,7 @@ impl Scraper {
             return Ok(Snapshot { at: received, latency, signals, refused: Vec::new(), engine });
         };
         // An engine that is not set stays until a page is no longer its own.
-        let others = ENGINES.iter().copied().filter(|_| self.engine.is_none());
+        let others = ENGINES.iter().copied().filter(|other| self.engine.is_none() && Some(*other) != known);
         let page = Page::parse_among(&raw.body, self.model.as_deref(), known.into_iter().chain(others))
             .map_err(|error| self.bad_page(error))?;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -182,6 +173,16 @@ impl Scraper {
         match tokio::time::timeout(self.timeout, exchange).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ScrapeError::Timeout { url: self.shown_url(), after: seconds(self.timeout) }),
+        }
+    }
+
+    async fn exchange_unless_asleep(
+        &self,
+        engine: Option<&dyn Engine>,
+    ) -> Result<Option<RawPage>, ScrapeError> {
+        match engine {
+            Some(engine) if self.is_asleep(engine).await? => Ok(None),
+            _ => self.exchange().await.map(Some),
         }
     }
 

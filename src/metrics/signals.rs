@@ -301,3 +301,129 @@ signals! {
         process_start = ProcessStart: Instant, Useful, "process start";
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::page::Page;
+
+    const BOUNDS: [f64; 3] = [0.01, 0.1, 1.0];
+
+    /// Whole numbers, so that no order of adding rounds.
+    fn number() -> impl Strategy<Value = f64> {
+        (0_u32..1_000_000).prop_map(f64::from)
+    }
+
+    fn histogram() -> impl Strategy<Value = Histogram> {
+        (number(), prop::array::uniform4(0_u32..1000)).prop_map(|(sum, [a, b, c, rest])| {
+            let up_to = [a, a + b, a + b + c].map(f64::from);
+            let buckets = BOUNDS.into_iter().zip(up_to).collect();
+            Histogram { sum, count: f64::from(a + b + c + rest), buckets }
+        })
+    }
+
+    fn signals() -> impl Strategy<Value = Signals> {
+        let each = || (number(), histogram(), option::weighted(0.9, Just(())));
+        prop::collection::vec(each(), Signal::all().count()).prop_map(|all| {
+            let mut signals = Signals::default();
+            for (signal, (number, histogram, present)) in Signal::all().zip(all) {
+                match signals.slot(signal) {
+                    // A share in 64ths: their mean does not round either.
+                    Slot::Number(slot) if signal.kind() == Kind::Share => {
+                        *slot = present.map(|()| number % 64.0 / 64.0);
+                    }
+                    Slot::Number(slot) => *slot = present.map(|()| number),
+                    Slot::Histogram(slot) => *slot = present.map(|()| histogram),
+                }
+            }
+            signals
+        })
+    }
+
+    /// A page of vLLM with these signals as the series of one engine.
+    fn page(signals: &Signals, engine: usize) -> String {
+        let vllm = crate::engine::ENGINES[0];
+        let mut page = String::new();
+        for signal in Signal::all() {
+            let name = vllm.metric(signal);
+            let labels = if signal == Signal::ProcessStart { "pid=" } else { "engine=" }.to_owned()
+                + &format!("\"{engine}\"");
+            match signals.get(signal) {
+                Value::Number(Some(number)) => page += &format!("{name}{{{labels}}} {number}\n"),
+                Value::Histogram(Some(found)) => {
+                    for (bound, count) in &found.buckets {
+                        page += &format!("{name}_bucket{{{labels},le=\"{bound}\"}} {count}\n");
+                    }
+                    page += &format!(
+                        "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}\n",
+                        found.sum, found.count
+                    );
+                }
+                Value::Number(None) | Value::Histogram(None) => {}
+            }
+        }
+        page
+    }
+
+    proptest! {
+        #[test]
+        fn sum_of_one_is_itself_and_the_order_of_several_does_not_matter(
+            a in signals(), b in signals(), c in signals(),
+        ) {
+            prop_assert_eq!(&Signals::sum(&[&a]), &a);
+            let all = Signals::sum(&[&a, &b, &c]);
+            for other in [[&b, &a, &c], [&c, &b, &a], [&b, &c, &a]] {
+                prop_assert_eq!(&Signals::sum(&other), &all);
+            }
+        }
+
+        #[test]
+        fn sum_is_the_page_with_the_series_of_both_servers_but_for_what_one_lacks(a in signals(), b in signals()) {
+            let both = "vllm:none 0\n".to_owned() + &page(&a, 0) + &page(&b, 1);
+            let mut read = Page::parse(both.as_bytes(), None).unwrap().signals;
+            for signal in Signal::all().filter(|&signal| !(a.has(signal) && b.has(signal))) {
+                match read.slot(signal) {
+                    Slot::Number(slot) => *slot = None,
+                    Slot::Histogram(slot) => *slot = None,
+                }
+            }
+            prop_assert_eq!(Signals::sum(&[&a, &b]), read);
+        }
+    }
+
+    /// What is on the disk: bincode keeps the order, JSON the names.
+    #[test]
+    fn records_have_the_fields_that_they_always_had() {
+        const COUNTS: &str = r#""prompt_tokens":null,"generation_tokens":null,"prefix_queries":null,"prefix_hits":null,"preemptions":null,"finished":null,"step_tokens":null,"ttft":null,"itl":null,"request_tpot":null,"e2e":null"#;
+        const LEVELS: &str = r#""running":null,"waiting":null,"kv_usage":null"#;
+        let signals = serde_json::to_string(&Signals::default()).unwrap();
+        assert_eq!(signals, format!("{{{LEVELS},{COUNTS},\"process_start\":null}}"));
+        let window = Window::bare((Time(1.0), Time(2.0), Seconds(1.0)), [Gauges::default(); 3]);
+        let times = r#""start":1.0,"end":2.0,"elapsed":1.0"#;
+        let levels = format!("\"at_start\":{{{LEVELS}}},\"at_end\":{{{LEVELS}}},\"mean\":{{{LEVELS}}}");
+        assert_eq!(serde_json::to_string(&window).unwrap(), format!("{{{times},{levels},{COUNTS}}}"));
+        let names: Vec<Signal> = Signal::all().collect();
+        assert!(names.is_sorted(), "bincode keeps the place of a signal");
+        let text = serde_json::to_string(&names).unwrap();
+        let keys = format!("{LEVELS},{COUNTS},\"process_start\":null").replace(":null", "");
+        assert_eq!(text, format!("[{keys}]"));
+    }
+
+    #[test]
+    fn nothing_is_known_of_no_servers() {
+        assert_eq!(Signals::sum(&[]), Signals::default());
+    }
+
+    #[test]
+    fn histograms_of_servers_with_other_bounds_keep_the_common_ones() {
+        let of = |buckets| {
+            let itl = Some(Histogram { sum: 1.0, count: 3.0, buckets });
+            Signals { itl, ..Signals::default() }
+        };
+        let sum = Signals::sum(&[&of(vec![(0.1, 1.0), (0.2, 2.0)]), &of(vec![(0.2, 3.0), (0.4, 3.0)])]);
+        assert_eq!(sum.itl, Some(Histogram { sum: 2.0, count: 6.0, buckets: vec![(0.2, 5.0)] }));
+    }
+}

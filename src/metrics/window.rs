@@ -3,7 +3,6 @@
 use super::Snapshot;
 pub use super::signals::{Gauges, Window};
 use super::signals::{Signal, Slot, Value};
-use crate::engine::ENGINES;
 use crate::units::{Seconds, Time};
 
 /// Why two scrapes do not bound a window: nothing can be said about the time between them.
@@ -19,8 +18,13 @@ pub enum Discontinuity {
         to: f64,
     },
     /// Most counters ran backwards together: a restart, or another server behind the same address.
-    #[error("the engine restarted or was replaced: {} and most other counters ran backwards", ENGINES[0].metric(*.0))]
-    Backwards(Signal),
+    #[error("the engine restarted or was replaced: {metric} and most other counters ran backwards")]
+    Backwards {
+        /// The first of them.
+        signal: Signal,
+        /// Its metric name.
+        metric: String,
+    },
     /// The later scrape (or window) does not begin after the earlier one.
     #[error("scrapes out of order: {later:?} does not follow {earlier:?}")]
     OutOfOrder {
@@ -83,7 +87,8 @@ impl Window {
                 if 2 * steps.backwards.len() > steps.above_zero
                     && (a.process_start.is_none() || steps.backwards.len() > 1) =>
             {
-                Err(Discontinuity::Backwards(first))
+                let metric = later.engine().metric(first);
+                Err(Discontinuity::Backwards { signal: first, metric })
             }
             _ => Ok((window, steps.backwards)),
         }
@@ -201,7 +206,10 @@ mod tests {
     #[test]
     fn counter_that_ran_backwards_is_named() {
         let error = Window::between(&scrape(0.0, 100.0, 1.0), &scrape(1.0, 99.0, 1.0)).unwrap_err();
-        assert_eq!(error, Discontinuity::Backwards(Signal::GenerationTokens));
+        assert!(
+            matches!(error, Discontinuity::Backwards { signal: Signal::GenerationTokens, .. }),
+            "{error}"
+        );
         assert!(error.to_string().contains("vllm:generation_tokens_total"), "{error}");
     }
 

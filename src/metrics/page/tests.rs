@@ -173,7 +173,10 @@ fn window_between_two_captured_pages_is_their_difference() {
 fn restart_is_seen_by_the_process_start_or_else_by_the_counters() {
     let restart = Discontinuity::Restarted { from: 1795216055.08, to: 1795217126.68 };
     assert_eq!(Window::between(&snapshot(LOADED, 1.0), &snapshot(RESTARTED, 2.0)), Err(restart));
-    let backwards = Discontinuity::Backwards(Signal::PromptTokens);
+    let backwards = Discontinuity::Backwards {
+        signal: Signal::PromptTokens,
+        metric: "vllm:prompt_tokens_total".to_owned(),
+    };
     assert_eq!(
         Window::between(&snapshot(TWO_API_LOADED, 1.0), &snapshot(TWO_API_FRESH, 2.0)),
         Err(backwards)
