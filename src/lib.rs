@@ -24,6 +24,7 @@ pub mod units;
 pub mod compose;
 pub mod config;
 
+pub mod engine;
 pub mod metrics;
 
 pub mod park;

@@ -31,7 +31,7 @@ const OUTSIDE: [&str; 9] = [
     "tokio::",
 ];
 /// Below the decisions: they know nothing of what is done with them.
-const BELOW: [&str; 2] = ["gpu", "metrics"];
+const BELOW: [&str; 3] = ["gpu", "engine", "metrics"];
 /// Beside the daemon: what shows, keeps and repeats runs without it.
 const BESIDE: [&str; 9] =
     ["config", "connections", "store", "guardian", "view", "export", "top", "report", "replay"];

@@ -120,7 +120,8 @@ fn busy(now: f64) -> Observation {
         itl: histogram(0.02 * tokens),
         ..Signals::default()
     };
-    let snapshot = Snapshot { at: Time(now), latency: Seconds(0.005), signals, refused: Vec::new() };
+    let snapshot =
+        Snapshot { at: Time(now), latency: Seconds(0.005), signals, refused: Vec::new(), engine: None };
     let energy = (0..3)
         .map(|k| now - 0.3 + 0.1 * f64::from(k))
         .map(|at| agft::reward::energy::EnergyPoint { at: Time(at), total: Joules(200.0 * at) });

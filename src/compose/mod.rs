@@ -59,6 +59,7 @@ pub fn scrape_settings(config: &Config) -> ScrapeSettings {
         bearer_token_file: config.vllm.bearer_token_file.as_ref().map(PathBuf::from),
         ca_file: config.vllm.tls_ca_file.as_ref().map(PathBuf::from),
         model_name: config.vllm.model_name.clone(),
+        engine: None,
     }
 }
 

@@ -12,8 +12,8 @@ use super::{ClockOutcome, Mode, Observation, Order, Output, Scrape};
 use crate::bandit::Policy;
 use crate::faults::{Fault, Reaction};
 use crate::gpu::{ClockReasons, GpuReading, Refusal};
+use crate::metrics::Signal;
 use crate::metrics::health::{self, Health};
-use crate::metrics::names::Signal;
 use crate::metrics::window::Window;
 use crate::park::parker::Refused;
 use crate::park::sample::Activity;
@@ -132,12 +132,13 @@ impl Controller {
             self.note_health(|health| health.failed(seen.now, why), out);
             return None;
         }
-        self.note_health(|health| health.page(seen.now, &snapshot.signals), out);
+        self.note_health(|health| health.page(seen.now, &snapshot.signals, snapshot.engine()), out);
         let previous = self.previous.replace(snapshot.clone())?;
         match Window::with_backwards(&previous, snapshot) {
             Ok((window, backwards)) => {
                 if !backwards.is_empty() {
-                    let told = |signal: &Signal| format!("{}: ran backwards", signal.metric());
+                    let told =
+                        |signal: &Signal| format!("{}: ran backwards", snapshot.engine().metric(*signal));
                     out.events.push(Event::Refused(backwards.iter().map(told).collect()));
                 }
                 Some(window)

@@ -56,7 +56,7 @@ mod tests {
             generation_tokens: Some(tokens),
             ..Signals::default()
         };
-        Snapshot { at: Time(at), latency: Seconds(0.0), signals, refused: vec![] }
+        Snapshot { at: Time(at), latency: Seconds(0.0), signals, refused: vec![], engine: None }
     }
 
     fn gpus(percent: f64) -> Activity {

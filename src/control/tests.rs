@@ -231,6 +231,7 @@ impl Scene {
             at: Time(self.now),
             latency: Seconds(0.005),
             refused: Vec::new(),
+            engine: None,
             signals: Signals {
                 running: Some(if busy { 8.0 } else { 0.0 }),
                 waiting: Some(0.0),

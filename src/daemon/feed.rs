@@ -200,6 +200,7 @@ mod tests {
                 latency: Seconds(self.1.as_secs_f64()),
                 signals: Signals::default(),
                 refused: Vec::new(),
+                engine: None,
             })
         }
     }

@@ -118,7 +118,7 @@ mod tests {
     use crate::units::{Seconds, Time};
 
     fn snapshot(at: f64, signals: Signals) -> Snapshot {
-        Snapshot { at: Time(at), latency: Seconds(0.0), signals, refused: Vec::new() }
+        Snapshot { at: Time(at), latency: Seconds(0.0), signals, refused: Vec::new(), engine: None }
     }
 
     fn steps(sum: f64, count: f64) -> Option<Histogram> {

@@ -53,6 +53,15 @@ impl Histogram {
         self.buckets.last().filter(|_| self.count > 0.0).map(|(bound, _)| *bound)
     }
 
+    /// The observations of all; `None` of none.
+    #[must_use]
+    pub fn total<'a>(all: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+        let mut all = all.into_iter();
+        let mut total = all.next()?.clone();
+        all.for_each(|more| total.add(more));
+        Some(total)
+    }
+
     /// Adds the observations of `other`. Of the buckets those bounds remain that both have.
     pub fn add(&mut self, other: &Self) {
         self.sum += other.sum;

@@ -1,24 +1,28 @@
 //! The text of a metrics page -> [`Signals`].
 //!
 //! ```text
-//!  bytes --check--> text --scan--> lines of the table, labels resolved --decode--> one value per signal
+//!  bytes --check--> text --scan--> samples of the engine's table, labels resolved --decode--> one value per signal
+//!                      \--engine--> whose page it is
 //! ```
 //!
-//! A page is refused whole if it is not a vLLM metrics page; a value that cannot be right (NaN, infinite, negative, a
+//! A page is refused whole if it is of no engine that agft knows; a value that cannot be right (NaN, infinite, negative, a
 //! histogram that contradicts itself) costs only its own signal, which is then absent and listed in [`Page::refused`].
 
 mod decode;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+pub use text::Text;
 
-use super::names::{Family, Signal, Slot};
-use super::{Signals, Snapshot};
+use super::signals::Slot;
+use super::{Signal, Signals, Snapshot};
+use crate::engine::table::{Family, prefix_of};
+use crate::engine::{self, ENGINES, Engine};
 use crate::units::{Seconds, Time};
 use decode::Combined;
 
@@ -63,16 +67,18 @@ pub enum PageError {
     )]
     Html,
     /// A JSON document.
-    #[error("the page is JSON, not metrics; the URL should be the /metrics of a vLLM server")]
+    #[error("the page is JSON, not metrics; the URL should be the /metrics of an inference server")]
     Json,
-    /// Text without a single vLLM metric.
+    /// Text without the metrics of an engine.
     #[error(
-        "not a vLLM metrics page: it begins with {beginning:?}; is the URL the /metrics of a vLLM server, and does it \
-         run without --disable-log-stats?"
+        "not a page of a known engine: it begins with {beginning:?}; is the URL the /metrics of one of these: \
+         {looked_for}?"
     )]
-    NotVllm {
+    NoEngine {
         /// The first words seen.
         beginning: String,
+        /// The engines, each with what its metrics begin with.
+        looked_for: String,
     },
     /// The last line does not end: the rest is missing, and its value may be cut.
     #[error("the page breaks off in the middle of a line; the connection or a proxy cut it short")]
@@ -91,7 +97,7 @@ pub enum PageError {
 }
 
 /// A signal whose value cannot be right.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// The signal, absent from [`Page::signals`] for this reason.
     pub signal: Signal,
@@ -107,31 +113,6 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Which generation of names a page speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dialect {
-    /// The V0 engine, to 0.8: no `engine` label.
-    V0,
-    /// V1 to 0.9: `engine` label, `gpu_...` names only.
-    V1Old,
-    /// V1, 0.9 to 0.12: current names with the deprecated ones beside them.
-    V1Both,
-    /// V1 since 0.12: current names only.
-    V1,
-}
-
-impl fmt::Display for Dialect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V0 => "V0 engine (0.8 or earlier)",
-            Self::V1Old => "V1 engine, old names (0.8 to 0.9)",
-            Self::V1Both => "V1 engine, current and deprecated names (0.9 to 0.12)",
-            Self::V1 => "V1 engine, current names (0.12 or later)",
-        })
-    }
-}
-
 /// A page, read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
@@ -141,54 +122,67 @@ pub struct Page {
     pub refused: Vec<Refused>,
     /// Where each signal was read, as `(signal, metric name)`; refused ones included.
     pub sources: Vec<(Signal, String)>,
-    /// Which generation of names it speaks.
-    pub dialect: Dialect,
-    /// The `engine` labels of the series read; empty with V0, which is one engine.
+    /// Whose page it is.
+    pub engine: &'static dyn Engine,
+    /// Which generation of the engine's names it speaks, for people; empty if there is but one.
+    pub dialect: &'static str,
+    /// The `engine` labels of the series read; empty if there are none, which is one engine.
     pub engines: BTreeSet<String>,
     /// All `model_name` labels on the page, whichever was asked for.
     pub models: BTreeSet<String>,
 }
 
 impl Page {
-    /// Reads a page; with `model`, only the series of that `model_name`.
+    /// Reads a page of any engine that agft knows; with `model`, only the series of that `model_name`.
     ///
     /// # Errors
-    /// [`PageError`] if this is no vLLM metrics page, incomplete or absurdly large.
+    /// [`PageError`] if this is no page of an engine, incomplete or absurdly large.
     pub fn parse(body: &[u8], model: Option<&str>) -> Result<Self, PageError> {
-        let text = as_text(body)?;
-        let scan = scan::scan(text, model)?;
-        if scan.prefix.is_none() {
-            return Err(recognise(text));
-        }
-        // The mark of OpenMetrics is as good an end as that of a line.
-        if !text.ends_with('\n') && text.lines().next_back().map(str::trim) != Some("# EOF") {
+        Self::parse_among(body, model, ENGINES.iter().copied())
+    }
+
+    /// Reads a page of the first of these engines that recognises it.
+    ///
+    /// # Errors
+    /// As [`Page::parse`].
+    pub fn parse_among(
+        body: &[u8],
+        model: Option<&str>,
+        engines: impl Iterator<Item = &'static dyn Engine> + Clone,
+    ) -> Result<Self, PageError> {
+        let text = Text::new(body)?;
+        let Some((engine, prefix)) = engine::find(engines.clone(), text) else {
+            return Err(text.stranger(|| engine::looked_for(engines)));
+        };
+        let scan = scan::scan(text, engine.table(), prefix, model)?;
+        if !text.is_whole() {
             return Err(PageError::Truncated);
         }
         if let Some(wanted) = model.filter(|wanted| !scan.models.contains(*wanted)) {
             let seen = scan.models.into_iter().collect();
             return Err(PageError::NoSuchModel { wanted: wanted.to_owned(), seen });
         }
-        let decoded = decode::decode(&scan);
-        let dialect = dialect(&scan);
-        let prefix = scan.prefix.unwrap_or_default();
+        let seen: BTreeSet<Family> = scan.samples.iter().map(|sample| sample.family).collect();
+        let seen: Vec<Family> = seen.into_iter().collect();
         let mut page = Self {
             signals: Signals::default(),
             refused: Vec::new(),
             sources: Vec::new(),
-            dialect,
-            engines: scan.engines,
-            models: scan.models,
+            engine,
+            dialect: engine.dialect(&seen, !scan.engines.is_empty()),
+            engines: BTreeSet::new(),
+            models: BTreeSet::new(),
         };
-        for (family, value) in decoded {
+        for (family, value) in decode::decode(&scan) {
             page.take(family, value, prefix);
         }
+        (page.engines, page.models) = (scan.engines, scan.models);
         Ok(page)
     }
 
     fn take(&mut self, family: Family, value: Result<Combined, String>, prefix: &str) {
-        let signal = family.signal();
-        let prefix = if signal == Signal::ProcessStart { "" } else { prefix };
-        let metric = format!("{prefix}{}", family.name());
+        let signal = family.signal;
+        let metric = format!("{}{}", prefix_of(signal, prefix), family.name);
         match (value, self.signals.slot(signal)) {
             (Ok(Combined::Number(value)), Slot::Number(slot)) => *slot = Some(value),
             (Ok(Combined::Histogram(value)), Slot::Histogram(slot)) => *slot = Some(value),
@@ -202,44 +196,7 @@ impl Page {
     #[must_use]
     pub fn into_snapshot(self, at: Time, latency: Seconds) -> Snapshot {
         let refused = self.refused.iter().map(ToString::to_string).collect();
-        Snapshot { at, latency, signals: self.signals, refused }
-    }
-}
-
-fn as_text(body: &[u8]) -> Result<&str, PageError> {
-    if body.len() > LARGEST_PAGE {
-        return Err(PageError::TooLarge { limit: LARGEST_PAGE });
-    }
-    std::str::from_utf8(body).map_err(|error| PageError::NotText { at: error.valid_up_to() })
-}
-
-/// What a page without vLLM metrics is instead.
-fn recognise(text: &str) -> PageError {
-    let text = text.trim_start_matches('\u{feff}').trim_start();
-    match text.chars().next() {
-        None => PageError::Empty,
-        Some('<') => PageError::Html,
-        Some('{' | '[') => PageError::Json,
-        Some(_) => {
-            // Every Python server shows its interpreter first, which tells nothing.
-            let telling =
-                |line: &&str| !["#", "python_", "process_"].iter().any(|start| line.starts_with(start));
-            let line = text.lines().filter(|line| !line.is_empty()).find(telling);
-            let beginning = line.or(text.lines().next()).unwrap_or_default().chars().take(60).collect();
-            PageError::NotVllm { beginning }
-        }
-    }
-}
-
-fn dialect(scan: &scan::Scan<'_>) -> Dialect {
-    // Only the renamed families tell old from new.
-    let renamed = |signal| matches!(signal, Signal::KvUsage | Signal::PrefixQueries | Signal::Itl);
-    let families = || scan.samples.iter().map(|sample| sample.family).filter(|f| renamed(f.signal()));
-    match (scan.engines.is_empty(), families().any(Family::is_old), families().any(|f| !f.is_old())) {
-        (true, _, _) => Dialect::V0,
-        (false, true, false) => Dialect::V1Old,
-        (false, true, true) => Dialect::V1Both,
-        (false, false, _) => Dialect::V1,
+        Snapshot { at, latency, signals: self.signals, refused, engine: Some(self.engine) }
     }
 }
 

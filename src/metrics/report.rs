@@ -2,20 +2,20 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
+use super::Signal;
 use super::health::{self, Traffic};
-use super::names::Signal;
-use super::page::{Dialect, Page, Refused};
+use super::page::{Page, Refused};
+use crate::engine::Engine;
+use crate::engine::table::absent;
 use crate::text;
 
 /// An engine as its page shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineReport {
-    /// The engine's name.
-    pub engine: String,
-    /// Which generation of metric names it speaks.
-    pub dialect: Dialect,
+    /// Which engine it is.
+    pub engine: &'static dyn Engine,
+    /// Which generation of its metric names it speaks; empty if there is but one.
+    pub dialect: &'static str,
     /// Engines on the page (more than one with data parallelism).
     pub engines: usize,
     /// Models on the page.
@@ -34,11 +34,11 @@ pub struct EngineReport {
 #[must_use]
 pub fn describe(page: &Page) -> EngineReport {
     let refused = |signal: &Signal| page.refused.iter().any(|refused| refused.signal == *signal);
-    let missing = health::missing(&page.signals, Traffic::of(&page.signals));
-    let not_yet =
-        health::absent(&page.signals).filter(|signal| !missing.contains(signal) && !refused(signal));
+    let missing = health::missing(page.engine, &page.signals, Traffic::of(&page.signals));
+    let absent = absent(page.engine.table(), &page.signals).map(|(signal, _)| signal);
+    let not_yet = absent.filter(|signal| !missing.contains(signal) && !refused(signal));
     EngineReport {
-        engine: "vLLM".to_owned(),
+        engine: page.engine,
         dialect: page.dialect,
         engines: page.engines.len().max(1),
         model_names: page.models.iter().cloned().collect(),
@@ -62,7 +62,8 @@ impl fmt::Display for EngineReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let engines =
             if self.engines == 1 { "1 engine".to_owned() } else { format!("{} engines", self.engines) };
-        writeln!(f, "{}, {}, {engines}", self.engine, self.dialect)?;
+        let dialect = if self.dialect.is_empty() { String::new() } else { format!("{}, ", self.dialect) };
+        writeln!(f, "{}, {dialect}{engines}", self.engine.name())?;
         let models: Vec<_> = self.model_names.iter().map(|name| text::line(name)).collect();
         writeln!(f, "models: {}", models.join(", "))?;
         for (signal, metric) in &self.present {
@@ -73,7 +74,7 @@ impl fmt::Display for EngineReport {
         }
         for signal in &self.missing {
             let need = if signal.is_essential() { "needed" } else { "not needed" };
-            writeln!(f, "  {signal}: missing, {need} ({})", signal.metric())?;
+            writeln!(f, "  {signal}: missing, {need} ({})", self.engine.metric(*signal))?;
         }
         for signal in &self.not_yet {
             writeln!(f, "  {signal}: not shown yet, expected with the first requests")?;

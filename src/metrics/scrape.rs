@@ -20,8 +20,9 @@ use reqwest::{Certificate, Client, Response, Url, Version, redirect};
 pub use error::ScrapeError;
 pub use secret::{BearerToken, exposed};
 
-use super::Snapshot;
 use super::page::{LARGEST_PAGE, Page, PageError};
+use super::{Signals, Snapshot};
+use crate::engine::{ENGINES, Engine};
 use crate::units::{Seconds, Time};
 
 /// How many redirects within the same server are followed (`/metrics` to `/metrics/`).
@@ -42,6 +43,8 @@ pub struct ScrapeSettings {
     pub ca_file: Option<PathBuf>,
     /// Read only the series with this `model_name`.
     pub model_name: Option<String>,
+    /// The engine; `None` to see from the page.
+    pub engine: Option<&'static dyn Engine>,
 }
 
 /// A page as it came over the wire.
@@ -60,7 +63,17 @@ pub struct Scraper {
     timeout: Duration,
     connect_timeout: Duration,
     model: Option<String>,
+    /// The engine of the settings; without one, that of the last good page.
+    engine: Option<&'static dyn Engine>,
+    last: Mutex<Option<Last>>,
     own_address: Mutex<Option<SocketAddr>>,
+}
+
+/// The last good page.
+#[derive(Debug, Clone)]
+struct Last {
+    engine: &'static dyn Engine,
+    signals: Signals,
 }
 
 impl Scraper {
@@ -99,6 +112,8 @@ impl Scraper {
             timeout,
             connect_timeout,
             model: settings.model_name.clone(),
+            engine: settings.engine,
+            last: Mutex::default(),
             own_address: Mutex::default(),
         })
     }
@@ -115,51 +130,79 @@ impl Scraper {
         *self.own_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fetches the page.
+    /// Fetches the page, whether the engine sleeps or not.
     ///
     /// # Errors
     /// Any [`ScrapeError`] of an exchange; at the latest [`ScrapeError::Timeout`] after the whole time-out.
     pub async fn fetch(&self) -> Result<RawPage, ScrapeError> {
-        match tokio::time::timeout(self.timeout, self.exchange()).await {
+        self.in_time(self.exchange()).await
+    }
+
+    /// Fetches and reads the page, with the instants that `now` gives before sending and after receiving.
+    ///
+    /// An engine that sleeps is not asked for its page, which would wake it: it works on nothing, and counts nothing.
+    ///
+    /// # Errors
+    /// As [`Scraper::fetch`], [`ScrapeError::Page`] if what came is not a metrics page of the engine, and
+    /// [`ScrapeError::Asleep`] if the engine sleeps and has shown no page before.
+    pub async fn fetch_snapshot(&self, now: impl Fn() -> Time) -> Result<Snapshot, ScrapeError> {
+        let sent = now();
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.engine.or(last.as_ref().map(|last| last.engine));
+        let raw = self.in_time(self.exchange_unless_asleep(known)).await?;
+        let received = now();
+        let latency = received.since(sent);
+        let Some(raw) = raw else {
+            let last = last.ok_or_else(|| ScrapeError::Asleep { url: self.shown_url() })?;
+            let (signals, engine) = (last.signals.at_rest(), Some(last.engine));
+            return Ok(Snapshot { at: received, latency, signals, refused: Vec::new(), engine });
+        };
+        // An engine that is not set stays until a page is no longer its own.
+        let others = ENGINES.iter().copied().filter(|other| self.engine.is_none() && Some(*other) != known);
+        let page = Page::parse_among(&raw.body, self.model.as_deref(), known.into_iter().chain(others))
+            .map_err(|error| self.bad_page(error))?;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Last { engine: page.engine, signals: page.signals.clone() });
+        Ok(page.into_snapshot(received, latency))
+    }
+
+    async fn in_time<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, ScrapeError>>,
+    ) -> Result<T, ScrapeError> {
+        match tokio::time::timeout(self.timeout, exchange).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ScrapeError::Timeout { url: self.shown_url(), after: seconds(self.timeout) }),
         }
     }
 
-    /// Fetches and reads the page, with the instants that `now` gives before sending and after receiving.
-    ///
-    /// # Errors
-    /// As [`Scraper::fetch`], and [`ScrapeError::Page`] if what came is not a vLLM metrics page.
-    pub async fn fetch_snapshot(&self, now: impl Fn() -> Time) -> Result<Snapshot, ScrapeError> {
-        let sent = now();
-        let raw = self.fetch().await?;
-        let received = now();
-        let page = Page::parse(&raw.body, self.model.as_deref()).map_err(|error| self.bad_page(error))?;
-        Ok(page.into_snapshot(received, received.since(sent)))
+    async fn exchange_unless_asleep(
+        &self,
+        engine: Option<&dyn Engine>,
+    ) -> Result<Option<RawPage>, ScrapeError> {
+        match engine {
+            Some(engine) if self.is_asleep(engine).await? => Ok(None),
+            _ => self.exchange().await.map(Some),
+        }
+    }
+
+    /// Whether the engine says at its health path that it sleeps.
+    async fn is_asleep(&self, engine: &dyn Engine) -> Result<bool, ScrapeError> {
+        let Some(path) = engine.health_path() else { return Ok(false) };
+        let mut url = self.url.clone();
+        url.set_path(path);
+        let mut response = self.ask(&url).await?;
+        let status = response.status().as_u16();
+        Ok(engine.sleeps(status, &self.body(&mut response).await?))
     }
 
     async fn exchange(&self) -> Result<RawPage, ScrapeError> {
-        let response = match self.send().await {
-            // The server closed the kept-alive connection just as the request went out: its right, not an outage.
-            Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
-                self.send().await
-            }
-            outcome => outcome,
-        };
-        let mut response = response.map_err(|error| self.failed(&error))?;
-        let over = response.extensions().get::<HttpInfo>().map(HttpInfo::local_addr);
-        *self.own_address.lock().unwrap_or_else(PoisonError::into_inner) = over;
+        let mut response = self.ask(&self.url).await?;
         self.check_head(&response)?;
         let is_delimited = response.content_length().is_some()
             || response.headers().contains_key(TRANSFER_ENCODING)
             || response.version() >= Version::HTTP_2;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(&error))? {
-            if body.len() + chunk.len() > LARGEST_PAGE {
-                return Err(self.bad_page(PageError::TooLarge { limit: LARGEST_PAGE }));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let mut body = self.body(&mut response).await?;
         // Where HTTP itself tells the end of the body, a last line without its end is whole.
         if is_delimited && !body.is_empty() && !body.ends_with(b"\n") {
             body.push(b'\n');
@@ -167,8 +210,33 @@ impl Scraper {
         Ok(RawPage { body })
     }
 
-    async fn send(&self) -> Result<Response, reqwest::Error> {
-        let mut request = self.client.get(self.url.clone()).header(ACCEPT, "text/plain");
+    async fn ask(&self, url: &Url) -> Result<Response, ScrapeError> {
+        let response = match self.send(url).await {
+            // The server closed the kept-alive connection just as the request went out: its right, not an outage.
+            Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
+                self.send(url).await
+            }
+            outcome => outcome,
+        };
+        let response = response.map_err(|error| self.failed(&error))?;
+        let over = response.extensions().get::<HttpInfo>().map(HttpInfo::local_addr);
+        *self.own_address.lock().unwrap_or_else(PoisonError::into_inner) = over;
+        Ok(response)
+    }
+
+    async fn body(&self, response: &mut Response) -> Result<Vec<u8>, ScrapeError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(&error))? {
+            if body.len() + chunk.len() > LARGEST_PAGE {
+                return Err(self.bad_page(PageError::TooLarge { limit: LARGEST_PAGE }));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    async fn send(&self, url: &Url) -> Result<Response, reqwest::Error> {
+        let mut request = self.client.get(url.clone()).header(ACCEPT, "text/plain");
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token.header());
         }

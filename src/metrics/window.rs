@@ -1,9 +1,8 @@
 //! What happened between two scrapes: counters and histograms as differences over true elapsed time.
 
-use serde::{Deserialize, Serialize};
-
-use super::names::Signal;
-use super::{Histogram, Signals, Snapshot};
+use super::Snapshot;
+pub use super::signals::{Gauges, Window};
+use super::signals::{Signal, Slot, Value};
 use crate::units::{Seconds, Time};
 
 /// Why two scrapes do not bound a window: nothing can be said about the time between them.
@@ -19,8 +18,13 @@ pub enum Discontinuity {
         to: f64,
     },
     /// Most counters ran backwards together: a restart, or another server behind the same address.
-    #[error("the engine restarted or was replaced: {} and most other counters ran backwards", .0.metric())]
-    Backwards(Signal),
+    #[error("the engine restarted or was replaced: {metric} and most other counters ran backwards")]
+    Backwards {
+        /// The first of them.
+        signal: Signal,
+        /// Its metric name.
+        metric: String,
+    },
     /// The later scrape (or window) does not begin after the earlier one.
     #[error("scrapes out of order: {later:?} does not follow {earlier:?}")]
     OutOfOrder {
@@ -29,59 +33,6 @@ pub enum Discontinuity {
         /// Instant of the one given as later.
         later: Time,
     },
-}
-
-/// The levels of a page.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Gauges {
-    /// Requests in the running batch.
-    pub running: Option<f64>,
-    /// Requests waiting for it.
-    pub waiting: Option<f64>,
-    /// Share of the KV cache in use, 0 to 1.
-    pub kv_usage: Option<f64>,
-}
-
-/// The time between two scrapes, or several such spans joined.
-///
-/// Counters and histograms hold what was added; `None` means that one of the pages did not have the signal, which is
-/// not zero.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Window {
-    /// First scrape.
-    pub start: Time,
-    /// Last scrape.
-    pub end: Time,
-    /// Time covered: `end - start` less the gaps between joined windows. Rates are per second of this.
-    pub elapsed: Seconds,
-    /// Levels at the start.
-    pub at_start: Gauges,
-    /// Levels at the end.
-    pub at_end: Gauges,
-    /// Levels averaged over the time covered (trapezoids between scrapes): what Little's law asks for.
-    pub mean: Gauges,
-    /// Prompt tokens processed.
-    pub prompt_tokens: Option<f64>,
-    /// Tokens generated.
-    pub generation_tokens: Option<f64>,
-    /// Tokens looked up in the prefix cache.
-    pub prefix_queries: Option<f64>,
-    /// Of these, tokens found.
-    pub prefix_hits: Option<f64>,
-    /// Requests preempted.
-    pub preemptions: Option<f64>,
-    /// Requests finished.
-    pub finished: Option<f64>,
-    /// Tokens per engine step.
-    pub step_tokens: Option<Histogram>,
-    /// Time to first token, seconds.
-    pub ttft: Option<Histogram>,
-    /// Time between tokens, seconds.
-    pub itl: Option<Histogram>,
-    /// Mean time per output token of the requests that finished, seconds.
-    pub request_tpot: Option<Histogram>,
-    /// End-to-end latency of the requests that finished, seconds.
-    pub e2e: Option<Histogram>,
 }
 
 impl Window {
@@ -115,37 +66,29 @@ impl Window {
             return Err(Discontinuity::Restarted { from, to });
         }
         let (at_start, at_end) = (Gauges::of(a), Gauges::of(b));
+        let mut window =
+            Self::bare((earlier.at, later.at, elapsed), [at_start, at_end, blend(at_start, at_end, 0.5)]);
         let mut steps = Steps::default();
-        let window = Self {
-            start: earlier.at,
-            end: later.at,
-            elapsed,
-            at_start,
-            at_end,
-            mean: at_start.blend(at_end, 0.5),
-            prompt_tokens: steps.number(Signal::PromptTokens, a.prompt_tokens, b.prompt_tokens),
-            generation_tokens: steps.number(
-                Signal::GenerationTokens,
-                a.generation_tokens,
-                b.generation_tokens,
-            ),
-            prefix_queries: steps.number(Signal::PrefixQueries, a.prefix_queries, b.prefix_queries),
-            prefix_hits: steps.number(Signal::PrefixHits, a.prefix_hits, b.prefix_hits),
-            preemptions: steps.number(Signal::Preemptions, a.preemptions, b.preemptions),
-            finished: steps.number(Signal::Finished, a.finished, b.finished),
-            step_tokens: steps.histogram(Signal::StepTokens, &a.step_tokens, &b.step_tokens),
-            ttft: steps.histogram(Signal::Ttft, &a.ttft, &b.ttft),
-            itl: steps.histogram(Signal::Itl, &a.itl, &b.itl),
-            request_tpot: steps.histogram(Signal::RequestTpot, &a.request_tpot, &b.request_tpot),
-            e2e: steps.histogram(Signal::E2e, &a.e2e, &b.e2e),
-        };
+        for signal in Signal::all() {
+            match (window.slot(signal), a.get(signal), b.get(signal)) {
+                (Some(Slot::Number(slot)), Value::Number(Some(from)), Value::Number(Some(to))) => {
+                    let added = to - from;
+                    *slot = steps.judge(signal, from, (added >= 0.0).then_some(added));
+                }
+                (Some(Slot::Histogram(slot)), Value::Histogram(Some(from)), Value::Histogram(Some(to))) => {
+                    *slot = steps.judge(signal, from.count.max(from.sum), to.since(from));
+                }
+                _ => {}
+            }
+        }
         match steps.backwards.first() {
             // The same process start speaks against a restart: one counter alone does not outweigh it.
             Some(&first)
                 if 2 * steps.backwards.len() > steps.above_zero
                     && (a.process_start.is_none() || steps.backwards.len() > 1) =>
             {
-                Err(Discontinuity::Backwards(first))
+                let metric = later.engine().metric(first);
+                Err(Discontinuity::Backwards { signal: first, metric })
             }
             _ => Ok((window, steps.backwards)),
         }
@@ -160,30 +103,20 @@ impl Window {
             return Err(Discontinuity::OutOfOrder { earlier: self.end, later: next.start });
         }
         let elapsed = self.elapsed.0 + next.elapsed.0;
-        self.mean = self.mean.blend(next.mean, next.elapsed.0 / elapsed);
+        self.mean = blend(self.mean, next.mean, next.elapsed.0 / elapsed);
         self.elapsed = Seconds(elapsed);
         self.end = next.end;
         self.at_end = next.at_end;
-        for (mine, more) in [
-            (&mut self.prompt_tokens, next.prompt_tokens),
-            (&mut self.generation_tokens, next.generation_tokens),
-            (&mut self.prefix_queries, next.prefix_queries),
-            (&mut self.prefix_hits, next.prefix_hits),
-            (&mut self.preemptions, next.preemptions),
-            (&mut self.finished, next.finished),
-        ] {
-            *mine = mine.zip(more).map(|(mine, more)| mine + more);
-        }
-        for (mine, more) in [
-            (&mut self.step_tokens, &next.step_tokens),
-            (&mut self.ttft, &next.ttft),
-            (&mut self.itl, &next.itl),
-            (&mut self.request_tpot, &next.request_tpot),
-            (&mut self.e2e, &next.e2e),
-        ] {
-            match (mine.as_mut(), more) {
-                (Some(mine), Some(more)) => mine.add(more),
-                _ => *mine = None,
+        for signal in Signal::all() {
+            match (self.slot(signal), next.get(signal)) {
+                (Some(Slot::Number(mine)), Some(Value::Number(more))) => {
+                    *mine = mine.zip(more).map(|(mine, more)| mine + more);
+                }
+                (Some(Slot::Histogram(mine)), Some(Value::Histogram(more))) => match (mine.as_mut(), more) {
+                    (Some(mine), Some(more)) => mine.add(more),
+                    _ => *mine = None,
+                },
+                _ => {}
             }
         }
         Ok(())
@@ -196,22 +129,9 @@ impl Window {
     }
 }
 
-impl Gauges {
-    /// The levels of a page.
-    #[must_use]
-    pub fn of(signals: &Signals) -> Self {
-        Self { running: signals.running, waiting: signals.waiting, kv_usage: signals.kv_usage }
-    }
-
-    /// The mean of two levels, `share` of it the other's.
-    fn blend(self, other: Self, share: f64) -> Self {
-        let blend = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a + (b - a) * share);
-        Self {
-            running: blend(self.running, other.running),
-            waiting: blend(self.waiting, other.waiting),
-            kv_usage: blend(self.kv_usage, other.kv_usage),
-        }
-    }
+/// The mean of two pages' levels, `share` of it the other's.
+fn blend(levels: Gauges, other: Gauges, share: f64) -> Gauges {
+    levels.zip(other, |a, b| a + (b - a) * share)
 }
 
 /// The differences of one pair of pages.
@@ -224,22 +144,6 @@ struct Steps {
 }
 
 impl Steps {
-    fn number(&mut self, signal: Signal, earlier: Option<f64>, later: Option<f64>) -> Option<f64> {
-        let (earlier, later) = earlier.zip(later)?;
-        let added = later - earlier;
-        self.judge(signal, earlier, (added >= 0.0).then_some(added))
-    }
-
-    fn histogram(
-        &mut self,
-        signal: Signal,
-        earlier: &Option<Histogram>,
-        later: &Option<Histogram>,
-    ) -> Option<Histogram> {
-        let (earlier, later) = earlier.as_ref().zip(later.as_ref())?;
-        self.judge(signal, earlier.count.max(earlier.sum), later.since(earlier))
-    }
-
     fn judge<T>(&mut self, signal: Signal, earlier: f64, added: Option<T>) -> Option<T> {
         self.above_zero += usize::from(earlier > 0.0);
         if added.is_none() {
@@ -254,6 +158,7 @@ mod tests {
     use approx::assert_relative_eq;
     use proptest::prelude::*;
 
+    use super::super::{Histogram, Signals};
     use super::*;
 
     /// A scrape at `at` of an engine that has generated `tokens`, 10 ms each, one per step, `running` at once.
@@ -271,6 +176,7 @@ mod tests {
                 ..Signals::default()
             },
             refused: vec![],
+            engine: None,
         }
     }
 
@@ -300,7 +206,10 @@ mod tests {
     #[test]
     fn counter_that_ran_backwards_is_named() {
         let error = Window::between(&scrape(0.0, 100.0, 1.0), &scrape(1.0, 99.0, 1.0)).unwrap_err();
-        assert_eq!(error, Discontinuity::Backwards(Signal::GenerationTokens));
+        assert!(
+            matches!(error, Discontinuity::Backwards { signal: Signal::GenerationTokens, .. }),
+            "{error}"
+        );
         assert!(error.to_string().contains("vllm:generation_tokens_total"), "{error}");
     }
 

@@ -234,6 +234,7 @@ mod tests {
             at: Time(at),
             latency: Seconds(0.0),
             refused: Vec::new(),
+            engine: None,
             signals: Signals {
                 itl: Some(Histogram {
                     sum: itl * n,

@@ -1,17 +1,17 @@
 //! From the lines that matter to one value per family: the numbers read by `prometheus-parse`, then checked and
 //! combined.
 //!
-//! The parser is fed a minimal page of its own dialect (names without colon, the labels `series` and `le` only). What
-//! it hands back is counted, because it drops a line that it cannot read without a word.
+//! The parser is handed each number as a sample with its place for a name: it takes no colon in a name, splits labels at
+//! any comma, and drops without a word what it cannot read.
 
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prometheus_parse::{Scrape, Value};
 
 use super::super::Histogram;
-use super::super::names::{self, Family, Kind, Part};
+use super::super::signals::Kind;
 use super::scan::{Sample, Scan};
+use crate::engine::table::{Family, Part};
 
 /// A family's value over all its series.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,131 +33,86 @@ struct Series {
 
 /// Decodes the preferred family of every signal on the page: its value, or why it is refused.
 pub(super) fn decode(scan: &Scan<'_>) -> Vec<(Family, Result<Combined, String>)> {
-    let chosen = choose(scan);
-    let read = read(scan, &chosen);
-    chosen
-        .into_iter()
-        .map(|family| {
-            let combined = match scan.faults.iter().find(|(faulty, _)| *faulty == family) {
-                Some((_, why)) => Err(why.clone()),
-                None => combine(family, scan, read.get(&family)),
-            };
-            (family, combined)
-        })
-        .collect()
+    let mut chosen: BTreeMap<Family, Vec<&Sample<'_>>> = choose(scan);
+    for sample in &scan.samples {
+        if let Some(samples) = chosen.get_mut(&sample.family) {
+            samples.push(sample);
+        }
+    }
+    let texts = chosen.values().flatten().flat_map(|sample| [sample.le, sample.value]);
+    let mut read = numbers(texts).into_iter();
+    let mut decoded = Vec::new();
+    for (family, samples) in chosen {
+        let numbers: Vec<Option<f64>> = read.by_ref().take(2 * samples.len()).collect();
+        let combined = match scan.faults.iter().find(|(faulty, _)| *faulty == family) {
+            Some((_, why)) => Err(why.clone()),
+            None => combine(family, &samples, &numbers),
+        };
+        decoded.push((family, combined));
+    }
+    decoded
 }
 
 /// Of every signal the first name that the page has.
-fn choose(scan: &Scan<'_>) -> Vec<Family> {
+fn choose<'a, 'b>(scan: &Scan<'a>) -> BTreeMap<Family, Vec<&'b Sample<'a>>> {
     let samples = scan.samples.iter().map(|sample| sample.family);
-    let present: std::collections::BTreeSet<Family> =
-        samples.chain(scan.faults.iter().map(|(family, _)| *family)).collect();
+    let present: BTreeSet<Family> = samples.chain(scan.faults.iter().map(|(family, _)| *family)).collect();
     let mut chosen: Vec<Family> = present.into_iter().collect();
     // Families sort by signal, then by preference.
-    chosen.dedup_by_key(|family| family.signal());
-    chosen
+    chosen.dedup_by_key(|family| family.signal);
+    chosen.into_iter().map(|family| (family, Vec::new())).collect()
 }
 
-/// Lets `prometheus-parse` read the numbers of the chosen families.
-fn read(scan: &Scan<'_>, chosen: &[Family]) -> BTreeMap<Family, BTreeMap<usize, Series>> {
-    let types = chosen
-        .iter()
-        .filter(|family| family.kind() == Kind::Histogram)
-        .map(|family| format!("# TYPE {} histogram", family.name()));
-    let samples = scan.samples.iter().filter(|sample| chosen.contains(&sample.family)).map(clean_line);
-    let parsed = Scrape::parse(types.chain(samples).map(io::Result::Ok)).map(|scrape| scrape.samples);
-
-    let mut families: BTreeMap<Family, BTreeMap<usize, Series>> = BTreeMap::new();
-    for sample in parsed.unwrap_or_default() {
-        let Some(series) = sample.labels.get("series").and_then(|series| series.parse().ok()) else {
-            continue;
-        };
-        match sample.value {
-            Value::Histogram(buckets) => {
-                let Some((family, _)) = names::look_up(&format!("{}_bucket", sample.metric)) else {
-                    continue;
-                };
-                let pairs = buckets.iter().map(|bucket| (bucket.less_than, bucket.count));
-                families.entry(family).or_default().entry(series).or_default().buckets.extend(pairs);
-            }
-            Value::Untyped(number) | Value::Gauge(number) | Value::Counter(number) => {
-                let Some((family, part)) = names::look_up(&sample.metric) else { continue };
-                let series = families.entry(family).or_default().entry(series).or_default();
-                match part {
-                    Part::Value => series.values.push(number),
-                    Part::Sum => series.sums.push(number),
-                    Part::Count => series.counts.push(number),
-                    Part::Bucket => {}
-                }
-            }
-            Value::Summary(_) => {}
+/// What these texts say, as `prometheus-parse` reads the value of a sample; `None` of what is no number to it, or empty.
+fn numbers<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Option<f64>> {
+    let mut numbers = Vec::new();
+    let lines = texts.enumerate().filter_map(|(at, text)| {
+        numbers.push(None);
+        (!text.is_empty()).then(|| Ok(format!("n{at} {text}")))
+    });
+    let samples = Scrape::parse(lines).map(|scrape| scrape.samples).unwrap_or_default();
+    for sample in samples {
+        let at = sample.metric.strip_prefix('n').and_then(|at| at.parse::<usize>().ok());
+        if let (Some(slot), Value::Untyped(number)) = (at.and_then(|at| numbers.get_mut(at)), sample.value) {
+            *slot = Some(number);
         }
     }
-    families
+    numbers
 }
 
-/// The sample in the parser's dialect.
-fn clean_line(sample: &Sample<'_>) -> String {
-    let Sample { family, part, series, group: _, le, value } = sample;
-    let (name, suffix) = (family.name(), part.suffix());
-    match part {
-        Part::Bucket => format!("{name}{suffix}{{series=\"{series}\",le=\"{le}\"}} {value}"),
-        Part::Value | Part::Sum | Part::Count => format!("{name}{suffix}{{series=\"{series}\"}} {value}"),
+/// One value of all series of a family, or the first reason against it. Each sample has two numbers, bound and value.
+fn combine(family: Family, samples: &[&Sample<'_>], numbers: &[Option<f64>]) -> Result<Combined, String> {
+    // Series that are one, by their number.
+    let mut groups: BTreeMap<(usize, usize), Series> = BTreeMap::new();
+    for (sample, numbers) in samples.iter().zip(numbers.chunks(2)) {
+        let number = |at: usize, text| {
+            numbers.get(at).copied().flatten().ok_or_else(|| format!("{text} is not a number"))
+        };
+        let bound = if sample.part == Part::Bucket { number(0, sample.le)? } else { 0.0 };
+        let value = number(1, sample.value)?;
+        let series = groups.entry((sample.series, sample.group)).or_default();
+        match sample.part {
+            Part::Value => series.values.push(value),
+            Part::Sum => series.sums.push(value),
+            Part::Count => series.counts.push(value),
+            Part::Bucket => series.buckets.push((bound, value)),
+        }
     }
-}
-
-/// One value of all series of a family, or the first reason against it.
-fn combine(
-    family: Family,
-    scan: &Scan<'_>,
-    read: Option<&BTreeMap<usize, Series>>,
-) -> Result<Combined, String> {
-    let lines = || scan.samples.iter().filter(|sample| sample.family == family);
-    let all = read.into_iter().flat_map(BTreeMap::values);
-    let numbers: usize =
-        all.clone().map(|s| s.values.len() + s.sums.len() + s.counts.len() + s.buckets.len()).sum();
-    if numbers != lines().count() {
-        let odd = lines()
-            .flat_map(|sample| [sample.le, sample.value])
-            .find(|text| !text.is_empty() && !reads(text));
-        return Err(format!("{} is not a number", odd.unwrap_or("a value")));
-    }
-    match family.kind() {
+    match family.signal.kind() {
         Kind::Histogram => {
-            let mut total: Option<Histogram> = None;
-            for series in all {
-                let histogram = histogram_of(series)?;
-                match &mut total {
-                    Some(total) => total.add(&histogram),
-                    None => total = Some(histogram),
-                }
-            }
-            let total = total.ok_or("it has no series")?;
+            let all = groups.into_values().map(histogram_of).collect::<Result<Vec<_>, _>>()?;
+            let total = Histogram::total(&all).ok_or("it has no series")?;
             sane(total.sum)?;
             Ok(Combined::Histogram(total))
         }
         kind @ (Kind::Sum | Kind::Level | Kind::Share | Kind::Instant) => {
-            let group_of: BTreeMap<usize, usize> =
-                lines().map(|sample| (sample.series, sample.group)).collect();
-            let mut groups: BTreeMap<Option<&usize>, f64> = BTreeMap::new();
-            let (mut sum, mut latest) = (0.0, 0.0_f64);
-            for (number, series) in read.into_iter().flatten() {
+            let mut largest: BTreeMap<usize, f64> = BTreeMap::new();
+            for ((_, group), series) in &groups {
                 let value = one(&series.values, "value")?;
-                sum += value;
-                latest = latest.max(value);
-                groups
-                    .entry(group_of.get(number))
-                    .and_modify(|level| *level = level.max(value))
-                    .or_insert(value);
+                largest.entry(*group).and_modify(|most| *most = most.max(value)).or_insert(value);
             }
-            let levels: f64 = groups.values().sum();
-            #[expect(clippy::cast_precision_loss, reason = "no more than 20000 series are let in")]
-            let number = match kind {
-                Kind::Level => levels,
-                Kind::Share => levels / groups.len() as f64,
-                Kind::Instant => latest,
-                Kind::Sum | Kind::Histogram => sum,
-            };
+            let largest: Vec<f64> = largest.into_values().collect();
+            let number = kind.combine(&largest).ok_or("it has no series")?;
             if kind == Kind::Share && number > 1.0 + 1e-6 {
                 return Err(format!("{number} is not a share from 0 to 1"));
             }
@@ -166,15 +121,10 @@ fn combine(
     }
 }
 
-/// Whether the parser reads this text as a number.
-fn reads(text: &str) -> bool {
-    text.to_lowercase().parse::<f64>().is_ok()
-}
-
 /// A histogram whose parts agree with each other.
-fn histogram_of(series: &Series) -> Result<Histogram, String> {
+fn histogram_of(series: Series) -> Result<Histogram, String> {
     let sum = one(&series.sums, "_sum")?;
-    let mut buckets = series.buckets.clone();
+    let mut buckets = series.buckets;
     if buckets.iter().any(|(bound, _)| bound.is_nan()) {
         return Err("a bucket's bound is NaN".to_owned());
     }

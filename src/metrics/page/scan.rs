@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::super::names::{self, Family, Kind, Part};
-use super::PageError;
+use super::super::signals::Kind;
+use super::{PageError, Text};
+use crate::engine::table::{self, Family, Part, Row};
 
 /// Limits on one line; what is beyond them is no metric of a real server.
 const LONGEST_LINE: usize = 64 * 1024;
@@ -21,7 +22,7 @@ pub(super) struct Sample<'a> {
     pub(super) part: Part,
     /// Which label set (without `le`) it belongs to.
     pub(super) series: usize,
-    /// Of a level or share, which label set without `pid`.
+    /// Which series are one: of a level or share, those that differ in `pid` alone.
     pub(super) group: usize,
     /// The bucket's bound as written; empty if this is no bucket.
     pub(super) le: &'a str,
@@ -35,59 +36,60 @@ pub(super) struct Scan<'a> {
     pub(super) samples: Vec<Sample<'a>>,
     /// Lines of the table's families that do not have the shape of a sample.
     pub(super) faults: Vec<(Family, String)>,
-    /// What stands before vLLM's names; another prefix is another source's copy. `None` if this is no page of vLLM.
-    pub(super) prefix: Option<&'a str>,
     pub(super) models: BTreeSet<String>,
     pub(super) engines: BTreeSet<String>,
 }
 
-/// Goes through the page; with `model`, only series with that `model_name` are kept.
-pub(super) fn scan<'a>(text: &'a str, model: Option<&str>) -> Result<Scan<'a>, PageError> {
+/// Goes through the page; with `model`, only series with that `model_name` are kept. What has another prefix is another
+/// source's copy.
+pub(super) fn scan<'a>(
+    text: Text<'a>,
+    table: &'static [Row],
+    prefix: &str,
+    model: Option<&str>,
+) -> Result<Scan<'a>, PageError> {
     let mut scan = Scan::default();
-    // Buckets come in runs of one name.
-    let mut last = "";
-    let names = samples(text).map(|line| split_name(line).0);
-    let runs = names.filter(|name| std::mem::replace(&mut last, name) != *name);
-    let Some(prefix) = names::find_prefix(runs) else { return Ok(scan) };
-    scan.prefix = Some(prefix);
     let mut all_series = Numbered::default();
     let mut groups = Numbered::default();
     let mut labels = Labels::default();
-    let mut last = ("", None);
-    for line in samples(text) {
-        let (name, rest) = split_name(line);
-        if name != last.0 {
-            last = (name, names::of_page(name, prefix));
+    let (mut last, mut readings) = ("", Vec::new());
+    for (name, rest) in text.samples() {
+        // Buckets come in runs of one name.
+        if name != last {
+            last = name;
+            readings.clear();
+            readings.extend(table::of_page(table, name, prefix));
         }
-        let Some((family, part)) = last.1 else { continue };
-        let (value, le) = match labels.read(line, rest).and_then(|value| Ok((value, labels.bound(part)?))) {
-            Ok(found) => found,
-            Err(why) => {
-                scan.faults.push((family, why.to_owned()));
+        for &(family, part) in &readings {
+            let (value, le) = match labels.read(name, rest).and_then(|value| Ok((value, labels.bound(part)?)))
+            {
+                Ok(found) => found,
+                Err(why) => {
+                    scan.faults.push((family, why.to_owned()));
+                    continue;
+                }
+            };
+            if let Some(name) = labels.get("model_name") {
+                remember(&mut scan.models, name);
+            }
+            let kind = family.signal.kind();
+            if kind != Kind::Instant && model.is_some() && labels.unescaped("model_name").as_deref() != model
+            {
                 continue;
             }
-        };
-        if let Some(name) = labels.get("model_name") {
-            remember(&mut scan.models, name);
+            if let Some(engine) = labels.get("engine") {
+                remember(&mut scan.engines, engine);
+            }
+            let series = all_series.number(labels.key(&["le"]));
+            let group = match kind {
+                Kind::Level | Kind::Share => groups.number(labels.key(&["pid"])),
+                Kind::Sum | Kind::Instant | Kind::Histogram => series,
+            };
+            if scan.samples.len() == MOST_SAMPLES {
+                return Err(PageError::TooManySeries { limit: MOST_SAMPLES });
+            }
+            scan.samples.push(Sample { family, part, series, group, le, value });
         }
-        if family.kind() != Kind::Instant
-            && model.is_some()
-            && labels.unescaped("model_name").as_deref() != model
-        {
-            continue;
-        }
-        if let Some(engine) = labels.get("engine") {
-            remember(&mut scan.engines, engine);
-        }
-        let series = all_series.number(labels.key(&["le"]));
-        let group = match family.kind() {
-            Kind::Level | Kind::Share => groups.number(labels.key(&["pid"])),
-            Kind::Sum | Kind::Instant | Kind::Histogram => 0,
-        };
-        if scan.samples.len() == MOST_SAMPLES {
-            return Err(PageError::TooManySeries { limit: MOST_SAMPLES });
-        }
-        scan.samples.push(Sample { family, part, series, group, le, value });
     }
     Ok(scan)
 }
@@ -107,24 +109,10 @@ impl Numbered {
     }
 }
 
-/// The lines that are samples, or should be.
-fn samples(text: &str) -> impl Iterator<Item = &str> {
-    text.trim_start_matches('\u{feff}')
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-}
-
 fn remember(set: &mut BTreeSet<String>, escaped: &str) {
     if !set.contains(escaped) {
         set.insert(unescape(escaped));
     }
-}
-
-/// Metric name, and what follows it.
-fn split_name(line: &str) -> (&str, &str) {
-    let end = line.find(|c: char| c == '{' || c.is_ascii_whitespace()).unwrap_or(line.len());
-    line.split_at(end)
 }
 
 /// The labels of one line, reused from line to line.
@@ -137,9 +125,9 @@ struct Labels<'a> {
 
 impl<'a> Labels<'a> {
     /// Reads what follows the name, `{labels} value [timestamp]`, and returns the value as written.
-    fn read(&mut self, line: &str, rest: &'a str) -> Result<&'a str, &'static str> {
+    fn read(&mut self, name: &str, rest: &'a str) -> Result<&'a str, &'static str> {
         self.pairs.clear();
-        if line.len() > LONGEST_LINE {
+        if name.len() + rest.len() > LONGEST_LINE {
             return Err("its line is longer than 64 KiB");
         }
         let rest = rest.trim_start();
@@ -243,6 +231,13 @@ fn unescape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Engine as _;
+    use crate::engine::vllm::Vllm;
+
+    fn scan<'a>(page: &'a str, model: Option<&str>) -> Result<Scan<'a>, PageError> {
+        let text = Text::new(page.as_bytes())?;
+        super::scan(text, Vllm.table(), Vllm.prefix(text).unwrap(), model)
+    }
 
     fn only<'a>(scan: &Scan<'a>) -> (&'a str, &'a str) {
         assert!(scan.faults.is_empty(), "{:?}", scan.faults);

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::super::report::describe;
 use super::super::window::{Discontinuity, Window};
 use super::*;
+use crate::engine::vllm::Dialect;
 use crate::metrics::Histogram;
 
 macro_rules! captured {
@@ -60,7 +61,7 @@ fn v0_page_under_load_is_read_by_its_old_names() {
     assert_histogram(s.itl.as_ref(), 31.290096044540405, 19854.0, 19, &[(0.01, 19800.0), (0.025, 19853.0)]);
     assert_histogram(s.e2e.as_ref(), 32.731616258621216, 316.0, 21, &[(0.3, 316.0)]);
     assert_eq!(s.request_tpot, None);
-    assert_eq!(page.dialect, Dialect::V0);
+    assert_eq!(page.dialect, Dialect::V0.text());
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn page_with_old_and_new_names_is_read_once_by_the_new_ones() {
     ] {
         assert!(page.sources.contains(&(signal, metric.to_owned())), "{:?}", page.sources);
     }
-    assert_eq!(page.dialect, Dialect::V1Both);
+    assert_eq!(page.dialect, Dialect::V1Both.text());
 }
 
 #[test]
@@ -107,7 +108,7 @@ fn current_page_under_load_is_read_whole() {
     assert_histogram(s.itl.as_ref(), 75.84325732899742, 24408.0, 19, &[(0.01, 24227.0), (0.025, 24404.0)]);
     assert_histogram(s.request_tpot.as_ref(), 1.1940071981428373, 385.0, 19, &[(0.01, 385.0)]);
     assert_histogram(s.e2e.as_ref(), 81.04575061798096, 385.0, 21, &[(0.3, 319.0), (0.5, 385.0)]);
-    assert_eq!((page.dialect, page.engines.len()), (Dialect::V1, 1));
+    assert_eq!((page.dialect, page.engines.len()), (Dialect::V1.text(), 1));
     assert_eq!(page.models, BTreeSet::from(["tiny".to_owned()]));
     // A step's tokens are prompt tokens and generated ones: two independent counters agree with the histogram.
     assert_eq!(s.step_tokens.as_ref().map(|steps| steps.sum), Some(12284.0 + 24801.0));
@@ -172,7 +173,10 @@ fn window_between_two_captured_pages_is_their_difference() {
 fn restart_is_seen_by_the_process_start_or_else_by_the_counters() {
     let restart = Discontinuity::Restarted { from: 1795216055.08, to: 1795217126.68 };
     assert_eq!(Window::between(&snapshot(LOADED, 1.0), &snapshot(RESTARTED, 2.0)), Err(restart));
-    let backwards = Discontinuity::Backwards(Signal::PromptTokens);
+    let backwards = Discontinuity::Backwards {
+        signal: Signal::PromptTokens,
+        metric: "vllm:prompt_tokens_total".to_owned(),
+    };
     assert_eq!(
         Window::between(&snapshot(TWO_API_LOADED, 1.0), &snapshot(TWO_API_FRESH, 2.0)),
         Err(backwards)
@@ -182,12 +186,12 @@ fn restart_is_seen_by_the_process_start_or_else_by_the_counters() {
 #[test]
 fn report_names_engine_dialect_and_what_is_missing() {
     let current = describe(&parse(TWO_ENGINES));
-    assert_eq!((current.dialect, current.engines, current.can_learn()), (Dialect::V1, 2, true));
+    assert_eq!((current.dialect, current.engines, current.can_learn()), (Dialect::V1.text(), 2, true));
     assert_eq!((current.missing.as_slice(), current.not_yet.as_slice()), (&[][..], &[][..]));
     assert_eq!(current.present.len(), 15);
 
     let old = describe(&parse(V0_LOADED));
-    assert_eq!((old.dialect, old.engines, old.can_learn()), (Dialect::V0, 1, true));
+    assert_eq!((old.dialect, old.engines, old.can_learn()), (Dialect::V0.text(), 1, true));
     assert_eq!(old.missing, [Signal::PrefixQueries, Signal::PrefixHits]);
 
     let fresh = describe(&parse(TWO_API_FRESH));
@@ -362,9 +366,12 @@ fn body_that_is_no_metrics_page_is_told_what_it_is() {
     let other = "python_gc_objects_collected_total 3\n# HELP sglang:num_running_reqs The number of running requests.\nsglang:num_running_reqs 3.0\n";
     assert_eq!(
         error(other.as_bytes()),
-        PageError::NotVllm { beginning: "sglang:num_running_reqs 3.0".into() }
+        PageError::NoEngine {
+            beginning: "sglang:num_running_reqs 3.0".into(),
+            looked_for: engine::looked_for(ENGINES.iter().copied()),
+        }
     );
-    assert!(matches!(error(b"process_start_time_seconds 1\n"), PageError::NotVllm { .. }));
+    assert!(matches!(error(b"process_start_time_seconds 1\n"), PageError::NoEngine { .. }));
 }
 
 #[test]

@@ -128,7 +128,13 @@ pub enum ScrapeError {
         /// The content encoding.
         encoding: String,
     },
-    /// The body is not a vLLM metrics page.
+    /// The engine sleeps, and what it last said is not known.
+    #[error("{url}: the engine sleeps; its page is read as soon as it wakes")]
+    Asleep {
+        /// The page.
+        url: String,
+    },
+    /// The body is not a metrics page.
     #[error("{url}: {source}")]
     Page {
         /// The page.

@@ -12,6 +12,8 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::*;
+use crate::engine::looked_for;
+use crate::engine::testing::{Quill, page as quill_page};
 
 const PAGE: &str = include_str!("../../../tests/data/metrics/vllm-0.32.0-under-load.txt");
 
@@ -95,6 +97,7 @@ fn settings(url: &str) -> ScrapeSettings {
         bearer_token_file: None,
         ca_file: None,
         model_name: None,
+        engine: None,
     }
 }
 
@@ -225,7 +228,10 @@ async fn body_that_is_no_metrics_page_is_told_what_it_is() {
         (&b""[..], PageError::Empty),
         (b"<html><body>Welcome</body></html>", PageError::Html),
         (b"vllm:\xff\n", PageError::NotText { at: 5 }),
-        (b"up 1\n", PageError::NotVllm { beginning: "up 1".into() }),
+        (
+            b"up 1\n",
+            PageError::NoEngine { beginning: "up 1".into(), looked_for: looked_for(ENGINES.iter().copied()) },
+        ),
     ] {
         let error = failure(Keep(with_head("200 OK", "", body))).await;
         assert!(matches!(error, ScrapeError::Page { ref source, .. } if *source == expected), "{error}");
@@ -394,4 +400,59 @@ async fn https_asked_of_a_plain_server_says_so() {
     settings.ca_file = Some(ca_file.path().to_owned());
     let error = Scraper::new(&settings).unwrap().fetch().await.unwrap_err();
     assert!(matches!(error, ScrapeError::Tls { .. }) && error.to_string().contains("use http://"), "{error}");
+}
+
+fn asked(seen: &Seen) -> Vec<String> {
+    let path = |(_, head): &(usize, String)| head.split(' ').nth(1).unwrap().to_owned();
+    seen.lock().unwrap().iter().map(path).collect()
+}
+
+#[tokio::test]
+async fn engine_that_sleeps_is_asked_at_its_health_path_only_and_is_at_rest() {
+    let (awake, asleep) = (Keep(ok("awake")), Keep(ok("asleep")));
+    let page = |tokens, running| Keep(ok(&quill_page(tokens, running)));
+    let replies = vec![awake.clone(), page(100, 2), asleep.clone(), asleep, awake, page(150, 1)];
+    let (url, seen) = serve(replies).await;
+    let scraper = Scraper::new(&ScrapeSettings { engine: Some(&Quill), ..settings(&url) }).unwrap();
+    let mut told = Vec::new();
+    for at in 1..=4 {
+        let snapshot = scraper.fetch_snapshot(|| Time(f64::from(at))).await.unwrap();
+        assert_eq!((snapshot.at, snapshot.engine().name()), (Time(f64::from(at)), "Quill"));
+        told.push((snapshot.signals.running, snapshot.signals.generation_tokens));
+    }
+    let [busy, resting] = [(Some(2.0), Some(100.0)), (Some(0.0), Some(100.0))];
+    assert_eq!(told, [busy, resting, resting, (Some(1.0), Some(150.0))]);
+    assert_eq!(asked(&seen), ["/alive", "/metrics", "/alive", "/alive", "/alive", "/metrics"]);
+}
+
+#[tokio::test]
+async fn engine_found_asleep_is_left_to_sleep() {
+    let (url, seen) = serve(vec![Keep(ok("asleep"))]).await;
+    let scraper = Scraper::new(&ScrapeSettings { engine: Some(&Quill), ..settings(&url) }).unwrap();
+    let error = scraper.fetch_snapshot(|| Time(0.0)).await.unwrap_err();
+    assert_eq!(error, ScrapeError::Asleep { url });
+    assert_eq!(asked(&seen), ["/alive"]);
+}
+
+#[tokio::test]
+async fn engine_is_chosen_by_the_first_good_page_until_a_page_is_another_s() {
+    let none = Keep(ok("up 1\n"));
+    let quill = Keep(ok(&quill_page(100, 2)));
+    let (url, seen) = serve(vec![none, quill, Keep(ok("awake")), Keep(ok(PAGE)), Keep(ok(PAGE))]).await;
+    let scraper = scraper(&url);
+    scraper.fetch_snapshot(|| Time(0.0)).await.unwrap_err();
+    let mut engines = Vec::new();
+    for _ in 0..3 {
+        engines.push(scraper.fetch_snapshot(|| Time(0.0)).await.unwrap().engine().name());
+    }
+    assert_eq!(engines, ["Quill", "vLLM", "vLLM"]);
+    assert_eq!(asked(&seen), ["/metrics", "/metrics", "/alive", "/metrics", "/metrics"]);
+}
+
+#[tokio::test]
+async fn page_of_another_engine_than_the_one_set_is_refused() {
+    let (url, _) = serve(vec![Keep(ok("awake")), Keep(ok(PAGE))]).await;
+    let scraper = Scraper::new(&ScrapeSettings { engine: Some(&Quill), ..settings(&url) }).unwrap();
+    let error = scraper.fetch_snapshot(|| Time(0.0)).await.unwrap_err();
+    assert!(error.to_string().contains("one of these: Quill (quill_...)"), "{error}");
 }

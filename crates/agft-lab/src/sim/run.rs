@@ -315,6 +315,7 @@ impl Bench {
             latency: Seconds(SCRAPE_LATENCY),
             signals: self.with_world(World::signals),
             refused: Vec::new(),
+            engine: None,
         };
         let late = self.notice_of(controller);
         if late < due {
