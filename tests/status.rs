@@ -20,8 +20,10 @@ fn status_shows_what_the_daemon_does() {
     assert_eq!(status.code, Some(0), "{}", status.err);
     let state = json(&status.out);
     assert_eq!(state["pid"], daemon.pid());
-    assert!(state["counts"]["lessons"].as_u64() >= Some(3), "{state}");
-    assert!(state["gpus"][0]["power_w"].as_f64() > Some(10.0), "{state}");
+    let server = &state["servers"][0];
+    assert_eq!((&server["name"], &state["park"]), (&"server".into(), &Value::Null));
+    assert!(server["counts"]["lessons"].as_u64() >= Some(3), "{state}");
+    assert!(server["gpus"][0]["power_w"].as_f64() > Some(10.0), "{state}");
     let text = bench.run(&["status"]);
     assert!(text.out.contains("clocks") && text.out.contains("learner     linucb"), "{}", text.out);
     let model = bench.run(&["model", "show"]);
@@ -40,10 +42,17 @@ fn pause_gives_the_clocks_back_until_resume() {
     assert_eq!(paused.code, Some(0), "{}", paused.err);
     assert!(paused.out.contains("PAUSED") && paused.out.contains("driver default"), "{}", paused.out);
     assert!(bench.is_free(), "the answer comes when the clocks are back");
+    let unknown = bench.run(&["resume", "--server", "sever"]);
+    assert_eq!(unknown.code, Some(1));
+    let said = "no server is called \"sever\" here; there is: server";
+    for arguments in [&["status", "--server", "sever"][..], &["model", "show", "--server", "sever"]] {
+        assert!(bench.run(arguments).err.contains(said), "{arguments:?}");
+    }
+    assert!(unknown.err.contains(said), "{}", unknown.err);
     let lessons = daemon.lessons();
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!((bench.is_free(), daemon.lessons()), (true, lessons));
-    let resumed = bench.run(&["resume"]);
+    let resumed = bench.run(&["resume", "--server", "server"]);
     assert_eq!(resumed.code, Some(0), "{}", resumed.err);
     bench.wait_for_lock(&daemon);
     daemon.stop();
@@ -101,7 +110,7 @@ fn release_beside_a_daemon_pauses_it_so_that_the_clocks_stay_free() {
     assert_eq!(released.code, Some(0), "{}", released.err);
     assert!(released.out.contains(&format!("(pid {}) and is paused now", daemon.pid())), "{}", released.out);
     assert_eq!(bench.lock(), None);
-    assert_eq!(json(&bench.run(&["status", "--json"]).out)["mode"], "PAUSED");
+    assert_eq!(json(&bench.run(&["status", "--json"]).out)["servers"][0]["mode"], "PAUSED");
     assert_eq!(bench.run(&["resume"]).code, Some(0));
     assert!(eventually(|| bench.lock(), Option::is_some).is_some(), "{}", daemon.tail());
     daemon.stop();
@@ -118,6 +127,6 @@ fn dry_run_can_be_asked_too_and_a_reload_keeps_the_pause() {
     daemon.signal(rustix::process::Signal::HUP);
     daemon.wait_for_log("configuration reloaded");
     let state = json(&bench.run(&["status", "--json"]).out);
-    assert_eq!((&state["mode"], &state["dry_run"]), (&"PAUSED".into(), &true.into()));
+    assert_eq!((&state["servers"][0]["mode"], &state["dry_run"]), (&"PAUSED".into(), &true.into()));
     daemon.stop();
 }

@@ -314,7 +314,8 @@ impl Shared {
             false => tracing::Span::none(),
         };
         let entered = span.clone().entered();
-        let actuator = lease.map(|lease| Actuator::spawn(lease, clock)).transpose().context("clock thread")?;
+        let actuator =
+            lease.map(|lease| Actuator::spawn(lease, clock)).transpose().context("clock thread")?;
         let memory_clocks = super::memory_clocks(config, &gpus.clocks);
         let space = ActionSpace::new(&gpus.clocks, &super::space_settings(config, memory_clocks));
         tracing::info!(arms = space.arms().len(), "action space");
@@ -343,7 +344,8 @@ impl Shared {
             let (name, lines) = (server.name.clone(), self.lines.clone());
             observers.push(Box::new(NotifyObserver::new(notifier.clone(), name, lines)));
         }
-        let sampler = Sampler::spawn(gpus.sensors, sampler_settings(config), clock).context("sensor thread")?;
+        let sampler =
+            Sampler::spawn(gpus.sensors, sampler_settings(config), clock).context("sensor thread")?;
         say_sources(&gpus.infos, sampler.sources());
         let watch = match (&self.wards, &actuator) {
             (Some(wards), Some(actuator)) => Some(wards.watch(WatchedGroup {
@@ -363,11 +365,13 @@ impl Shared {
         let controller = controller.with_levers(levers);
         let period = config.control.decision_interval_s;
         let schedule = Schedule { start: clock.now() + Seconds(0.5 * period.0), period };
-        let clients = self.watcher.as_ref().filter(|_| clients::wanted(config)).map(|watcher| {
-            Clients::new(Arc::clone(watcher), clients::ports(config))
-        });
+        let clients = self
+            .watcher
+            .as_ref()
+            .filter(|_| clients::wanted(config))
+            .map(|watcher| Clients::new(Arc::clone(watcher), clients::ports(config)));
         drop(entered);
-        let about = show::about(config, controller.settings());
+        let about = show::about(&server.name, config, controller.settings());
         let (show, latest) = Show::new(View::new(about, &gpus.infos, &controller, &savings, unix_seconds()));
         observers.push(Box::new(show));
         (self.publish)(&server.name, latest);

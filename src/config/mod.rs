@@ -22,7 +22,8 @@ use std::path::Path;
 use serde::Serialize;
 
 pub use choices::{
-    ConnectionCount, EngineKind, IdleSource, Lever, Listen, LogLevel, ParkLever, ParkSource, PolicyKind, WaitKind,
+    ConnectionCount, EngineKind, IdleSource, Lever, Listen, LogLevel, ParkLever, ParkSource, PolicyKind,
+    WaitKind,
 };
 pub use error::{ConfigError, Problem, Warning};
 pub use sections::{

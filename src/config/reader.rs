@@ -66,11 +66,10 @@ impl<'t> Reader<'t> {
 
     /// A reader of one entry of `servers`, whose short keys stand for keys of sections.
     pub(super) fn of_server(text: &'t str, entries: Vec<(String, Node)>) -> Self {
-        let (sections, own): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|(key, node)| match node {
-                Node::Map(_) => !SHORT_KEYS.iter().any(|(short, ..)| short == key),
-                _ => SECTIONS.contains(&key.as_str()),
-            });
+        let (sections, own): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(key, node)| match node {
+            Node::Map(_) => !SHORT_KEYS.iter().any(|(short, ..)| short == key),
+            _ => SECTIONS.contains(&key.as_str()),
+        });
         let mut reader = Self { is_server: true, ..Self::new(text, sections) };
         for (key, value) in own {
             let short = SHORT_KEYS.iter().find(|(short, ..)| *short == key);

@@ -233,17 +233,22 @@ pub(super) fn gpus_or_auto() -> Rule<Vec<GpuSelector>> {
 
 /// The name of a server, which is the name of a directory and a label, too.
 pub(super) fn server_name() -> Rule<String> {
-    Rule::new("1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit", |node| {
-        let fits = |text: &str| {
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-            text.len() <= 64 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
-        };
-        match node {
-            Node::Text(text) if fits(text) => Ok(text.clone()),
-            Node::Int(number) => Err(Some(format!("write \"{number}\""))),
-            _ => Err(None),
-        }
-    })
+    Rule::new(
+        "1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit",
+        |node| {
+            let fits = |text: &str| {
+                let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+                text.len() <= 64
+                    && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+                    && text.chars().all(plain)
+            };
+            match node {
+                Node::Text(text) if fits(text) => Ok(text.clone()),
+                Node::Int(number) => Err(Some(format!("write \"{number}\""))),
+                _ => Err(None),
+            }
+        },
+    )
 }
 
 /// One GPU or a list of them, each by index or UUID.

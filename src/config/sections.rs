@@ -7,8 +7,8 @@ use super::choices::{
 };
 use super::reader::Reader;
 use super::rule::{
-    argv, flag, gpus, gpus_or_auto, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of, optional, page_url,
-    path, ports, real, seconds, some_of, text, whole,
+    argv, flag, gpus, gpus_or_auto, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of,
+    optional, page_url, path, ports, real, seconds, some_of, text, whole,
 };
 use crate::gpu::GpuSelector;
 use crate::reward::slo::Statistic;

@@ -121,8 +121,7 @@ pub(super) fn read(node: Node, config: &Config, text: &str) -> (Servers, Vec<Pro
         };
         let (server, wrongs, advice) = read_entry(entries, config, text);
         let known = !server.name.is_empty();
-        let place =
-            if known { format!("servers.{}", server.name) } else { format!("servers[{}]", at + 1) };
+        let place = if known { format!("servers.{}", server.name) } else { format!("servers[{}]", at + 1) };
         problems.extend(wrongs.into_iter().map(|problem| problem.within(&place)));
         warnings.extend(advice.into_iter().map(|warning| warning.within(&place)));
         if known && !names.insert(server.name.to_ascii_lowercase()) {

@@ -33,7 +33,16 @@ impl Clients {
     #[must_use]
     pub fn new(watcher: Arc<Watcher>, ports: Vec<u16>) -> Self {
         let events = watcher.events();
-        Self { watcher, ports, events, callers: Callers::default(), opened: 0, asked: 0, own: None, unheard: 0 }
+        Self {
+            watcher,
+            ports,
+            events,
+            callers: Callers::default(),
+            opened: 0,
+            asked: 0,
+            own: None,
+            unheard: 0,
+        }
     }
 
     /// Waits until a client asks whose calls count.

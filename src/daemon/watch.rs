@@ -313,7 +313,8 @@ impl Watcher {
         let wards = self.shared.wards();
         wards.iter().filter(|(_, ward)| !ward.is_stuck).find_map(|(number, ward)| {
             let limit = Duration::from_secs_f64(5.0 * ward.watched.period.0).max(PATIENCE);
-            let part = |(part, pulse): &(&'static str, Pulse)| Some((*part, over(pulse, limit)?, Some(*number)));
+            let part =
+                |(part, pulse): &(&'static str, Pulse)| Some((*part, over(pulse, limit)?, Some(*number)));
             ward.watched.parts.iter().find_map(part)
         })
     }

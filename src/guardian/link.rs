@@ -167,10 +167,7 @@ impl Link {
         match message {
             ToGuardian::Hold(gpu) => drop(ends.held.insert(gpu.clone())),
             ToGuardian::Free(gpu) => drop(ends.held.remove(gpu)),
-            ToGuardian::Beat
-            | ToGuardian::Stuck(_)
-            | ToGuardian::StuckGpus { .. }
-            | ToGuardian::Goodbye => {}
+            ToGuardian::Beat | ToGuardian::Stuck(_) | ToGuardian::StuckGpus { .. } | ToGuardian::Goodbye => {}
         }
         ends.send(message)
     }

@@ -23,10 +23,10 @@ use tokio::time::Instant;
 use super::predecessor::claim;
 use super::reset::{Gpu, Handle, reset_all};
 use super::{FromGuardian, ToGuardian};
+use crate::gpu::GpuError;
 use crate::gpu::host::{self, AnyHost};
 use crate::gpu::pstate::MayBeForced;
 use crate::gpu::retry::Retries;
-use crate::gpu::GpuError;
 use crate::signals::Signals;
 use crate::store::held::{Claim, ClaimError, HeldDir};
 
@@ -357,10 +357,7 @@ impl Guardian {
         match message {
             ToGuardian::Hold(gpu) => drop(self.held.insert(gpu)),
             ToGuardian::Free(gpu) => drop(self.held.remove(&gpu)),
-            ToGuardian::Beat
-            | ToGuardian::Stuck(_)
-            | ToGuardian::StuckGpus { .. }
-            | ToGuardian::Goodbye => {}
+            ToGuardian::Beat | ToGuardian::Stuck(_) | ToGuardian::StuckGpus { .. } | ToGuardian::Goodbye => {}
         }
     }
 

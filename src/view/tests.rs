@@ -53,7 +53,7 @@ fn gpu() -> GpuInfo {
 }
 
 fn view(controller: &Controller) -> View {
-    let about = About { policy: "linucb".into(), objective: "edp".into(), dry_run: false, limits: None };
+    let about = About { name: "chat".into(), policy: "linucb".into(), objective: "edp".into(), limits: None };
     View::new(about, &[gpu()], controller, &Savings::default(), 100.0)
 }
 
