@@ -3,9 +3,10 @@
 
 mod support;
 
+use nvidia_ml::{GpuConfig, MockConfig};
 use serde_json::Value;
 use support::daemon::Bench;
-use support::eventually;
+use support::{eventually, get, value};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
@@ -57,6 +58,47 @@ fn pause_gives_the_clocks_back_until_resume() {
     bench.wait_for_lock(&daemon);
     daemon.stop();
     bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn several_servers_are_listed_and_one_is_shown_and_paused_by_name() {
+    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 4)).server("chat", &[0, 1], "").server(
+        "code",
+        &[2],
+        ", tpot_limit: 0.5",
+    );
+    bench.servers.iter().for_each(|server| server.set_load(0.6));
+    let mut daemon = bench.start(&["--metrics-listen", "127.0.0.1:0"]);
+    let locked = |gpu: usize| bench.mock.locks(gpu).unwrap().core.is_some();
+    assert!(eventually(|| locked(0) && locked(2), |locked| *locked), "{}", daemon.tail());
+    let text = bench.run(&["status"]).out;
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((&lines[2][..2], &lines[3][..2]), (&["chat", "0,1"][..], &["code", "2"][..]), "{text}");
+    assert!(lines[2].ends_with(&["kept"]) && lines[3].ends_with(&["kept"]), "{text}");
+    let one = bench.run(&["status", "--server", "code"]).out;
+    assert!(one.contains("GPU 2") && one.contains("learner") && !one.contains("GPU 1"), "{one}");
+    let which = bench.run(&["model", "show"]).err;
+    assert!(which.contains("say which with --server (chat, code)"), "{which}");
+    assert!(bench.run(&["model", "show", "--server", "chat"]).out.contains("core MHz"));
+    let paused = bench.run(&["pause", "--server", "chat"]);
+    assert!(paused.out.contains("PAUSED, clocks: driver default"), "{}{}", paused.out, paused.err);
+    assert!(!locked(0) && !locked(1), "{}", daemon.tail());
+    assert!(eventually(|| locked(2), |locked| *locked), "the other goes on\n{}", daemon.tail());
+    let host = json(&bench.run(&["status", "--json"]).out);
+    assert_eq!(host["servers"][0]["mode"], "PAUSED");
+    assert_ne!(host["servers"][1]["mode"], "PAUSED");
+    let page = get(&daemon.page_address(), "/metrics").unwrap();
+    assert_eq!(value(&page, r#"agft_mode{server="chat",gpu="0,1",mode="PAUSED"}"#), Some(1.0), "{page}");
+    assert_eq!(value(&page, r#"agft_mode{server="code",gpu="2",mode="PAUSED"}"#), Some(0.0), "{page}");
+    assert!(value(&page, r#"agft_gpu_power_watts{server="chat",gpu="1"}"#) > Some(0.0), "{page}");
+    let all = bench.run(&["pause"]).out;
+    assert!(all.contains(", chat: PAUSED") && all.contains(", code: PAUSED"), "{all}");
+    assert!(bench.is_free());
+    let resumed = bench.run(&["resume"]);
+    assert_eq!(resumed.code, Some(0), "{}", resumed.err);
+    assert!(eventually(|| locked(0) && locked(2), |locked| *locked), "{}", daemon.tail());
+    daemon.stop();
+    assert!(bench.is_free());
 }
 
 #[test]

@@ -161,6 +161,23 @@ fn rounds_events_and_outcomes_are_counted_once_each() {
 }
 
 #[test]
+fn of_a_loop_that_has_ended_nothing_is_known_of_now() {
+    let controller = controller();
+    let mut view = view(&controller);
+    let output = Output {
+        round: Some(testing::round()),
+        command: Some(Target::Lock(Clocks::core_only(Mhz(900)))),
+        ..Output::default()
+    };
+    show(&mut view, &controller, &observation(0.3, &[1.0]), &output);
+    view.end();
+    let state = view.state();
+    assert_eq!((state.mode, state.asked, state.in_force), (Mode::Fault, None, None));
+    assert_eq!((state.load, &state.round), (Load::default(), &None));
+    assert_eq!(state.counts.rounds, 1, "what happened stays");
+}
+
+#[test]
 fn state_survives_the_way_through_json() {
     let state = testing::state();
     let text = serde_json::to_string(&state).unwrap();

@@ -128,6 +128,19 @@ fn an_order_to_all_waits_for_every_server_and_for_the_gpus_without_one() {
 }
 
 #[test]
+fn a_server_whose_loop_has_ended_holds_up_no_order_to_the_others() {
+    let (_dir, server, mut orders, mut stage) = start_with(Stage::of_two());
+    stage.loops.pop();
+    let mut talk = Talk::with(&server);
+    talk.say("{\"cmd\":\"resume\"}\n");
+    assert_eq!(orders.blocking_recv(), directed(Order::Resume, None));
+    // It was paused when it ended, and stays so in the picture.
+    assert_eq!(serde_json::from_str::<Answer>(&talk.hear()).unwrap(), Answer::state(testing::host()));
+    talk.say("{\"cmd\":\"resume\",\"server\":\"code\"}\n");
+    assert!(talk.hear().contains("not carried it out yet"));
+}
+
+#[test]
 fn a_server_that_is_not_there_is_told_with_those_that_are_and_the_talk_goes_on() {
     let (_dir, server, mut orders, _stage) = start_with(Stage::of_two());
     let mut talk = Talk::with(&server);
