@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use agft::top::{Key, Model, Theme, draw};
-use agft::view::{History, State};
+use agft::view::{History, HostState};
 use anyhow::Context;
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::layout::Rect;
@@ -21,7 +21,7 @@ const FOREGROUND: &str = "#d7dae0";
 
 #[derive(serde::Deserialize)]
 struct View {
-    state: State,
+    state: HostState,
     history: History,
 }
 
@@ -36,8 +36,10 @@ fn main() -> anyhow::Result<()> {
     let mut buffer = Buffer::empty(area);
     let now_unix_s = view.state.at_unix_s;
     let mut model = Model::default();
-    model.state(view.state);
-    model.history(view.history);
+    if let Some(server) = view.state.servers.first() {
+        model.history(server.name.clone(), view.history);
+    }
+    model.host(view.state);
     if rest.iter().any(|word| word == "news") {
         model.key(Key::Switch);
     }

@@ -17,7 +17,8 @@ fn the_daemon_holds_records_and_tells() {
     assert!(eventually(treated, |treated| *treated >= 20) >= 20, "{}", daemon.tail());
     let status = bench.run(&["status", "--json"]);
     daemon.stop();
-    let state: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    let host: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    let state = &host["servers"][0];
     assert_eq!(state["savings"]["share"], 0.5, "{}", status.err);
     assert!(state["savings"]["held_s"].as_f64() > Some(0.5), "{}", state["savings"]);
     let rounds = bench.rounds();

@@ -12,6 +12,11 @@ use support::daemon::Bench;
 use support::engine::Behaviour;
 use support::{eventually, get, value};
 
+/// A series of the one server on its one GPU, with these labels more.
+fn of_server(page: &str, name: &str, more: &str) -> Option<f64> {
+    value(page, &format!(r#"{name}{{server="server",gpu="0"{more}}}"#))
+}
+
 #[test]
 fn page_follows_the_loop_and_ends_with_it() {
     let bench = Bench::new();
@@ -19,14 +24,15 @@ fn page_follows_the_loop_and_ends_with_it() {
     let address = daemon.page_address();
     let locked = |page: &Option<String>| {
         page.as_ref().is_some_and(|page| {
-            value(page, "agft_clocks_locked") == Some(1.0) && value(page, "agft_lessons_total") > Some(3.0)
+            of_server(page, "agft_clocks_locked", "") == Some(1.0)
+                && of_server(page, "agft_lessons_total", "") > Some(3.0)
         })
     };
     let page = eventually(|| get(&address, "/metrics"), locked).unwrap();
     assert!(locked(&Some(page.clone())), "{page}");
-    assert!(value(&page, r#"agft_gpu_energy_joules_total{gpu="0"}"#) > Some(0.0), "{page}");
-    assert!(value(&page, r#"agft_tokens_total{kind="generated"}"#) > Some(0.0), "{page}");
-    let asked = value(&page, "agft_asked_core_clock_hertz").unwrap();
+    assert!(of_server(&page, "agft_gpu_energy_joules_total", "") > Some(0.0), "{page}");
+    assert!(of_server(&page, "agft_tokens_total", r#",kind="generated""#) > Some(0.0), "{page}");
+    let asked = of_server(&page, "agft_asked_core_clock_hertz", "").unwrap();
     assert!((500e6..=1410e6).contains(&asked), "{asked}");
     let modes = page.lines().filter(|line| line.starts_with("agft_mode{") && line.ends_with(" 1.0")).count();
     assert_eq!(modes, 1, "{page}");
@@ -41,15 +47,16 @@ fn outage_leaves_no_reading_of_the_engine_on_the_page() {
     let address = daemon.page_address();
     let readings = || {
         let page = get(&address, "/metrics").unwrap();
-        [r#"agft_requests{state="running"}"#, "agft_kv_cache_usage_ratio", "agft_edp_joule_seconds"]
-            .map(|series| value(&page, series))
+        let running = r#",state="running""#;
+        [("agft_requests", running), ("agft_kv_cache_usage_ratio", ""), ("agft_edp_joule_seconds", "")]
+            .map(|(name, more)| of_server(&page, name, more))
     };
     assert!(eventually(readings, |all| all.iter().all(Option::is_some)).iter().all(Option::is_some));
     bench.engine.behave(Behaviour::Refuse);
     assert_eq!(eventually(readings, |all| all.iter().all(Option::is_none)), [None; 3]);
     let page = get(&address, "/metrics").unwrap();
-    assert_eq!(value(&page, r#"agft_mode{mode="OUTAGE"}"#), Some(1.0), "{page}");
-    assert!(value(&page, r#"agft_gpu_power_watts{gpu="0"}"#).is_some(), "the GPU still answers: {page}");
+    assert_eq!(of_server(&page, "agft_mode", r#",mode="OUTAGE""#), Some(1.0), "{page}");
+    assert!(of_server(&page, "agft_gpu_power_watts", "").is_some(), "the GPU still answers: {page}");
     bench.engine.behave(Behaviour::Serve);
     assert!(eventually(readings, |all| all[0].is_some())[0].is_some(), "{}", daemon.tail());
     daemon.stop();
@@ -72,7 +79,7 @@ fn crowd_of_bad_clients_does_not_delay_the_loop() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
     let address = daemon.page_address();
-    let before = value(&get(&address, "/metrics").unwrap(), "agft_rounds_total").unwrap();
+    let before = of_server(&get(&address, "/metrics").unwrap(), "agft_rounds_total", "").unwrap();
     let mut crowd = Vec::new();
     for k in 0..1000 {
         let Ok(mut stream) = TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(5))
@@ -88,10 +95,10 @@ fn crowd_of_bad_clients_does_not_delay_the_loop() {
     drop(crowd);
     let page = eventually(|| get(&address, "/metrics"), Option::is_some).unwrap();
     let (steps, late) = (
-        value(&page, "agft_tick_lateness_seconds_count").unwrap(),
-        value(&page, r#"agft_tick_lateness_seconds_bucket{le="0.1"}"#).unwrap(),
+        of_server(&page, "agft_tick_lateness_seconds_count", "").unwrap(),
+        value(&page, r#"agft_tick_lateness_seconds_bucket{le="0.1",server="server",gpu="0"}"#).unwrap(),
     );
-    assert!(value(&page, "agft_rounds_total").unwrap() > before);
+    assert!(of_server(&page, "agft_rounds_total", "").unwrap() > before);
     // On a machine with other work some ticks are late whatever happens here.
     assert!(late > 0.8 * steps, "{late} of {steps} ticks in time");
     daemon.stop();
@@ -148,7 +155,7 @@ fn rules_and_dashboard_name_only_metrics_that_there_are() {
     let root = env!("CARGO_MANIFEST_DIR");
     let read =
         |path: &str| std::fs::read_to_string(format!("{root}/{path}")).expect("a file of the repository");
-    let documented = read("docs/metrics.md") + &read("docs/park.md");
+    let documented = read("docs/metrics.md");
     let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
     for path in ["deploy/prometheus/agft.rules.yml", "deploy/grafana/agft.json"] {
         for name in read(path).split(word).filter(|name| name.starts_with("agft_")) {

@@ -15,10 +15,16 @@ use support::daemon::Bench;
 use support::parking::{LOWEST, a100, parked, quick, wait_for_core};
 use support::{eventually, get};
 
-fn status(bench: &Bench) -> Value {
+/// All of the process.
+fn host(bench: &Bench) -> Value {
     let status = bench.run(&["status", "--json"]);
     assert_eq!(status.code, Some(0), "{}", status.err);
     serde_json::from_str(&status.out).unwrap()
+}
+
+/// Its GPUs without a server.
+fn status(bench: &Bench) -> Value {
+    host(bench)["park"].take()
 }
 
 fn eventual_status(bench: &Bench, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -36,7 +42,8 @@ fn status_shows_each_gpu_with_its_state_clocks_and_books() {
     wait_for_core(&bench, &daemon, 1, Some(LOWEST));
     let held = |state: &Value| state["gpus"][1]["in_force"]["core"] == 210;
     let state = eventual_status(&bench, held);
-    assert_eq!((&state["pid"], &state["mode"]), (&daemon.pid().into(), &"PARKING".into()));
+    assert_eq!((&host(&bench)["pid"], &state["mode"]), (&daemon.pid().into(), &"PARKING".into()));
+    assert_eq!(host(&bench)["servers"], serde_json::json!([]));
     assert_eq!(state["sources"], serde_json::json!(["utilization", "connections"]));
     assert_eq!(state["connections"]["ports"], serde_json::json!([port]));
     assert_eq!(state["connections"]["open"], 0);
@@ -147,7 +154,7 @@ fn dry_run_decides_and_shows_and_writes_nothing() {
         let mut daemon = bench.start(arguments);
         daemon.wait_for_log("parked");
         let state = eventual_status(&bench, |state| state["gpus"][0]["state"] == "PARKED");
-        assert_eq!((&state["dry_run"], &state["gpus"][0]["in_force"]), (&true.into(), &Value::Null));
+        assert_eq!((&host(&bench)["dry_run"], &state["gpus"][0]["in_force"]), (&true.into(), &Value::Null));
         bench.mock.set_load(0, 1.0).unwrap();
         daemon.wait_for_log("woken");
         assert!(bench.run(&["pause"]).out.contains("PAUSED"));
@@ -163,16 +170,19 @@ fn metrics_follow_the_run_and_a_port_that_is_taken_is_an_error_before_any_clock(
     let address = daemon.page_address();
     let is =
         |page: &Option<String>, line: &str| page.as_ref().is_some_and(|page| page.lines().any(|l| l == line));
-    let parked = r#"agft_park_state{gpu="0",state="PARKED"} 1.0"#;
+    let parked = r#"agft_park_state{server="",gpu="0",state="PARKED"} 1.0"#;
     let page = eventually(|| get(&address, "/metrics"), |page| is(page, parked));
     assert!(is(&page, parked), "{page:?}");
     bench.mock.set_load(0, 1.0).unwrap();
-    let back = r#"agft_park_wake_latency_seconds_count{gpu="0"} 1"#;
+    let back = r#"agft_wake_latency_seconds_count{server="",gpu="0"} 1"#;
     let page = eventually(|| get(&address, "/metrics"), |page| is(page, back));
     assert!(is(&page, back), "{page:?}");
+    assert!(is(&page, r#"agft_wakes_total{server="",gpu="0",source="utilization"} 1.0"#), "{page:?}");
+    // Under their old names, for one release.
+    assert!(is(&page, r#"agft_park_wake_latency_seconds_count{gpu="0"} 1"#), "{page:?}");
     assert!(is(&page, r#"agft_park_wakes_total{gpu="0",source="utilization"} 1.0"#), "{page:?}");
     let state: Value = serde_json::from_str(&get(&address, "/api/state").unwrap()).unwrap();
-    assert_eq!(state["gpus"][0]["state"], "SERVING");
+    assert_eq!(state["park"]["gpus"][0]["state"], "SERVING");
     if let Ok(mut promtool) = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

@@ -62,7 +62,7 @@ fn started(model: Model, head: &Head) -> Controller {
     let config = Config::parse(&head.config, "the recorded configuration").expect("a configuration").config;
     let memory = compose::memory_clocks(&config, &head.clocks);
     let space = ActionSpace::new(&head.clocks, &compose::space_settings(&config, memory));
-    let settings = compose::control_settings(&config, &head.clocks, head.dry_run);
+    let settings = compose::control_settings(&config, head.dry_run);
     let mut learned = Learned::from(model);
     compose::configure(&mut learned.policy, &config);
     let levers = compose::levers(&config, &head.clocks, LeverBook::default());

@@ -3,9 +3,10 @@
 
 mod support;
 
+use nvidia_ml::{GpuConfig, MockConfig};
 use serde_json::Value;
 use support::daemon::Bench;
-use support::eventually;
+use support::{eventually, get, value};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
@@ -20,8 +21,10 @@ fn status_shows_what_the_daemon_does() {
     assert_eq!(status.code, Some(0), "{}", status.err);
     let state = json(&status.out);
     assert_eq!(state["pid"], daemon.pid());
-    assert!(state["counts"]["lessons"].as_u64() >= Some(3), "{state}");
-    assert!(state["gpus"][0]["power_w"].as_f64() > Some(10.0), "{state}");
+    let server = &state["servers"][0];
+    assert_eq!((&server["name"], &state["park"]), (&"server".into(), &Value::Null));
+    assert!(server["counts"]["lessons"].as_u64() >= Some(3), "{state}");
+    assert!(server["gpus"][0]["power_w"].as_f64() > Some(10.0), "{state}");
     let text = bench.run(&["status"]);
     assert!(text.out.contains("clocks") && text.out.contains("learner     linucb"), "{}", text.out);
     let model = bench.run(&["model", "show"]);
@@ -40,14 +43,62 @@ fn pause_gives_the_clocks_back_until_resume() {
     assert_eq!(paused.code, Some(0), "{}", paused.err);
     assert!(paused.out.contains("PAUSED") && paused.out.contains("driver default"), "{}", paused.out);
     assert!(bench.is_free(), "the answer comes when the clocks are back");
+    let unknown = bench.run(&["resume", "--server", "sever"]);
+    assert_eq!(unknown.code, Some(1));
+    let said = "no server is called \"sever\" here; there is: server";
+    for arguments in [&["status", "--server", "sever"][..], &["model", "show", "--server", "sever"]] {
+        assert!(bench.run(arguments).err.contains(said), "{arguments:?}");
+    }
+    assert!(unknown.err.contains(said), "{}", unknown.err);
     let lessons = daemon.lessons();
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!((bench.is_free(), daemon.lessons()), (true, lessons));
-    let resumed = bench.run(&["resume"]);
+    let resumed = bench.run(&["resume", "--server", "server"]);
     assert_eq!(resumed.code, Some(0), "{}", resumed.err);
     bench.wait_for_lock(&daemon);
     daemon.stop();
     bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn several_servers_are_listed_and_one_is_shown_and_paused_by_name() {
+    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 4)).server("chat", &[0, 1], "").server(
+        "code",
+        &[2],
+        ", tpot_limit: 0.5",
+    );
+    bench.servers.iter().for_each(|server| server.set_load(0.6));
+    let mut daemon = bench.start(&["--metrics-listen", "127.0.0.1:0"]);
+    let locked = |gpu: usize| bench.mock.locks(gpu).unwrap().core.is_some();
+    assert!(eventually(|| locked(0) && locked(2), |locked| *locked), "{}", daemon.tail());
+    let text = bench.run(&["status"]).out;
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((&lines[2][..2], &lines[3][..2]), (&["chat", "0,1"][..], &["code", "2"][..]), "{text}");
+    assert!(lines[2].ends_with(&["kept"]) && lines[3].ends_with(&["kept"]), "{text}");
+    let one = bench.run(&["status", "--server", "code"]).out;
+    assert!(one.contains("GPU 2") && one.contains("learner") && !one.contains("GPU 1"), "{one}");
+    let which = bench.run(&["model", "show"]).err;
+    assert!(which.contains("say which with --server (chat, code)"), "{which}");
+    assert!(bench.run(&["model", "show", "--server", "chat"]).out.contains("core MHz"));
+    let paused = bench.run(&["pause", "--server", "chat"]);
+    assert!(paused.out.contains("PAUSED, clocks: driver default"), "{}{}", paused.out, paused.err);
+    assert!(!locked(0) && !locked(1), "{}", daemon.tail());
+    assert!(eventually(|| locked(2), |locked| *locked), "the other goes on\n{}", daemon.tail());
+    let host = json(&bench.run(&["status", "--json"]).out);
+    assert_eq!(host["servers"][0]["mode"], "PAUSED");
+    assert_ne!(host["servers"][1]["mode"], "PAUSED");
+    let page = get(&daemon.page_address(), "/metrics").unwrap();
+    assert_eq!(value(&page, r#"agft_mode{server="chat",gpu="0,1",mode="PAUSED"}"#), Some(1.0), "{page}");
+    assert_eq!(value(&page, r#"agft_mode{server="code",gpu="2",mode="PAUSED"}"#), Some(0.0), "{page}");
+    assert!(value(&page, r#"agft_gpu_power_watts{server="chat",gpu="1"}"#) > Some(0.0), "{page}");
+    let all = bench.run(&["pause"]).out;
+    assert!(all.contains(", chat: PAUSED") && all.contains(", code: PAUSED"), "{all}");
+    assert!(bench.is_free());
+    let resumed = bench.run(&["resume"]);
+    assert_eq!(resumed.code, Some(0), "{}", resumed.err);
+    assert!(eventually(|| locked(0) && locked(2), |locked| *locked), "{}", daemon.tail());
+    daemon.stop();
+    assert!(bench.is_free());
 }
 
 #[test]
@@ -101,7 +152,7 @@ fn release_beside_a_daemon_pauses_it_so_that_the_clocks_stay_free() {
     assert_eq!(released.code, Some(0), "{}", released.err);
     assert!(released.out.contains(&format!("(pid {}) and is paused now", daemon.pid())), "{}", released.out);
     assert_eq!(bench.lock(), None);
-    assert_eq!(json(&bench.run(&["status", "--json"]).out)["mode"], "PAUSED");
+    assert_eq!(json(&bench.run(&["status", "--json"]).out)["servers"][0]["mode"], "PAUSED");
     assert_eq!(bench.run(&["resume"]).code, Some(0));
     assert!(eventually(|| bench.lock(), Option::is_some).is_some(), "{}", daemon.tail());
     daemon.stop();
@@ -118,6 +169,6 @@ fn dry_run_can_be_asked_too_and_a_reload_keeps_the_pause() {
     daemon.signal(rustix::process::Signal::HUP);
     daemon.wait_for_log("configuration reloaded");
     let state = json(&bench.run(&["status", "--json"]).out);
-    assert_eq!((&state["mode"], &state["dry_run"]), (&"PAUSED".into(), &true.into()));
+    assert_eq!((&state["servers"][0]["mode"], &state["dry_run"]), (&"PAUSED".into(), &true.into()));
     daemon.stop();
 }

@@ -4,6 +4,7 @@
 pub mod say;
 
 pub mod check;
+mod describe;
 pub mod generate;
 pub mod gpus;
 mod guardian;
@@ -17,7 +18,7 @@ pub mod report;
 pub mod run;
 pub mod screen;
 pub mod status;
-mod status_park;
+pub mod talk;
 pub mod top;
 
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, Listen, Loaded};
-use crate::export::protocol::Request;
+use crate::control::Order;
 use crate::gpu::GpuError;
 
 /// How the program ends; documented in `--help` and the README.
@@ -163,9 +164,9 @@ pub enum Command {
     /// Watch the agft that runs here in the terminal: clocks, power, latency, arms, news
     Top(top::TopArgs),
     /// Have the agft that runs here leave the clocks to the driver, and learn nothing, until `agft resume`
-    Pause(status::Which),
+    Pause(talk::Which),
     /// Have a paused agft go on
-    Resume(status::Which),
+    Resume(talk::Which),
     /// What was learned: show it, export it, put it aside
     Model(model::ModelArgs),
     /// Report on a run, from its directory
@@ -214,8 +215,8 @@ pub fn main() -> ExitCode {
         Some(Command::Gpus(args)) => gpus::run(args),
         Some(Command::Status(args)) => status::status(args, &cli),
         Some(Command::Top(args)) => top::run(args, &cli),
-        Some(Command::Pause(which)) => status::order(Request::Pause {}, which, &cli),
-        Some(Command::Resume(which)) => status::order(Request::Resume {}, which, &cli),
+        Some(Command::Pause(which)) => status::order(Order::Pause, which, &cli),
+        Some(Command::Resume(which)) => status::order(Order::Resume, which, &cli),
         Some(Command::Report(args)) => report::report(args),
         Some(Command::Replay(args)) => replay::run(args),
         Some(Command::Compare(args)) => report::compare(args),

@@ -6,12 +6,12 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::status::{Which, arm_table, load_table, run_talk, socket_dir};
+use super::describe::{arm_table, load_table};
+use super::talk::{TalkError, Which, run_talk, socket_dir};
 use super::{Cli, Exit, load_config};
 use crate::bandit::Phase;
 use crate::config::Config;
 use crate::control::{Learned, Model};
-use crate::export::protocol::Request;
 use crate::store::{ModelStore, file, peek};
 use crate::text;
 use crate::view::{LearnerState, learner_state};
@@ -99,15 +99,15 @@ fn shown(which: &Which, cli: &Cli) -> Result<Shown, Failed> {
     let dir = socket_dir(cli).map_err(Failed::Said)?;
     match run_talk(&dir, which) {
         Ok(mut talk) => {
-            let state = talk.ask_run(Request::Status {})?;
+            let state = talk.ask_server(which)?;
             return Ok(Shown {
-                source: format!("agft (pid {})", state.pid),
+                source: format!("agft (pid {}), {}", talk.pid().unwrap_or_default(), state.name),
                 policy: state.policy,
                 gpu: state.gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default(),
                 learner: state.learner,
             });
         }
-        Err(super::status::TalkError::Nobody { .. }) if which.pid.is_none() => {}
+        Err(TalkError::Nobody { .. }) if which.pid.is_none() => {}
         Err(error) => return Err(error.into()),
     }
     let dir = config(cli)?.model.save_dir;

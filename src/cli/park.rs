@@ -2,18 +2,15 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use tokio::sync::{mpsc, watch};
 
-use super::run::{bind_page, control_socket, exit_of_run};
+use super::run::{bind_page, exit_of_run, serve};
 use super::{Cli, Exit, LogFormat, load_config, logging, report_config_error};
 use crate::compose;
 use crate::compose::guarded::{CLOCK_THREAD, Guarded};
 use crate::config::{Config, ConfigError, Listen, Park, ParkLever, ParkSource};
-use crate::control::Order;
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::notify::Notifier;
@@ -23,13 +20,10 @@ use crate::daemon::park::member::Member;
 use crate::daemon::park::reload::Reloader;
 use crate::daemon::park::setup::SetupError;
 use crate::daemon::park::{ParkRun, Show, drive, setup};
-use crate::daemon::tick::End;
+use crate::daemon::tick::{End, unix_seconds};
 use crate::daemon::trust::Trusted;
 use crate::daemon::watch::{Pulse, WatchedGroup};
 use crate::export::Published;
-use crate::export::guard::Hosts;
-use crate::export::http::{self, Bound};
-use crate::export::socket;
 use crate::gpu::host::{self, AnyHost};
 use crate::gpu::lease::{ClockLease, give_back};
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors, SupportedClocks};
@@ -38,7 +32,7 @@ use crate::park::levers::TrialTimes;
 use crate::signals::Signals;
 use crate::store::load_levers;
 use crate::units::Seconds;
-use crate::view::ParkState;
+use crate::view::HostState;
 
 /// Options of `park`. The file's section `park` has all there is to set.
 #[derive(Debug, Clone, Args)]
@@ -260,9 +254,11 @@ fn daemon(cli: &Cli, args: &ParkArgs, config: &Config) -> anyhow::Result<()> {
             _ => None,
         }
         .unzip();
-        let (show, state) = Show::new(park, dry_run);
+        let (show, state) = Show::new(park);
+        let published = Published::new(HostState::new(unix_seconds(), dry_run));
+        published.set_park(state);
         // Until the end of the run.
-        let (_shown, orders) = serve(config, page, &state)?;
+        let (_shown, orders) = serve(config, page, published)?;
         let notifier = Notifier::from_env();
         if let Some(notifier) = &notifier {
             notifier.ready();
@@ -315,33 +311,4 @@ fn take_clocks(
     let lease = ClockLease::take_with(vec![(clocks, gpu.clocks.core_min())], Box::new(guarded.ledger()))
         .context("clocks cannot be controlled")?;
     Actuator::spawn(lease, clock).context("clock thread")
-}
-
-/// Those who serve the run's state to the outside, until this is dropped.
-struct Shown {
-    _page: Option<http::Server>,
-    _socket: Option<socket::Server>,
-}
-
-/// Serves the state where that is wanted; gives the operators' orders too.
-fn serve(
-    config: &Config,
-    page: Option<Bound>,
-    state: &watch::Receiver<Arc<ParkState>>,
-) -> anyhow::Result<(Shown, Option<mpsc::Receiver<Order>>)> {
-    let page = match page {
-        None => None,
-        Some(page) => {
-            let address = page.address();
-            let names = config.observe.allowed_hosts.iter().cloned();
-            let server = page.serve_park(state.clone(), Hosts::new(names))?;
-            tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics page");
-            if !address.ip().is_loopback() {
-                tracing::warn!(%address, "the metrics page can be read from other machines");
-            }
-            Some(server)
-        }
-    };
-    let (socket, orders) = control_socket(config, Published::Park(state.clone())).unzip();
-    Ok((Shown { _page: page, _socket: socket }, orders))
 }

@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::status::{Which, socket_dir, talk};
+use super::talk::{Which, socket_dir, talk};
 use super::{Cli, Exit, ReleaseArgs, exit_of, load_config, report_gpu_error};
 use crate::config::Config;
 use crate::export::protocol::Request;
@@ -128,7 +128,8 @@ fn stays_free(claimed: Result<Option<Claim>, ClaimError>, cli: &Cli) -> Result<S
 fn pause(holder: &Holder, cli: &Cli) -> Result<String, String> {
     let (pid, config) = (holder.pid, holder.config.display().to_string());
     let dir = socket_dir(cli).map_err(|_| format!("agft (pid {pid}) runs on it; stop it"))?;
-    let asked = talk(&dir, &Which { pid: Some(pid) }).and_then(|mut talk| talk.ask(Request::Pause {}));
+    let asked = talk(&dir, &Which { pid: Some(pid), server: None })
+        .and_then(|mut talk| talk.ask(&Request::Pause { server: None }));
     match asked {
         Ok(_) => Ok(format!("; agft runs on it (pid {pid}) and is paused now: `agft resume` lets it go on")),
         Err(why) => Err(format!(

@@ -1,6 +1,5 @@
 //! `agft`: the daemon.
 
-use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -13,16 +12,16 @@ use super::{Cli, Exit, LogFormat, exit_of, load_config, logging};
 use crate::compose::group::{self, Candidate, Memory, Options, Shared};
 use crate::compose::guarded::Guarded;
 use crate::config::{Config, Listen, Server};
-use crate::control::Order;
 use crate::daemon::clients;
 use crate::daemon::clock::Clock;
 use crate::daemon::host::{Host, Rereader, drive};
 use crate::daemon::notify::{Notifier, StatusLines};
-use crate::daemon::tick::{End, RunError};
+use crate::daemon::tick::{End, RunError, unix_seconds};
 use crate::daemon::watch::{Alarm, Pulse, Watch};
 use crate::export::guard::Hosts;
 use crate::export::http::{self, Bound, HttpError};
-use crate::export::{Latest, Published, socket};
+use crate::export::protocol::Directed;
+use crate::export::{Published, socket};
 use crate::gpu::host::{self, AnyHost};
 use crate::gpu::{GpuError, GpuInfo};
 use crate::guardian::undo::runtime_dir;
@@ -31,6 +30,7 @@ use crate::signals::Signals;
 use crate::store::held::{ClaimError, HeldDir};
 use crate::store::own_dir;
 use crate::units::Seconds;
+use crate::view::HostState;
 
 /// Runs the daemon until a signal or an error.
 #[must_use]
@@ -161,8 +161,8 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
             None => None,
         };
         let servers: Vec<Server> = known.iter().map(|(candidate, _)| candidate.server.clone()).collect();
-        let shown: Rc<RefCell<Option<Latest>>> = Rc::default();
-        let publish = Rc::clone(&shown);
+        let published = Published::new(HostState::new(unix_seconds(), cli.dry_run));
+        let publish = published.clone();
         let notifier = Notifier::from_env();
         let shared = Shared {
             options,
@@ -171,7 +171,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
             watcher: clients::listen(&servers),
             notifier: notifier.clone(),
             lines: StatusLines::default(),
-            publish: Rc::new(move |_, latest| *publish.borrow_mut() = Some(latest)),
+            publish: Rc::new(move |name, latest| publish.add(name, latest)),
             is_several,
             clock: Clock::start(),
         };
@@ -198,10 +198,8 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         if groups.is_empty() {
             anyhow::bail!("no server can be served");
         }
-        let latest = shown.borrow_mut().take();
         // Until the end of the run.
-        let served = latest.map(|latest| serve(config, page, latest)).transpose()?;
-        let (_served, orders) = served.unzip();
+        let (_served, orders) = serve(config, page, published)?;
         let host = Host {
             groups,
             closed,
@@ -213,7 +211,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
                 path: cli.config.clone(),
                 config: config.clone(),
             }),
-            orders: orders.flatten(),
+            orders,
             notifier: notifier.clone(),
         };
         if let Some(notifier) = notifier {
@@ -228,7 +226,7 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
 }
 
 /// Those who serve the run's state to the outside, until this is dropped.
-struct Shown {
+pub(super) struct Shown {
     _page: Option<http::Server>,
     _socket: Option<socket::Server>,
 }
@@ -251,18 +249,18 @@ pub(super) fn bind_page(
     }
 }
 
-/// Serves the state where that is wanted; gives the operators' orders too.
-fn serve(
+/// Serves what is published where that is wanted; gives the operators' orders too.
+pub(super) fn serve(
     config: &Config,
     page: Option<Bound>,
-    latest: Latest,
-) -> anyhow::Result<(Shown, Option<mpsc::Receiver<Order>>)> {
+    published: Published,
+) -> anyhow::Result<(Shown, Option<mpsc::Receiver<Directed>>)> {
     let page = match page {
         None => None,
         Some(page) => {
             let address = page.address();
             let names = config.observe.allowed_hosts.iter().cloned();
-            let server = page.serve(latest.clone(), Hosts::new(names))?;
+            let server = page.serve(published.clone(), Hosts::new(names))?;
             tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics page");
             tracing::info!(url = %format_args!("http://{address}/"), "web page");
             if !address.ip().is_loopback() {
@@ -271,15 +269,15 @@ fn serve(
             Some(server)
         }
     };
-    let (socket, orders) = control_socket(config, Published::Run(latest)).unzip();
+    let (socket, orders) = control_socket(config, published).unzip();
     Ok((Shown { _page: page, _socket: socket }, orders))
 }
 
 /// Serves the control socket; gives the operators' orders too. Without one the loop does its work all the same.
-pub(super) fn control_socket(
+fn control_socket(
     config: &Config,
     published: Published,
-) -> Option<(socket::Server, tokio::sync::mpsc::Receiver<Order>)> {
+) -> Option<(socket::Server, tokio::sync::mpsc::Receiver<Directed>)> {
     let dir = runtime_dir(config);
     let socket = HeldDir::open(&dir)
         .map_err(anyhow::Error::from)

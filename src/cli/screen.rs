@@ -15,9 +15,9 @@ use ratatui::crossterm::{cursor, execute, terminal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::control::Order;
+use crate::export::protocol::Directed;
 use crate::top::{Action, Key, Model, Theme, draw};
-use crate::view::{History, State};
+use crate::view::{History, HostState};
 
 /// A key is waited for at most this long before news are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -43,9 +43,9 @@ pub enum ScreenError {
 /// What the loop is told from outside.
 pub enum News {
     /// The latest state.
-    State(Box<State>),
-    /// The last minutes.
-    History(History),
+    Host(Box<HostState>),
+    /// The last minutes of a server.
+    History(String, History),
     /// Nobody talks to us any more.
     Lost(String),
     /// Something to tell the user.
@@ -180,6 +180,8 @@ fn key(event: &Event) -> Option<Key> {
         KeyCode::PageUp => Key::PageUp,
         KeyCode::Home | KeyCode::Char('g') => Key::Home,
         KeyCode::Char('p') => Key::Order,
+        KeyCode::Char('n') => Key::NextServer,
+        KeyCode::Char(digit @ '1'..='9') => Key::Server(usize::from(digit as u8 - b'1')),
         KeyCode::Char('y' | 'Y') => Key::Yes,
         KeyCode::Char('?' | 'h') => Key::Help,
         _ => Key::Other,
@@ -216,7 +218,7 @@ fn look(at_most: Duration) -> io::Result<Look> {
 pub fn show(
     model: &mut Model,
     news: &Receiver<News>,
-    mut order: impl FnMut(Order, &Model),
+    mut order: impl FnMut(Directed, &Model),
 ) -> Result<(), ScreenError> {
     let mut screen = Screen::take()?;
     let theme = theme();
@@ -226,8 +228,8 @@ pub fn show(
         loop {
             match news.try_recv() {
                 Ok(News::End) | Err(TryRecvError::Disconnected) => return Ok(()),
-                Ok(News::State(state)) => model.state(*state),
-                Ok(News::History(history)) => model.history(history),
+                Ok(News::Host(host)) => model.host(*host),
+                Ok(News::History(server, history)) => model.history(server, history),
                 Ok(News::Lost(why)) => model.lost(why),
                 Ok(News::Tell(message)) => model.tell(message),
                 Err(TryRecvError::Empty) => break,

@@ -9,10 +9,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::screen::{self, News, ScreenError, possible, show};
-use super::status::{Talk, TalkError, Which, fail, run_talk, socket_dir, talk};
+use super::talk::{Talk, TalkError, Which, fail, run_talk, socket_dir, talk};
 use super::{Cli, Exit};
 use crate::control::Order;
-use crate::export::protocol::Request;
+use crate::export::protocol::{Directed, Request};
 use crate::signals::Signals;
 use crate::top::Model;
 use crate::units::Seconds;
@@ -41,11 +41,13 @@ pub fn run(args: &TopArgs, cli: &Cli) -> Exit {
         return failed(&error);
     }
     // Whom there is nothing to show of is told so on a whole terminal.
-    let first = match run_talk(&dir, &args.which) {
+    let status = Request::Status { server: args.which.server.clone() };
+    let first = run_talk(&dir, &args.which).and_then(|mut talk| talk.ask(&status).map(|_| talk));
+    let first = match first {
         Ok(talk) => talk,
         Err(error) => return fail(&error),
     };
-    match view(first, dir, args.which.pid) {
+    match view(first, dir, &args.which) {
         Ok(()) => Exit::Ok,
         Err(error) => failed(&error),
     }
@@ -57,13 +59,18 @@ pub(super) fn failed(error: &ScreenError) -> Exit {
     Exit::Failure
 }
 
-fn view(first: Talk, dir: PathBuf, pid: Option<u32>) -> Result<(), ScreenError> {
+fn view(first: Talk, dir: PathBuf, which: &Which) -> Result<(), ScreenError> {
     let (sender, news) = channel();
     end_on_signal(sender.clone())?;
     let (follow_dir, follow_sender) = (dir.clone(), sender.clone());
-    spawn("agft-top-watch", move || follow(first, &follow_dir, &Which { pid }, &follow_sender))?;
-    show(&mut Model::default(), &news, |order, model| {
-        let (dir, sender, which) = (dir.clone(), sender.clone(), Which { pid: model.pid() });
+    // By its process id alone: the view shows which servers there are, and waits for one that is not there.
+    let followed = Which { pid: which.pid, server: None };
+    spawn("agft-top-watch", move || follow(first, &follow_dir, &followed, &follow_sender))?;
+    let mut model = Model::default();
+    model.choose(which.server.clone());
+    show(&mut model, &news, |order, model| {
+        let (dir, sender) = (dir.clone(), sender.clone());
+        let which = Which { pid: model.pid(), server: None };
         let told = sender.clone();
         let asked = spawn("agft-top-order", move || {
             let _ = sender.send(News::Tell(carry_out(order, &dir, &which)));
@@ -113,30 +120,34 @@ fn follow(first: Talk, dir: &Path, which: &Which, news: &Sender<News>) {
 
 /// Passes on one talk to its end; `false` if nobody hears it any more.
 fn listen(mut talk: Talk, news: &Sender<News>) -> Result<bool, TalkError> {
-    // The state first: it says whose history it is.
-    let state = talk.ask_run(Request::Status {})?;
-    if news.send(News::State(Box::new(state))).is_err() {
+    // The state first: it says whose histories there are.
+    let host = talk.ask(&Request::Status { server: None })?;
+    let names: Vec<String> = host.servers.iter().map(|state| state.name.clone()).collect();
+    if news.send(News::Host(Box::new(host))).is_err() {
         return Ok(false);
     }
-    let history = talk.history()?;
-    if news.send(News::History(history)).is_err() {
-        return Ok(false);
+    for name in names {
+        let history = talk.history(&name)?;
+        if news.send(News::History(name, history)).is_err() {
+            return Ok(false);
+        }
     }
-    talk.say(Request::Watch { every_s: Seconds(1.0) })?;
-    while let Some(state) = talk.hear()? {
-        if news.send(News::State(Box::new(state))).is_err() {
+    talk.say(&Request::Watch { every_s: Seconds(1.0), server: None })?;
+    while let Some(host) = talk.hear()? {
+        if news.send(News::Host(Box::new(host))).is_err() {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-fn carry_out(order: Order, dir: &Path, which: &Which) -> String {
-    let (request, done) = match order {
-        Order::Pause => (Request::Pause {}, "paused: default clocks, nothing learned; p resumes"),
-        Order::Resume => (Request::Resume {}, "resumed"),
+fn carry_out(directed: Directed, dir: &Path, which: &Which) -> String {
+    let done = match directed.order {
+        Order::Pause => "paused: default clocks, nothing learned; p resumes",
+        Order::Resume => "resumed",
     };
-    match talk(dir, which).and_then(|mut talk| talk.ask(request)) {
+    let request = Request::order(directed);
+    match talk(dir, which).and_then(|mut talk| talk.ask(&request)) {
         Ok(_) => done.into(),
         Err(error) => format!("not done: {error}"),
     }

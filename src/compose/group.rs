@@ -371,7 +371,7 @@ impl Shared {
             .filter(|_| clients::wanted(config))
             .map(|watcher| Clients::new(Arc::clone(watcher), clients::ports(config)));
         drop(entered);
-        let about = show::about(config, controller.settings());
+        let about = show::about(&server.name, config, controller.settings());
         let (show, latest) = Show::new(View::new(about, &gpus.infos, &controller, &savings, unix_seconds()));
         observers.push(Box::new(show));
         (self.publish)(&server.name, latest);

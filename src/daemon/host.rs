@@ -20,7 +20,7 @@ use super::reload::{differences, hung_up, is_of_a_server, read_again};
 use super::tick::{End, Ending, Group, RunError, ToGroup};
 use super::watch::{Alarm, Pulse, Watch};
 use crate::config::{Config, Server};
-use crate::control::Order;
+use crate::export::protocol::Directed;
 
 /// The loop shows that it goes on this often, whatever the groups do.
 const ALIVE_EVERY: Duration = Duration::from_millis(200);
@@ -51,7 +51,7 @@ pub struct Host {
     /// Who reads the configuration again on SIGHUP.
     pub reload: Option<Rereader>,
     /// Where operators' orders come from.
-    pub orders: Option<mpsc::Receiver<Order>>,
+    pub orders: Option<mpsc::Receiver<Directed>>,
     /// The service manager, if it listens.
     pub notifier: Option<Notifier>,
 }
@@ -147,9 +147,10 @@ impl Running {
         (group, result)
     }
 
-    /// Hands an order to every group.
-    async fn order(&self, order: Order) {
-        for inbox in self.inboxes.values() {
+    /// Hands an order to the group that it is for, or to every one.
+    async fn order(&self, Directed { server, order }: Directed) {
+        let meant = |name: &String| server.as_ref().is_none_or(|server| server == name);
+        for (_, inbox) in self.inboxes.iter().filter(|(name, _)| meant(name)) {
             // One that has ended by now has nothing to obey.
             let _ = inbox.send(ToGroup::Order(order)).await;
         }
@@ -324,7 +325,7 @@ async fn hangup(reload: Option<&mut Rereader>) {
     }
 }
 
-async fn order(orders: Option<&mut mpsc::Receiver<Order>>) -> Order {
+async fn order(orders: Option<&mut mpsc::Receiver<Directed>>) -> Directed {
     let order = match orders {
         Some(orders) => orders.recv().await,
         None => None,

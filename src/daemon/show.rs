@@ -28,13 +28,13 @@ impl Show {
     }
 }
 
-/// What a configuration says about the run.
+/// What a configuration says about the server of this name.
 #[must_use]
-pub fn about(config: &Config, settings: &Settings) -> About {
+pub fn about(name: &str, config: &Config, settings: &Settings) -> About {
     About {
+        name: name.to_owned(),
         policy: config.control.policy.to_string(),
         objective: config.control.objective.to_string(),
-        dry_run: settings.dry_run,
         limits: settings.limits,
     }
 }
@@ -58,8 +58,12 @@ impl Observer for Show {
     }
 
     fn reconfigured(&mut self, config: &Config, settings: &Settings) {
-        self.view.reconfigured(about(config, settings));
+        let about = about(&self.view.state().name, config, settings);
+        self.view.reconfigured(about);
     }
 
-    fn end(&mut self, _controller: &Controller, _: &Savings) {}
+    fn end(&mut self, _controller: &Controller, _: &Savings) {
+        self.view.end();
+        self.publish.send_replace(Arc::new(self.view.state().clone()));
+    }
 }

@@ -4,22 +4,20 @@
 //! sample; there are no made-up zeros. `docs/metrics.md` lists every metric, and a test holds it to this file.
 
 use std::fmt;
-use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 use crate::control::Mode;
-use crate::stats::Durations;
 use crate::units::Mhz;
-use crate::view::{ArmStatus, State};
+use crate::view::{ArmStatus, HostState};
 
-mod park;
+mod families;
 mod parking;
 
-pub use park::page as park_page;
+use families::{Families, Sample, Subjects, bounds, by, one, samples};
 
 /// The two text formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +49,9 @@ impl Format {
 ///
 /// # Errors
 /// [`fmt::Error`], which the encoder gives for no state known so far.
-pub fn page(state: Arc<State>, format: Format) -> Result<String, fmt::Error> {
-    written(Box::new(Page(state)), format)
-}
-
-fn written(collector: Box<dyn Collector>, format: Format) -> Result<String, fmt::Error> {
+pub fn page(host: HostState, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(collector);
+    registry.register_collector(Box::new(Page(host)));
     let mut page = String::with_capacity(24 << 10);
     text::encode(&mut page, &registry)?;
     Ok(match format {
@@ -94,100 +88,23 @@ fn classic(open: &str) -> String {
 }
 
 #[derive(Debug)]
-struct Page(Arc<State>);
+struct Page(HostState);
 
 impl Collector for Page {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let mut to = Families(encoder);
-        run(&mut to, &self.0)?;
-        gpus(&mut to, &self.0)?;
-        engine(&mut to, &self.0)?;
-        learner(&mut to, &self.0)?;
-        measured(&mut to, &self.0)?;
-        estimate(&mut to, &self.0)?;
-        happened(&mut to, &self.0)?;
-        parking::parking(&mut to, &self.0.parking)
+        let mut to = Families { to: encoder, subjects: &Subjects::of(&self.0) };
+        process(&mut to, &self.0)?;
+        run(&mut to)?;
+        clocks(&mut to)?;
+        gpus(&mut to)?;
+        engine(&mut to)?;
+        learner(&mut to)?;
+        measured(&mut to)?;
+        estimate(&mut to)?;
+        happened(&mut to)?;
+        parking::parking(&mut to)?;
+        self.0.park.as_ref().map_or(Ok(()), |park| parking::alone(&mut to, park))
     }
-}
-
-const NOT_GIVEN_BACK: &str =
-    "1 while the driver does not take clocks back that are to be at its default: a lock may be in force.";
-
-/// One label.
-type Label<'l> = (&'static str, &'l str);
-
-/// Writes families of samples.
-struct Families<'e>(DescriptorEncoder<'e>);
-
-impl Families<'_> {
-    fn family<'l>(
-        &mut self,
-        (name, unit, help): (&str, Option<&str>, &str),
-        kind: MetricType,
-        samples: impl IntoIterator<Item = (Vec<Label<'l>>, f64)>,
-    ) -> fmt::Result {
-        let mut samples = samples.into_iter().peekable();
-        if samples.peek().is_none() {
-            return Ok(());
-        }
-        let name = format!("agft_{name}");
-        let unit = unit.map(|unit| Unit::Other(unit.to_owned()));
-        let mut family = self.0.encode_descriptor(&name, help, unit.as_ref(), kind)?;
-        for (labels, value) in samples {
-            let encode = |metric: &mut prometheus_client::encoding::MetricEncoder<'_>| match kind {
-                MetricType::Counter => metric.encode_counter::<NoLabelSet, _, f64>(&value, None),
-                _ => metric.encode_gauge(&value),
-            };
-            if labels.is_empty() {
-                encode(&mut family)?;
-            } else {
-                encode(&mut family.encode_family(&safe(&labels))?)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn gauge(&mut self, what: (&str, Option<&str>, &str), value: impl Into<Option<f64>>) -> fmt::Result {
-        self.family(what, MetricType::Gauge, value.into().map(|value| (Vec::new(), value)))
-    }
-
-    fn gauges<'l>(
-        &mut self,
-        what: (&str, Option<&str>, &str),
-        samples: impl IntoIterator<Item = (Vec<Label<'l>>, f64)>,
-    ) -> fmt::Result {
-        self.family(what, MetricType::Gauge, samples)
-    }
-
-    fn counter(&mut self, what: (&str, Option<&str>, &str), value: f64) -> fmt::Result {
-        self.family(what, MetricType::Counter, [(Vec::new(), value)])
-    }
-
-    fn counters<'l>(
-        &mut self,
-        what: (&str, Option<&str>, &str),
-        samples: impl IntoIterator<Item = (Vec<Label<'l>>, f64)>,
-    ) -> fmt::Result {
-        self.family(what, MetricType::Counter, samples)
-    }
-
-    fn timing(&mut self, name: &str, help: &str, timing: &Durations) -> fmt::Result {
-        let name = format!("agft_{name}");
-        let mut family =
-            self.0.encode_descriptor(&name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        family.encode_histogram::<NoLabelSet>(timing.sum_s, timing.count, &timing.buckets(), None)
-    }
-
-    fn info(&mut self, name: &str, help: &str, labels: &[Label<'_>]) -> fmt::Result {
-        let name = format!("agft_{name}");
-        let mut family = self.0.encode_descriptor(&name, help, None, MetricType::Info)?;
-        family.encode_info(&safe(labels))
-    }
-}
-
-/// Labels whose values nobody's screen obeys; the encoder escapes what the format itself needs.
-fn safe<'l>(labels: &'l [Label<'_>]) -> Vec<(&'static str, std::borrow::Cow<'l, str>)> {
-    labels.iter().map(|(name, value)| (*name, crate::text::line(value))).collect()
 }
 
 fn hertz(clock: Mhz) -> f64 {
@@ -203,180 +120,205 @@ fn count(value: u64) -> f64 {
     value as f64
 }
 
-/// One sample per key of a map, under the label `label`.
-fn by<'m, V: Copy>(
-    label: &'static str,
-    map: &'m std::collections::BTreeMap<String, V>,
-    value: impl Fn(V) -> f64,
-) -> Vec<(Vec<Label<'m>>, f64)> {
-    map.iter().map(|(key, of)| (vec![(label, key.as_str())], value(*of))).collect()
-}
-
-fn run(to: &mut Families<'_>, state: &State) -> fmt::Result {
-    to.info("build", "The version that runs.", &[("version", &state.version)])?;
-    let labels = [("policy", state.policy.as_str()), ("objective", state.objective.as_str())];
-    to.info("policy", "The learner that is configured and what it makes small.", &labels)?;
+fn process(to: &mut Families<'_, '_>, host: &HostState) -> fmt::Result {
+    to.info("build", "The version that runs.", &[("version", &host.version)])?;
     let what = ("start_time", Some("seconds"), "Start of the run, Unix time.");
-    to.gauge(what, state.started_unix_s)?;
+    to.of_process(what, host.started_unix_s)?;
     let what = ("dry_run", None, "1 if clocks are chosen but not written.");
-    to.gauge(what, flag(state.dry_run))?;
-    let modes = Mode::ALL.iter().map(|mode| (vec![("mode", mode.name())], flag(*mode == state.mode)));
-    to.gauges(("mode", None, "What the loop is doing: 1 for the mode it is in."), modes)?;
-    let what = ("mode", Some("seconds"), "Time spent in each mode.");
-    to.counters(what, by("mode", &state.counts.mode_s, |seconds| seconds))?;
-    to.timing("scrape_duration", "Time that fetching the engine's metrics page took.", &state.scrape)?;
-    to.timing("tick_lateness", "Time by which ticks began late.", &state.lateness)?;
-    to.timing("step_duration", "Time that collecting, deciding and commanding took.", &state.step)
+    to.of_process(what, flag(host.dry_run))
 }
 
-fn gpus(to: &mut Families<'_>, state: &State) -> fmt::Result {
-    let indices: Vec<String> = state.gpus.iter().map(|gpu| gpu.index.to_string()).collect();
-    let each = |value: &dyn Fn(&crate::view::GpuState) -> Option<f64>| -> Vec<(Vec<Label<'_>>, f64)> {
-        let samples = state.gpus.iter().zip(&indices);
-        samples.filter_map(|(gpu, index)| Some((vec![("gpu", index.as_str())], value(gpu)?))).collect()
-    };
-    let names = state.gpus.iter().zip(&indices).map(|(gpu, index)| {
-        (vec![("gpu", index.as_str()), ("uuid", gpu.uuid.as_str()), ("name", gpu.name.as_str())], 1.0)
-    });
-    to.gauges(("gpu_info", None, "The GPUs of the engine; always 1."), names)?;
+fn run(to: &mut Families<'_, '_>) -> fmt::Result {
+    let what = ("policy_info", None, "The learner that is configured and what it makes small; always 1.");
+    to.gauges(what, |state| {
+        [(vec![("policy", state.policy.as_str()), ("objective", state.objective.as_str())], 1.0)]
+    })?;
+    to.gauges(("mode", None, "What the loop is doing: 1 for the mode it is in."), |state| {
+        Mode::ALL.map(|mode| (vec![("mode", mode.name())], flag(mode == state.mode)))
+    })?;
+    let what = ("mode", Some("seconds"), "Time spent in each mode.");
+    to.counters(what, |state| by("mode", &state.counts.mode_s, |seconds| seconds))?;
+    to.timing("scrape_duration", "Time that fetching the engine's metrics page took.", |state| {
+        &state.scrape
+    })?;
+    to.timing("tick_lateness", "Time by which ticks began late.", |state| &state.lateness)?;
+    to.timing("step_duration", "Time that collecting, deciding and commanding took.", |state| &state.step)
+}
+
+fn clocks(to: &mut Families<'_, '_>) -> fmt::Result {
+    let subjects = to.subjects;
     let what =
         ("clocks_locked", None, "1 while a lock is in force, 0 at driver-default clocks; none if not known.");
-    to.gauge(what, (!state.not_given_back).then(|| flag(state.in_force.is_some())))?;
-    let what = ("clocks_not_given_back", None, NOT_GIVEN_BACK);
-    to.gauge(what, flag(state.not_given_back))?;
+    // Whoever has clocks to take back knows of no lock.
+    let locked = |locked: bool, known: bool| one(known.then(|| flag(locked)));
+    let servers = samples(&subjects.servers, |of| locked(of.in_force.is_some(), !of.not_given_back));
+    let parked = samples(&subjects.parked, |of| locked(of.in_force.is_some(), !of.not_given_back));
+    to.with_parked(what, "park_clocks_locked", MetricType::Gauge, servers, parked)?;
+    let help =
+        "1 while the driver does not take clocks back that are to be at its default: a lock may be in force.";
+    let servers = samples(&subjects.servers, |of| one(flag(of.not_given_back)));
+    let parked = samples(&subjects.parked, |of| one(flag(of.not_given_back)));
+    let what = ("clocks_not_given_back", None, help);
+    to.with_parked(what, "park_clocks_not_given_back", MetricType::Gauge, servers, parked)?;
     let what = ("asked_core_clock", Some("hertz"), "Core clock asked for; none at driver-default clocks.");
-    to.gauge(what, state.asked.map(|clocks| hertz(clocks.core)))?;
+    to.gauge(what, |state| state.asked.map(|clocks| hertz(clocks.core)))?;
     let what = ("asked_memory_clock", Some("hertz"), "Memory clock asked for; none where it is left alone.");
-    to.gauge(what, state.asked.and_then(|clocks| clocks.memory).map(hertz))?;
+    to.gauge(what, |state| state.asked.and_then(|clocks| clocks.memory).map(hertz))
+}
+
+fn gpus(to: &mut Families<'_, '_>) -> fmt::Result {
+    let subjects = to.subjects;
+    fn card<'s>(uuid: &'s str, name: &'s str) -> [Sample<'s>; 1] {
+        [(vec![("uuid", uuid), ("name", name)], 1.0)]
+    }
+    let servers = samples(&subjects.gpus, |gpu| card(&gpu.uuid, &gpu.name));
+    let parked = samples(&subjects.parked, |gpu| card(&gpu.uuid, &gpu.name));
+    let what = ("gpu_info", None, "The GPUs; always 1.");
+    to.with_parked(what, "park_gpu_info", MetricType::Gauge, servers, parked)?;
     let what = ("gpu_core_clock", Some("hertz"), "Core clock that runs, as read back.");
-    to.gauges(what, each(&|gpu| gpu.core_clock.map(hertz)))?;
+    to.of_gpus(what, |gpu| gpu.core_clock.map(hertz))?;
     let what = ("gpu_memory_clock", Some("hertz"), "Memory clock that runs, as read back.");
-    to.gauges(what, each(&|gpu| gpu.memory_clock.map(hertz)))?;
-    to.gauges(("gpu_power", Some("watts"), "Board power."), each(&|gpu| gpu.power_w))?;
-    to.gauges(("gpu_temperature", Some("celsius"), "Core temperature."), each(&|gpu| gpu.temperature_c))?;
+    to.of_gpus(what, |gpu| gpu.memory_clock.map(hertz))?;
+    to.of_gpus(("gpu_power", Some("watts"), "Board power."), |gpu| gpu.power_w)?;
+    let what = ("gpu_temperature", Some("celsius"), "Core temperature.");
+    let servers = samples(&subjects.gpus, |gpu| one(gpu.temperature_c));
+    let parked = samples(&subjects.parked, |gpu| one(gpu.temperature_c));
+    to.with_parked(what, "park_temperature", MetricType::Gauge, servers, parked)?;
     let what = ("gpu_utilization", Some("ratio"), "Share of the time in which a kernel ran.");
-    to.gauges(what, each(&|gpu| gpu.utilization))?;
+    let servers = samples(&subjects.gpus, |gpu| one(gpu.utilization));
+    let parked = samples(&subjects.parked, |gpu| one(gpu.utilization_percent.map(|percent| percent / 100.0)));
+    to.with_parked(what, "park_utilization", MetricType::Gauge, servers, parked)?;
     let what = ("gpu_capped", None, "1 while power or temperature holds the clock low.");
-    to.gauges(what, each(&|gpu| gpu.capped.map(flag)))?;
+    to.of_gpus(what, |gpu| gpu.capped.map(flag))?;
+    let energy = samples(&subjects.gpus, |gpu| one(gpu.energy_j));
     let what = ("gpu_energy", Some("joules"), "Energy since the start of the run.");
-    to.counters(what, each(&|gpu| gpu.energy_j))
+    to.family(what, MetricType::Counter, energy)
 }
 
-fn engine(to: &mut Families<'_>, state: &State) -> fmt::Result {
-    let (load, counts) = (&state.load, &state.counts);
-    let kinds = [("prompt", counts.prompt_tokens), ("generated", counts.generated_tokens)];
-    let tokens = kinds.map(|(kind, tokens)| (vec![("kind", kind)], tokens));
-    to.counters(("tokens", None, "Tokens that the engine processed."), tokens)?;
-    to.counter(("requests_finished", None, "Requests that the engine finished."), counts.finished)?;
-    let states = [("running", load.running), ("waiting", load.waiting)];
-    let requests = states.into_iter().filter_map(|(of, value)| Some((vec![("state", of)], value?)));
-    to.gauges(("requests", None, "Requests in the engine."), requests)?;
+fn engine(to: &mut Families<'_, '_>) -> fmt::Result {
+    to.counters(("tokens", None, "Tokens that the engine processed."), |state| {
+        let counts = &state.counts;
+        let kinds = [("prompt", counts.prompt_tokens), ("generated", counts.generated_tokens)];
+        kinds.map(|(kind, tokens)| (vec![("kind", kind)], tokens))
+    })?;
+    let what = ("requests_finished", None, "Requests that the engine finished.");
+    to.counter(what, |state| state.counts.finished)?;
+    to.gauges(("requests", None, "Requests in the engine."), |state| {
+        let states = [("running", state.load.running), ("waiting", state.load.waiting)];
+        states.into_iter().filter_map(|(of, value)| Some((vec![("state", of)], value?)))
+    })?;
     let what = ("kv_cache_usage", Some("ratio"), "Share of the KV cache in use.");
-    to.gauge(what, load.kv_usage)?;
+    to.gauge(what, |state| state.load.kv_usage)?;
     let what = ("time_to_first_token", Some("seconds"), "Mean over the latest window.");
-    to.gauge(what, load.ttft_s)?;
+    to.gauge(what, |state| state.load.ttft_s)?;
     let what = ("time_per_output_token", Some("seconds"), "Mean over the latest window.");
-    to.gauge(what, load.tpot_s)?;
-    let limits = state.limits.into_iter().flat_map(|limits| {
-        [(vec![("limit", "ttft")], limits.ttft.0), (vec![("limit", "tpot")], limits.tpot.0)]
-    });
-    to.gauges(("latency_limit", Some("seconds"), "Latency limit in force."), limits)?;
-    let round = state.round.as_ref();
-    let edp = round.and_then(|round| round.edp_js);
+    to.gauge(what, |state| state.load.tpot_s)?;
+    to.gauges(("latency_limit", Some("seconds"), "Latency limit in force."), |state| {
+        let limits = state.limits.map(|limits| [("ttft", limits.ttft.0), ("tpot", limits.tpot.0)]);
+        limits.into_iter().flatten().map(|(limit, seconds)| (vec![("limit", limit)], seconds))
+    })?;
     let what = "Energy of the latest window times its time per output token.";
-    to.gauge(("edp", Some("joule_seconds"), what), edp)?;
-    let default = round.and_then(|round| round.default_edp_js);
+    to.gauge(("edp", Some("joule_seconds"), what), |state| state.round.as_ref()?.edp_js)?;
     let what = "Estimate: the same at driver-default clocks under this load.";
-    to.gauge(("estimated_default_edp", Some("joule_seconds"), what), default)
+    let what = ("estimated_default_edp", Some("joule_seconds"), what);
+    to.gauge(what, |state| state.round.as_ref()?.default_edp_js)
 }
 
-fn learner(to: &mut Families<'_>, state: &State) -> fmt::Result {
-    let learner = &state.learner;
-    let reward = state.round.as_ref().and_then(|round| round.reward);
-    to.gauge(("reward", None, "Reward of the latest window; 0 is as good as default clocks."), reward)?;
+fn learner(to: &mut Families<'_, '_>) -> fmt::Result {
+    let what = ("reward", None, "Reward of the latest window; 0 is as good as default clocks.");
+    to.gauge(what, |state| state.round.as_ref()?.reward)?;
     let what = ("exploration_rate", None, "Width of the confidence bound in force.");
-    to.gauge(what, learner.exploration_rate)?;
-    to.gauge(("converged", None, "1 once the choice of clocks has settled."), flag(learner.converged))?;
+    to.gauge(what, |state| state.learner.exploration_rate)?;
+    let what = ("converged", None, "1 once the choice of clocks has settled.");
+    to.gauge(what, |state| flag(state.learner.converged))?;
     let what = ("handed_over", None, "1 while linucb stands in for structured.");
-    to.gauge(what, flag(learner.handed_over.is_some()))?;
-    let statuses = ArmStatus::ALL.map(|status| {
-        let arms = learner.arms.iter().filter(|arm| arm.status == status).count();
-        (vec![("status", status.name())], count(arms as u64))
-    });
-    to.gauges(("arms", None, "Clocks, by whether they may be chosen and what took them out."), statuses)?;
+    to.gauge(what, |state| flag(state.learner.handed_over.is_some()))?;
+    let what = ("arms", None, "Clocks, by whether they may be chosen and what took them out.");
+    to.gauges(what, |state| {
+        ArmStatus::ALL.map(|status| {
+            let arms = state.learner.arms.iter().filter(|arm| arm.status == status).count();
+            (vec![("status", status.name())], count(arms as u64))
+        })
+    })?;
     let what = ("best_core_clock", Some("hertz"), "Core clock with the highest mean reward.");
-    to.gauge(what, learner.best.map(|clocks| hertz(clocks.core)))?;
+    to.gauge(what, |state| state.learner.best.map(|clocks| hertz(clocks.core)))?;
     let what = ("floor_core_clock", Some("hertz"), "Lowest core clock that broken limits allow.");
-    to.gauge(what, state.floor.map(hertz))
+    to.gauge(what, |state| state.floor.map(hertz))
 }
 
-fn measured(to: &mut Families<'_>, state: &State) -> fmt::Result {
-    let of = &state.savings;
+fn measured(to: &mut Families<'_, '_>) -> fmt::Result {
     let what = "Share of the time that the holdout experiment leaves to default clocks; 0 is no experiment.";
-    to.gauge(("holdout_share", Some("ratio"), what), of.share)?;
-    let what = ("holdout_cycles", None, "Cycles of the holdout experiment that could be compared.");
-    to.counter(what, count(of.cycles))?;
+    to.gauge(("holdout_share", Some("ratio"), what), |state| state.savings.share)?;
+    let what = "Cycles of the holdout experiment that could be compared.";
+    to.counter(("holdout_cycles", None, what), |state| count(state.savings.cycles))?;
     let what = "Time measured at default clocks in the holdout experiment.";
-    to.counter(("holdout_default", Some("seconds"), what), of.held_s)?;
+    to.counter(("holdout_default", Some("seconds"), what), |state| state.savings.held_s)?;
     let what = "Time measured under agft in the holdout experiment.";
-    to.counter(("holdout_agft", Some("seconds"), what), of.agft_s)?;
-    let effect = &of.effect;
-    let changes = [("power", effect.power_w), ("tpot", effect.tpot_s), ("ttft", effect.ttft_s)];
-    let changes = changes.into_iter().filter_map(|(name, change)| Some((name, change?)));
-    let samples = changes.flat_map(|(name, change)| {
-        bounds(change.relative, change.relative_half_width)
-            .map(|(bound, value)| (vec![("of", name), ("bound", bound)], value))
-    });
+    to.counter(("holdout_agft", Some("seconds"), what), |state| state.savings.agft_s)?;
     let what = "Measured: relative change under agft against default clocks, with its 95 % interval.";
-    to.gauges(("measured_change", Some("ratio"), what), samples)?;
-    let saved = of.saved_j().map(|(saved, half_width)| bounds(saved, half_width));
-    let samples = saved.into_iter().flatten().map(|(bound, value)| (vec![("bound", bound)], value));
+    to.gauges(("measured_change", Some("ratio"), what), |state| {
+        let effect = &state.savings.effect;
+        let changes = [("power", effect.power_w), ("tpot", effect.tpot_s), ("ttft", effect.ttft_s)];
+        let changes = changes.into_iter().filter_map(|(name, change)| Some((name, change?)));
+        changes.flat_map(|(name, change)| {
+            let bounds = around(change.relative, change.relative_half_width);
+            bounds.map(|(bound, value)| ([vec![("of", name)], bound].concat(), value))
+        })
+    })?;
     let what = "Measured: energy saved in that time against default clocks, with its 95 % interval.";
-    to.gauges(("measured_energy_saved", Some("joules"), what), samples)
+    to.gauges(("measured_energy_saved", Some("joules"), what), |state| {
+        let saved = state.savings.saved_j();
+        saved.into_iter().flat_map(|(saved, half_width)| around(saved, half_width))
+    })
 }
 
-fn bounds(mean: f64, half_width: f64) -> [(&'static str, f64); 3] {
-    [("low", mean - half_width), ("mean", mean), ("high", mean + half_width)]
+fn around(mean: f64, half_width: f64) -> [Sample<'static>; 3] {
+    bounds(mean - half_width, mean, mean + half_width)
 }
 
-fn estimate(to: &mut Families<'_>, state: &State) -> fmt::Result {
-    let of = &state.estimate;
+fn estimate(to: &mut Families<'_, '_>) -> fmt::Result {
     let what = "Time at a lock for which default clocks can be estimated.";
-    to.counter(("compared", Some("seconds"), what), of.compared_s)?;
-    to.counter(("compared_energy", Some("joules"), "Energy measured in that time."), of.energy_j)?;
+    to.counter(("compared", Some("seconds"), what), |state| state.estimate.compared_s)?;
+    to.counter(("compared_energy", Some("joules"), "Energy measured in that time."), |state| {
+        state.estimate.energy_j
+    })?;
     let what = "Estimate: energy that default clocks would have taken in that time.";
-    to.counter(("estimated_default_energy", Some("joules"), what), of.default_energy_j)?;
+    to.counter(("estimated_default_energy", Some("joules"), what), |state| state.estimate.default_energy_j)?;
     let what = "Time per output token summed over the tokens of that time.";
-    to.counter(("compared_token_time", Some("seconds"), what), of.token_time_s)?;
+    to.counter(("compared_token_time", Some("seconds"), what), |state| state.estimate.token_time_s)?;
     let what = "Estimate: the same at default clocks.";
-    to.counter(("estimated_default_token_time", Some("seconds"), what), of.default_token_time_s)?;
+    to.counter(("estimated_default_token_time", Some("seconds"), what), |state| {
+        state.estimate.default_token_time_s
+    })?;
     let what = "Estimate: energy saved against default clocks in this run; negative if more was spent.";
-    to.gauge(("estimated_energy_saved", Some("joules"), what), of.saved_j())?;
+    to.gauge(("estimated_energy_saved", Some("joules"), what), |state| state.estimate.saved_j())?;
     let what = "Estimate: the same as a share of what default clocks would have taken.";
-    to.gauge(("estimated_energy_saved", Some("ratio"), what), of.saved_share())?;
+    to.gauge(("estimated_energy_saved", Some("ratio"), what), |state| state.estimate.saved_share())?;
     let what = "Estimate: rise of the time per output token against default clocks.";
-    to.gauge(("estimated_slowdown", Some("ratio"), what), of.slowdown())
+    to.gauge(("estimated_slowdown", Some("ratio"), what), |state| state.estimate.slowdown())
 }
 
-fn happened(to: &mut Families<'_>, state: &State) -> fmt::Result {
-    let counts = &state.counts;
-    to.counter(("steps", None, "Steps of the loop."), count(counts.steps))?;
-    to.counter(("rounds", None, "Windows closed."), count(counts.rounds))?;
-    to.counter(("lessons", None, "Windows that taught the learner something."), count(counts.lessons))?;
-    to.counters(("decisions", None, "Choices, by reason."), by("reason", &counts.decisions, count))?;
+fn happened(to: &mut Families<'_, '_>) -> fmt::Result {
+    to.counter(("steps", None, "Steps of the loop."), |state| count(state.counts.steps))?;
+    to.counter(("rounds", None, "Windows closed."), |state| count(state.counts.rounds))?;
+    to.counter(("lessons", None, "Windows that taught the learner something."), |state| {
+        count(state.counts.lessons)
+    })?;
+    to.counters(("decisions", None, "Choices, by reason."), |state| {
+        by("reason", &state.counts.decisions, count)
+    })?;
     let what = ("clock_changes", None, "Changes of the clocks that the driver has confirmed.");
-    to.counter(what, count(counts.clock_changes))?;
+    to.counter(what, |state| count(state.counts.clock_changes))?;
     let what = ("scrape_failures", None, "Scrapes of the engine's page that failed.");
-    to.counter(what, count(counts.scrape_failures))?;
-    to.counter(("outages", None, "Outages of the engine's page."), count(counts.outages))?;
-    to.counters(("faults", None, "Things that went wrong."), by("kind", &counts.faults, count))?;
+    to.counter(what, |state| count(state.counts.scrape_failures))?;
+    to.counter(("outages", None, "Outages of the engine's page."), |state| count(state.counts.outages))?;
+    to.counters(("faults", None, "Things that went wrong."), |state| {
+        by("kind", &state.counts.faults, count)
+    })?;
     let what = ("limit_violations", None, "Times that a latency limit broke.");
-    to.counters(what, by("limit", &counts.limit_violations, count))?;
+    to.counters(what, |state| by("limit", &state.counts.limit_violations, count))?;
     let what = ("limit_violated", Some("seconds"), "Time with a broken latency limit.");
-    to.counter(what, counts.violated_s)?;
-    to.counter(("parkings", None, "Times that the clocks were parked."), count(counts.parkings))?;
-    let what = ("wakes", None, "Ends of parking, by what showed the work.");
-    to.counters(what, by("source", &counts.wakes, count))
+    to.counter(what, |state| state.counts.violated_s)
 }
 
 #[cfg(test)]

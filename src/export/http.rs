@@ -3,7 +3,6 @@
 //! It has its own thread and answers from the latest published state. Clients get little: so many connections at once,
 //! so many bytes of headers, so many seconds to send them.
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -18,13 +17,12 @@ use axum::routing::get;
 use axum::{Router, body::Body};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::events::{self, Live};
 use super::exposition::{self, Format};
 use super::guard::Hosts;
-use super::{Latest, page};
-use crate::view::ParkState;
+use super::{Published, page};
 
 /// Connections at once; more are closed at once.
 const CONNECTIONS: usize = 64;
@@ -93,27 +91,12 @@ impl Bound {
         self.address
     }
 
-    /// Starts serving a learning agft.
+    /// Starts serving what is published.
     ///
     /// # Errors
     /// [`HttpError::Thread`]
-    pub fn serve(self, latest: Latest, hosts: Hosts) -> Result<Server, HttpError> {
-        self.start(router(latest, hosts))
-    }
-
-    /// Starts serving an `agft park`: its metrics, and its state as JSON.
-    ///
-    /// # Errors
-    /// [`HttpError::Thread`]
-    pub fn serve_park(
-        self,
-        state: watch::Receiver<Arc<ParkState>>,
-        hosts: Hosts,
-    ) -> Result<Server, HttpError> {
-        self.start(park_router(state, hosts))
-    }
-
-    fn start(self, router: Router) -> Result<Server, HttpError> {
+    pub fn serve(self, published: Published, hosts: Hosts) -> Result<Server, HttpError> {
+        let router = router(published, hosts);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -195,7 +178,7 @@ async fn accept(listener: TcpListener, router: Router) -> io::Error {
     }
 }
 
-fn router(latest: Latest, hosts: Hosts) -> Router {
+fn router(published: Published, hosts: Hosts) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/api/state", get(events::state))
@@ -203,16 +186,7 @@ fn router(latest: Latest, hosts: Hosts) -> Router {
         .merge(page::routes())
         .layer(from_fn_with_state(Arc::new(hosts), check_host))
         .layer(map_response(page::with_headers))
-        .with_state(Live::new(latest))
-}
-
-fn park_router(state: watch::Receiver<Arc<ParkState>>, hosts: Hosts) -> Router {
-    Router::new()
-        .route("/metrics", get(park_metrics))
-        .route("/api/state", get(park_state))
-        .layer(from_fn_with_state(Arc::new(hosts), check_host))
-        .layer(map_response(page::with_headers))
-        .with_state(state)
+        .with_state(Live::new(published))
 }
 
 async fn check_host(Shared(hosts): Shared<Arc<Hosts>>, request: Request<Body>, next: Next) -> Response {
@@ -225,27 +199,9 @@ async fn check_host(Shared(hosts): Shared<Arc<Hosts>>, request: Request<Body>, n
 }
 
 async fn metrics(Shared(live): Shared<Live>, headers: HeaderMap) -> Response {
-    let state = Arc::clone(&live.latest.state.borrow());
-    exposed(&headers, |format| exposition::page(state, format))
-}
-
-async fn park_metrics(
-    Shared(state): Shared<watch::Receiver<Arc<ParkState>>>,
-    headers: HeaderMap,
-) -> Response {
-    let state = Arc::clone(&state.borrow());
-    exposed(&headers, |format| exposition::park_page(state, format))
-}
-
-async fn park_state(Shared(state): Shared<watch::Receiver<Arc<ParkState>>>) -> Response {
-    let state = Arc::clone(&state.borrow());
-    events::json(&*state)
-}
-
-fn exposed(headers: &HeaderMap, page: impl FnOnce(Format) -> Result<String, fmt::Error>) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = Format::wanted(accept);
-    match page(format) {
+    match exposition::page(live.published.host(), format) {
         Ok(page) => ([(header::CONTENT_TYPE, format.content_type())], page).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

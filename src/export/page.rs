@@ -17,7 +17,7 @@ struct File {
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-const FILES: [File; 7] = [
+const FILES: [File; 8] = [
     File { path: "/", content_type: "text/html; charset=utf-8", text: include_str!("page/index.html") },
     File {
         path: "/page/style.css",
@@ -29,6 +29,7 @@ const FILES: [File; 7] = [
     File { path: "/page/chart.js", content_type: SCRIPT, text: include_str!("page/chart.js") },
     File { path: "/page/charts.js", content_type: SCRIPT, text: include_str!("page/charts.js") },
     File { path: "/page/panels.js", content_type: SCRIPT, text: include_str!("page/panels.js") },
+    File { path: "/page/servers.js", content_type: SCRIPT, text: include_str!("page/servers.js") },
 ];
 
 /// What the browser is told with every answer: run and load only what comes from here, send nothing, be in no frame, keep

@@ -4,29 +4,57 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::Order;
 use crate::units::Seconds;
-use crate::view::{History, ParkState, State};
+use crate::view::{History, HostState};
 
 /// The longest request, in bytes, with its line end.
 pub const MAX_REQUEST: usize = 4096;
 
 /// What a client asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// The state now.
-    Status {},
+    Status {
+        /// Of this server alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+    },
     /// The state now, and again every so often until the client hangs up.
     Watch {
         /// Seconds from one to the next.
         #[serde(default = "second")]
         every_s: Seconds,
+        /// Of this server alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
     },
-    /// The last ten minutes, one point a second.
-    History {},
+    /// The last ten minutes of a server, one point a second.
+    History {
+        /// Of this one; it may be left out where there is one only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+    },
     /// Driver-default clocks, and nothing learned, until `resume`.
-    Pause {},
+    Pause {
+        /// For this server alone; else for every GPU.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+    },
     /// Go on.
-    Resume {},
+    Resume {
+        /// For this server alone; else for every GPU.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+    },
+}
+
+/// An order, and whom it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directed {
+    /// The server; `None` is every group of GPUs, those without a server too.
+    pub server: Option<String>,
+    /// What is to be done.
+    pub order: Order,
 }
 
 fn second() -> Seconds {
@@ -34,13 +62,12 @@ fn second() -> Seconds {
 }
 
 impl Request {
-    /// The order to the loop, if it is one.
+    /// The request for an order.
     #[must_use]
-    pub fn order(self) -> Option<Order> {
-        match self {
-            Self::Status {} | Self::Watch { .. } | Self::History {} => None,
-            Self::Pause {} => Some(Order::Pause),
-            Self::Resume {} => Some(Order::Resume),
+    pub fn order(Directed { server, order }: Directed) -> Self {
+        match order {
+            Order::Pause => Self::Pause { server },
+            Order::Resume => Self::Resume { server },
         }
     }
 }
@@ -54,14 +81,7 @@ pub enum Answer {
         /// Always true.
         ok: bool,
         /// The state.
-        state: Box<State>,
-    },
-    /// The same of an `agft park`.
-    Park {
-        /// Always true.
-        ok: bool,
-        /// The state.
-        park: Box<ParkState>,
+        state: Box<HostState>,
     },
     /// The last minutes.
     History {
@@ -88,14 +108,8 @@ impl Answer {
 
     /// The state.
     #[must_use]
-    pub fn state(state: &State) -> Self {
-        Self::State { ok: true, state: Box::new(state.clone()) }
-    }
-
-    /// The state of an `agft park`.
-    #[must_use]
-    pub fn park(state: &ParkState) -> Self {
-        Self::Park { ok: true, park: Box::new(state.clone()) }
+    pub fn state(state: HostState) -> Self {
+        Self::State { ok: true, state: Box::new(state) }
     }
 }
 
@@ -109,24 +123,31 @@ mod tests {
     fn every_documented_request_is_understood_and_every_request_is_documented() {
         let lines = DOCUMENT.lines().filter(|line| line.starts_with("{\"cmd\""));
         let requests: Vec<Request> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
-        let all = [
-            Request::Status {},
-            Request::Watch { every_s: Seconds(2.0) },
-            Request::History {},
-            Request::Pause {},
-            Request::Resume {},
-        ];
-        assert_eq!(requests, all);
+        let all = |server: Option<&str>| {
+            let server = || server.map(str::to_owned);
+            [
+                Request::Status { server: server() },
+                Request::Watch { every_s: Seconds(2.0), server: server() },
+                Request::History { server: server() },
+                Request::Pause { server: server() },
+                Request::Resume { server: server() },
+            ]
+        };
+        // Each, and each once more for a server.
+        let wanted = all(None).into_iter().zip(all(Some("chat"))).flat_map(<[Request; 2]>::from);
+        assert_eq!(requests, wanted.collect::<Vec<_>>());
     }
 
     #[test]
     fn every_key_of_the_state_is_documented() {
-        let state = serde_json::to_value(crate::view::testing::state()).unwrap();
-        let park = serde_json::to_value(crate::view::testing::park_state()).unwrap();
-        let (_, documented) = DOCUMENT.split_once("## The state of agft park").unwrap();
+        let host = serde_json::to_value(crate::view::testing::host()).unwrap();
+        let (document, documented) = DOCUMENT.split_once("## GPUs without a server").unwrap();
+        let (document, of_server) = document.split_once("## A server").unwrap();
+        let park = &host["park"];
         for (state, document) in [
-            (&state, DOCUMENT),
-            (&park, documented),
+            (&host, document),
+            (&host["servers"][0], of_server),
+            (park, documented),
             (&park["gpus"][0], documented),
             (&park["connections"], documented),
         ] {
@@ -142,6 +163,6 @@ mod tests {
             assert!(serde_json::from_str::<Request>(wrong).is_err(), "{wrong}");
         }
         let watch: Request = serde_json::from_str(r#"{"cmd":"watch"}"#).unwrap();
-        assert_eq!(watch, Request::Watch { every_s: Seconds(1.0) });
+        assert_eq!(watch, Request::Watch { every_s: Seconds(1.0), server: None });
     }
 }

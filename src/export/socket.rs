@@ -19,9 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::Published;
-use super::protocol::{Answer, MAX_REQUEST, Request};
-use crate::control::{Mode, Order};
-use crate::view::{History, ParkMode, ParkState, ParkedGpu, State};
+use super::protocol::{Answer, Directed, MAX_REQUEST, Request};
+use crate::control::Order;
+use crate::view::History;
 
 /// Connections at once. One more cuts off the client that has been silent the longest, or else the one that asked the
 /// longest ago and only watches: neither keeps an order out. If all are being answered, it is told to try again.
@@ -89,7 +89,7 @@ impl Server {
     ///
     /// # Errors
     /// [`SocketError`]
-    pub fn start(dir: &Path, published: Published) -> Result<(Self, mpsc::Receiver<Order>), SocketError> {
+    pub fn start(dir: &Path, published: Published) -> Result<(Self, mpsc::Receiver<Directed>), SocketError> {
         sweep(dir);
         let path = dir.join(format!("agft-{}.sock", std::process::id()));
         let failed = |source| SocketError { path: path.clone(), source };
@@ -173,7 +173,7 @@ async fn accept(
     listener: StdListener,
     allowed: Allowed,
     published: Published,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Directed>,
 ) -> io::Error {
     let listener = match UnixListener::from_std(listener) {
         Ok(listener) => listener,
@@ -268,39 +268,10 @@ fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
     places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Published {
-    /// Waits until the state shows that an order is carried out; `false` if the run ends before.
-    async fn shows(&mut self, order: Order) -> bool {
-        match self {
-            Self::Run(latest) => {
-                let done = |state: &Arc<State>| match order {
-                    Order::Pause => {
-                        matches!(state.mode, Mode::Paused | Mode::Outage)
-                            && state.in_force.is_none()
-                            && !state.not_given_back
-                    }
-                    Order::Resume => state.mode != Mode::Paused,
-                };
-                latest.state.wait_for(done).await.is_ok()
-            }
-            Self::Park(state) => {
-                let done = |state: &Arc<ParkState>| match order {
-                    Order::Pause => {
-                        let free = |gpu: &ParkedGpu| gpu.in_force.is_none() && !gpu.not_given_back;
-                        state.mode == ParkMode::Paused && state.gpus.iter().all(free)
-                    }
-                    Order::Resume => state.mode == ParkMode::Parking,
-                };
-                state.wait_for(done).await.is_ok()
-            }
-        }
-    }
-}
-
 struct Client {
     stream: UnixStream,
     published: Published,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Directed>,
     place: Place,
 }
 
@@ -320,15 +291,14 @@ impl Client {
                 }
             };
             let go_on = match request {
-                Request::Watch { every_s } => {
-                    self.watch(every_s.0).await;
+                Request::Watch { every_s, server } => {
+                    self.watch(every_s.0, server.as_deref()).await;
                     false
                 }
-                Request::History {} => self.say_history().await,
-                request => match request.order() {
-                    None => self.say_state().await,
-                    Some(order) => self.carry_out(order).await,
-                },
+                Request::History { server } => self.say_history(server.as_deref()).await,
+                Request::Status { server } => self.say_state(server.as_deref()).await,
+                Request::Pause { server } => self.carry_out(Directed { server, order: Order::Pause }).await,
+                Request::Resume { server } => self.carry_out(Directed { server, order: Order::Resume }).await,
             };
             if !go_on {
                 return;
@@ -364,25 +334,23 @@ impl Client {
         matches!(tokio::time::timeout(WRITE_TIME, self.stream.write_all(line.as_bytes())).await, Ok(Ok(())))
     }
 
-    async fn say_state(&mut self) -> bool {
-        let answer = match &self.published {
-            Published::Run(latest) => Answer::state(&latest.state.borrow()),
-            Published::Park(state) => Answer::park(&state.borrow()),
+    async fn say_state(&mut self, server: Option<&str>) -> bool {
+        let answer = match self.published.host_of(server) {
+            Ok(state) => Answer::state(state),
+            Err(error) => Answer::error(error.to_string()),
         };
         self.say(&answer).await
     }
 
-    async fn say_history(&mut self) -> bool {
-        let answer = match &self.published {
-            Published::Run(latest) => {
-                Answer::History { ok: true, history: History::clone(&latest.history.borrow()) }
-            }
-            Published::Park(_) => Answer::error("agft park keeps no history; ask for its status"),
+    async fn say_history(&mut self, server: Option<&str>) -> bool {
+        let answer = match self.published.latest(server) {
+            Ok(latest) => Answer::History { ok: true, history: History::clone(&latest.history.borrow()) },
+            Err(error) => Answer::error(error.to_string()),
         };
         self.say(&answer).await
     }
 
-    async fn watch(&mut self, every_s: f64) {
+    async fn watch(&mut self, every_s: f64, server: Option<&str>) {
         // What is not a number asks for nothing in particular.
         let every = if every_s.is_finite() { every_s.clamp(0.1, 3600.0) } else { 1.0 };
         self.place.set(Doing::Watching);
@@ -391,7 +359,7 @@ impl Client {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
-                    if !self.say_state().await {
+                    if !self.say_state(server).await {
                         return;
                     }
                 }
@@ -402,14 +370,18 @@ impl Client {
     }
 
     /// Hands an order to the loop and waits until the state shows it.
-    async fn carry_out(&mut self, order: Order) -> bool {
-        if self.orders.try_send(order).is_err() {
+    async fn carry_out(&mut self, directed: Directed) -> bool {
+        let server = directed.server.as_deref();
+        if let Some(Err(error)) = server.map(|server| self.published.latest(Some(server))) {
+            return self.say(&Answer::error(error.to_string())).await;
+        }
+        if self.orders.try_send(directed.clone()).is_err() {
             return self.say(&Answer::error("too many orders at once, or agft is ending; try again")).await;
         }
         let carried_out =
-            tokio::time::timeout(ORDER_TIME, self.published.shows(order)).await.unwrap_or(false);
+            tokio::time::timeout(ORDER_TIME, self.published.shows(&directed)).await.unwrap_or(false);
         if carried_out {
-            return self.say_state().await;
+            return self.say_state(server).await;
         }
         self.say(&Answer::error("the loop has the order but has not carried it out yet")).await
     }

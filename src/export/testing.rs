@@ -1,4 +1,4 @@
-//! A published state for tests of the servers, and an HTTP server of it with a plain client.
+//! Published states for tests of the servers, and an HTTP server of them with a plain client.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,46 +7,92 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Latest;
 use super::guard::Hosts;
 use super::http::{Bound, Server};
-use crate::view::{History, State, testing};
+use super::{Latest, Published};
+use crate::view::{History, HostState, ParkState, State, testing};
 
-/// A state in which everything is known, with one point of history, and where to publish another state.
-pub(super) fn latest() -> (watch::Sender<Arc<State>>, Latest) {
-    let (publish, _, latest) = published();
-    (publish, latest)
+/// Where the state and the history of one server are published.
+pub(super) struct Loop {
+    pub(super) state: watch::Sender<Arc<State>>,
+    pub(super) history: watch::Sender<Arc<History>>,
 }
 
-/// The same, and where to publish another history.
-pub(super) fn published() -> (watch::Sender<Arc<State>>, watch::Sender<Arc<History>>, Latest) {
-    let (publish, state) = watch::channel(Arc::new(testing::state()));
-    let mut points = History::default();
-    points.push(&testing::state());
-    let (publish_history, history) = watch::channel(Arc::new(points));
-    (publish, publish_history, Latest { state, history })
+/// Published states in which everything is known, each with one point of history, and where to publish others.
+pub(super) struct Stage {
+    pub(super) published: Published,
+    pub(super) loops: Vec<Loop>,
+    pub(super) park: watch::Sender<Arc<ParkState>>,
 }
 
-/// An HTTP server of a published state.
+impl Stage {
+    /// What is published is this.
+    pub(super) fn of(host: HostState) -> Self {
+        let published = Published::new(HostState { servers: Vec::new(), park: None, ..host.clone() });
+        let shown = host.servers.into_iter().map(|state| {
+            let mut points = History::default();
+            points.push(&state);
+            let (name, state) = (state.name.clone(), watch::Sender::new(Arc::new(state)));
+            let shown = Loop { state, history: watch::Sender::new(Arc::new(points)) };
+            published.add(&name, shown.latest());
+            shown
+        });
+        let loops = shown.collect();
+        let park = watch::Sender::new(Arc::new(host.park.clone().unwrap_or_else(testing::park_state)));
+        if host.park.is_some() {
+            published.set_park(park.subscribe());
+        }
+        Self { published, loops, park }
+    }
+
+    /// One server.
+    pub(super) fn of_one() -> Self {
+        Self::of(testing::of(vec![testing::state()], None))
+    }
+
+    /// Two servers and a parked GPU.
+    pub(super) fn of_two() -> Self {
+        Self::of(testing::host())
+    }
+
+    pub(super) fn publish(&self, state: State) {
+        self.loops[0].state.send_replace(Arc::new(state));
+    }
+
+    pub(super) fn latest(&self, server: usize) -> Latest {
+        self.loops[server].latest()
+    }
+}
+
+impl Loop {
+    fn latest(&self) -> Latest {
+        Latest { state: self.state.subscribe(), history: self.history.subscribe() }
+    }
+}
+
+/// An HTTP server of published states.
 pub(super) struct Page {
     server: Server,
-    publish: watch::Sender<Arc<State>>,
+    pub(super) stage: Stage,
 }
 
 impl Page {
     pub(super) fn serve() -> Self {
-        let (publish, latest) = latest();
+        Self::of(Stage::of_one())
+    }
+
+    pub(super) fn of(stage: Stage) -> Self {
         let bound = Bound::new("observe.metrics_listen", "127.0.0.1:0".parse().unwrap()).unwrap();
-        Self { server: bound.serve(latest, Hosts::default()).unwrap(), publish }
+        Self { server: bound.serve(stage.published.clone(), Hosts::default()).unwrap(), stage }
     }
 
     pub(super) fn publish(&self, state: State) {
-        self.publish.send_replace(Arc::new(state));
+        self.stage.publish(state);
     }
 
     /// The run ends; the server stays.
     pub(super) fn end_run(&mut self) {
-        self.publish = watch::channel(Arc::new(testing::state())).0;
+        self.stage.loops.clear();
     }
 
     pub(super) fn address(&self) -> SocketAddr {

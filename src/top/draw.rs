@@ -2,6 +2,7 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::model::{Link, Model, Pane};
@@ -9,7 +10,7 @@ use super::text::{Theme, put, put_right, to_ascii};
 use super::{curves, header, panes};
 use crate::control::Order;
 use crate::units::Seconds;
-use crate::view::State;
+use crate::view::{History, HostState, Row, State, Table};
 
 /// The narrowest terminal that is drawn on.
 pub const MIN_WIDTH: u16 = 60;
@@ -32,9 +33,13 @@ pub fn draw(model: &mut Model, theme: Theme, now_unix_s: f64, area: Rect, buffer
     }
     if area.width < MIN_WIDTH || area.height < MIN_HEIGHT {
         small(area, buffer);
-    } else if let Some(state) = model.state.take() {
-        everything(model, &state, theme, now_unix_s, area, buffer);
-        model.state = Some(state);
+    } else if let Some(host) = model.host.take() {
+        let below = list(model, &host, theme, area, buffer);
+        match model.shown(&host) {
+            Some(state) => everything(model, &host, state, theme, now_unix_s, below, buffer),
+            None => parked(model, &host, theme, now_unix_s, area, buffer),
+        }
+        model.host = Some(host);
     } else {
         nothing(model, theme, area, buffer);
     }
@@ -66,6 +71,45 @@ fn nothing(model: &Model, theme: Theme, area: Rect, buffer: &mut Buffer) {
     put(buffer, row(area.bottom() - 1), &Line::styled(" q quit", theme.faint()));
 }
 
+/// The servers and the GPUs without one, if there are several; what is left below them.
+fn list(model: &Model, host: &HostState, theme: Theme, area: Rect, buffer: &mut Buffer) -> Rect {
+    let rows = host.rows();
+    let (one, all) = (rows.len() == 1, rows.len() + 1);
+    let shown = model.shown(host).map(|state| &state.name);
+    // Of a GPU without a server there is no more than its line.
+    let spare = usize::from(area.height.saturating_sub(if shown.is_some() { MIN_HEIGHT } else { 3 }));
+    let lines = all.min(spare);
+    if lines < 2 || (one && shown.is_some()) {
+        return area;
+    }
+    let table = Table::of(&rows);
+    let top = if shown.is_none() { area.y + 1 } else { area.y };
+    let row = |line: usize| Rect { y: top + u16::try_from(line).unwrap_or(u16::MAX), height: 1, ..area };
+    put(buffer, row(0), &Line::styled(format!("     {}", table.line(Row::HEAD)), theme.faint()));
+    let is_shown = |one: &Row| !one.name.is_empty() && shown == Some(&one.name);
+    let place = rows.iter().position(is_shown).unwrap_or(0);
+    let first = panes::around(place, lines - 1).min(rows.len() - (lines - 1));
+    for (line, (number, one)) in (1..lines).zip(rows.iter().enumerate().skip(first)) {
+        let number = if one.name.is_empty() { String::new() } else { (number + 1).to_string() };
+        let mark = if is_shown(one) { ">" } else { " " };
+        let style = if is_shown(one) { theme.strong() } else { Style::new() };
+        let words = format!(" {mark}{number:>2} {}", table.line(one.cells()));
+        put(buffer, row(line), &Line::styled(words, style));
+    }
+    let taken = u16::try_from(lines).unwrap_or(area.height);
+    Rect { y: area.y + taken, height: area.height - taken, ..area }
+}
+
+/// What there is to say where GPUs are parked and no server is served, beside the list.
+fn parked(model: &Model, host: &HostState, theme: Theme, now_unix_s: f64, area: Rect, buffer: &mut Buffer) {
+    let row = |y: u16| Rect { y, height: 1, ..area };
+    put(buffer, row(area.y), &header::process(host, theme));
+    let (standing, live) = header::standing(&model.link, host, host.at_unix_s, now_unix_s);
+    let style = if live { theme.faint() } else { theme.alert() };
+    put_right(buffer, row(area.y), &Line::styled(format!("{standing} "), style));
+    footer(model, host, None, theme, row(area.bottom() - 1), buffer);
+}
+
 /// Rows of the header, of one row of charts, how many such rows, and what is left for the panes.
 struct Plan {
     gpu_lines: usize,
@@ -92,26 +136,27 @@ impl Plan {
 
 fn everything(
     model: &mut Model,
+    host: &HostState,
     state: &State,
     theme: Theme,
     now_unix_s: f64,
     area: Rect,
     buffer: &mut Buffer,
 ) {
-    let plan = Plan::of(area, state.gpus.len());
+    let (plan, history) = (Plan::of(area, state.gpus.len()), model.last_minutes(&state.name));
     let row = |y: u16| Rect { y, height: 1, ..area };
-    let (standing, live) = header::standing(&model.link, state, now_unix_s);
+    let (standing, live) = header::standing(&model.link, host, state.at_unix_s, now_unix_s);
     let standing = Line::styled(format!("{standing} "), if live { theme.faint() } else { theme.alert() });
     let taken = u16::try_from(standing.width()).unwrap_or(u16::MAX).saturating_add(1);
     for (y, line) in
-        (area.y..).zip(header::lines(state, theme, plan.gpu_lines).iter().take(plan.header.into()))
+        (area.y..).zip(header::lines(host, state, theme, plan.gpu_lines).iter().take(plan.header.into()))
     {
         let row = row(y);
         let width = if y == area.y { row.width.saturating_sub(taken) } else { row.width };
         put(buffer, Rect { width, ..row }, line);
     }
     let charts = Rect { y: area.y + plan.header, height: plan.chart * plan.chart_rows, ..area };
-    draw_charts(model, state, theme, &plan, charts, buffer);
+    draw_charts(&history, state, theme, &plan, charts, buffer);
     let pane = Rect { y: charts.bottom(), height: area.bottom() - 1 - charts.bottom(), ..area };
     draw_panes(model, state, theme, pane, buffer);
     if !live {
@@ -119,12 +164,12 @@ fn everything(
         buffer.set_style(area, theme.faint());
     }
     put_right(buffer, row(area.y), &standing);
-    footer(model, theme, row(area.bottom() - 1), buffer);
+    footer(model, host, Some(&history), theme, row(area.bottom() - 1), buffer);
 }
 
-fn draw_charts(model: &Model, state: &State, theme: Theme, plan: &Plan, area: Rect, buffer: &mut Buffer) {
-    let span_s = curves::span_s(&model.history);
-    let charts = curves::charts(state, &model.history, theme, area.width / plan.columns < 36);
+fn draw_charts(history: &History, state: &State, theme: Theme, plan: &Plan, area: Rect, buffer: &mut Buffer) {
+    let span_s = curves::span_s(history);
+    let charts = curves::charts(state, history, theme, area.width / plan.columns < 36);
     let mut charts = charts.iter();
     for line in 0..plan.chart_rows {
         for column in 0..plan.columns {
@@ -159,12 +204,21 @@ fn draw_panes(model: &mut Model, state: &State, theme: Theme, area: Rect, buffer
     }
 }
 
-fn footer(model: &Model, theme: Theme, row: Rect, buffer: &mut Buffer) {
+fn footer(
+    model: &Model,
+    host: &HostState,
+    history: Option<&History>,
+    theme: Theme,
+    row: Rect,
+    buffer: &mut Buffer,
+) {
+    let several = host.servers.len() > 1;
     let line = match (&model.asking, &model.message, &model.link) {
-        (Some(order), _, _) => {
-            let what = match order {
-                Order::Pause => "Pause agft (default clocks, no learning)?",
-                Order::Resume => "Resume agft?",
+        (Some(asked), _, _) => {
+            let whom = asked.server.as_deref().filter(|_| several).unwrap_or("agft");
+            let what = match asked.order {
+                Order::Pause => format!("Pause {whom} (default clocks, no learning)?"),
+                Order::Resume => format!("Resume {whom}?"),
             };
             Line::styled(format!(" {what} y: yes, any other key: no"), theme.alert())
         }
@@ -173,10 +227,18 @@ fn footer(model: &Model, theme: Theme, row: Rect, buffer: &mut Buffer) {
             Line::styled(format!(" {why}; trying again every second"), theme.alert())
         }
         (None, None, _) => {
-            let span = super::text::span(Seconds(curves::span_s(&model.history)));
+            let Some(history) = history else {
+                put(buffer, row, &Line::styled(" q quit  p pause", theme.faint()));
+                return;
+            };
+            let span = super::text::span(Seconds(curves::span_s(history)));
             put_right(buffer, row, &Line::styled(format!("charts: last {span} "), theme.faint()));
             let width = row.width.saturating_sub(24);
-            let keys = Line::styled(" q quit  Tab arms/news  j k scroll  p pause  ? help", theme.faint());
+            let keys = match several {
+                true => " q quit  1-9 n server  Tab arms/news  j k  p pause  ? help",
+                false => " q quit  Tab arms/news  j k scroll  p pause  ? help",
+            };
+            let keys = Line::styled(keys, theme.faint());
             put(buffer, Rect { width, ..row }, &keys);
             return;
         }

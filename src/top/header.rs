@@ -11,14 +11,14 @@ use crate::bandit::Phase;
 use crate::control::Mode;
 use crate::reward::slo::Statistic;
 use crate::units::{Mhz, Seconds};
-use crate::view::{GpuState, State, clocks_words};
+use crate::view::{GpuState, HostState, State, clocks_words};
 
 /// The picture is called old when it is older than this although the daemon talks to us: its loop hangs.
 const OLD_S: f64 = 5.0;
 
 /// The lines; the first has [`standing`] at its right. GPUs take at most `gpu_lines`.
-pub(super) fn lines(state: &State, theme: Theme, gpu_lines: usize) -> Vec<Line<'static>> {
-    let mut lines = vec![mode(state, theme)];
+pub(super) fn lines(host: &HostState, state: &State, theme: Theme, gpu_lines: usize) -> Vec<Line<'static>> {
+    let mut lines = vec![mode(host, state, theme)];
     lines.extend(gpus(&state.gpus, theme, gpu_lines));
     lines.extend([
         clocks(state, theme),
@@ -34,11 +34,12 @@ pub(super) fn lines(state: &State, theme: Theme, gpu_lines: usize) -> Vec<Line<'
 pub(super) const FIXED: u16 = 6;
 
 /// Is this the present? In words for the right end of the first line, and whether all is well.
-pub(super) fn standing(link: &Link, state: &State, now_unix_s: f64) -> (String, bool) {
-    let age = now_unix_s - state.at_unix_s;
+/// Of a part of the picture that is `of_unix_s` old.
+pub(super) fn standing(link: &Link, host: &HostState, of_unix_s: f64, now_unix_s: f64) -> (String, bool) {
+    let age = now_unix_s - of_unix_s;
     match link {
         Link::Live if age <= OLD_S => {
-            (format!("live, up {}", span(Seconds(state.at_unix_s - state.started_unix_s))), true)
+            (format!("live, up {}", span(Seconds(of_unix_s - host.started_unix_s))), true)
         }
         Link::Live | Link::Lost(_) | Link::Waiting => {
             (format!("NOT LIVE, {} old", span(Seconds(age))), false)
@@ -66,18 +67,27 @@ fn mode_words(mode: Mode) -> &'static str {
     }
 }
 
-fn mode(state: &State, theme: Theme) -> Line<'static> {
+fn mode(host: &HostState, state: &State, theme: Theme) -> Line<'static> {
     let style = match state.mode {
         Mode::SloGuard | Mode::Outage | Mode::Fault | Mode::Paused => theme.alert(),
         _ => theme.good(),
     };
-    let dry = if state.dry_run { ", dry run" } else { "" };
-    Line::from(vec![
-        Span::styled(" agft", theme.strong()),
-        Span::raw(format!(" {} (pid {})  ", state.version, state.pid)),
+    let dry = if host.dry_run { ", dry run" } else { "" };
+    let mut line = process(host, theme);
+    if host.servers.len() > 1 {
+        line.push_span(Span::styled(format!("{}  ", state.name), theme.strong()));
+    }
+    line.extend([
         Span::styled(state.mode.name(), style),
         Span::raw(format!(": {}{dry}", mode_words(state.mode))),
-    ])
+    ]);
+    line
+}
+
+/// Which agft it is.
+pub(super) fn process(host: &HostState, theme: Theme) -> Line<'static> {
+    let which = format!(" {} (pid {})  ", host.version, host.pid);
+    Line::from(vec![Span::styled(" agft", theme.strong()), Span::raw(which)])
 }
 
 fn gpu(gpu: &GpuState, theme: Theme) -> Line<'static> {

@@ -1,8 +1,11 @@
 //! What is shown, and what keys do to it.
 
+use std::collections::BTreeMap;
+
 use super::panes;
 use crate::control::{Mode, Order};
-use crate::view::{History, State};
+use crate::export::protocol::Directed;
+use crate::view::{History, HostState, ParkMode, State};
 
 /// What a key asks for. Which keys these are is the terminal's business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,10 @@ pub enum Key {
     Order,
     /// Yes to what was asked.
     Yes,
+    /// The next server.
+    NextServer,
+    /// The server of this number, from 0.
+    Server(usize),
     /// What the keys do.
     Help,
     /// Any other key: no to what was asked.
@@ -34,14 +41,14 @@ pub enum Key {
 }
 
 /// What the terminal has to do after a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Nothing but draw.
     None,
     /// End the view.
     Quit,
     /// Send this order to the daemon.
-    Order(Order),
+    Order(Directed),
 }
 
 /// The two lower panes.
@@ -68,8 +75,11 @@ pub enum Link {
 /// The view: the latest state, the last minutes, and where the user is in it.
 #[derive(Debug, Clone)]
 pub struct Model {
-    pub(super) state: Option<Box<State>>,
-    pub(super) history: History,
+    pub(super) host: Option<Box<HostState>>,
+    /// The server that the user wants to see; the first where it is not there.
+    chosen: Option<String>,
+    /// The last minutes of each server.
+    histories: BTreeMap<String, History>,
     pub(super) link: Link,
     pub(super) pane: Pane,
     /// First arm shown; `None` keeps the one in force in sight.
@@ -78,7 +88,7 @@ pub struct Model {
     pub(super) news_top: usize,
     /// As drawn last: first arm, and lines of a page.
     pub(super) drawn: Drawn,
-    pub(super) asking: Option<Order>,
+    pub(super) asking: Option<Directed>,
     pub(super) message: Option<String>,
     pub(super) help: bool,
 }
@@ -93,8 +103,9 @@ pub(super) struct Drawn {
 impl Default for Model {
     fn default() -> Self {
         Self {
-            state: None,
-            history: History::default(),
+            host: None,
+            chosen: None,
+            histories: BTreeMap::new(),
             link: Link::Waiting,
             pane: Pane::default(),
             arms_top: None,
@@ -109,22 +120,41 @@ impl Default for Model {
 
 impl Model {
     /// The daemon said how things are.
-    pub fn state(&mut self, state: State) {
-        if let Some(before) = &self.state
-            && (before.pid, before.started_unix_s.to_bits()) != (state.pid, state.started_unix_s.to_bits())
+    pub fn host(&mut self, host: HostState) {
+        if let Some(before) = &self.host
+            && (before.pid, before.started_unix_s.to_bits()) != (host.pid, host.started_unix_s.to_bits())
         {
-            self.message = Some(format!("another run: agft {} (pid {})", state.version, state.pid));
-            self.history = History::default();
+            self.message = Some(format!("another run: agft {} (pid {})", host.version, host.pid));
+            self.histories.clear();
             self.asking = None;
         }
-        self.history.push(&state);
-        self.state = Some(Box::new(state));
+        self.histories.retain(|name, _| host.server(name).is_some());
+        for state in &host.servers {
+            self.histories.entry(state.name.clone()).or_default().push(state);
+        }
+        self.host = Some(Box::new(host));
         self.link = Link::Live;
     }
 
-    /// The daemon said how the last minutes were.
-    pub fn history(&mut self, history: History) {
-        self.history = history;
+    /// The daemon said how the last minutes of this server were.
+    pub fn history(&mut self, server: String, history: History) {
+        self.histories.insert(server, history);
+    }
+
+    /// Shows this server, if there is one of this name.
+    pub fn choose(&mut self, server: Option<String>) {
+        self.chosen = server;
+    }
+
+    /// The server of `host` that is shown.
+    pub(super) fn shown<'h>(&self, host: &'h HostState) -> Option<&'h State> {
+        let chosen = self.chosen.as_ref().and_then(|name| host.server(name));
+        chosen.or(host.servers.first())
+    }
+
+    /// The last minutes of a server.
+    pub(super) fn last_minutes(&self, server: &str) -> History {
+        self.histories.get(server).cloned().unwrap_or_default()
     }
 
     /// The daemon says no more.
@@ -141,7 +171,7 @@ impl Model {
     /// Process id of the daemon that is shown.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.state.as_ref().map(|state| state.pid)
+        self.host.as_ref().map(|host| host.pid)
     }
 
     /// A key was pressed.
@@ -181,6 +211,8 @@ impl Model {
                 Pane::News => self.news_top = 0,
             },
             Key::Order => self.ask(),
+            Key::NextServer => self.choose_by(|at| at + 1),
+            Key::Server(number) => self.choose_by(|_| number),
             Key::Help => self.help = !self.help,
             Key::Interrupt | Key::Yes | Key::Other => {}
         }
@@ -194,13 +226,32 @@ impl Model {
         }
     }
 
-    fn ask(&mut self) {
-        match (&self.link, &self.state) {
-            (Link::Live, Some(state)) => {
-                self.asking = Some(if state.mode == Mode::Paused { Order::Resume } else { Order::Pause });
+    /// Shows the server at the place that follows from the place of the one shown; after the last comes the first.
+    fn choose_by(&mut self, to: impl Fn(usize) -> usize) {
+        let Some(host) = &self.host else { return };
+        let at = |state: &State| host.servers.iter().position(|one| one.name == state.name);
+        let to = to(self.shown(host).and_then(at).unwrap_or(0));
+        let place = if to == host.servers.len() { 0 } else { to };
+        match host.servers.get(place) {
+            Some(state) => {
+                self.chosen = Some(state.name.clone());
+                (self.arms_top, self.news_top) = (None, 0);
             }
-            _ => self.message = Some("no agft answers that could be paused or resumed".into()),
+            None => self.message = Some(format!("there is no server {}", to + 1)),
         }
+    }
+
+    fn ask(&mut self) {
+        let (Link::Live, Some(host)) = (&self.link, &self.host) else {
+            self.message = Some("no agft answers that could be paused or resumed".into());
+            return;
+        };
+        let (server, paused) = match self.shown(host) {
+            Some(state) => (Some(state.name.clone()), state.mode == Mode::Paused),
+            None => (None, host.park.as_ref().is_some_and(|park| park.mode == ParkMode::Paused)),
+        };
+        let order = if paused { Order::Resume } else { Order::Pause };
+        self.asking = Some(Directed { server, order });
     }
 
     /// Keeps the wishes within what there is: a drawing of `lines` lines of the pane begins at the result.
@@ -234,24 +285,67 @@ mod tests {
 
     fn live() -> Model {
         let mut model = Model::default();
-        model.state(testing::state());
+        model.host(host(testing::state()));
         model
+    }
+
+    fn host(state: State) -> HostState {
+        testing::of(vec![state], None)
+    }
+
+    fn order(order: Order, server: &str) -> Action {
+        Action::Order(Directed { server: Some(server.into()), order })
     }
 
     #[test]
     fn an_order_takes_two_keys_and_any_other_second_key_calls_it_off() {
         let mut model = live();
-        assert_eq!((model.key(Key::Order), model.key(Key::Yes)), (Action::None, Action::Order(Order::Pause)));
+        assert_eq!((model.key(Key::Order), model.key(Key::Yes)), (Action::None, order(Order::Pause, "chat")));
         assert_eq!(model.key(Key::Yes), Action::None, "a second yes answers nothing");
-        for key in [Key::Other, Key::Quit, Key::Order, Key::Help, Key::Down] {
+        for key in [Key::Other, Key::Quit, Key::Order, Key::Help, Key::Down, Key::NextServer] {
             assert_eq!((model.key(Key::Order), model.key(key)), (Action::None, Action::None), "{key:?}");
             assert_eq!(model.key(Key::Yes), Action::None, "{key:?} has called it off");
         }
-        model.state(State { mode: Mode::Paused, ..testing::state() });
+        model.host(host(State { mode: Mode::Paused, ..testing::state() }));
         assert_eq!(
             (model.key(Key::Order), model.key(Key::Yes)),
-            (Action::None, Action::Order(Order::Resume))
+            (Action::None, order(Order::Resume, "chat"))
         );
+    }
+
+    #[test]
+    fn keys_choose_the_server_that_is_shown_and_ordered() {
+        let mut model = Model::default();
+        model.host(testing::host());
+        let shown = |model: &Model| model.shown(model.host.as_ref().unwrap()).unwrap().name.clone();
+        assert_eq!(shown(&model), "chat");
+        model.key(Key::NextServer);
+        assert_eq!(shown(&model), "code");
+        // It is paused.
+        assert_eq!(
+            (model.key(Key::Order), model.key(Key::Yes)),
+            (Action::None, order(Order::Resume, "code"))
+        );
+        model.key(Key::NextServer);
+        assert_eq!(shown(&model), "chat", "after the last the first");
+        model.key(Key::Server(1));
+        model.key(Key::Server(7));
+        assert_eq!((shown(&model), model.message.as_deref()), ("code".into(), Some("there is no server 8")));
+        // It goes, and comes back.
+        model.host(host(testing::state()));
+        assert_eq!((shown(&model), model.histories.len()), ("chat".into(), 1));
+        model.host(testing::host());
+        assert_eq!(shown(&model), "code");
+        model.choose(Some("chat".into()));
+        assert_eq!(shown(&model), "chat");
+    }
+
+    #[test]
+    fn gpus_without_a_server_are_ordered_as_one() {
+        let mut model = Model::default();
+        model.host(testing::of(Vec::new(), Some(testing::park_state())));
+        let all = |order| Action::Order(Directed { server: None, order });
+        assert_eq!((model.key(Key::Order), model.key(Key::Yes)), (Action::None, all(Order::Pause)));
     }
 
     #[test]
@@ -276,10 +370,11 @@ mod tests {
     #[test]
     fn another_run_begins_with_curves_of_its_own() {
         let mut model = live();
-        model.state(State { at_unix_s: 1.7e9 + 61.0, ..testing::state() });
-        assert_eq!(model.history.points().len(), 2);
-        model.state(State { pid: 1, at_unix_s: 1.7e9 + 62.0, ..testing::state() });
-        assert_eq!((model.history.points().len(), model.pid()), (1, Some(1)));
+        model.host(host(State { at_unix_s: 1.7e9 + 61.0, ..testing::state() }));
+        assert_eq!(model.histories["chat"].points().len(), 2);
+        let next = host(State { at_unix_s: 1.7e9 + 62.0, ..testing::state() });
+        model.host(HostState { pid: 1, ..next });
+        assert_eq!((model.histories["chat"].points().len(), model.pid()), (1, Some(1)));
     }
 
     #[test]

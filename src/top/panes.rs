@@ -221,7 +221,7 @@ pub(super) fn help(theme: Theme, area: Rect, buffer: &mut Buffer) {
         " q, Esc, Ctrl-C  end the view; agft goes on",
         " Tab, arrows     the other pane: arms or news",
         " j k PgUp PgDn   scroll; Home or g goes back to where the view places itself",
-        " p               pause agft (default clocks, no learning) or resume; asks back",
+        " p  n  1-9       pause agft or resume, asks back; next server, or by its number",
         " charts          dots: clock asked, requests waiting, limit; 90+: peaks are cut",
         " EDP             energy x time per token against default clocks, mean of 15 s",
         " arms            > in force; reward: how much better than default clocks (0)",

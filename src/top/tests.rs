@@ -10,7 +10,7 @@ use super::*;
 use crate::control::Mode;
 use crate::holdout::{Change, SavingsState};
 use crate::units::{Clocks, Mhz};
-use crate::view::{ArmState, ArmStatus, History, LearnerState, Load, Notes, State, testing};
+use crate::view::{ArmState, ArmStatus, History, HostState, LearnerState, Load, Notes, State, testing};
 
 const PLAIN: Theme = Theme { colour: false, ascii: false };
 
@@ -87,12 +87,16 @@ fn unknown() -> State {
     }
 }
 
+fn host(state: State) -> HostState {
+    testing::of(vec![state], None)
+}
+
 fn live(mut state: State) -> Model {
     let mut model = Model::default();
     let end = state.at_unix_s;
     for second in (0..90).rev() {
         state.at_unix_s = end - f64::from(second);
-        model.state(state.clone());
+        model.host(host(state.clone()));
     }
     model
 }
@@ -195,6 +199,54 @@ fn what_the_holdout_has_measured_stands_in_place_of_the_estimate() {
 }
 
 #[test]
+fn several_servers_are_a_list_above_the_one_that_is_shown() {
+    let mut model = Model::default();
+    model.host(testing::host());
+    let rows = screen(&mut model, PLAIN, now(), 80, 24);
+    assert!(rows[0].contains("server") && rows[0].contains("limits"), "{}", rows.join("\n"));
+    assert!(rows[1].starts_with(" > 1 chat") && rows[1].contains("(measured)"), "{}", rows.join("\n"));
+    assert!(rows[2].starts_with("   2 code") && rows[2].contains("PAUSED"), "{}", rows.join("\n"));
+    assert!(rows[3].contains("PARKED") && rows[3].contains("18.0 kJ"), "{}", rows.join("\n"));
+    assert!(rows[4].contains("(pid 4711)  chat  EXPLOITATION"), "{}", rows.join("\n"));
+    assert_shows(&rows, &["[arms]", "power 152 W", "1-9 n server", "live, up 60 s"]);
+    model.key(Key::Server(1));
+    let rows = screen(&mut model, PLAIN, now(), 80, 24);
+    assert!(rows[2].starts_with(" > 2 code"), "{}", rows.join("\n"));
+    assert_shows(&rows, &["code  PAUSED: by an operator", "power 303 W"]);
+    model.key(Key::Order);
+    assert_shows(&screen(&mut model, PLAIN, now(), 80, 24), &["Resume code?"]);
+}
+
+#[test]
+fn a_long_list_keeps_the_server_shown_in_sight_and_leaves_place_for_it() {
+    let mut servers = Vec::new();
+    for number in 0..20 {
+        servers.push(State { name: format!("s{number}"), ..full() });
+    }
+    let mut model = Model::default();
+    model.host(testing::of(servers, None));
+    model.choose(Some("s17".into()));
+    for (width, height) in [(80, 24), (MIN_WIDTH, MIN_HEIGHT + 2), (160, 50)] {
+        let rows = screen(&mut model, PLAIN, now(), width, height);
+        assert!(rows.iter().any(|row| row.starts_with(" >18 s17")), "{}", rows.join("\n"));
+        assert_shows(&rows, &["s17  EXPLOITATION", "[arms]", "q quit"]);
+    }
+    // No place for a list: the one that is shown has all of it.
+    let rows = screen(&mut model, PLAIN, now(), MIN_WIDTH, MIN_HEIGHT);
+    assert!(rows[0].contains("s17  EXPLOITATION"), "{}", rows.join("\n"));
+}
+
+#[test]
+fn gpus_without_a_server_are_listed_where_there_is_no_server() {
+    let mut model = Model::default();
+    model.host(testing::of(Vec::new(), Some(testing::park_state())));
+    let rows = screen(&mut model, PLAIN, testing::park_state().at_unix_s, 80, 24);
+    assert_shows(&rows, &["agft 1.2.3 (pid 4711)", "live, up 60 s", "PARKED", "18.0 kJ saved", "p pause"]);
+    model.key(Key::Order);
+    assert_shows(&screen(&mut model, PLAIN, now(), 80, 24), &["Pause agft"]);
+}
+
+#[test]
 fn too_small_a_terminal_is_told_what_is_needed() {
     let text = screen(&mut live(full()), PLAIN, now(), 40, 10).join(" ");
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -239,7 +291,7 @@ fn an_agft_that_has_ended_leaves_its_last_picture_and_the_word_that_it_is_old() 
     model.lost("agft has ended".into());
     let rows = screen(&mut model, PLAIN, now() + 30.0, 80, 24);
     assert_shows(&rows, &["NOT LIVE, 30 s old", "agft has ended; trying again every second", "900 MHz"]);
-    model.state(full());
+    model.host(host(full()));
     assert_shows(&screen(&mut model, PLAIN, now(), 80, 24), &["live, up 60 s"]);
 }
 
@@ -256,7 +308,7 @@ fn pause_asks_back_and_an_answer_is_told() {
     assert_shows(&screen(&mut model, PLAIN, now(), 80, 24), &["Pause agft", "y: yes, any other key: no"]);
     model.key(Key::Other);
     assert_shows(&screen(&mut model, PLAIN, now(), 80, 24), &["nothing was asked of agft"]);
-    model.state(State { mode: Mode::Paused, ..full() });
+    model.host(host(State { mode: Mode::Paused, ..full() }));
     model.key(Key::Order);
     assert_shows(&screen(&mut model, PLAIN, now(), 80, 24), &["PAUSED", "Resume agft?"]);
 }
@@ -295,7 +347,6 @@ fn eight_gpus_share_a_line_where_there_is_no_place_for_eight() {
 fn foreign() -> State {
     let long = "電力 GPU™ 😀 \u{1b}[2J\u{7}مرحبا e\u{301} ".repeat(40);
     let mut state = full();
-    state.version.clone_from(&long);
     state.policy.clone_from(&long);
     state.gpus[0].name.clone_from(&long);
     state.learner.handed_over = Some(long.clone());
@@ -413,8 +464,10 @@ prop_compose! {
 }
 
 fn any_key() -> impl Strategy<Value = Key> {
-    use Key::{Down, Help, Home, Order, Other, PageDown, PageUp, Quit, Switch, Up, Yes};
-    prop::sample::select(vec![Down, Help, Home, Order, Other, PageDown, PageUp, Quit, Switch, Up, Yes])
+    use Key::{Down, Help, Home, NextServer, Order, Other, PageDown, PageUp, Quit, Server, Switch, Up, Yes};
+    let more =
+        vec![Down, Help, Home, NextServer, Order, Other, PageDown, PageUp, Quit, Server(1), Switch, Up, Yes];
+    prop::sample::select(more)
 }
 
 proptest! {
@@ -426,10 +479,19 @@ proptest! {
         keys in prop::collection::vec(any_key(), 0..12),
         (x, y, width, height) in (0_u16..4, 0_u16..4, 1_u16..=300, 1_u16..=100),
         now_unix_s in prop::num::f64::ANY,
-        (colour, ascii, lost) in any::<(bool, bool, bool)>(),
+        (colour, ascii, lost, several) in any::<(bool, bool, bool, bool)>(),
     ) {
         let mut model = Model::default();
-        states.into_iter().for_each(|state| model.state(state));
+        let park = several.then(testing::park_state);
+        for (number, state) in states.iter().enumerate() {
+            let first = State { name: "first".into(), ..state.clone() };
+            let mut servers = vec![first];
+            if several {
+                servers.extend(states.iter().cloned());
+            }
+            let only_parked = several && number == 1;
+            model.host(testing::of(if only_parked { Vec::new() } else { servers }, park.clone()));
+        }
         if lost {
             model.lost("gone".into());
         }
@@ -459,8 +521,8 @@ fn ten_minutes_of_history_are_drawn_to_the_left_edge() {
         history.push(&state);
     }
     let mut model = Model::default();
-    model.state(full());
-    model.history(history);
+    model.host(host(full()));
+    model.history("chat".into(), history);
     let rows = screen(&mut model, PLAIN, now(), 80, 24);
     assert_shows(&rows, &["charts: last 10 min"]);
     let power = rows.iter().position(|row| row.contains("power")).unwrap();

@@ -27,12 +27,12 @@ const LEARNER_EVERY: Seconds = Seconds(1.0);
 /// What does not change during a run, but with a reload.
 #[derive(Debug, Clone, PartialEq)]
 pub struct About {
+    /// The server's name.
+    pub name: String,
     /// The learner that is configured.
     pub policy: String,
     /// What is to be small.
     pub objective: String,
-    /// Decides without writing clocks.
-    pub dry_run: bool,
     /// The latency limits in force.
     pub limits: Option<Limits>,
 }
@@ -98,13 +98,10 @@ impl View {
             ran: Target::Default,
             history: History::default(),
             state: State {
-                version: env!("CARGO_PKG_VERSION").into(),
-                pid: std::process::id(),
-                started_unix_s: unix_s,
+                name: about.name,
                 at_unix_s: unix_s,
                 policy: about.policy,
                 objective: about.objective,
-                dry_run: about.dry_run,
                 mode: controller.mode(),
                 asked: None,
                 in_force: None,
@@ -143,7 +140,6 @@ impl View {
     pub fn reconfigured(&mut self, about: About) {
         self.state.policy = about.policy;
         self.state.objective = about.objective;
-        self.state.dry_run = about.dry_run;
         self.state.limits = about.limits;
         self.learner_at = None;
     }
@@ -195,6 +191,14 @@ impl View {
         }
         self.state.notes.take(glance.output, glance.unix_s);
         self.history.push(&self.state)
+    }
+
+    /// The loop of this server has ended, and the clocks go back: nothing is known of now.
+    pub fn end(&mut self) {
+        let state = &mut self.state;
+        state.mode = Mode::Fault;
+        (state.asked, state.in_force) = (None, None);
+        (state.load, state.round) = (Load::default(), None);
     }
 
     fn gpus(&mut self, seen: &Observation) {

@@ -1,11 +1,12 @@
-//! One picture of the running daemon, for everyone who looks at it.
+//! One picture of what runs in this process, for everyone who looks at it.
 //!
-//! [`View`] is brought up to date by each step and publishes a [`State`]. Metrics, status and whatever else is shown to
-//! operators read this one structure, so that they cannot disagree. It is pure: it is told what happened and when.
+//! [`View`] is brought up to date by each step and publishes a [`State`], one for each server; a [`HostState`] has them
+//! all. Metrics, status and whatever else is shown to operators read this one structure, so that they cannot disagree. It is pure: it is told what happened and when.
 
 mod build;
 mod estimate;
 mod history;
+mod host;
 mod notes;
 mod park;
 mod state;
@@ -16,6 +17,7 @@ pub(crate) mod testing;
 pub use build::{About, Glance, View, learner_state};
 pub use estimate::Estimate;
 pub use history::{History, POINTS, Point};
+pub use host::{HostState, Row, Table};
 pub use notes::{NOTES, Note, NoteKind, Notes, reason_words};
 pub use park::{ConnectionsState, ParkMode, ParkStanding, ParkState, ParkedGpu};
 pub use state::{

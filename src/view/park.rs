@@ -1,4 +1,4 @@
-//! One picture of a running `agft park`, as status, socket and metrics show it.
+//! GPUs without a server, as status, socket and metrics show them.
 
 use serde::{Deserialize, Serialize};
 
@@ -117,21 +117,13 @@ pub struct ParkedGpu {
     pub books: Books,
 }
 
-/// The whole run.
+/// All of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ParkState {
-    /// Version of agft.
-    pub version: String,
-    /// Process id.
-    pub pid: u32,
-    /// Start of the run, Unix time.
-    pub started_unix_s: f64,
     /// The moment of this picture, Unix time.
     pub at_unix_s: f64,
     /// Is it at work?
     pub mode: ParkMode,
-    /// It decides, and writes no clock.
-    pub dry_run: bool,
     /// `park.rule`.
     pub rule: String,
     /// `park.lever`.

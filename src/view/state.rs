@@ -16,23 +16,17 @@ use crate::reward::slo::Limits;
 use crate::stats::Durations;
 use crate::units::{Clocks, Mhz};
 
-/// The daemon at one moment.
+/// One server with its GPUs at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// agft's version.
-    pub version: String,
-    /// Process id of the daemon.
-    pub pid: u32,
-    /// Start of the run, Unix seconds.
-    pub started_unix_s: f64,
+    /// The server's name.
+    pub name: String,
     /// Moment of this picture, Unix seconds.
     pub at_unix_s: f64,
     /// The learner that is configured, for example `structured`.
     pub policy: String,
     /// What is to be small: `edp`, `ed2p` or `energy`.
     pub objective: String,
-    /// Decides without writing clocks.
-    pub dry_run: bool,
     /// What the loop is doing.
     pub mode: Mode,
     /// The lock asked for; `None` is driver-default clocks.
@@ -71,6 +65,15 @@ pub struct State {
     pub lateness: Durations,
     /// Time that a step of the loop took.
     pub step: Durations,
+}
+
+impl State {
+    /// Indices of its GPUs, with commas between them.
+    #[must_use]
+    pub fn gpu_indices(&self) -> String {
+        let indices: Vec<String> = self.gpus.iter().map(|gpu| gpu.index.to_string()).collect();
+        indices.join(",")
+    }
 }
 
 /// One GPU. Sensors that do not answer are `None`.

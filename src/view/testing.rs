@@ -13,8 +13,8 @@ use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Cost, DelaySource};
 use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time, Watts};
 use crate::view::{
-    ArmState, ArmStatus, ConnectionsState, Counts, Estimate, GpuState, LearnerState, Load, Notes, ParkMode,
-    ParkStanding, ParkState, ParkedGpu, ParkingState, RoundState, State,
+    ArmState, ArmStatus, ConnectionsState, Counts, Estimate, GpuState, HostState, LearnerState, Load, Notes,
+    ParkMode, ParkStanding, ParkState, ParkedGpu, ParkingState, RoundState, State,
 };
 
 /// A round of 0.3 s at 900 MHz in which 120 tokens were generated.
@@ -84,13 +84,10 @@ pub(crate) fn state() -> State {
     };
     let map = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 2)).collect();
     State {
-        version: "1.2.3".into(),
-        pid: 4711,
-        started_unix_s: 1.7e9,
+        name: "chat".into(),
         at_unix_s: 1.7e9 + 60.0,
         policy: "structured".into(),
         objective: "edp".into(),
-        dry_run: false,
         mode: Mode::Exploitation,
         asked: Some(clocks),
         in_force: Some(clocks),
@@ -184,6 +181,25 @@ pub(crate) fn state() -> State {
     }
 }
 
+/// A process of which everything is known: two servers, the second paused on two GPUs, and a parked GPU.
+pub(crate) fn host() -> HostState {
+    let mut code =
+        State { name: "code".into(), mode: Mode::Paused, savings: SavingsState::default(), ..state() };
+    code.gpus = [1, 2].map(|index| GpuState { index, ..code.gpus[0].clone() }).into();
+    (code.asked, code.in_force) = (None, None);
+    if let Some(round) = &mut code.round {
+        round.violated = Some("tpot".into());
+    }
+    let mut park = park_state();
+    park.gpus[0].index = 3;
+    of(vec![state(), code], Some(park))
+}
+
+/// A process with these parts that has run for a minute.
+pub(crate) fn of(servers: Vec<State>, park: Option<ParkState>) -> HostState {
+    HostState { version: "1.2.3".into(), pid: 4711, ..HostState::new(1.7e9, false) }.with(servers, park)
+}
+
 /// Books of six cycles: 200 W held, 150 W under agft; 18 ms and 20 ms a token.
 fn savings() -> SavingsState {
     let mut savings = Savings::new(0.02);
@@ -261,18 +277,14 @@ fn park_levers() -> LeverBook {
     }
 }
 
-/// An `agft park` with one parked GPU of which everything is known.
+/// One parked GPU without a server of which everything is known.
 pub(crate) fn park_state() -> ParkState {
     let mut books = park_books();
     (books.calls, books.calls_parked, books.hot_spells, books.hot_s) = (500, 74, 1, 5.0);
     let parked = Clocks { core: Mhz(210), memory: Some(Mhz(405)) };
     ParkState {
-        version: "1.2.3".into(),
-        pid: 4712,
-        started_unix_s: 1_790_000_000.0,
-        at_unix_s: 1_790_001_200.0,
+        at_unix_s: 1.7e9 + 60.5,
         mode: ParkMode::Parking,
-        dry_run: false,
         rule: "ski-rental".into(),
         lever: "auto".into(),
         sources: vec!["utilization".into(), "connections".into()],
@@ -287,7 +299,7 @@ pub(crate) fn park_state() -> ParkState {
             uuid: "GPU-0f1e2d3c".into(),
             name: "NVIDIA RTX A6000".into(),
             state: ParkStanding::Parked,
-            since_unix_s: 1_790_001_000.0,
+            since_unix_s: 1.7e9 - 139.5,
             parked_clocks: parked,
             lever: "both".into(),
             trying: false,

@@ -53,7 +53,7 @@ fn gpu() -> GpuInfo {
 }
 
 fn view(controller: &Controller) -> View {
-    let about = About { policy: "linucb".into(), objective: "edp".into(), dry_run: false, limits: None };
+    let about = About { name: "chat".into(), policy: "linucb".into(), objective: "edp".into(), limits: None };
     View::new(about, &[gpu()], controller, &Savings::default(), 100.0)
 }
 
@@ -158,6 +158,23 @@ fn rounds_events_and_outcomes_are_counted_once_each() {
     let round = state.round.as_ref().unwrap();
     approx::assert_relative_eq!(round.edp_js.unwrap(), 45.0 * 0.02, max_relative = 1e-12);
     approx::assert_relative_eq!(round.default_edp_js.unwrap(), 200.0 * 0.3 * 0.018, max_relative = 1e-12);
+}
+
+#[test]
+fn of_a_loop_that_has_ended_nothing_is_known_of_now() {
+    let controller = controller();
+    let mut view = view(&controller);
+    let output = Output {
+        round: Some(testing::round()),
+        command: Some(Target::Lock(Clocks::core_only(Mhz(900)))),
+        ..Output::default()
+    };
+    show(&mut view, &controller, &observation(0.3, &[1.0]), &output);
+    view.end();
+    let state = view.state();
+    assert_eq!((state.mode, state.asked, state.in_force), (Mode::Fault, None, None));
+    assert_eq!((state.load, &state.round), (Load::default(), &None));
+    assert_eq!(state.counts.rounds, 1, "what happened stays");
 }
 
 #[test]

@@ -12,13 +12,19 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use agft::control::Mode;
+use agft::export::guard::Hosts;
+use agft::export::{Latest, Published, http};
+use agft::view::{History, HostState, State};
 use browser::Browser;
 use nvidia_ml::{GpuConfig, MockConfig};
 use serde_json::Value;
 use support::daemon::Bench;
-use support::eventually;
+use support::{eventually, get};
+use tokio::sync::watch;
 
 /// Keys, as WebDriver writes them.
 const TAB: &str = "\u{e004}";
@@ -194,6 +200,60 @@ fn fits_a_phone(browser: &Browser) {
                   && node.getBoundingClientRect().right > 361).map(node => node.tagName + '#' + node.id + '.' + node.className)";
     assert_eq!(browser.eval(beyond), Value::Array(Vec::new()));
     browser.resize(1280, 900, false);
+}
+
+/// Shows two servers made of what a daemon says of its one, beside it; where their states are published.
+fn two_servers(daemon: &str) -> (http::Server, Published, Vec<watch::Sender<Arc<State>>>) {
+    let host: HostState = serde_json::from_str(&get(daemon, "/api/state").unwrap()).unwrap();
+    let state = host.servers[0].clone();
+    let published = Published::new(HostState { servers: Vec::new(), ..host });
+    let mut code = State { name: "code <b>".into(), mode: Mode::Paused, ..state.clone() };
+    code.gpus[0].index = 1;
+    let states = [State { name: "chat".into(), ..state }, code].map(|state| {
+        let mut points = History::default();
+        points.push(&state);
+        let name = state.name.clone();
+        let sender = watch::Sender::new(Arc::new(state));
+        let history = watch::Sender::new(Arc::new(points)).subscribe();
+        published.add(&name, Latest { state: sender.subscribe(), history });
+        sender
+    });
+    let bound = http::Bound::new("test", "127.0.0.1:0".parse().unwrap()).unwrap();
+    (bound.serve(published.clone(), Hosts::default()).unwrap(), published, states.into())
+}
+
+#[test]
+fn page_of_two_servers_lists_them_and_shows_the_one_that_is_chosen() {
+    let Some(browser) = browser() else { return };
+    let bench = Bench::new();
+    let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
+    daemon.wait_for_lessons(3);
+    let (server, published, _states) = two_servers(&daemon.page_address());
+    daemon.stop();
+    browser.open(&format!("http://{}/", server.address()));
+    let rows = "[...document.querySelectorAll('#servers tbody tr')].map(row => row.innerText)";
+    holds(&browser, &format!("{rows}.length === 2"));
+    holds(&browser, "document.querySelectorAll('#servers tr.marked').length === 1");
+    holds(&browser, "document.getElementById('gpu').textContent.startsWith('chat: ')");
+    let list = text(&browser, &format!("{rows}.join()"));
+    assert!(list.contains("code <b>") && list.contains("paused"), "{list}");
+    holds(&browser, "document.querySelectorAll('#tiles > div').length === 7");
+    browser.eval("document.querySelectorAll('#servers button')[1].click()");
+    holds(&browser, "document.getElementById('gpu').textContent.startsWith('code <b>: ')");
+    holds(&browser, "document.getElementById('mode').textContent === 'paused'");
+    holds(
+        &browser,
+        "document.querySelector('#servers button[aria-pressed=true]').textContent === 'code <b>'",
+    );
+    // The address says which, also after a reload; and when it goes, the other is shown.
+    browser.eval("location.reload()");
+    holds(&browser, "document.getElementById('gpu').textContent.startsWith('code <b>: ')");
+    fits_a_phone(&browser);
+    published.remove("code <b>");
+    holds(&browser, "document.getElementById('servers').hidden");
+    holds(&browser, "document.getElementById('mode').textContent !== 'paused'");
+    holds(&browser, "!location.search.includes('code')");
+    drop(server);
 }
 
 /// A demo whose page is looked at.

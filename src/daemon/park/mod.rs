@@ -32,6 +32,7 @@ use super::watch::{Alarm, Pulse, Watch};
 use crate::config::Park;
 use crate::connections::Event;
 use crate::control::Order;
+use crate::export::protocol::Directed;
 use crate::park::State;
 use crate::park::fans::FanRule;
 use crate::park::source::Connections;
@@ -71,7 +72,7 @@ pub struct ParkRun {
     /// Who reads it again on SIGHUP.
     pub reload: Option<Reloader>,
     /// Where operators' orders come from.
-    pub orders: Option<mpsc::Receiver<Order>>,
+    pub orders: Option<mpsc::Receiver<Directed>>,
     /// What operators see.
     pub show: Show,
     /// The service manager, if one listens.
@@ -162,14 +163,14 @@ enum Asked {
     Reload,
 }
 
-async fn order(orders: Option<&mut mpsc::Receiver<Order>>) -> Order {
+async fn order(orders: Option<&mut mpsc::Receiver<Directed>>) -> Order {
     let next = match orders {
         Some(orders) => orders.recv().await,
         None => None,
     };
     // Without a socket nobody orders anything.
     match next {
-        Some(order) => order,
+        Some(directed) => directed.order,
         None => std::future::pending().await,
     }
 }

@@ -20,49 +20,39 @@ type Gist = (ParkMode, Vec<(ParkStanding, Option<Clocks>)>);
 /// Keeps and publishes a [`ParkState`]. Whoever reads it never holds up the loop.
 pub struct Show {
     publish: watch::Sender<Arc<ParkState>>,
-    about: About,
+    mode: ParkMode,
     shown: Option<(Gist, Time)>,
 }
 
-/// What is known of the run without its GPUs.
-struct About {
-    started_unix_s: f64,
-    dry_run: bool,
+fn state(
     mode: ParkMode,
-}
-
-impl About {
-    fn state(&self, park: &Park, connections: Option<ConnectionsState>, gpus: Vec<ParkedGpu>) -> ParkState {
-        ParkState {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            started_unix_s: self.started_unix_s,
-            at_unix_s: unix_seconds(),
-            mode: self.mode,
-            dry_run: self.dry_run,
-            rule: park.rule.to_string(),
-            lever: park.lever.to_string(),
-            sources: park.sources.iter().map(ToString::to_string).collect(),
-            connections,
-            gpus,
-        }
+    park: &Park,
+    connections: Option<ConnectionsState>,
+    gpus: Vec<ParkedGpu>,
+) -> ParkState {
+    ParkState {
+        at_unix_s: unix_seconds(),
+        mode,
+        rule: park.rule.to_string(),
+        lever: park.lever.to_string(),
+        sources: park.sources.iter().map(ToString::to_string).collect(),
+        connections,
+        gpus,
     }
 }
 
 impl Show {
     /// Of a run that begins now, and where to read it.
     #[must_use]
-    pub fn new(park: &Park, dry_run: bool) -> (Self, watch::Receiver<Arc<ParkState>>) {
-        let started_unix_s = unix_seconds();
+    pub fn new(park: &Park) -> (Self, watch::Receiver<Arc<ParkState>>) {
         let mode = ParkMode::Parking;
-        let about = About { started_unix_s, dry_run, mode };
-        let (publish, state) = watch::channel(Arc::new(about.state(park, None, Vec::new())));
-        (Self { publish, about, shown: None }, state)
+        let (publish, shown) = watch::channel(Arc::new(state(mode, park, None, Vec::new())));
+        (Self { publish, mode, shown: None }, shown)
     }
 
     /// From now on it is paused, or not.
     pub(super) fn pause(&mut self, paused: bool) {
-        self.about.mode = if paused { ParkMode::Paused } else { ParkMode::Parking };
+        self.mode = if paused { ParkMode::Paused } else { ParkMode::Parking };
     }
 
     /// Publishes, if it is time to; `open` are the connections.
@@ -75,7 +65,7 @@ impl Show {
         now: Time,
     ) {
         let standings = members.iter_mut().map(|member| member.standing(now)).collect();
-        let gist = (self.about.mode, standings);
+        let gist = (self.mode, standings);
         if self.shown.as_ref().is_some_and(|(was, at)| *was == gist && now.since(*at) < EVERY) {
             return;
         }
@@ -83,6 +73,6 @@ impl Show {
         let connections = sources.first().map(|source| ConnectionsState { open, ..source.shown() });
         let unix_s = unix_seconds();
         let gpus = members.iter().map(|member| member.shown(now, unix_s)).collect();
-        self.publish.send_replace(Arc::new(self.about.state(park, connections, gpus)));
+        self.publish.send_replace(Arc::new(state(self.mode, park, connections, gpus)));
     }
 }

@@ -5,12 +5,22 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::view::testing;
+use crate::view::{State, testing};
 
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 
+fn page_of(host: HostState) -> String {
+    page(host, Format::Text).unwrap()
+}
+
+/// Of one server.
+fn page_with(state: State) -> String {
+    page_of(testing::of(vec![state], None))
+}
+
+/// Of two servers and a GPU without one.
 fn text() -> String {
-    page(Arc::new(testing::state()), Format::Text).unwrap()
+    page_of(testing::host())
 }
 
 /// Name, type, labels and help of every metric of a page.
@@ -42,7 +52,7 @@ fn families(page: &str) -> BTreeMap<String, (String, String, String)> {
 }
 
 /// Fails unless the tables of a document have exactly the metrics of a page.
-pub(super) fn assert_documented(file: &str, document: &str, page: &str) {
+fn assert_documented(file: &str, document: &str, page: &str) {
     let mut documented = BTreeMap::new();
     for row in document.lines().filter(|line| line.starts_with("| `agft_")) {
         let cells: Vec<&str> =
@@ -74,23 +84,24 @@ fn unknown_has_no_sample() {
     state.round = None;
     state.gpus[0].power_w = None;
     state.estimate = crate::view::Estimate::default();
-    let page = page(Arc::new(state), Format::Text).unwrap();
+    let page = page_with(state);
     for name in ["agft_asked_core_clock_hertz", "agft_edp", "agft_gpu_power", "agft_estimated_slowdown"] {
         assert!(!page.contains(&format!("\n{name}")), "{name}");
     }
-    assert!(page.contains("\nagft_clocks_locked 1"));
+    assert!(page.contains("\nagft_clocks_locked{server=\"chat\",gpu=\"0\"} 1"));
 }
 
 #[test]
 fn clocks_that_the_driver_does_not_take_back_are_neither_locked_nor_free() {
-    let page = page(Arc::new(crate::view::State { not_given_back: true, ..testing::state() }), Format::Text)
-        .unwrap();
-    assert!(page.contains("\nagft_clocks_not_given_back 1") && !page.contains("\nagft_clocks_locked"));
+    let page = page_with(State { not_given_back: true, ..testing::state() });
+    assert!(page.contains("\nagft_clocks_not_given_back{server=\"chat\",gpu=\"0\"} 1"));
+    assert!(!page.contains("\nagft_clocks_locked"));
     let mut park = testing::park_state();
     park.gpus[0].not_given_back = true;
-    let page = park_page(Arc::new(park), Format::Text).unwrap();
+    let page = page_of(testing::of(Vec::new(), Some(park)));
+    assert!(page.contains("\nagft_clocks_not_given_back{server=\"\",gpu=\"0\"} 1"));
     assert!(page.contains("\nagft_park_clocks_not_given_back{gpu=\"0\"} 1"));
-    assert!(!page.contains("\nagft_park_clocks_locked"));
+    assert!(!page.contains("clocks_locked"));
 }
 
 #[test]
@@ -98,20 +109,71 @@ fn values_and_labels_are_those_of_the_state() {
     let page = text();
     for line in [
         r#"agft_build_info{version="1.2.3"} 1"#,
-        r#"agft_mode{mode="EXPLOITATION"} 1.0"#,
-        r#"agft_mode{mode="IDLE"} 0.0"#,
-        "agft_asked_core_clock_hertz 900000000.0",
-        r#"agft_gpu_energy_joules_total{gpu="0"} 9000.0"#,
-        r#"agft_gpu_info{gpu="0",uuid="GPU-0f1e2d3c",name="NVIDIA \"A100\""} 1.0"#,
-        r#"agft_arms{status="pruned_cost"} 1.0"#,
-        "agft_estimated_energy_saved_joules 2500.0",
-        "agft_estimated_energy_saved_ratio 0.25",
-        r#"agft_scrape_duration_seconds_bucket{le="0.0005"} 1"#,
-        r#"agft_scrape_duration_seconds_bucket{le="1.0"} 2"#,
-        r#"agft_scrape_duration_seconds_bucket{le="+Inf"} 3"#,
-        "agft_scrape_duration_seconds_count 3",
+        "agft_dry_run 0.0",
+        r#"agft_mode{server="chat",gpu="0",mode="EXPLOITATION"} 1.0"#,
+        r#"agft_mode{server="chat",gpu="0",mode="IDLE"} 0.0"#,
+        r#"agft_mode{server="code",gpu="1,2",mode="PAUSED"} 1.0"#,
+        r#"agft_asked_core_clock_hertz{server="chat",gpu="0"} 900000000.0"#,
+        r#"agft_gpu_energy_joules_total{server="chat",gpu="0"} 9000.0"#,
+        r#"agft_gpu_energy_joules_total{server="code",gpu="2"} 9000.0"#,
+        r#"agft_gpu_info{server="chat",gpu="0",uuid="GPU-0f1e2d3c",name="NVIDIA \"A100\""} 1.0"#,
+        r#"agft_gpu_info{server="",gpu="3",uuid="GPU-0f1e2d3c",name="NVIDIA RTX A6000"} 1.0"#,
+        r#"agft_gpu_temperature_celsius{server="",gpu="3"} 41.0"#,
+        r#"agft_arms{server="chat",gpu="0",status="pruned_cost"} 1.0"#,
+        r#"agft_estimated_energy_saved_joules{server="chat",gpu="0"} 2500.0"#,
+        r#"agft_estimated_energy_saved_ratio{server="code",gpu="1,2"} 0.25"#,
+        r#"agft_scrape_duration_seconds_bucket{le="0.0005",server="chat",gpu="0"} 1"#,
+        r#"agft_scrape_duration_seconds_bucket{le="1.0",server="chat",gpu="0"} 2"#,
+        r#"agft_scrape_duration_seconds_bucket{le="+Inf",server="code",gpu="1,2"} 3"#,
+        r#"agft_scrape_duration_seconds_count{server="chat",gpu="0"} 3"#,
     ] {
         assert!(page.lines().any(|found| found == line), "no {line} in\n{page}");
+    }
+}
+
+#[test]
+fn parking_has_one_set_of_families_and_the_old_names_of_gpus_without_a_server() {
+    let page = text();
+    for line in [
+        r#"agft_park_state{server="",gpu="3",state="PARKED"} 1.0"#,
+        r#"agft_park_state{server="",gpu="3",state="SERVING"} 0.0"#,
+        r#"agft_parked_seconds_total{server="",gpu="3"} 600.0"#,
+        r#"agft_parked_seconds_total{server="code",gpu="1,2"} 600.0"#,
+        r#"agft_park_parked_seconds_total{gpu="3"} 600.0"#,
+        r#"agft_wakes_total{server="",gpu="3",source="connections"} 2.0"#,
+        r#"agft_park_wakes_total{gpu="3",source="connections"} 2.0"#,
+        r#"agft_wake_latency_seconds_bucket{le="0.05",server="",gpu="3"} 1"#,
+        r#"agft_wake_latency_seconds_bucket{le="+Inf",server="chat",gpu="0"} 2"#,
+        r#"agft_park_wake_latency_seconds_bucket{le="0.05",gpu="3"} 1"#,
+        r#"agft_park_wake_latency_seconds_bucket{le="+Inf",gpu="3"} 2"#,
+        r#"agft_parking_saved_joules{server="",gpu="3",bound="mean"} 18000.0"#,
+        r#"agft_park_saved_joules{gpu="3",bound="mean"} 18000.0"#,
+        r#"agft_lever_saving_watts{server="chat",gpu="0",lever="core"} 30.0"#,
+        r#"agft_park_lever_saving_watts{gpu="3",lever="core"} 15.0"#,
+        r#"agft_park_lever_saving_watts{gpu="3",lever="both"} 30.0"#,
+        r#"agft_park_lever_info{server="",gpu="3",lever="both"} 1.0"#,
+        r#"agft_park_connections_source{source="kernel_events"} 1.0"#,
+    ] {
+        assert!(page.lines().any(|found| found == line), "no {line} in\n{page}");
+    }
+    let mut state = testing::park_state();
+    state.gpus[0].saved = None;
+    state.connections = None;
+    state.gpus[0].in_force = None;
+    let page = page_of(testing::of(Vec::new(), Some(state)));
+    assert!(!page.contains("agft_park_saved") && !page.contains("agft_park_open"), "{page}");
+    for name in ["agft_park_core_clock_hertz{", "agft_park_memory_clock_hertz{"] {
+        assert!(!page.contains(name), "{name} outlives the lock\n{page}");
+    }
+}
+
+#[test]
+fn everything_of_a_server_says_which_and_on_which_gpus() {
+    let page = page_with(testing::state());
+    let of_process = ["agft_build_info", "agft_start_time_seconds", "agft_dry_run"];
+    for sample in page.lines().filter(|line| !line.starts_with('#')) {
+        let named = sample.contains(r#"server="chat",gpu="0""#);
+        assert_eq!(named, !of_process.iter().any(|name| sample.starts_with(name)), "{sample}");
     }
 }
 
@@ -120,20 +182,24 @@ fn open_metrics_is_given_to_those_who_ask_for_it() {
     assert_eq!(Format::wanted("*/*"), Format::Text);
     let prometheus = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5";
     assert_eq!(Format::wanted(prometheus), Format::OpenMetrics);
-    let page = page(Arc::new(testing::state()), Format::OpenMetrics).unwrap();
+    let page = page(testing::host(), Format::OpenMetrics).unwrap();
     assert!(page.ends_with("# EOF\n"));
     assert!(page.contains("# TYPE agft_build info\nagft_build_info{"), "{page}");
-    assert!(page.contains("# TYPE agft_rounds counter\nagft_rounds_total 200.0"), "{page}");
+    assert!(
+        page.contains("# TYPE agft_rounds counter\nagft_rounds_total{server=\"chat\",gpu=\"0\"} 200.0"),
+        "{page}"
+    );
     assert!(page.contains("# UNIT agft_gpu_energy_joules joules"), "{page}");
 }
 
 #[test]
 fn promtool_finds_nothing_to_say_about_the_page() {
     check_with_promtool(&text());
+    check_with_promtool(&page_of(testing::of(Vec::new(), Some(testing::park_state()))));
 }
 
 /// Fails if promtool has anything to say about a page; without promtool it is not asked.
-pub(super) fn check_with_promtool(page: &str) {
+fn check_with_promtool(page: &str) {
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

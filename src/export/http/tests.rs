@@ -18,11 +18,13 @@ fn page_shows_the_latest_state() {
     let answer = page.get("/metrics", "localhost");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
-    assert!(answer.contains("\nagft_rounds_total 200.0\n"), "{answer}");
+    assert!(answer.contains("\nagft_rounds_total{server=\"chat\",gpu=\"0\"} 200.0\n"), "{answer}");
     let mut state = testing::state();
     state.counts.rounds = 201;
     page.publish(state);
-    assert!(page.get("/metrics", "localhost").contains("\nagft_rounds_total 201.0\n"));
+    assert!(
+        page.get("/metrics", "localhost").contains("\nagft_rounds_total{server=\"chat\",gpu=\"0\"} 201.0\n")
+    );
 }
 
 #[test]

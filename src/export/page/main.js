@@ -3,7 +3,8 @@
 import { Charts, ArmMap } from "./charts.js";
 import { say, spanFor } from "./chart.js";
 import { timeOfDay } from "./words.js";
-import { offerKinds, update } from "./panels.js";
+import { heading, offerKinds, update } from "./panels.js";
+import { Servers } from "./servers.js";
 
 /** Points older than this go, in seconds. */
 const KEPT_S = 600;
@@ -15,8 +16,13 @@ const AGAIN_MS = 5000;
 const byId = (id) => document.getElementById(id);
 const charts = new Charts(byId("charts"), byId("spoken"));
 const map = new ArmMap(byId("arm-map"));
+const servers = new Servers(byId("servers"), choose);
 
+/** All that runs there, and of that the server that is shown; `null` where there is none. */
+let host = null;
 let state = null;
+/** The name of the server that was asked for; the first where none was. */
+let chosen = new URLSearchParams(location.search).get("server");
 let points = [];
 let notes = [];
 /** When the latest news came: for the eye, and on a clock that nobody sets. */
@@ -24,6 +30,7 @@ let cameAt = null;
 let cameMs = performance.now();
 let source = null;
 let refused = false;
+let again = null;
 let due = false;
 
 /** Takes points in. After a pause the daemon sends again what is here already: what it sends counts. */
@@ -37,24 +44,49 @@ function takePoints(more) {
     .filter((point) => point.at_unix_s >= oldest);
 }
 
-function takeState(next) {
-  if (state && state.version !== next.version) {
+function takeHost(all) {
+  if (host && host.version !== all.version) {
     // Another agft has come up at this address, perhaps with another page.
     location.reload();
     return;
   }
+  if (host && host.started_unix_s !== all.started_unix_s) notes = [];
+  host = all;
+  cameMs = performance.now();
+  cameAt = Date.now() / 1000;
+  const next = all.servers.find((one) => one.name === chosen) ?? all.servers[0] ?? null;
+  if (state && next?.name !== state.name) {
+    // What is here is another server's; so are the points, unless it was asked for.
+    state = null;
+    notes = [];
+    if (next && next.name !== chosen) choose(next.name);
+  }
+  if (next) takeState(next);
+  else schedule();
+}
+
+function takeState(next) {
   const first = state === null;
-  const restarted = !first && state.started_unix_s !== next.started_unix_s;
-  if (restarted) notes = [];
   const seen = notes.length ? notes[notes.length - 1].number : 0;
   const fresh = next.notes.filter((note) => note.number > seen);
   notes = notes.concat(fresh).slice(-NOTES_KEPT);
   const alarms = fresh.filter((note) => note.kind === "fault" || note.kind === "limit");
   if (!first && alarms.length) say(byId("spoken"), alarms.map((note) => note.text).join(". "));
   state = next;
-  cameMs = performance.now();
-  cameAt = Date.now() / 1000;
   schedule();
+}
+
+/** Shows this server from now on; `null`: whichever is the first. */
+function choose(name) {
+  chosen = name;
+  const url = new URL(location.href);
+  if (name === null) url.searchParams.delete("server");
+  else url.searchParams.set("server", name);
+  history.replaceState(null, "", url);
+  points = [];
+  source?.close();
+  clearTimeout(again);
+  connect();
 }
 
 function schedule() {
@@ -65,7 +97,15 @@ function schedule() {
 
 function draw() {
   due = false;
-  if (!state) return;
+  if (!host) return;
+  heading(host, state);
+  servers.update(host, state?.name);
+  byId("main").hidden = state === null;
+  if (state) drawServer();
+  showConnection();
+}
+
+function drawServer() {
   update(state, points, notes);
   map.update(state);
   if (points.length) {
@@ -74,7 +114,6 @@ function draw() {
     say(byId("span"), span === 60 ? "minute" : `${span / 60} minutes`);
     charts.update(points, state);
   }
-  showConnection();
 }
 
 function showConnection() {
@@ -92,19 +131,19 @@ function showConnection() {
 }
 
 function connect() {
-  source = new EventSource("events");
+  source = new EventSource(chosen === null ? "events" : `events?server=${encodeURIComponent(chosen)}`);
   const points = (event) => takePoints(JSON.parse(event.data));
   source.addEventListener("open", () => {
     refused = false;
   });
   source.addEventListener("history", points);
   source.addEventListener("points", points);
-  source.addEventListener("state", (event) => takeState(JSON.parse(event.data)));
+  source.addEventListener("state", (event) => takeHost(JSON.parse(event.data)));
   source.addEventListener("error", () => {
     showConnection();
     // A stream that ended opens again by itself; one that was refused does not.
     if (source.readyState !== EventSource.CLOSED) return;
-    setTimeout(connect, AGAIN_MS);
+    again = setTimeout(connect, AGAIN_MS);
     ask();
   });
 }
@@ -114,8 +153,14 @@ async function ask() {
   try {
     const answer = await fetch("api/state");
     if (!answer.ok) return;
+    const all = await answer.json();
+    if (chosen !== null && !all.servers.some((one) => one.name === chosen)) {
+      // It is gone: then the first.
+      choose(null);
+      return;
+    }
     refused = true;
-    takeState(await answer.json());
+    takeHost(all);
   } catch {
     // Nobody is there: the time since the latest news says so.
   }

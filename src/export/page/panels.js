@@ -23,28 +23,36 @@ function saved_by_parking({ saved, saved_about_j, idle_power_w, parked_power_w }
   return [words.joules(saved.joules), `95 %: ${words.joules(saved.low)} to ${words.joules(saved.high)}; ${powers}`];
 }
 
-function heading(state) {
-  const [first] = state.gpus;
-  const more = state.gpus.length > 1 ? ` and ${state.gpus.length - 1} more` : "";
-  const name = first ? first.name + more : "no GPU";
+/** The heading: of the server that is shown, or of GPUs without one. */
+export function heading(host, state) {
+  const gpus = state?.gpus ?? host.park?.gpus ?? [];
+  const [first] = gpus;
+  const more = gpus.length > 1 ? ` and ${gpus.length - 1} more` : "";
+  const of = host.servers.length > 1 ? `${state.name}: ` : "";
+  const name = of + (first ? first.name + more : "no GPU");
   say(byId("gpu"), name);
-  document.title = `${words.clocks(state.asked)}, agft on ${name}`;
+  document.title = state ? `${words.clocks(state.asked)}, agft on ${name}` : `agft park on ${name}`;
   const mode = byId("mode");
-  mode.hidden = false;
-  say(mode, words.plain(state.mode));
-  mode.title = words.modeWords(state.mode, state.asked !== null);
-  mode.className = `pill mode ${state.mode}`;
-  byId("dry").hidden = !state.dry_run;
-  const up = words.duration(state.at_unix_s - state.started_unix_s);
-  const { learner } = state;
+  const now = state?.mode ?? host.park?.mode;
+  mode.hidden = !now;
+  say(mode, words.plain(now));
+  mode.title = words.modeWords(now, Boolean(state?.asked));
+  mode.className = `pill mode ${now}`;
+  byId("dry").hidden = !host.dry_run;
   const facts = [
-    `${state.policy}${learner.handed_over ? `, handed over to linucb: ${learner.handed_over}` : ""}`,
-    `makes ${state.objective.toUpperCase()} small`,
-    learner.converged ? "converged" : null,
-    `up ${up}`,
-    `agft ${state.version}, process ${state.pid}`,
+    ...(state ? policy(state) : []),
+    `up ${words.duration(host.at_unix_s - host.started_unix_s)}`,
+    `agft ${host.version}, process ${host.pid}`,
   ];
   say(byId("about"), facts.filter(Boolean).join(" · "));
+}
+
+function policy({ policy, objective, learner }) {
+  return [
+    `${policy}${learner.handed_over ? `, handed over to linucb: ${learner.handed_over}` : ""}`,
+    `makes ${objective.toUpperCase()} small`,
+    learner.converged ? "converged" : null,
+  ];
 }
 
 /** The latest known value of the last minute, and how old it is if that needs saying. */
@@ -288,7 +296,6 @@ const gpus = whenChanged((list) => {
 
 /** Brings everything up to date. `points` of the last minutes and `news`, the notes seen so far: oldest first. */
 export function update(state, points, news) {
-  heading(state);
   tiles(state, points);
   const { learner } = state;
   arms(learner.arms, state.asked, learner.best, state.floor, state.policy, byId("all-arms").checked);

@@ -4,7 +4,7 @@ use super::*;
 use crate::export::testing::Page;
 
 /// Every path that is served, but for the stream.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 10] = [
     "/",
     "/page/style.css",
     "/page/main.js",
@@ -12,6 +12,7 @@ const PATHS: [&str; 9] = [
     "/page/chart.js",
     "/page/charts.js",
     "/page/panels.js",
+    "/page/servers.js",
     "/api/state",
     "/metrics",
 ];

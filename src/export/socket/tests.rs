@@ -3,10 +3,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream as Stream;
 
-use tokio::sync::watch;
-
 use super::*;
-use crate::view::testing;
+use crate::control::Mode;
+use crate::export::testing::Stage;
+use crate::view::{ParkMode, State, testing};
 
 struct Talk(BufReader<Stream>);
 
@@ -33,28 +33,39 @@ impl Talk {
     }
 }
 
-type Started = (tempfile::TempDir, Server, mpsc::Receiver<Order>, watch::Sender<Arc<State>>);
+type Started = (tempfile::TempDir, Server, mpsc::Receiver<Directed>, Stage);
 
 fn start() -> Started {
+    start_with(Stage::of_one())
+}
+
+fn start_with(stage: Stage) -> Started {
     let dir = tempfile::tempdir().unwrap();
-    let (publish, latest) = crate::export::testing::latest();
-    let (server, orders) = Server::start(dir.path(), Published::Run(latest)).unwrap();
-    (dir, server, orders, publish)
+    let (server, orders) = Server::start(dir.path(), stage.published.clone()).unwrap();
+    (dir, server, orders, stage)
+}
+
+fn one(state: State) -> Answer {
+    Answer::state(testing::of(vec![state], None))
+}
+
+fn directed(order: Order, server: Option<&str>) -> Option<Directed> {
+    Some(Directed { server: server.map(str::to_owned), order })
 }
 
 #[test]
-fn status_is_the_published_state_and_the_talk_goes_on() {
-    let (_dir, server, _orders, publish) = start();
+fn status_is_the_stageed_state_and_the_talk_goes_on() {
+    let (_dir, server, _orders, stage) = start();
     let mut talk = Talk::with(&server);
-    assert_eq!(talk.ask(r#"{"cmd":"status"}"#), Answer::state(&testing::state()));
-    let state = State { pid: 1, ..testing::state() };
-    publish.send_replace(Arc::new(state.clone()));
-    assert_eq!(talk.ask(r#"{"cmd":"status"}"#), Answer::state(&state));
+    assert_eq!(talk.ask(r#"{"cmd":"status"}"#), one(testing::state()));
+    let state = State { mode: Mode::Idle, ..testing::state() };
+    stage.publish(state.clone());
+    assert_eq!(talk.ask(r#"{"cmd":"status"}"#), one(state));
 }
 
 #[test]
-fn history_is_the_published_points() {
-    let (_dir, server, _orders, _publish) = start();
+fn history_is_the_stageed_points() {
+    let (_dir, server, _orders, _stage) = start();
     let answer = Talk::with(&server).ask(r#"{"cmd":"history"}"#);
     let mut points = History::default();
     points.push(&testing::state());
@@ -63,7 +74,7 @@ fn history_is_the_published_points() {
 
 #[test]
 fn watch_goes_on_until_the_client_hangs_up() {
-    let (_dir, server, _orders, _publish) = start();
+    let (_dir, server, _orders, _stage) = start();
     let mut talk = Talk::with(&server);
     talk.say("{\"cmd\":\"watch\",\"every_s\":0.1}\n");
     for _ in 0..3 {
@@ -73,21 +84,80 @@ fn watch_goes_on_until_the_client_hangs_up() {
 
 #[test]
 fn pause_is_answered_when_the_state_shows_it() {
-    let (_dir, server, mut orders, publish) = start();
+    let (_dir, server, mut orders, stage) = start();
     let mut talk = Talk::with(&server);
     talk.say("{\"cmd\":\"pause\"}\n");
-    assert_eq!(orders.blocking_recv(), Some(Order::Pause));
+    assert_eq!(orders.blocking_recv(), directed(Order::Pause, None));
     // Asked for, not yet confirmed by the driver.
-    publish.send_replace(Arc::new(State { mode: Mode::Paused, ..testing::state() }));
+    stage.publish(State { mode: Mode::Paused, ..testing::state() });
     std::thread::sleep(Duration::from_millis(100));
     let paused = State { mode: Mode::Paused, in_force: None, ..testing::state() };
-    publish.send_replace(Arc::new(paused.clone()));
-    assert_eq!(serde_json::from_str::<Answer>(&talk.hear()).unwrap(), Answer::state(&paused));
+    stage.publish(paused.clone());
+    assert_eq!(serde_json::from_str::<Answer>(&talk.hear()).unwrap(), one(paused));
+}
+
+#[test]
+fn an_order_to_one_server_is_answered_when_that_one_has_carried_it_out() {
+    let (_dir, server, mut orders, stage) = start_with(Stage::of_two());
+    let mut talk = Talk::with(&server);
+    talk.say("{\"cmd\":\"pause\",\"server\":\"chat\"}\n");
+    assert_eq!(orders.blocking_recv(), directed(Order::Pause, Some("chat")));
+    let paused = State { mode: Mode::Paused, in_force: None, ..testing::state() };
+    stage.publish(paused.clone());
+    // Of that server alone; the GPU without one goes on parking.
+    assert_eq!(serde_json::from_str::<Answer>(&talk.hear()).unwrap(), one(paused));
+    talk.say("{\"cmd\":\"resume\",\"server\":\"code\"}\n");
+    assert_eq!(orders.blocking_recv(), directed(Order::Resume, Some("code")));
+    assert!(talk.hear().contains("not carried it out yet"));
+}
+
+#[test]
+fn an_order_to_all_waits_for_every_server_and_for_the_gpus_without_one() {
+    let (_dir, server, mut orders, stage) = start_with(Stage::of_two());
+    let mut talk = Talk::with(&server);
+    talk.say("{\"cmd\":\"pause\"}\n");
+    assert_eq!(orders.blocking_recv(), directed(Order::Pause, None));
+    let paused = State { mode: Mode::Paused, in_force: None, ..testing::state() };
+    stage.publish(paused.clone());
+    std::thread::sleep(Duration::from_millis(100));
+    let mut park = testing::host().park.unwrap();
+    (park.mode, park.gpus[0].in_force) = (ParkMode::Paused, None);
+    stage.park.send_replace(Arc::new(park.clone()));
+    let wanted = testing::of(vec![paused, testing::host().servers.remove(1)], Some(park));
+    assert_eq!(serde_json::from_str::<Answer>(&talk.hear()).unwrap(), Answer::state(wanted));
+}
+
+#[test]
+fn a_server_whose_loop_has_ended_holds_up_no_order_to_the_others() {
+    let (_dir, server, mut orders, mut stage) = start_with(Stage::of_two());
+    stage.loops.pop();
+    let mut talk = Talk::with(&server);
+    talk.say("{\"cmd\":\"resume\"}\n");
+    assert_eq!(orders.blocking_recv(), directed(Order::Resume, None));
+    // It was paused when it ended, and stays so in the picture.
+    assert_eq!(serde_json::from_str::<Answer>(&talk.hear()).unwrap(), Answer::state(testing::host()));
+    talk.say("{\"cmd\":\"resume\",\"server\":\"code\"}\n");
+    assert!(talk.hear().contains("not carried it out yet"));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_with_those_that_are_and_the_talk_goes_on() {
+    let (_dir, server, mut orders, _stage) = start_with(Stage::of_two());
+    let mut talk = Talk::with(&server);
+    let unknown = Answer::error(r#"no server is called "chta" here; there is: chat, code"#);
+    for command in ["pause", "resume", "status", "history"] {
+        assert_eq!(talk.ask(&format!(r#"{{"cmd":"{command}","server":"chta"}}"#)), unknown, "{command}");
+    }
+    assert_eq!(talk.ask(r#"{"cmd":"history"}"#), Answer::error("say which server; there is: chat, code"));
+    assert!(matches!(talk.ask(r#"{"cmd":"history","server":"code"}"#), Answer::History { .. }));
+    assert_eq!(talk.ask(r#"{"cmd":"status"}"#), Answer::state(testing::host()));
+    assert_eq!(talk.ask(r#"{"cmd":"status","server":"chat"}"#), one(testing::state()));
+    assert!(orders.try_recv().is_err(), "nothing was ordered");
 }
 
 #[test]
 fn nonsense_and_endless_lines_end_the_talk_with_a_reason() {
-    let (_dir, server, _orders, _publish) = start();
+    let (_dir, server, _orders, _stage) = start();
     for (said, why) in [("nonsense\n".to_owned(), "not a request"), ("x".repeat(1 << 20), "4096 bytes")] {
         let mut talk = Talk::with(&server);
         talk.say(&said);
@@ -101,7 +171,7 @@ fn nonsense_and_endless_lines_end_the_talk_with_a_reason() {
 
 #[test]
 fn silent_clients_give_their_places_to_those_who_ask() {
-    let (_dir, server, _orders, _publish) = start();
+    let (_dir, server, _orders, _stage) = start();
     let mut first = Talk::with(&server);
     let crowd: Vec<Talk> = (0..CONNECTIONS + 8).map(|_| Talk::with(&server)).collect();
     for _ in 0..3 {
@@ -113,7 +183,7 @@ fn silent_clients_give_their_places_to_those_who_ask() {
 
 #[test]
 fn clients_that_watch_keep_their_places_from_silent_ones_and_give_them_to_those_who_ask() {
-    let (_dir, server, _orders, _publish) = start();
+    let (_dir, server, _orders, _stage) = start();
     let watch = || {
         let mut talk = Talk::with(&server);
         talk.say("{\"cmd\":\"watch\",\"every_s\":0.1}\n");
@@ -134,12 +204,12 @@ fn clients_that_watch_keep_their_places_from_silent_ones_and_give_them_to_those_
 
 #[test]
 fn clients_that_wait_for_their_answer_keep_their_places() {
-    let (_dir, server, mut orders, _publish) = start();
+    let (_dir, server, mut orders, _stage) = start();
     let mut crowd: Vec<Talk> = (0..CONNECTIONS)
         .map(|_| {
             let mut talk = Talk::with(&server);
             talk.say("{\"cmd\":\"pause\"}\n");
-            assert_eq!(orders.blocking_recv(), Some(Order::Pause));
+            assert_eq!(orders.blocking_recv(), directed(Order::Pause, None));
             talk
         })
         .collect();
@@ -149,7 +219,7 @@ fn clients_that_wait_for_their_answer_keep_their_places() {
 
 #[test]
 fn file_is_for_owner_and_group_and_goes_with_the_server() {
-    let (dir, server, _orders, _publish) = start();
+    let (dir, server, _orders, _stage) = start();
     assert_eq!(server.path().metadata().unwrap().mode() & 0o777, 0o660);
     assert_eq!(sockets(dir.path()), [server.path()]);
     drop(server);

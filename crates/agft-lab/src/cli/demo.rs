@@ -27,9 +27,9 @@ use agft::daemon::log::LogObserver;
 use agft::daemon::sampler::Sampler;
 use agft::daemon::show::{self, Show};
 use agft::daemon::tick::{End, Group, Observer, StepFacts, unix_seconds};
-use agft::export::Latest;
 use agft::export::guard::Hosts;
 use agft::export::http;
+use agft::export::{Latest, Published};
 use agft::gpu::GpuSensors;
 use agft::gpu::lease::ClockLease;
 use agft::holdout::Savings;
@@ -37,7 +37,7 @@ use agft::metrics::scrape::Scraper;
 use agft::park::levers::LeverBook;
 use agft::signals::Signals;
 use agft::units::{Seconds, Time};
-use agft::view::View;
+use agft::view::{HostState, View};
 use agft::{complain, say};
 
 /// What one run cost and gave.
@@ -224,12 +224,14 @@ async fn live(
         &supported,
         LeverBook::default(),
     ));
-    let about = show::about(&config, controller.settings());
+    let about = show::about(agft::config::ONE, &config, controller.settings());
     let mut gpu = sensors.info().clone();
     gpu.name += " (simulated)";
     let view = View::new(about, &[gpu], &controller, &Savings::default(), unix_seconds());
     let (show, latest) = Show::new(view);
-    let (mut tui, orders) = if args.tui { Some(Tui::start(latest.clone())?) } else { None }.unzip();
+    let published = Published::new(HostState::new(unix_seconds(), false));
+    published.add(agft::config::ONE, latest.clone());
+    let (mut tui, orders) = if args.tui { Some(Tui::start(published.clone())?) } else { None }.unzip();
     let display = Display {
         world: world.clone(),
         world_clock: world_clock.clone(),
@@ -258,7 +260,7 @@ async fn live(
         stall_at_tick: None,
     };
     let host = Host { orders, ..Host::alone(group) };
-    let _page = args.listen.map(|address| page(address, &latest)).transpose()?;
+    let _page = args.listen.map(|address| page(address, &published)).transpose()?;
     let mut signals = Signals::install()?;
     let end = drive(host, async {
         tokio::select! {
@@ -275,7 +277,7 @@ async fn live(
     viewed?;
     server.stop().await?;
     if let Some(file) = &args.save_view {
-        save_view(&latest, file).with_context(|| file.display().to_string())?;
+        save_view(&published, &latest, file).with_context(|| file.display().to_string())?;
     }
     let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
     let [third, whole] = shown.marks;
@@ -294,17 +296,17 @@ async fn quit(tui: Option<&mut Tui>) {
 }
 
 /// Writes what the view was drawn from, as the control socket's answers have it.
-fn save_view(latest: &Latest, file: &Path) -> anyhow::Result<()> {
-    let (state, history) = (latest.state.borrow().clone(), latest.history.borrow().clone());
-    let view = serde_json::json!({ "state": *state, "history": *history });
+fn save_view(published: &Published, latest: &Latest, file: &Path) -> anyhow::Result<()> {
+    let history = latest.history.borrow().clone();
+    let view = serde_json::json!({ "state": published.host(), "history": *history });
     Ok(std::fs::write(file, serde_json::to_vec(&view)?)?)
 }
 
 /// Serves the run's page until this is dropped.
-fn page(address: SocketAddr, latest: &Latest) -> anyhow::Result<http::Server> {
+fn page(address: SocketAddr, published: &Published) -> anyhow::Result<http::Server> {
     let page = http::Bound::new("--listen", address)?;
     complain!("page: http://{}/", page.address());
-    Ok(page.serve(latest.clone(), Hosts::default())?)
+    Ok(page.serve(published.clone(), Hosts::default())?)
 }
 
 fn progress_bar(seconds: u32) -> ProgressBar {

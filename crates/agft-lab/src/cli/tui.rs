@@ -1,6 +1,5 @@
 //! The view of `agft top` beside a loop in the same process: `agft demo --tui`.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -9,7 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use agft::cli::screen::{News, ScreenError, show};
 use agft::control::Order;
-use agft::export::Latest;
+use agft::export::Published;
+use agft::export::protocol::Directed;
 use agft::top::Model;
 
 /// The view is told this often.
@@ -30,14 +30,15 @@ impl Tui {
     ///
     /// # Errors
     /// [`std::io::Error`] if there is no thread to be had.
-    pub(super) fn start(latest: Latest) -> std::io::Result<(Self, mpsc::Receiver<Order>)> {
+    pub(super) fn start(published: Published) -> std::io::Result<(Self, mpsc::Receiver<Directed>)> {
         let (news, heard) = channel();
         let (orders, received) = mpsc::channel(QUEUE);
         let (ended, quit) = oneshot::channel();
         let told = news.clone();
         let thread = Builder::new().name("agft-tui".into()).spawn(move || {
-            let shown = show(&mut Model::default(), &heard, |order, _| {
-                let words = match (orders.try_send(order), order) {
+            let shown = show(&mut Model::default(), &heard, |directed, _| {
+                let order = directed.order;
+                let words = match (orders.try_send(directed), order) {
                     (Ok(()), Order::Pause) => "paused: default clocks, nothing learned; p resumes",
                     (Ok(()), Order::Resume) => "resumed",
                     (Err(_), _) => "not done: too many orders wait",
@@ -47,7 +48,7 @@ impl Tui {
             let _ = ended.send(());
             shown
         })?;
-        tokio::spawn(tell(latest, news.clone()));
+        tokio::spawn(tell(published, news.clone()));
         Ok((Self { news, thread: Some(thread), quit }, received))
     }
 
@@ -81,13 +82,9 @@ impl Drop for Tui {
 }
 
 /// Passes on the latest state until the view or the loop is gone.
-async fn tell(mut latest: Latest, news: Sender<News>) {
+async fn tell(published: Published, news: Sender<News>) {
     let mut ticks = tokio::time::interval(TELL_EVERY);
-    while latest.state.changed().await.is_ok() {
-        let state = Arc::clone(&latest.state.borrow_and_update());
-        if news.send(News::State(Box::new((*state).clone()))).is_err() {
-            return;
-        }
+    while news.send(News::Host(Box::new(published.host()))).is_ok() {
         ticks.tick().await;
     }
 }
