@@ -36,6 +36,7 @@ pub mod holdout;
 pub mod reward;
 
 pub mod connections;
+pub mod discover;
 pub mod faults;
 pub mod gpu;
 

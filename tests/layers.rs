@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Decides, and does no I/O: time and randomness are parameters.
-const PURE: [&str; 11] = [
+const PURE: [&str; 18] = [
     "units.rs",
     "text.rs",
     "faults.rs",
@@ -17,6 +17,13 @@ const PURE: [&str; 11] = [
     "control",
     "park",
     "compose",
+    "discover/behind.rs",
+    "discover/candidates.rs",
+    "discover/facts.rs",
+    "discover/follow.rs",
+    "discover/page.rs",
+    "discover/servers.rs",
+    "discover/tree.rs",
 ];
 /// What a decision must not touch.
 const OUTSIDE: [&str; 9] = [
@@ -33,8 +40,8 @@ const OUTSIDE: [&str; 9] = [
 /// Below the decisions: they know nothing of what is done with them.
 const BELOW: [&str; 3] = ["gpu", "engine", "metrics"];
 /// Beside the daemon: what shows, keeps and repeats runs without it.
-const BESIDE: [&str; 9] =
-    ["config", "connections", "store", "guardian", "view", "export", "top", "report", "replay"];
+const BESIDE: [&str; 10] =
+    ["config", "connections", "discover", "store", "guardian", "view", "export", "top", "report", "replay"];
 /// The simulator and the experiments, a package of their own.
 const LAB: &str = "../crates/agft-lab/src";
 

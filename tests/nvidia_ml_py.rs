@@ -39,7 +39,7 @@ fn nvidias_python_client_reads_locks_and_resets_the_mocked_gpus() {
     };
     let gpus = [GpuConfig::a6000(), GpuConfig::a100()].map(|gpu| GpuConfig { settle_ms: 0, ..gpu });
     let mock = MockNvml::new(&MockConfig::new(gpus.to_vec()));
-    mock.set_process(1, Some((4711, 1 << 30))).expect("GPU 1");
+    mock.set_processes(1, &[(4711, 1 << 30)]).expect("GPU 1");
 
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nvidia_ml_py.py");
     run(Command::new(&python).arg(script).envs(mock.env())).unwrap_or_else(|error| panic!("{error}"));

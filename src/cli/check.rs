@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use clap::Args;
+
 use super::{Cli, Exit, report_config_error};
 use crate::config::Config;
 use crate::connections::{self, Source};
@@ -15,6 +17,15 @@ use crate::metrics::page::Page;
 use crate::metrics::report::{EngineReport, describe};
 use crate::metrics::scrape::{Scraper, exposed};
 use crate::store::{Distrust, trusted_dir};
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Look for inference servers on this machine instead, and print the configuration that would follow.
+    /// Asks the ports at which processes on the GPUs listen for /health and /metrics
+    #[arg(long)]
+    pub discover: bool,
+}
 
 /// Checks a configuration file alone.
 #[must_use]

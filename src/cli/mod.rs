@@ -5,6 +5,7 @@ pub mod say;
 
 pub mod check;
 mod describe;
+mod discover;
 pub mod generate;
 pub mod gpus;
 mod guardian;
@@ -152,7 +153,7 @@ pub enum Command {
     /// Run as a daemon that parks GPUs while nobody uses them; needs no inference server
     Park(park::ParkArgs),
     /// Is everything in place? One line per question; changes nothing
-    Check,
+    Check(check::CheckArgs),
     /// Check a configuration file and list every problem in it
     CheckConfig {
         /// The file
@@ -209,7 +210,8 @@ pub fn main() -> ExitCode {
         None => run::run(&cli),
         Some(Command::Demo(_) | Command::Simulate(_)) => lab::run(),
         Some(Command::Park(args)) => park::run(args, &cli),
-        Some(Command::Check) => check::run(&cli),
+        Some(Command::Check(args)) if args.discover => discover::run(),
+        Some(Command::Check(_)) => check::run(&cli),
         Some(Command::CheckConfig { file }) => check::run_config(file),
         Some(Command::Release(args)) => release::run(args, &cli),
         Some(Command::Gpus(args)) => gpus::run(args),

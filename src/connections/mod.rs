@@ -34,6 +34,7 @@ use tokio::sync::broadcast;
 
 pub use servers::notes_on_servers;
 pub use settings::{ConnectionError, Families, SourceKind, WatchSettings};
+pub(crate) use snapshot::listening;
 use worker::{Order, Worker};
 
 /// Events kept for a receiver that is slow; it is told how many it has missed.

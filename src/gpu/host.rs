@@ -43,6 +43,14 @@ pub trait Host: Send + Sync {
     /// [`GpuError`] as [`clocks`](Self::clocks) and [`state_clocks`](Self::state_clocks).
     fn clocks_to_reset(&self, uuid: &str, forced: MayBeForced) -> Result<Box<dyn GpuClocks>, GpuError>;
 
+    /// The processes with a compute context on each GPU that answers and lists them, by the driver's ids:
+    /// those of the first PID namespace, which this process may not be in.
+    ///
+    /// # Errors
+    /// [`GpuError`] if a list cannot be had for the moment, or none at all: what is not whole would tell of
+    /// servers that went.
+    fn compute_processes(&self) -> Result<Vec<(GpuInfo, Vec<u32>)>, GpuError>;
+
     /// The kernel's name of the GPU's PCI device (`0000:65:00.0`), if the driver tells.
     fn pci_name(&self, uuid: &str) -> Option<String>;
 
@@ -95,6 +103,10 @@ impl Host for NvmlHost {
 
     fn clocks_to_reset(&self, uuid: &str, forced: MayBeForced) -> Result<Box<dyn GpuClocks>, GpuError> {
         clocks_to_reset(*self, uuid, forced)
+    }
+
+    fn compute_processes(&self) -> Result<Vec<(GpuInfo, Vec<u32>)>, GpuError> {
+        Self::compute_processes(self)
     }
 
     fn pci_name(&self, uuid: &str) -> Option<String> {

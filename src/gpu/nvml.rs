@@ -6,6 +6,7 @@ mod error;
 mod raw;
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::Path;
 
@@ -97,6 +98,28 @@ impl NvmlHost {
     /// [`GpuError`] if not even their number can be had.
     pub fn list(&self) -> Result<Vec<GpuInfo>, GpuError> {
         Ok(answering(self.devices()?).map(|(_, info)| info).collect())
+    }
+
+    /// The processes with a compute context on each GPU that answers and lists them. Needs driver 510 or later.
+    ///
+    /// # Errors
+    /// [`GpuError`] if a list cannot be had for the moment, or none at all.
+    pub fn compute_processes(&self) -> Result<Vec<(GpuInfo, Vec<u32>)>, GpuError> {
+        const CALL: &str = "nvmlDeviceGetComputeRunningProcesses";
+        let (mut listed, mut missing) = (Vec::new(), None);
+        for (device, info) in answering(self.devices()?) {
+            let processes = device.running_compute_processes();
+            match processes.map_err(|error| call_failed(&info.to_string(), CALL, "", error)) {
+                Ok(processes) => {
+                    // One entry for each instance of a GPU that is cut into instances.
+                    let pids: BTreeSet<u32> = processes.into_iter().map(|process| process.pid).collect();
+                    listed.push((info, pids.into_iter().collect()));
+                }
+                Err(error) if error.is_missing_sensor() => missing = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        missing.filter(|_| listed.is_empty()).map_or(Ok(listed), Err)
     }
 
     /// The sensors of one GPU.

@@ -1,8 +1,12 @@
 //! What a test sets on a mocked GPU, and what it reads without going through the library.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
 use serde::Serialize;
 
 use crate::MockError;
+use crate::layout::MAX_PROCESSES;
 use crate::model::BY_DRIVER;
 use crate::state::{Locks, MockState};
 
@@ -113,12 +117,34 @@ impl MockState {
         self.change(gpu, |state| state.stuck = stuck)
     }
 
-    /// A process with a context on the GPU, and the memory it holds; `None`: no such process.
+    /// The processes with a context on the GPU: id, and bytes of the GPU's memory held.
+    ///
+    /// # Errors
+    /// [`MockError::NoSuchGpu`]; [`MockError::Config`] for more than [`MAX_PROCESSES`], or the id 0.
+    pub fn set_processes(&self, gpu: usize, processes: &[(u32, u64)]) -> Result<(), MockError> {
+        if processes.len() > MAX_PROCESSES || processes.iter().any(|(pid, _)| *pid == 0) {
+            return Err(MockError::Config(format!("at most {MAX_PROCESSES} processes, none with the id 0")));
+        }
+        let _locked = self.lock();
+        let list = self.shared().processes.get(gpu).ok_or(MockError::NoSuchGpu(gpu))?;
+        let ended = std::iter::repeat((0, 0));
+        for ([pid, bytes], process) in list.iter().zip(processes.iter().copied().chain(ended)) {
+            pid.store(process.0.into(), Relaxed);
+            bytes.store(process.1, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The processes with a context on the GPU, as they were set.
     ///
     /// # Errors
     /// [`MockError::NoSuchGpu`].
-    pub fn set_process(&self, gpu: usize, process: Option<(u32, u64)>) -> Result<(), MockError> {
-        self.change(gpu, |state| (state.pid, state.pid_bytes) = process.unwrap_or((0, 0)))
+    pub fn processes(&self, gpu: usize) -> Result<Vec<(u32, u64)>, MockError> {
+        let _locked = self.lock();
+        let list = self.shared().processes.get(gpu).ok_or(MockError::NoSuchGpu(gpu))?;
+        let pid = |word: &AtomicU64| u32::try_from(word.load(Relaxed)).unwrap_or(u32::MAX);
+        let listed = list.iter().map(|[id, bytes]| (pid(id), bytes.load(Relaxed)));
+        Ok(listed.take_while(|(pid, _)| *pid != 0).collect())
     }
 
     /// What reloading the driver does to a GPU: no locks, and the energy counter starts again from 0.

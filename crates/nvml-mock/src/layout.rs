@@ -1,13 +1,14 @@
 //! The shared file: what every process that has it mapped agrees on.
 //!
 //! ```text
-//! +--------+--------+--------------+------------+-------+-----------------+  +-------------+
-//! | header | active | bank 0 and 1 | injections | calls | ring of writes  |  | config JSON |
-//! +--------+--------+--------------+------------+-------+-----------------+  +-------------+
+//! +--------+--------+--------------+------------+-------+-----------+-----------------+  +-------------+
+//! | header | active | bank 0 and 1 | injections | calls | processes | ring of writes  |  | config JSON |
+//! +--------+--------+--------------+------------+-------+-----------+-----------------+  +-------------+
 //! ```
 //! Only [`Shared`] is mapped; the configuration behind it never changes. Changes are made under `flock`, in the bank
 //! that is not active, and become visible by the one store that makes it active. A process killed at any moment
-//! therefore leaves either the old or the new state, never half of one, and the kernel drops its lock.
+//! therefore leaves either the old or the new state, never half of one, and the kernel drops its lock. The
+//! lists of processes are a test's alone to change and have one copy.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -22,8 +23,10 @@ pub const MAX_GPUS: usize = 16;
 pub const HISTORY_LEN: usize = 65_536;
 /// Injections that can be armed at once.
 pub const MAX_INJECTIONS: usize = 64;
+/// Processes that can have a context on one GPU.
+pub const MAX_PROCESSES: usize = 16;
 /// "nvmlmock" with the layout's version in the last byte.
-pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"nvmlmk\0\x03");
+pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"nvmlmk\0\x04");
 
 /// Words per [`WriteSlot`].
 pub(crate) const WRITE_WORDS: usize = 8;
@@ -37,6 +40,8 @@ pub(crate) struct Shared {
     pub banks: [Bank; 2],
     pub injections: [InjectionSlot; MAX_INJECTIONS],
     pub call_counts: [AtomicU64; Call::COUNT],
+    /// Id and bytes of the processes with a context on each GPU; id 0 ends a list.
+    pub processes: [[[AtomicU64; 2]; MAX_PROCESSES]; MAX_GPUS],
     pub history: [[AtomicU64; WRITE_WORDS]; HISTORY_LEN],
 }
 

@@ -29,7 +29,7 @@ mod sys;
 pub use config::{GpuConfig, IdleClocks, Level, MockConfig};
 pub use inject::Injection;
 pub use knobs::Snapshot;
-pub use layout::{HISTORY_LEN, MAX_GPUS, MAX_INJECTIONS};
+pub use layout::{HISTORY_LEN, MAX_GPUS, MAX_INJECTIONS, MAX_PROCESSES};
 pub use model::Range;
 pub use state::{ClockWrite, Locks, MockError, MockState};
 pub use sys::monotonic_ns;

@@ -139,9 +139,6 @@ state! {
     next_core: u32,
     next_memory: u32,
     settled: Ns,
-    /// A process that has a context on the GPU, and its memory; 0: none.
-    pid: u32,
-    pid_bytes: u64,
 }
 
 /// The highest of descending `clocks` that is at most `limit`, else the lowest.
@@ -250,8 +247,6 @@ impl GpuState {
             next_core: 0,
             next_memory: 0,
             settled: now,
-            pid: 0,
-            pid_bytes: 0,
         };
         state.retarget(config);
         (state.core, state.memory, state.settled) = (state.next_core, state.next_memory, now);

@@ -32,6 +32,7 @@ fn what_a_script_sets_the_library_sees() {
     done(&["temperature", file, "1", "66"]);
     done(&["reasons", file, "1", "64"]);
     done(&["lost", file, "0", "true"]);
+    done(&["processes", file, "1", "4711", "4712"]);
     let second = snapshot(&path, 1);
     assert_eq!(
         (second.name.as_str(), second.temperature_c, second.event_reasons),
@@ -39,6 +40,8 @@ fn what_a_script_sets_the_library_sees() {
     );
     assert!((second.load - 0.7).abs() < f64::EPSILON);
     assert!(snapshot(&path, 0).lost);
+    let processes = |gpu| MockState::open(&path).and_then(|state| state.processes(gpu)).expect("a GPU");
+    assert_eq!((processes(0), processes(1)), (vec![], vec![(4711, 1 << 30), (4712, 1 << 30)]));
 
     let shown: serde_json::Value = serde_json::from_str(&done(&["show", "--json", file])).expect("JSON");
     assert_eq!((shown[1]["temperature_c"].as_u64(), shown[0]["lost"].as_bool()), (Some(66), Some(true)));

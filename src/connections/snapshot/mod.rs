@@ -15,6 +15,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub(crate) use proc::listening;
+
 use super::ledger::{Connection, Snapshot};
 use super::state::TcpState;
 

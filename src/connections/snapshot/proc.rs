@@ -1,16 +1,32 @@
 //! `/proc/PID/net/tcp` and `tcp6`: the connections of the network namespace a process is in. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::SplitAsciiWhitespace;
 
 use crate::connections::state::TcpState;
 
 /// Local end, remote end and state of each socket; lines that are none (the heading) are passed over.
 pub(super) fn sockets(table: &str) -> impl Iterator<Item = (SocketAddr, SocketAddr, TcpState)> + '_ {
+    lines(table).map(|(ends, _)| ends)
+}
+
+/// Address and inode of each socket that listens.
+pub(crate) fn listening(table: &str) -> impl Iterator<Item = (SocketAddr, u64)> + '_ {
+    lines(table).filter_map(|((local, _, state), mut rest)| {
+        let inode = rest.nth(5)?.parse().ok()?;
+        (state == TcpState::Listen).then_some((local, inode))
+    })
+}
+
+/// Both ends and the state of each socket, and the fields after them.
+fn lines(
+    table: &str,
+) -> impl Iterator<Item = ((SocketAddr, SocketAddr, TcpState), SplitAsciiWhitespace<'_>)> {
     table.lines().filter_map(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let (local, remote) = (address(fields.next()?)?, address(fields.next()?)?);
+        let mut fields = line.split_ascii_whitespace();
+        let (local, remote) = (address(fields.nth(1)?)?, address(fields.next()?)?);
         let state = u8::from_str_radix(fields.next()?, 16).ok()?;
-        Some((local, remote, TcpState::from_kernel(state)?))
+        Some(((local, remote, TcpState::from_kernel(state)?), fields))
     })
 }
 
@@ -66,6 +82,7 @@ mod tests {
             read,
             [(expected.0, expected.1, TcpState::Established), (expected.0, expected.1, TcpState::Listen)]
         );
+        assert_eq!(listening(&table).collect::<Vec<_>>(), [(expected.0, 4242)]);
     }
 
     proptest! {
@@ -81,7 +98,7 @@ mod tests {
 
         #[test]
         fn any_text_is_survived(text: String) {
-            let _ = sockets(&text).count();
+            let _ = (sockets(&text).count(), listening(&text).count());
         }
     }
 }

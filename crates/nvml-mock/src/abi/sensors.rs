@@ -140,7 +140,8 @@ fn utilization(gpu: Gpu) -> Result<Utilization, Code> {
 
 fn memory(gpu: Gpu) -> Result<Memory, Code> {
     let total = gpu.config()?.memory_bytes;
-    let used = gpu.read(|_, state, _| state.pid_bytes)?.min(total);
+    let held = gpu.library.state.processes(gpu.index)?.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let used = held.min(total);
     Ok(Memory { total, free: total - used, used })
 }
 
@@ -253,11 +254,10 @@ macro_rules! process_lists {
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name(device: Device, count: *mut c_uint, to: *mut $kind) -> Code {
             on_gpu(Call::$name, device, |gpu| {
-                let (pid, bytes) = gpu.read(|_, state, _| (state.pid, state.pid_bytes))?;
+                let processes = gpu.library.state.processes(gpu.index)?;
                 let make: fn(c_uint, c_ulonglong) -> $kind = $make;
-                let found = usize::from(pid != 0);
                 // SAFETY: NVML's contract: `to` has room for `*count` processes.
-                unsafe { put_list(count, to, (0..found).map(|_| make(pid, bytes))) }
+                unsafe { put_list(count, to, processes.into_iter().map(|(pid, bytes)| make(pid, bytes))) }
             })
         }
     )*};

@@ -78,6 +78,15 @@ enum Command {
         #[arg(action = clap::ArgAction::Set)]
         stuck: bool,
     },
+    /// Set the processes that have a context on a GPU; none without ids
+    Processes {
+        /// State file
+        file: PathBuf,
+        /// GPU index
+        gpu: usize,
+        /// Process ids
+        pids: Vec<u32>,
+    },
     /// Let a function fail, or take longer
     Inject {
         /// State file
@@ -169,6 +178,10 @@ fn run(command: Command, out: &mut impl Write) -> Result<()> {
         Command::Reasons { file, gpu, bits } => MockState::open(&file)?.set_event_reasons(gpu, bits)?,
         Command::Lost { file, gpu, lost } => MockState::open(&file)?.set_lost(gpu, lost)?,
         Command::Stuck { file, gpu, stuck } => MockState::open(&file)?.set_stuck(gpu, stuck)?,
+        Command::Processes { file, gpu, pids } => {
+            let processes: Vec<_> = pids.into_iter().map(|pid| (pid, 1 << 30)).collect();
+            MockState::open(&file)?.set_processes(gpu, &processes)?;
+        }
         Command::Inject { file, call, code, value, delay_ms, times, after, gpu } => {
             let delay = Duration::from_millis(delay_ms);
             MockState::open(&file)?.inject(&Injection { call, gpu, code, value, delay, after, times })?;

@@ -195,6 +195,6 @@ fn event_reasons_say_idle_and_locked_beside_what_is_set() {
 #[test]
 fn state_survives_the_way_through_the_words_of_the_file() {
     let mut state = GpuState::new(&board(), START);
-    (state.core_lock, state.load, state.lost, state.pid) = (range(0, u32::MAX), 0.3, true, 4711);
+    (state.core_lock, state.load, state.lost) = (range(0, u32::MAX), 0.3, true);
     assert_eq!(GpuState::from_words(state.to_words()), state);
 }

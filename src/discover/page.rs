@@ -1,0 +1,160 @@
+//! Which engine a page is of. Pure.
+
+use serde::Deserialize;
+
+use crate::metrics::page::{Page, PageError};
+
+/// Engines that have a page which agft cannot read yet, and how the names on it begin.
+const NOT_YET: [(&str, &[&str]); 8] = [
+    ("SGLang", &["sglang:"]),
+    ("llama.cpp", &["llamacpp:"]),
+    ("LMDeploy", &["lmdeploy:"]),
+    ("TGI", &["tgi_"]),
+    ("TensorRT-LLM", &["trtllm_", "trtllm:"]),
+    ("Triton", &["nv_trt_llm_", "nv_inference_"]),
+    ("Dynamo", &["dynamo_"]),
+    ("Aphrodite", &["aphrodite:"]),
+];
+
+/// What was recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recognised {
+    /// The engine.
+    pub engine: &'static str,
+    /// Can agft read its page?
+    pub supported: bool,
+    /// The models it serves, as far as it tells.
+    pub models: Vec<String>,
+}
+
+impl Recognised {
+    /// An engine that agft knows by name alone.
+    #[must_use]
+    pub fn not_yet(engine: &'static str) -> Self {
+        Self { engine, supported: false, models: Vec::new() }
+    }
+}
+
+/// The engine that this metrics page is of.
+///
+/// # Errors
+/// What the page is instead.
+pub fn recognise(body: &[u8]) -> Result<Recognised, PageError> {
+    let error = match Page::parse(body, None) {
+        Ok(page) => {
+            return Ok(Recognised {
+                engine: "vLLM",
+                supported: true,
+                models: page.models.into_iter().collect(),
+            });
+        }
+        Err(error) => error,
+    };
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let mut lines = text.lines();
+    let other = lines.find_map(|line| {
+        let begins = |(_, prefixes): &&(_, &[&str])| prefixes.iter().any(|prefix| line.starts_with(prefix));
+        let (engine, _) = NOT_YET.iter().find(begins)?;
+        Some(Recognised {
+            models: label(line, "model_name").into_iter().collect(),
+            ..Recognised::not_yet(engine)
+        })
+    });
+    other.ok_or(error)
+}
+
+/// The value of a label on a line of a page.
+fn label(line: &str, name: &str) -> Option<String> {
+    let (_, rest) = line.split_once(&format!("{name}=\""))?;
+    Some(rest.split_once('"')?.0.to_owned()).filter(|value| !value.is_empty())
+}
+
+/// What llama.cpp's `/props` tells.
+#[derive(Debug, Deserialize)]
+struct Props {
+    build_info: Option<String>,
+    default_generation_settings: Option<serde::de::IgnoredAny>,
+    model_alias: Option<String>,
+    model_path: Option<String>,
+}
+
+/// llama.cpp by its `/props`, which, other than its metrics page, neither wakes it nor keeps it awake.
+#[must_use]
+pub fn recognise_props(body: &[u8]) -> Option<Recognised> {
+    let props: Props = serde_json::from_slice(body).ok()?;
+    if props.build_info.is_none() && props.default_generation_settings.is_none() {
+        return None;
+    }
+    let models = props.model_alias.filter(|alias| !alias.is_empty()).or(props.model_path);
+    Some(Recognised { models: models.into_iter().collect(), ..Recognised::not_yet("llama.cpp") })
+}
+
+/// Does this answer to `/health` have the form of an engine whose metrics page may be work to it?
+///
+/// llama.cpp answers `{"status": "ok"}`; vLLM, SGLang and others answer nothing.
+#[must_use]
+pub fn may_sleep(health: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Health {
+        #[serde(rename = "status")]
+        _status: String,
+    }
+    serde_json::from_slice::<Health>(health).is_ok()
+}
+
+/// What `/v1/models` tells.
+#[derive(Debug, Deserialize)]
+struct Models {
+    data: Vec<Model>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Model {
+    id: String,
+}
+
+/// The models that `/v1/models` lists.
+#[must_use]
+pub fn models(body: &[u8]) -> Vec<String> {
+    let list = serde_json::from_slice::<Models>(body).map(|models| models.data).unwrap_or_default();
+    list.into_iter().map(|model| model.id).filter(|id| !id.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_are_told_by_how_their_names_begin() {
+        let vllm = b"vllm:num_requests_running{engine=\"0\",model_name=\"Qwen/Qwen2-7B\"} 0.0\n";
+        let known = recognise(vllm).unwrap();
+        assert_eq!(
+            (known.engine, known.supported, &known.models[..]),
+            ("vLLM", true, &["Qwen/Qwen2-7B".into()][..])
+        );
+        for (line, engine, models) in [
+            ("sglang:num_running_reqs{model_name=\"a/b\"} 0", "SGLang", vec!["a/b"]),
+            ("llamacpp:requests_processing 0", "llama.cpp", vec![]),
+            ("nv_inference_count{model=\"m\"} 0", "Triton", vec![]),
+        ] {
+            let page = format!("# HELP python_info x\npython_info 1\n{line}\n");
+            let found = recognise(page.as_bytes()).unwrap();
+            assert_eq!((found.engine, found.supported), (engine, false));
+            assert_eq!(found.models, models);
+        }
+        for other in ["", "<html>", "{}", "node_load1 0.5\n", "# sglang: is not here\n"] {
+            assert!(recognise(other.as_bytes()).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_may_sleep_is_told_before_its_page_is_asked_for() {
+        assert!(may_sleep(b"{\"status\": \"ok\"}") && may_sleep(b"{\"status\":\"ok\",\"slots_idle\":1}"));
+        assert!(!may_sleep(b"") && !may_sleep(b"OK") && !may_sleep(b"{}"));
+        let props = br#"{"default_generation_settings":{},"model_alias":"tiny","is_sleeping":true}"#;
+        assert_eq!(recognise_props(props).map(|found| found.models), Some(vec!["tiny".to_owned()]));
+        assert_eq!(recognise_props(b"{\"detail\":\"Not Found\"}"), None);
+        assert_eq!(models(br#"{"object":"list","data":[{"id":"m"},{"id":""}]}"#), ["m"]);
+        assert_eq!(models(b"nothing"), Vec::<String>::new());
+    }
+}
