@@ -3,9 +3,11 @@
 //! It reads no clock, no file, no socket, and starts no thread: the daemon, the demo and the tests hand it an
 //! [`Observation`] and carry out the [`Output`].
 
+mod claim;
 pub mod event;
 pub mod learned;
 pub mod load;
+mod parking;
 pub mod round;
 mod seen;
 pub mod stale;

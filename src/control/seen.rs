@@ -16,9 +16,7 @@ use crate::metrics::Signal;
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
 use crate::park::parker::Refused;
-use crate::park::sample::Activity;
-use crate::reward::energy::{EnergyMeter, EnergyPoint};
-use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time, Watts};
+use crate::units::{Clocks, Mhz, Seconds, Target, Time};
 
 /// After a refused command of the passing kind the clocks stay at default for this long.
 const FAULT_PAUSE: Seconds = Seconds(5.0);
@@ -168,29 +166,6 @@ impl Controller {
         self.concurrency.clear();
         self.load = LoadEstimate::default();
         self.learned.policy.interrupt();
-    }
-
-    /// The energy counters of all GPUs, as last read.
-    pub(super) fn counter(&self) -> Option<EnergyPoint> {
-        let newest: Option<Vec<EnergyPoint>> = self.meters.iter().map(EnergyMeter::newest).collect();
-        let newest = newest.filter(|points| !points.is_empty())?;
-        let at = newest.iter().map(|point| point.at.0).fold(f64::INFINITY, f64::min);
-        Some(EnergyPoint { at: Time(at), total: Joules(newest.iter().map(|point| point.total.0).sum()) })
-    }
-
-    pub(super) fn activity(&self) -> Activity {
-        let powers: Option<Vec<f64>> =
-            self.readings.iter().map(|r| r.and_then(|r| r.power).map(|power| power.0)).collect();
-        Activity {
-            power: powers.filter(|p| !p.is_empty()).map(|powers| Watts(powers.iter().sum())),
-            // One that does not tell may be the one that works.
-            utilization_percent: self
-                .readings
-                .iter()
-                .map(|reading| reading.and_then(|reading| reading.utilization_percent))
-                .collect::<Option<Vec<f64>>>()
-                .and_then(|all| all.into_iter().max_by(f64::total_cmp)),
-        }
     }
 
     /// Does a window show work, as far as its gauges can be believed?

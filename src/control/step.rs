@@ -10,7 +10,7 @@ use super::seen::ClockUpkeep;
 use super::stale::GaugeTrust;
 use super::verify::ClockVerifier;
 use super::{Connections, Mode, Observation, Output, Settings};
-use crate::bandit::{ActionSpace, Choice, Evidence, Phase, Policy, View};
+use crate::bandit::{ActionSpace, Choice, Evidence, Policy};
 use crate::features::DIMENSION;
 use crate::features::{Context, Ema};
 use crate::gpu::GpuReading;
@@ -20,14 +20,12 @@ use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
 use crate::park::Parker;
 use crate::park::levers::{LeverBook, Levers};
-use crate::park::parker::{self, Command};
-use crate::park::sample::{PageSight, Sample, Sensor, Sensors};
 use crate::park::wake::Running;
 use crate::reward::baseline::Load;
 use crate::reward::energy::{EnergyMeter, group_power};
 use crate::reward::slo::{LatencyWatch, Limited};
 use crate::reward::{Cost, delay, reward};
-use crate::units::{Joules, Mhz, Seconds, Target, Time, Watts};
+use crate::units::{Joules, Mhz, Target, Time, Watts};
 
 /// A clock change this early in a window still counts as the window's clock: commands follow a scrape by some
 /// milliseconds.
@@ -248,54 +246,7 @@ impl Controller {
             self.mode = Mode::Starting;
             return Some(Target::Default);
         }
-        self.park(&self.sample(now), out)
-    }
-
-    /// What the parker is shown between two pages.
-    fn sample(&self, now: Time) -> Sample {
-        Sample {
-            activity: self.activity(),
-            running: slowest(&self.readings),
-            connections: self.connections,
-            read: Sensors::CLOCKS.with(Sensor::Utilization, true).with(Sensor::Power, true),
-            ..Sample::at(now)
-        }
-    }
-
-    /// Has the parker decide; the clocks that it wants, if they are to change.
-    fn park(&mut self, sample: &Sample, out: &mut Output) -> Option<Target> {
-        let parked = self.idle.observe(sample);
-        if parked.reset_again && !self.settings.dry_run {
-            out.reset = Some("work runs at the parked clocks though they were given back".into());
-        }
-        for event in parked.events {
-            match event {
-                parker::Event::Parked(clocks, _) => {
-                    out.events.push(Event::Parked { clocks });
-                    self.in_force.serving = self.in_force.target;
-                    self.learned.policy.interrupt();
-                }
-                parker::Event::Woken(by, parked) => out.events.push(Event::Woken { by, parked }),
-                parker::Event::Measured => {
-                    out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));
-                }
-                _ => {}
-            }
-        }
-        Some(match parked.command? {
-            Command::Park(target) => target,
-            Command::Wake => self.wake(sample.now),
-        })
-    }
-
-    /// The clocks to wake into.
-    fn wake(&mut self, now: Time) -> Target {
-        self.upkeep.woken = true;
-        let serving = self.in_force.serving;
-        let allowed = serving.clocks().is_none_or(|clocks| self.space.is_allowed(clocks, now));
-        // While exploring, what ran last may be a clock that was only being tried.
-        let known_good = self.learned.policy.summary().phase == Phase::Exploitation;
-        if allowed && known_good { serving } else { Target::Default }
+        self.park_between_pages(now, out)
     }
 
     fn close_round(&mut self, window: &Window, now: Time, out: &mut Output) -> Option<Target> {
@@ -306,20 +257,7 @@ impl Controller {
             // What agft saves by parking is part of what the experiment measures.
             self.idle.interrupt(now);
         }
-        let power = group_power(&self.meters, window.start, window.end).map(|(power, _)| power);
-        let seen = self.sample(now);
-        let seen = Sample {
-            page: Some(PageSight { start: window.start, work, step_time: step_time(window) }),
-            window_power: power,
-            energy: self.counter(),
-            may_park: !held && !self.hands_off(now) && self.can_afford_wakes(now),
-            read: seen.read.with(Sensor::Energy, true),
-            ..seen
-        };
-        if let Some(times) = &window.ttft {
-            self.idle.took_first_tokens(times);
-        }
-        let by_parker = self.park(&seen, out);
+        let by_parker = self.park_by_page(window, work, held, now, out);
 
         let load = self.load.push(window);
         let running = self.concurrency.push(window.at_end.running.unwrap_or(0.0));
@@ -350,42 +288,14 @@ impl Controller {
         let violation = self.guard_limits(now, out);
 
         let support = baseline.map(|b| b.support);
-        let (mode, command, choice) = if self.settings.data_collection {
-            (Mode::DataCollection, None, None)
-        } else if self.hands_off(now) {
-            (Mode::Fault, Some(Target::Default), None)
-        } else if held {
-            self.learned.policy.interrupt();
-            (Mode::Holdout, Some(Target::Default), None)
-        } else if self.is_parked() {
-            (Mode::Idle, Some(self.idle.target()), None)
-        } else if !work {
-            // Nothing to decide on: wait for parking or for work.
-            (self.mode_of_policy(), by_parker, None)
-        } else if self.learned.floor.is_lifted(now) {
-            self.learned.policy.interrupt();
-            (Mode::SloGuard, Some(Target::Default), None)
-        } else if self.learned.policy.wants_rewards()
-            && self.learned.schedule.wants_default(support, window.elapsed)
-        {
-            self.learned.policy.interrupt();
-            (Mode::Baseline, Some(Target::Default), None)
-        } else {
-            let choice = self.learned.policy.choose(View { now, context: &scaled, space: &self.space });
-            (self.mode_of_policy(), Some(choice.target), Some(choice))
-        };
+        let claim = self.claim(work, held, support, window.elapsed, now);
+        let (mode, command, choice) = self.decide(claim, by_parker, &scaled, now);
         self.mode = mode;
         let holdout = self.place_in_experiment(window);
         let round =
             self.describe(window, context, scaled, now, &evidence, baseline.map(|b| b.cost), choice, command);
         out.round = Some(Round { reward: earned, learned: taught, violation, holdout, ..round });
         command
-    }
-
-    /// Would the limit on the time to first token be kept if it took as much longer as a wake takes?
-    fn can_afford_wakes(&self, now: Time) -> bool {
-        let wake = self.idle.wake_delay();
-        self.settings.limits.is_none_or(|limits| self.latency.leaves(Limited::Ttft, wake, &limits, now))
     }
 
     /// Does a slot of the holdout experiment leave the clocks to the driver now?
@@ -403,20 +313,6 @@ impl Controller {
         let place = self.experiment()?.place(self.started, window.start, window.end)?;
         let as_meant = !place.held || self.in_force.target == Target::Default;
         (as_meant && !self.hands_off(window.end)).then_some(place)
-    }
-
-    fn mode_of_policy(&self) -> Mode {
-        if self.settings.data_collection {
-            return Mode::DataCollection;
-        }
-        // Only a policy that learns from rewards waits for a baseline.
-        if self.learned.policy.wants_rewards() && !self.learned.schedule.first_done() {
-            return Mode::Baseline;
-        }
-        match self.learned.policy.summary().phase {
-            Phase::Exploration => Mode::Exploration,
-            Phase::Exploitation => Mode::Exploitation,
-        }
     }
 
     /// Energy and delay of a window, and the clocks they belong to.
@@ -590,21 +486,7 @@ impl Controller {
     }
 }
 
-/// Mean length of the engine's steps: the time between tokens of a request.
-fn step_time(window: &Window) -> Option<Seconds> {
-    let histogram = window.itl.as_ref().or(window.request_tpot.as_ref())?;
-    (histogram.count > 0.0).then(|| Seconds(histogram.sum / histogram.count))
-}
-
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to u32 first")]
 fn to_mhz(value: f64) -> Mhz {
     Mhz(value.clamp(0.0, f64::from(u32::MAX)).round() as u32)
-}
-
-/// The slowest clocks of a group: what work waits for.
-fn slowest(readings: &[Option<GpuReading>]) -> Running {
-    let lowest = |clock: fn(&GpuReading) -> Option<Mhz>| {
-        readings.iter().map(|reading| reading.as_ref().and_then(clock)).min().flatten()
-    };
-    Running { core: lowest(|reading| reading.core_clock), memory: lowest(|reading| reading.memory_clock) }
 }

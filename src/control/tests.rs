@@ -10,9 +10,8 @@ use crate::bandit::{ActionSpace, Learner, Policy};
 use crate::gpu::{ClockReasons, GpuReading, MemoryLevel, Refusal, SupportedClocks};
 use crate::metrics::{Histogram, Signals, Snapshot};
 use crate::park::Settings as ParkSettings;
-use crate::park::gap::{GapSettings, Wait};
 use crate::park::levers::{Lever, LeverBook, LeverKind, Levers};
-use crate::park::settings::Unnoticed;
+use crate::park::rule::page::SETTINGS as BESIDE_A_SERVER;
 use crate::park::wake::Running;
 use crate::reward::energy::EnergyPoint;
 use crate::reward::slo::{Limits, Statistic};
@@ -33,25 +32,7 @@ fn settings() -> Settings {
         objective: Objective::Edp,
         reward: RewardForm::LogRatio,
         limits: None,
-        idle: Some(ParkSettings {
-            gap: GapSettings {
-                wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.75) },
-                quiet: Seconds(0.75),
-                at_start: true,
-                wake_limit: Seconds(1.0),
-            },
-            page: true,
-            utilization_threshold_percent: Some(10.0),
-            wake_power_ratio: Some(1.12),
-            connections: None,
-            hot: None,
-            busy_percent: 30.0,
-            periods: None,
-            unnoticed: Unnoticed { by_sensors: Seconds(0.15), by_others: Seconds(0.3) },
-            max_ttft_rise: 0.05,
-            retries_last: false,
-            dry_run: false,
-        }),
+        idle: Some(ParkSettings { connections: None, ..BESIDE_A_SERVER }),
         data_collection: false,
         dry_run: false,
         ema_alpha: 0.4,

@@ -392,6 +392,6 @@ fn is_below(percent: Option<f64>, settings: &Settings) -> Option<bool> {
 }
 
 #[cfg(test)]
-mod page;
+pub(crate) mod page;
 #[cfg(test)]
 pub(super) mod tests;

@@ -148,3 +148,17 @@ fn last_way_to_park_is_kept_where_it_is_tried_again_and_struck_off_where_not() {
         assert_eq!(bench.until(at + 0.1, at + 300.0).is_some(), retries_last);
     }
 }
+
+#[test]
+fn lock_that_is_refused_leaves_the_gpu_parked_by_another() {
+    let memory = Clocks { core: Mhz(2100), memory: Some(Mhz(405)) };
+    let mut bench = Bench::new(SETTINGS);
+    let list = vec![Lever { kind: LeverKind::Memory, clocks: memory }, levers().list()[0]];
+    bench.parker.set_levers(Levers::new(list, LeverBook::default(), levers().top()));
+    bench.turn(0.0);
+    bench.utilization = 0.0;
+    let (at, command) = bench.until(0.1, 100.0).unwrap();
+    assert_eq!(command, Command::Park(Target::Lock(memory)));
+    assert_eq!(bench.parker.refuse(memory, Time(at)), Refused::OthersLeft);
+    assert_eq!((bench.parker.is_parked(), bench.parker.target()), (true, Target::Lock(PARKED)));
+}

@@ -7,7 +7,7 @@ use crate::park::sample::{Activity, PageSight};
 use crate::park::settings::Unnoticed;
 use crate::units::Joules;
 
-const SETTINGS: Settings = Settings {
+pub(crate) const SETTINGS: Settings = Settings {
     gap: GapSettings {
         wait: Wait::SkiRental { wake: None, unmeasured: Seconds(0.75) },
         quiet: Seconds(0.75),
