@@ -19,12 +19,10 @@ use std::fmt;
 
 pub use text::Text;
 
-use super::signals::Slot;
 use super::{Signal, Signals, Snapshot};
 use crate::engine::table::{Family, prefix_of};
 use crate::engine::{self, ENGINES, Engine};
 use crate::units::{Seconds, Time};
-use decode::Combined;
 
 /// The largest page that is read. 64 engines with every family shown come to about 3 MB.
 pub const LARGEST_PAGE: usize = 8 * 1024 * 1024;
@@ -164,32 +162,15 @@ impl Page {
         }
         let seen: BTreeSet<Family> = scan.samples.iter().map(|sample| sample.family).collect();
         let seen: Vec<Family> = seen.into_iter().collect();
-        let mut page = Self {
-            signals: Signals::default(),
-            refused: Vec::new(),
-            sources: Vec::new(),
-            engine,
-            dialect: engine.dialect(&seen, !scan.engines.is_empty()),
-            engines: BTreeSet::new(),
-            models: BTreeSet::new(),
-        };
-        for (family, value) in decode::decode(&scan) {
-            page.take(family, value, prefix);
+        let dialect = engine.dialect(&seen, !scan.engines.is_empty());
+        let (mut signals, mut sources, mut refused) = (Signals::default(), Vec::new(), Vec::new());
+        for (family, why) in decode::decode(&scan, &mut signals) {
+            let signal = family.signal;
+            let metric = format!("{}{}", prefix_of(signal, prefix), family.name);
+            refused.extend(why.map(|why| Refused { signal, metric: metric.clone(), why }));
+            sources.push((signal, metric));
         }
-        (page.engines, page.models) = (scan.engines, scan.models);
-        Ok(page)
-    }
-
-    fn take(&mut self, family: Family, value: Result<Combined, String>, prefix: &str) {
-        let signal = family.signal;
-        let metric = format!("{}{}", prefix_of(signal, prefix), family.name);
-        match (value, self.signals.slot(signal)) {
-            (Ok(Combined::Number(value)), Slot::Number(slot)) => *slot = Some(value),
-            (Ok(Combined::Histogram(value)), Slot::Histogram(slot)) => *slot = Some(value),
-            (Ok(_), _) => {}
-            (Err(why), _) => self.refused.push(Refused { signal, metric: metric.clone(), why }),
-        }
-        self.sources.push((signal, metric));
+        Ok(Self { signals, refused, sources, engine, dialect, engines: scan.engines, models: scan.models })
     }
 
     /// The page as a scrape received at `at`, `latency` after it was asked for.

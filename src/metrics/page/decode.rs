@@ -8,19 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prometheus_parse::{Scrape, Value};
 
-use super::super::Histogram;
-use super::super::signals::Kind;
+use super::super::signals::{Kind, Slot};
+use super::super::{Histogram, Signals};
 use super::scan::{Sample, Scan};
 use crate::engine::table::{Family, Part};
-
-/// A family's value over all its series.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Combined {
-    /// Counter or gauge.
-    Number(f64),
-    /// Histogram.
-    Histogram(Histogram),
-}
 
 /// The numbers of one series, before any check.
 #[derive(Debug, Default)]
@@ -31,8 +22,9 @@ struct Series {
     buckets: Vec<(f64, f64)>,
 }
 
-/// Decodes the preferred family of every signal on the page: its value, or why it is refused.
-pub(super) fn decode(scan: &Scan<'_>) -> Vec<(Family, Result<Combined, String>)> {
+/// Reads the preferred family of every signal on the page into its place: the families read, each with why it is
+/// refused, if it is.
+pub(super) fn decode(scan: &Scan<'_>, signals: &mut Signals) -> Vec<(Family, Option<String>)> {
     let mut chosen: BTreeMap<Family, Vec<&Sample<'_>>> = choose(scan);
     for sample in &scan.samples {
         if let Some(samples) = chosen.get_mut(&sample.family) {
@@ -44,11 +36,11 @@ pub(super) fn decode(scan: &Scan<'_>) -> Vec<(Family, Result<Combined, String>)>
     let mut decoded = Vec::new();
     for (family, samples) in chosen {
         let numbers: Vec<Option<f64>> = read.by_ref().take(2 * samples.len()).collect();
-        let combined = match scan.faults.iter().find(|(faulty, _)| *faulty == family) {
-            Some((_, why)) => Err(why.clone()),
-            None => combine(family, &samples, &numbers),
+        let refused = match scan.faults.iter().find(|(faulty, _)| *faulty == family) {
+            Some((_, why)) => Some(why.clone()),
+            None => combine(family, &samples, &numbers, signals.slot(family.signal)).err(),
         };
-        decoded.push((family, combined));
+        decoded.push((family, refused));
     }
     decoded
 }
@@ -80,8 +72,14 @@ fn numbers<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Option<f64>> {
     numbers
 }
 
-/// One value of all series of a family, or the first reason against it. Each sample has two numbers, bound and value.
-fn combine(family: Family, samples: &[&Sample<'_>], numbers: &[Option<f64>]) -> Result<Combined, String> {
+/// Puts the one value of all series of a family into its place, or gives the first reason against it. Each sample has two
+/// numbers, bound and value.
+fn combine(
+    family: Family,
+    samples: &[&Sample<'_>],
+    numbers: &[Option<f64>],
+    slot: Slot<'_>,
+) -> Result<(), String> {
     // Series that are one, by their number.
     let mut groups: BTreeMap<(usize, usize), Series> = BTreeMap::new();
     for (sample, numbers) in samples.iter().zip(numbers.chunks(2)) {
@@ -98,27 +96,29 @@ fn combine(family: Family, samples: &[&Sample<'_>], numbers: &[Option<f64>]) -> 
             Part::Bucket => series.buckets.push((bound, value)),
         }
     }
-    match family.signal.kind() {
-        Kind::Histogram => {
+    match slot {
+        Slot::Histogram(slot) => {
             let all = groups.into_values().map(histogram_of).collect::<Result<Vec<_>, _>>()?;
             let total = Histogram::total(&all).ok_or("it has no series")?;
             sane(total.sum)?;
-            Ok(Combined::Histogram(total))
+            *slot = Some(total);
         }
-        kind @ (Kind::Sum | Kind::Level | Kind::Share | Kind::Instant) => {
+        Slot::Number(slot) => {
             let mut largest: BTreeMap<usize, f64> = BTreeMap::new();
             for ((_, group), series) in &groups {
                 let value = one(&series.values, "value")?;
                 largest.entry(*group).and_modify(|most| *most = most.max(value)).or_insert(value);
             }
             let largest: Vec<f64> = largest.into_values().collect();
+            let kind = family.signal.kind();
             let number = kind.combine(&largest).ok_or("it has no series")?;
             if kind == Kind::Share && number > 1.0 + 1e-6 {
                 return Err(format!("{number} is not a share from 0 to 1"));
             }
-            Ok(Combined::Number(sane(number)?))
+            *slot = Some(sane(number)?);
         }
     }
+    Ok(())
 }
 
 /// A histogram whose parts agree with each other.

@@ -7,6 +7,7 @@ use approx::assert_relative_eq;
 use proptest::prelude::*;
 
 use super::super::report::describe;
+use super::super::signals::Slot;
 use super::super::window::{Discontinuity, Window};
 use super::*;
 use crate::engine::vllm::Dialect;
