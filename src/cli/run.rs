@@ -2,19 +2,19 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
 
 use super::{Cli, Exit, LogFormat, exit_of, load_config, logging};
-use crate::compose::group::{self, Candidate, Memory, Options, Shared};
+use crate::compose::group::{self, Candidate, HELP, Memory, Options, Shared};
 use crate::compose::guarded::Guarded;
+use crate::compose::park::{self, Around};
 use crate::config::{Config, Listen, Server};
 use crate::daemon::clients;
 use crate::daemon::clock::Clock;
-use crate::daemon::host::{Host, Rereader, drive};
+use crate::daemon::host::{AnyGroup, Arguments, Host, Rereader, drive};
 use crate::daemon::notify::{Notifier, StatusLines};
 use crate::daemon::tick::{End, RunError, unix_seconds};
 use crate::daemon::watch::{Alarm, Pulse, Watch};
@@ -32,6 +32,9 @@ use crate::store::own_dir;
 use crate::units::Seconds;
 use crate::view::HostState;
 
+/// What works where clocks cannot be controlled.
+const PARK_HELP: &str = "clocks cannot be controlled (--dry-run only decides, and works without)";
+
 /// Runs the daemon until a signal or an error.
 #[must_use]
 pub fn run(cli: &Cli) -> Exit {
@@ -43,7 +46,7 @@ pub fn run(cli: &Cli) -> Exit {
     if let Some(listen) = cli.metrics_listen {
         config.observe.metrics_listen = listen;
     }
-    exit_of_run(daemon(cli, &config))
+    exit_of_run(daemon(cli, &config, Role::Serve))
 }
 
 /// The exit code of a run, after saying why it failed, if it did.
@@ -96,20 +99,45 @@ fn open_all(
     }
 }
 
-fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
+/// What a process is for.
+pub(super) enum Role {
+    /// The servers of the configuration, and with `park.others` the GPUs of none.
+    Serve,
+    /// `agft park`: GPUs without a server alone.
+    Park {
+        /// Decide, and write no clock.
+        dry_run: bool,
+        /// For tests: try ways to park in this fraction of the time.
+        trial_speed: Option<f64>,
+        /// What the command line makes of the file.
+        arguments: Arguments,
+    },
+}
+
+/// Runs until a signal or an error.
+pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<()> {
+    let (serves, dry_run, trial_speed) = match &role {
+        Role::Serve => (true, cli.dry_run, None),
+        Role::Park { dry_run, trial_speed, .. } => (false, *dry_run, *trial_speed),
+    };
     let options = Options {
-        data_collection: config.control.data_collection_mode,
+        data_collection: serves && config.control.data_collection_mode,
         reset_model: cli.reset_model,
-        dry_run: cli.dry_run,
+        dry_run,
         panic_at_tick: cli.panic_at_tick,
         stall_at_tick: cli.stall_at_tick,
+        trial_speed,
     };
+    let parks = !serves || config.park.others && !options.data_collection;
+    // What is wrong with programs and ports shows before the first clock is touched.
+    let around = parks.then(|| Around::open(&config.park)).transpose()?;
     let host = host::open()?;
-    let (candidates, mut closed) = open_all(host, config.servers(), options)?;
-    let infos: Vec<GpuInfo> =
+    let servers = if serves { config.servers() } else { Vec::new() };
+    let (candidates, mut closed) = open_all(host, servers, options)?;
+    let served: Vec<GpuInfo> =
         candidates.iter().flat_map(|candidate| candidate.gpus.infos.iter().cloned()).collect();
-    let _log_guard = start_log(cli, config, &infos[0]);
-    let is_several = !config.servers.is_one();
+    let _log_guard = served.first().map(|gpu| start_log(cli, config, gpu));
+    let is_several = serves && !config.servers.is_one();
     for Candidate { server, gpus, .. } in &candidates {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -117,27 +145,43 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
             gpu = %gpus.infos[0],
             gpus = gpus.infos.len(),
             url = scrape::without_query(&server.config.vllm.prometheus_url),
-            dry_run = cli.dry_run,
+            dry_run,
             data_collection = server.config.control.data_collection_mode,
             "agft starts"
         );
     }
-    // What is wrong with the port shows before the first clock is touched.
-    let page = bind_page("observe.metrics_listen", config.observe.metrics_listen, Listen::LOCAL)?;
+    let page = match serves {
+        true => bind_page("observe.metrics_listen", config.observe.metrics_listen, Listen::LOCAL)?,
+        false => bind_page("park.metrics_listen", config.park.metrics_listen, Listen::PARK)?,
+    };
     candidates.iter().try_for_each(Candidate::check)?;
+    let mut chosen = match parks {
+        true => park::choose(host, &config.park, &served)?,
+        false => Vec::new(),
+    };
+    if !serves {
+        if chosen.is_empty() {
+            anyhow::bail!("no GPU of this machine can be parked; see `agft gpus`");
+        }
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), gpus = chosen.len(), dry_run, park = ?config.park, "agft park starts");
+    }
+    let locked = candidates.iter().filter(|candidate| !candidate.hands_off);
+    let locked = locked.flat_map(|candidate| candidate.gpus.infos.iter());
+    let parked = chosen.iter().filter(|_| !dry_run).map(|gpu| &gpu.info);
+    let locked: Vec<GpuInfo> = locked.chain(parked).cloned().collect();
     // Until the end of the run.
-    let locked: Vec<GpuInfo> = candidates
-        .iter()
-        .filter(|candidate| !candidate.hands_off)
-        .flat_map(|candidate| candidate.gpus.infos.iter().cloned())
-        .collect();
     let guarded = match locked.is_empty() {
         true => None,
         false => {
             let periods = candidates.iter().map(|of| of.server.config.control.decision_interval_s.0);
-            let period = Seconds(periods.fold(0.0, f64::max));
+            let active = if parks { park::periods(&config.park).active.0 } else { 0.0 };
+            let period = Seconds(periods.fold(active, f64::max));
             let json = cli.log_format == LogFormat::Json;
-            Some(Arc::new(Guarded::claim(&cli.config, json, config, host, &locked, period)?))
+            let mut guarded = Guarded::claim(&cli.config, json, config, host, &locked, period)?;
+            if !dry_run {
+                guarded.guard_states(park::find_by_state(host, &config.park, &mut chosen)?);
+            }
+            Some(Arc::new(guarded))
         }
     };
     let mut known = Vec::new();
@@ -155,14 +199,12 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         let pulse = Pulse::new();
         let watch = match &guarded {
             Some(guarded) => {
-                let answers = Shared::start_guardian(guarded)?;
+                let answers = guarded.start_guardian().context(if serves { HELP } else { PARK_HELP })?;
                 Some(guarded.watch(answers, pulse.clone()).context("watch thread")?)
             }
             None => None,
         };
         let servers: Vec<Server> = known.iter().map(|(candidate, _)| candidate.server.clone()).collect();
-        let published = Published::new(HostState::new(unix_seconds(), cli.dry_run));
-        let publish = published.clone();
         let notifier = Notifier::from_env();
         let shared = Shared {
             options,
@@ -171,44 +213,40 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
             watcher: clients::listen(&servers),
             notifier: notifier.clone(),
             lines: StatusLines::default(),
-            publish: Rc::new(move |name, latest| publish.add(name, latest)),
+            published: Published::new(HostState::new(unix_seconds(), dry_run)),
             is_several,
             clock: Clock::start(),
         };
-        let mut groups = Vec::new();
-        let single = known.len() == 1 && closed.is_empty();
-        for (candidate, memory) in known {
-            let server = candidate.server.clone();
-            let started = group::take_clocks(guarded.as_deref(), &candidate)
-                .and_then(|lease| shared.start(candidate, memory, lease));
-            match started {
-                Ok(group) => groups.push(group),
-                Err(error) if single => return Err(error),
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    tracing::error!(
-                        server = server.name,
-                        error,
-                        "this server is left alone; the others go on"
-                    );
-                    closed.push(server);
-                }
+        let mut groups = start_all(&shared, known, &mut closed)?;
+        let surroundings = match around {
+            Some(around) => {
+                let (parked, surroundings) = around.start(host, config, chosen, &shared)?;
+                groups.extend(parked.into_iter().map(|group| AnyGroup::Parked(Box::new(group))));
+                Some(surroundings)
             }
-        }
+            None => None,
+        };
         if groups.is_empty() {
             anyhow::bail!("no server can be served");
         }
         // Until the end of the run.
-        let (_served, orders) = serve(config, page, published)?;
+        let (_served, orders) = serve(config, page, shared.published.clone())?;
+        let arguments = match role {
+            Role::Serve => Box::new(Ok),
+            Role::Park { arguments, .. } => arguments,
+        };
         let host = Host {
             groups,
             closed,
+            surroundings,
             opener: is_several.then(|| shared.opener(host)),
             pulse,
             watch,
             reload: hangup.map(|hangup| Rereader {
                 hangup,
                 path: cli.config.clone(),
+                serves,
+                arguments,
                 config: config.clone(),
             }),
             orders,
@@ -223,6 +261,30 @@ fn daemon(cli: &Cli, config: &Config) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Starts the group of each server. One that cannot be started is left for later, unless it is the only one.
+fn start_all(
+    shared: &Shared,
+    known: Vec<(Candidate, Memory)>,
+    closed: &mut Vec<Server>,
+) -> anyhow::Result<Vec<AnyGroup>> {
+    let mut groups = Vec::new();
+    for (candidate, memory) in known {
+        let server = candidate.server.clone();
+        let started = group::take_clocks(shared.guarded.as_deref(), &candidate)
+            .and_then(|lease| shared.start(candidate, memory, lease));
+        match started {
+            Ok(group) => groups.push(AnyGroup::Served(Box::new(group))),
+            Err(error) if !shared.is_several => return Err(error),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(name = server.name, error, "left alone; the others go on");
+                closed.push(server);
+            }
+        }
+    }
+    Ok(groups)
 }
 
 /// Those who serve the run's state to the outside, until this is dropped.

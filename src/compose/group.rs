@@ -26,7 +26,7 @@ use crate::daemon::show::{self, Show};
 use crate::daemon::steps::StepTap;
 use crate::daemon::tick::{Group, unix_seconds};
 use crate::daemon::watch::{Wards, WatchedGroup};
-use crate::export::Latest;
+use crate::export::Published;
 use crate::gpu::host::AnyHost;
 use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::plausible::EnergySource;
@@ -52,6 +52,8 @@ pub struct Options {
     pub panic_at_tick: Option<u64>,
     /// For tests: block at this tick.
     pub stall_at_tick: Option<u64>,
+    /// For tests: try ways to park in this fraction of the time.
+    pub trial_speed: Option<f64>,
 }
 
 /// The GPUs of one server, opened for reading.
@@ -255,25 +257,18 @@ pub struct Shared {
     pub notifier: Option<Notifier>,
     /// What it is told of each group.
     pub lines: StatusLines,
-    /// Takes what a group shows of itself.
-    pub publish: Rc<dyn Fn(&str, Latest)>,
+    /// Takes what groups show of themselves.
+    pub published: Published,
     /// There are several servers.
     pub is_several: bool,
     /// The clock of the run.
     pub clock: Clock,
 }
 
-const HELP: &str = "clocks cannot be controlled (--data-collection-mode only measures, and works without)";
+/// What works where clocks cannot be controlled.
+pub const HELP: &str = "clocks cannot be controlled (--data-collection-mode only measures, and works without)";
 
 impl Shared {
-    /// The guardian's first start, said with what works without.
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub fn start_guardian(guarded: &Guarded) -> anyhow::Result<crate::guardian::link::Answers> {
-        guarded.start_guardian().context(HELP)
-    }
-
     /// Opens the group of a server again, the driver's part of it off the loop's thread.
     #[must_use]
     pub fn opener(&self, host: AnyHost) -> Opener {
@@ -374,7 +369,7 @@ impl Shared {
         let about = show::about(&server.name, config, controller.settings());
         let (show, latest) = Show::new(View::new(about, &gpus.infos, &controller, &savings, unix_seconds()));
         observers.push(Box::new(show));
-        (self.publish)(&server.name, latest);
+        self.published.add(&server.name, latest);
         Ok(Group {
             name: server.name.clone(),
             controller,

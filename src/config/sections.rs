@@ -179,6 +179,8 @@ sections! {
 
     /// `agft park`: GPUs that nobody uses, without an engine to ask.
     Park in "park" {
+        /// Park the GPUs that no server of the configuration uses; `agft park` does so in any case.
+        others: bool = false, flag();
         /// The GPUs that are parked; all of the machine without.
         gpus: Option<Vec<GpuSelector>> = None, optional(gpus());
         /// Who tells of work; parked only if all of these are quiet.

@@ -16,10 +16,12 @@ use tokio::task::{JoinError, JoinSet, LocalSet};
 use tracing::Instrument;
 
 use super::notify::Notifier;
+use super::park::{Looks, ParkGroup, Surroundings};
 use super::reload::{differences, hung_up, is_of_a_server, read_again};
 use super::tick::{End, Ending, Group, RunError, ToGroup};
 use super::watch::{Alarm, Pulse, Watch};
-use crate::config::{Config, Server};
+use crate::config::{Config, ConfigError, Server};
+use crate::control::Order;
 use crate::export::protocol::Directed;
 
 /// The loop shows that it goes on this often, whatever the groups do.
@@ -36,12 +38,61 @@ const INBOX: usize = 16;
 /// Opens the group of a server, off the loop's thread.
 pub type Opener = Rc<dyn Fn(Server) -> LocalBoxFuture<'static, anyhow::Result<Group>>>;
 
+/// GPUs that share one clock decision, and all that works for them.
+pub enum AnyGroup {
+    /// With a server.
+    Served(Box<Group>),
+    /// Without one.
+    Parked(Box<ParkGroup>),
+}
+
+impl AnyGroup {
+    fn name(&self) -> String {
+        match self {
+            Self::Served(group) => group.name.clone(),
+            Self::Parked(group) => group.name(),
+        }
+    }
+
+    /// What its lines in the log stand in, where there are several.
+    fn span(&self) -> tracing::Span {
+        match self {
+            Self::Served(group) => group.span.clone(),
+            Self::Parked(_) => tracing::Span::none(),
+        }
+    }
+
+    /// Its server, if it can be opened again.
+    fn server(&self) -> Option<Server> {
+        match self {
+            Self::Served(group) => group.server.clone(),
+            Self::Parked(_) => None,
+        }
+    }
+
+    async fn run(&mut self, inbox: &mut mpsc::Receiver<ToGroup>, pulse: &Pulse) -> Result<(), RunError> {
+        match self {
+            Self::Served(group) => group.run(inbox, pulse).await,
+            Self::Parked(group) => group.run(inbox).await,
+        }
+    }
+
+    fn end(self, result: &Result<(), RunError>) -> Ending {
+        match self {
+            Self::Served(group) => group.end(result),
+            Self::Parked(group) => group.end(result),
+        }
+    }
+}
+
 /// Everything that a process runs.
 pub struct Host {
     /// The groups.
-    pub groups: Vec<Group>,
+    pub groups: Vec<AnyGroup>,
     /// Servers whose group could not be opened.
     pub closed: Vec<Server>,
+    /// What is around the GPUs without a server, if any are parked.
+    pub surroundings: Option<Surroundings>,
     /// Opens a group again that has ended; without it, it stays closed.
     pub opener: Option<Opener>,
     /// Marked by the loop.
@@ -61,8 +112,9 @@ impl Host {
     #[must_use]
     pub fn alone(group: Group) -> Self {
         Self {
-            groups: vec![group],
+            groups: vec![AnyGroup::Served(Box::new(group))],
             closed: Vec::new(),
+            surroundings: None,
             opener: None,
             pulse: Pulse::new(),
             watch: None,
@@ -87,8 +139,28 @@ pub struct Rereader {
     pub hangup: Signal,
     /// The file.
     pub path: PathBuf,
-    /// What it said last.
+    /// The servers of the file are served here.
+    pub serves: bool,
+    /// What the command line says instead, by the same rules.
+    pub arguments: Arguments,
+    /// What is in force.
     pub config: Config,
+}
+
+/// What the command line makes of the file.
+pub type Arguments = Box<dyn Fn(Config) -> Result<Config, ConfigError>>;
+
+impl Rereader {
+    /// What the file says now; `None`, said in the log, if it cannot be used.
+    fn read(&self) -> Option<Config> {
+        match (self.arguments)(read_again(&self.path)?) {
+            Ok(config) => Some(config),
+            Err(error) => {
+                tracing::error!(%error, "configuration not reloaded: the old one stays");
+                None
+            }
+        }
+    }
 }
 
 /// Servers whose group has ended or could not be opened, and when each is tried again.
@@ -118,20 +190,37 @@ impl Closed {
 }
 
 /// A group's task, when it has ended.
-type Ended = Result<(Group, Result<(), RunError>), JoinError>;
+type Ended = Result<(AnyGroup, Result<(), RunError>), JoinError>;
 
 /// The groups that run, by name.
 #[derive(Default)]
 struct Running {
-    tasks: JoinSet<(Group, Result<(), RunError>)>,
-    inboxes: BTreeMap<String, mpsc::Sender<ToGroup>>,
+    tasks: JoinSet<(AnyGroup, Result<(), RunError>)>,
+    inboxes: BTreeMap<String, Inbox>,
+}
+
+/// The way to a group that runs.
+struct Inbox {
+    sender: mpsc::Sender<ToGroup>,
+    is_served: bool,
+}
+
+impl Inbox {
+    /// Returns when the group has taken it up, or has ended.
+    async fn reload(&self, config: Config) {
+        let (done, taken_up) = oneshot::channel();
+        if self.sender.send(ToGroup::Reload(Box::new(config), done)).await.is_ok() {
+            let _ = taken_up.await;
+        }
+    }
 }
 
 impl Running {
-    fn start(&mut self, mut group: Group, pulse: &Pulse) {
+    fn start(&mut self, mut group: AnyGroup, pulse: &Pulse) {
         let (inbox, mut messages) = mpsc::channel(INBOX);
-        self.inboxes.insert(group.name.clone(), inbox);
-        let (pulse, span) = (pulse.clone(), group.span.clone());
+        let is_served = matches!(group, AnyGroup::Served(_));
+        self.inboxes.insert(group.name(), Inbox { sender: inbox, is_served });
+        let (pulse, span) = (pulse.clone(), group.span());
         let run = async move {
             let result = group.run(&mut messages, &pulse).await;
             (group, result)
@@ -140,10 +229,10 @@ impl Running {
     }
 
     /// Waits until a group has ended; for ever where none runs.
-    async fn ended(&mut self) -> (Group, Result<(), RunError>) {
+    async fn ended(&mut self) -> (AnyGroup, Result<(), RunError>) {
         let Some(ended) = self.tasks.join_next().await else { return std::future::pending().await };
         let (group, result) = joined(ended);
-        self.inboxes.remove(&group.name);
+        self.inboxes.remove(&group.name());
         (group, result)
     }
 
@@ -152,13 +241,13 @@ impl Running {
         let meant = |name: &String| server.as_ref().is_none_or(|server| server == name);
         for (_, inbox) in self.inboxes.iter().filter(|(name, _)| meant(name)) {
             // One that has ended by now has nothing to obey.
-            let _ = inbox.send(ToGroup::Order(order)).await;
+            let _ = inbox.sender.send(ToGroup::Order(order)).await;
         }
     }
 }
 
 /// A panic in a group is one of the process: whatever is locked is given back on the way out.
-fn joined(ended: Ended) -> (Group, Result<(), RunError>) {
+fn joined(ended: Ended) -> (AnyGroup, Result<(), RunError>) {
     match ended {
         Ok(ended) => ended,
         Err(error) => match error.try_into_panic() {
@@ -198,6 +287,9 @@ impl Host {
             notifier.stopping();
         }
         endings.into_iter().for_each(Ending::finish);
+        if let Some(surroundings) = self.surroundings.take() {
+            surroundings.end();
+        }
         let end = result?;
         released?;
         Ok(end)
@@ -213,6 +305,7 @@ impl Host {
         tokio::pin!(stop);
         let mut closed = Closed::default();
         std::mem::take(&mut self.closed).into_iter().for_each(|server| closed.push(server));
+        let mut looks = self.surroundings.as_ref().map(Surroundings::looks);
         let mut opening = JoinSet::new();
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -223,20 +316,34 @@ impl Host {
                 end = &mut stop => return Ok(end),
                 alarm = alarm(self.watch.as_ref()) => return Err(alarm.into()),
                 (group, result) = running.ended() => {
-                    let (name, server) = (group.name.clone(), group.server.clone());
+                    let (name, server) = (group.name(), group.server());
                     let ending = group.end(&result);
                     if running.tasks.is_empty() {
                         endings.push(ending);
                         return result.map(|()| End::Finished);
                     }
                     if let Err(error) = &result {
-                        tracing::error!(server = name, %error, "this server is left alone; the others go on");
+                        tracing::error!(name, %error, "left alone; the others go on");
                     }
                     tokio::task::spawn_local(end_aside(ending));
                     server.into_iter().for_each(|server| closed.push(server));
                 }
-                () = hangup(self.reload.as_mut()) => self.reread(running).await,
-                order = order(self.orders.as_mut()) => running.order(order).await,
+                () = hangup(self.reload.as_mut()) => {
+                    self.reread(running).await;
+                    // Who hears of connections may be another.
+                    looks = self.surroundings.as_ref().map(Surroundings::looks);
+                }
+                order = order(self.orders.as_mut()) => {
+                    if let Some(surroundings) = self.surroundings.as_ref().filter(|_| order.server.is_none()) {
+                        surroundings.board.pause(order.order == Order::Pause);
+                    }
+                    running.order(order).await;
+                }
+                () = due(self.surroundings.as_ref(), looks.as_mut()) => {
+                    if let (Some(surroundings), Some(looks)) = (&mut self.surroundings, &mut looks) {
+                        surroundings.look(looks);
+                    }
+                }
                 _ = alive.tick() => {
                     self.pulse.mark();
                     if let Some(notifier) = &self.notifier
@@ -255,7 +362,7 @@ impl Host {
                 Some(Ok((opened, server))) = opening.join_next() => match opened {
                     Ok(group) => {
                         tracing::info!(server = server.name, "opened again");
-                        running.start(group, &self.pulse);
+                        running.start(AnyGroup::Served(Box::new(group)), &self.pulse);
                     }
                     Err(error) => {
                         let error = format!("{error:#}");
@@ -267,36 +374,47 @@ impl Host {
         }
     }
 
-    /// Reads the file, and hands each group what it says of its server.
+    /// Reads the file, and hands each group what it says of it.
     async fn reread(&mut self, running: &Running) {
         let Some(reload) = &mut self.reload else { return };
         self.notifier.iter().for_each(Notifier::reloading);
-        if let Some(wanted) = read_again(&reload.path) {
-            let old = &reload.config;
-            if !old.servers.is_one() || !wanted.servers.is_one() {
-                let ours = |(key, _): &(String, String)| !is_of_a_server(key);
-                for (key, change) in differences(old, &wanted).into_iter().filter(ours) {
-                    tracing::warn!(key, change, "takes effect with the next start");
+        if let Some(wanted) = reload.read() {
+            if reload.serves {
+                reread_servers(&reload.config, &wanted, running).await;
+            }
+            if let Some(surroundings) = &mut self.surroundings
+                && let Some(config) = surroundings.take_up(&wanted, !reload.serves)
+            {
+                for inbox in running.inboxes.values().filter(|inbox| !inbox.is_served) {
+                    inbox.reload(config.clone()).await;
                 }
-            }
-            let servers = wanted.servers();
-            for name in running.inboxes.keys().filter(|name| !servers.iter().any(|s| s.name == **name)) {
-                tracing::warn!(server = name, "not in the file any more: it goes with the next start");
-            }
-            for server in servers {
-                let Some(inbox) = running.inboxes.get(&server.name) else {
-                    tracing::warn!(server = server.name, "new in the file: it comes with the next start");
-                    continue;
-                };
-                let (done, taken_up) = oneshot::channel();
-                if inbox.send(ToGroup::Reload(Box::new(server.config), done)).await.is_ok() {
-                    // An error means that the group has ended.
-                    let _ = taken_up.await;
+                if !reload.serves {
+                    tracing::info!(file = %reload.path.display(), "configuration reloaded");
                 }
             }
             reload.config = wanted;
         }
         self.notifier.iter().for_each(Notifier::ready);
+    }
+}
+
+async fn reread_servers(old: &Config, wanted: &Config, running: &Running) {
+    if !old.servers.is_one() || !wanted.servers.is_one() {
+        let ours = |(key, _): &(String, String)| !is_of_a_server(key) && !key.starts_with("park.");
+        for (key, change) in differences(old, wanted).into_iter().filter(ours) {
+            tracing::warn!(key, change, "takes effect with the next start");
+        }
+    }
+    let servers = wanted.servers();
+    let served = running.inboxes.iter().filter(|(_, inbox)| inbox.is_served).map(|(name, _)| name);
+    for name in served.filter(|name| !servers.iter().any(|server| server.name == **name)) {
+        tracing::warn!(server = name, "not in the file any more: it goes with the next start");
+    }
+    for server in servers {
+        match running.inboxes.get(&server.name).filter(|inbox| inbox.is_served) {
+            Some(inbox) => inbox.reload(server.config).await,
+            None => tracing::warn!(server = server.name, "new in the file: it comes with the next start"),
+        }
     }
 }
 
@@ -315,6 +433,13 @@ async fn alarm(watch: Option<&Watch>) -> Alarm {
     match watch {
         Some(watch) => watch.alarm().await,
         None => std::future::pending().await,
+    }
+}
+
+async fn due(surroundings: Option<&Surroundings>, looks: Option<&mut Looks>) {
+    match (surroundings, looks) {
+        (Some(surroundings), Some(looks)) => surroundings.due(looks).await,
+        _ => std::future::pending().await,
     }
 }
 

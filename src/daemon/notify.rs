@@ -111,14 +111,15 @@ impl NotifyObserver {
         Self { notifier, name, lines, said: None }
     }
 
-    fn say(&self) {
-        let lines = self.lines.borrow();
-        let line = |(name, line): (&String, &String)| match lines.len() {
-            1 => line.clone(),
-            _ => format!("{name}: {line}"),
-        };
-        self.notifier.status(&lines.iter().map(line).collect::<Vec<_>>().join("; "));
-    }
+}
+
+/// Tells it what each group does.
+pub(super) fn say_lines(notifier: &Notifier, lines: &BTreeMap<String, String>) {
+    let line = |(name, line): (&String, &String)| match lines.len() {
+        1 => line.clone(),
+        _ => format!("{name}: {line}"),
+    };
+    notifier.status(&lines.iter().map(line).collect::<Vec<_>>().join("; "));
 }
 
 impl Observer for NotifyObserver {
@@ -129,7 +130,7 @@ impl Observer for NotifyObserver {
             let (rounds, running) = (facts.controller.learned().rounds, facts.controller.running());
             let line = format!("{}, clocks: {running}, {rounds} rounds", mode.name());
             self.lines.borrow_mut().insert(self.name.clone(), line);
-            self.say();
+            say_lines(&self.notifier, &self.lines.borrow());
         }
     }
 

@@ -134,29 +134,44 @@ impl Group {
     /// Begins to end the group: has the clocks given back, without waiting for it.
     #[must_use]
     pub fn end(mut self, result: &Result<(), RunError>) -> Ending {
-        let stuck = matches!(result, Err(RunError::Alarm(Alarm::Stuck { .. })));
-        let release = match self.actuator.take() {
-            Some(actuator) if stuck => {
-                actuator.abandon();
-                None
+        let release = end_actuator(self.actuator.take(), result);
+        let finish = move || {
+            drop(self.watch.take());
+            self.savings.close(unix_seconds());
+            for observer in &mut self.observers {
+                observer.end(&self.controller, &self.savings);
             }
-            Some(actuator) => {
-                actuator.begin_shutdown();
-                Some(actuator)
-            }
-            None => None,
         };
-        Ending { group: self, release }
+        Ending::new(release, finish)
     }
+}
+
+/// Has the thread that writes clocks end; leaves one behind that may never come back.
+pub(super) fn end_actuator(
+    actuator: Option<Actuator>,
+    result: &Result<(), RunError>,
+) -> Option<Actuator> {
+    let actuator = actuator?;
+    if matches!(result, Err(RunError::Alarm(Alarm::Stuck { .. }))) {
+        actuator.abandon();
+        return None;
+    }
+    actuator.begin_shutdown();
+    Some(actuator)
 }
 
 /// A group that ends.
 pub struct Ending {
-    group: Group,
     release: Option<Actuator>,
+    finish: Box<dyn FnOnce()>,
 }
 
 impl Ending {
+    /// Of a group whose clocks are given back by this thread, if any are; `finish` writes what there is to write.
+    pub(super) fn new(release: Option<Actuator>, finish: impl FnOnce() + 'static) -> Self {
+        Self { release, finish: Box::new(finish) }
+    }
+
     /// Waits until the clocks are back. Blocks for as long as the driver takes, within reason.
     ///
     /// # Errors
@@ -172,12 +187,8 @@ impl Ending {
     }
 
     /// Has everyone write what there is to write.
-    pub fn finish(mut self) {
-        drop(self.group.watch.take());
-        self.group.savings.close(unix_seconds());
-        for observer in &mut self.group.observers {
-            observer.end(&self.group.controller, &self.group.savings);
-        }
+    pub fn finish(self) {
+        (self.finish)();
     }
 }
 
@@ -308,7 +319,8 @@ fn take_up(group: &mut Group, change: Change) {
     begin(group);
 }
 
-async fn alarm(watch: Option<&GroupWatch>) -> Alarm {
+/// Waits until a group has to end; for ever where nobody watches over it.
+pub(super) async fn alarm(watch: Option<&GroupWatch>) -> Alarm {
     match watch {
         Some(watch) => watch.alarm().await,
         None => std::future::pending().await,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::Board;
 use super::activity::ActivitySource;
-use super::member::Member;
 use crate::config::Park;
 use crate::daemon::tick::unix_seconds;
 use crate::units::{Clocks, Seconds, Time};
@@ -20,7 +20,6 @@ type Gist = (ParkMode, Vec<(ParkStanding, Option<Clocks>)>);
 /// Keeps and publishes a [`ParkState`]. Whoever reads it never holds up the loop.
 pub struct Show {
     publish: watch::Sender<Arc<ParkState>>,
-    mode: ParkMode,
     shown: Option<(Gist, Time)>,
 }
 
@@ -47,32 +46,27 @@ impl Show {
     pub fn new(park: &Park) -> (Self, watch::Receiver<Arc<ParkState>>) {
         let mode = ParkMode::Parking;
         let (publish, shown) = watch::channel(Arc::new(state(mode, park, None, Vec::new())));
-        (Self { publish, mode, shown: None }, shown)
+        (Self { publish, shown: None }, shown)
     }
 
-    /// From now on it is paused, or not.
-    pub(super) fn pause(&mut self, paused: bool) {
-        self.mode = if paused { ParkMode::Paused } else { ParkMode::Parking };
-    }
-
-    /// Publishes, if it is time to; `open` are the connections.
+    /// Publishes what is on the board, if it is time to; `open` are the connections.
     pub(super) fn turn(
         &mut self,
-        members: &mut [Member],
+        board: &Board,
         sources: &[Box<dyn ActivitySource>],
         open: Option<u32>,
         park: &Park,
         now: Time,
     ) {
-        let standings = members.iter_mut().map(|member| member.standing(now)).collect();
-        let gist = (self.mode, standings);
+        let mode = if board.paused.get() { ParkMode::Paused } else { ParkMode::Parking };
+        let gpus = board.gpus.borrow();
+        let gist = (mode, gpus.values().map(|(gpu, _)| (gpu.state, gpu.in_force)).collect());
         if self.shown.as_ref().is_some_and(|(was, at)| *was == gist && now.since(*at) < EVERY) {
             return;
         }
         self.shown = Some((gist, now));
         let connections = sources.first().map(|source| ConnectionsState { open, ..source.shown() });
-        let unix_s = unix_seconds();
-        let gpus = members.iter().map(|member| member.shown(now, unix_s)).collect();
-        self.publish.send_replace(Arc::new(state(self.mode, park, connections, gpus)));
+        let gpus = gpus.values().map(|(gpu, _)| gpu.clone()).collect();
+        self.publish.send_replace(Arc::new(state(mode, park, connections, gpus)));
     }
 }
