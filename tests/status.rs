@@ -87,7 +87,7 @@ fn several_servers_are_listed_and_one_is_shown_and_paused_by_name() {
     let host = json(&bench.run(&["status", "--json"]).out);
     assert_eq!(host["servers"][0]["mode"], "PAUSED");
     assert_ne!(host["servers"][1]["mode"], "PAUSED");
-    let page = get(&daemon.page_address(), "/metrics").unwrap();
+    let page = get(daemon.page_address(), "/metrics").unwrap();
     assert_eq!(value(&page, r#"agft_mode{server="chat",gpu="0,1",mode="PAUSED"}"#), Some(1.0), "{page}");
     assert_eq!(value(&page, r#"agft_mode{server="code",gpu="2",mode="PAUSED"}"#), Some(0.0), "{page}");
     assert!(value(&page, r#"agft_gpu_power_watts{server="chat",gpu="1"}"#) > Some(0.0), "{page}");
