@@ -70,8 +70,10 @@ impl Board {
     }
 
     fn put(&self, gpu: ParkedGpu, state: State) {
+        let gist = |gpu: &ParkedGpu| (gpu.state, gpu.in_force, gpu.not_given_back);
+        let now = gist(&gpu);
         let before = self.gpus.borrow_mut().insert(gpu.index, (gpu, state));
-        if before.is_none_or(|(_, before)| before.name() != state.name()) {
+        if before.is_none_or(|(before, _)| gist(&before) != now) {
             self.changed.notify_one();
         }
     }
