@@ -42,11 +42,8 @@ impl Recognised {
 pub fn recognise(body: &[u8]) -> Result<Recognised, PageError> {
     let error = match Page::parse(body, None) {
         Ok(page) => {
-            return Ok(Recognised {
-                engine: "vLLM",
-                supported: true,
-                models: page.models.into_iter().collect(),
-            });
+            let models = page.models.into_iter().collect();
+            return Ok(Recognised { engine: page.engine.name(), supported: true, models });
         }
         Err(error) => error,
     };
