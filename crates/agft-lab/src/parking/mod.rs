@@ -16,15 +16,15 @@ use super::LabError;
 use super::experiment::{for_each_cell, supported};
 use super::grid::{Load, Source};
 use super::policy::as_configured;
+use crate::sim::record::RunRecord;
+use crate::sim::run::{Driver, Onlooker, RunError, RunSpec, run};
+use crate::sim::{FrontEnd, Pattern};
 use agft::compose::park::locks;
 use agft::compose::top;
 use agft::config::{Config, PolicyKind};
 use agft::control::{Controller, Observation, Output};
 use agft::gpu::SupportedClocks;
 use agft::park::levers::{Lever, LeverKind};
-use crate::sim::record::RunRecord;
-use crate::sim::run::{Driver, Onlooker, RunError, RunSpec, run};
-use crate::sim::{FrontEnd, Pattern};
 use agft::units::{Clocks, Mhz, Seconds};
 
 use figures::{Against, Figures};

@@ -1,5 +1,6 @@
 //! `agft park` in virtual time: its parker, with the sensors that it asks for read from the simulated board.
 
+use crate::sim::run::{Autopilot, Look, WRITE_DELAY};
 use agft::compose;
 use agft::config::{Park, ParkSource, WaitKind};
 use agft::park::gap::{GapSettings, Wait};
@@ -10,7 +11,6 @@ use agft::park::settings::Periods;
 use agft::park::wake::Running;
 use agft::park::{Parker, Sample, Settings, State};
 use agft::reward::energy::EnergyPoint;
-use crate::sim::run::{Autopilot, Look, WRITE_DELAY};
 use agft::units::{Clocks, Millijoules, Seconds, Target, Time};
 
 /// A parker may want to know more at once, so often in a row at most.
