@@ -9,7 +9,8 @@ use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::daemon::Bench;
+use nvidia_ml::{GpuConfig, MockConfig};
+use support::daemon::{Bench, Daemon};
 
 /// User and system time of a process so far, in seconds.
 fn cpu(pid: u32) -> f64 {
@@ -106,6 +107,42 @@ fn overhead_with_a_scraper_a_status_watch_and_a_page_stays_small() {
             std::fs::copy(file.path(), std::path::Path::new(&keep).join(file.file_name())).unwrap();
         }
     }
+}
+
+#[test]
+#[ignore = "takes a minute, and means something only for a release build on a quiet machine"]
+fn eight_servers_cost_little_more_than_one() {
+    let seconds =
+        std::env::var("AGFT_OVERHEAD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60_u64);
+    let mut bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 8))
+        .set("control.policy", "structured")
+        .set("control.decision_interval_s", "0.3")
+        .set("gpu.sensor_poll_interval_ms", "100")
+        .set("idle.power_poll_interval_ms", "100")
+        .set("metrics.sampling_duration", "0.8")
+        .set("logging.console_level", "INFO");
+    for server in 0..8 {
+        bench = bench.server(&format!("server{server}"), &[server], "");
+    }
+    bench.servers.iter().for_each(|server| server.set_load(0.6));
+    let mut daemon = Daemon::start_plain(bench.command(&["--metrics-listen", "127.0.0.1:0"]));
+    let address = daemon.page_address();
+    std::thread::sleep(Duration::from_secs(3));
+    let (begun, before) = (Instant::now(), cpu(daemon.pid()));
+    let mut second = 0_usize;
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        for (number, server) in bench.servers.iter().enumerate() {
+            server.set_load([0.2, 0.6, 0.9][(second / 20 + number) % 3]);
+        }
+        second += 1;
+        assert!(support::get(&address, "/metrics").unwrap().contains("agft_rounds_total"));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let share = 100.0 * (cpu(daemon.pid()) - before) / begun.elapsed().as_secs_f64();
+    let peak = peak_mib(daemon.pid());
+    println!("eight servers and a scraper: CPU {share:.2} % of a core, peak RSS {peak:.1} MiB");
+    daemon.stop();
+    assert!(peak < 40.0, "{peak} MiB");
 }
 
 #[test]

@@ -266,7 +266,8 @@ pub struct Shared {
 }
 
 /// What works where clocks cannot be controlled.
-pub const HELP: &str = "clocks cannot be controlled (--data-collection-mode only measures, and works without)";
+pub const HELP: &str =
+    "clocks cannot be controlled (--data-collection-mode only measures, and works without)";
 
 impl Shared {
     /// Opens the group of a server again, the driver's part of it off the loop's thread.

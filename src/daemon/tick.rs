@@ -147,10 +147,7 @@ impl Group {
 }
 
 /// Has the thread that writes clocks end; leaves one behind that may never come back.
-pub(super) fn end_actuator(
-    actuator: Option<Actuator>,
-    result: &Result<(), RunError>,
-) -> Option<Actuator> {
+pub(super) fn end_actuator(actuator: Option<Actuator>, result: &Result<(), RunError>) -> Option<Actuator> {
     let actuator = actuator?;
     if matches!(result, Err(RunError::Alarm(Alarm::Stuck { .. }))) {
         actuator.abandon();

@@ -103,7 +103,8 @@ impl ParkGroup {
     /// # Errors
     /// [`std::io::Error`] if there is no thread to be had.
     pub fn start(parts: ParkParts) -> std::io::Result<Self> {
-        let ParkParts { info, clocks, sensors, actuator, levels, board, keeper, log_every, clock, .. } = parts;
+        let ParkParts { info, clocks, sensors, actuator, levels, board, keeper, log_every, clock, .. } =
+            parts;
         let settings = Settings { dry_run: actuator.is_none(), ..parts.settings };
         let levers = Levers::new(levels.levers.clone(), parts.known, levels.top).with_times(parts.times);
         let probe = Probe::spawn(move || Box::new(Trusted::new(sensors, clock)))?;
@@ -529,12 +530,7 @@ impl ParkGroup {
         Ok(())
     }
 
-    async fn hear_refusal(
-        &mut self,
-        target: Target,
-        recovery: Refusal,
-        why: &str,
-    ) -> Result<(), GpuError> {
+    async fn hear_refusal(&mut self, target: Target, recovery: Refusal, why: &str) -> Result<(), GpuError> {
         let now = self.clock.now();
         // The clocks are the driver's since.
         let down = self.parker.state().is_down();
