@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::{Cli, Exit, report_config_error};
-use crate::config::Config;
+use crate::config::{Config, EngineKind};
 use crate::connections::{self, Source};
 use crate::daemon::clients;
 use crate::gpu::host;
@@ -279,7 +279,7 @@ fn check_endpoint(config: &Config, lines: &mut Lines) {
 
 fn fetch(config: &Config) -> anyhow::Result<EngineReport> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let scraper = Scraper::new(&crate::compose::scrape_settings(config))?;
+    let scraper = Scraper::new(&crate::compose::scrape_settings(config, EngineKind::Auto))?;
     let body = runtime.block_on(scraper.fetch())?;
     Ok(describe(&Page::parse(&body.body, config.vllm.model_name.as_deref())?))
 }

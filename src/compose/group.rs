@@ -151,7 +151,7 @@ impl Candidate {
             anyhow::bail!("{}: {NO_CLOCKS_LISTED}", gpus.infos[0]);
         }
         server.config.control.data_collection_mode |= gpus.unlisted;
-        let scraper = Scraper::new(&super::scrape_settings(&server.config))?;
+        let scraper = Scraper::new(&super::scrape_settings(&server.config, server.engine))?;
         let hands_off = options.dry_run || server.config.control.data_collection_mode;
         Ok(Self { server, gpus, scraper, hands_off })
     }
@@ -382,6 +382,7 @@ impl Shared {
             observers,
             reload: Some(Reloader {
                 config: config.clone(),
+                engine: server.engine,
                 is_one_of_several: self.is_several,
                 data_collection: self.options.data_collection || gpus.unlisted,
                 dry_run,

@@ -11,7 +11,8 @@ use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::memory;
 use crate::bandit::space::SpaceSettings;
 use crate::bandit::structured::StructuredSettings;
-use crate::config::{self, Config, ConnectionCount, IdleSource, PolicyKind, WaitKind};
+use crate::config::{self, Config, ConnectionCount, EngineKind, IdleSource, PolicyKind, WaitKind};
+use crate::engine;
 use crate::control::Settings;
 use crate::gpu::{GpuInfo, SupportedClocks};
 use crate::holdout::HoldoutSettings;
@@ -49,9 +50,9 @@ pub fn identity(config: &Config, gpus: &[GpuInfo]) -> Identity {
     }
 }
 
-/// Where and how to scrape.
+/// Where and how to scrape, and whose page is expected there.
 #[must_use]
-pub fn scrape_settings(config: &Config) -> ScrapeSettings {
+pub fn scrape_settings(config: &Config, engine: EngineKind) -> ScrapeSettings {
     ScrapeSettings {
         url: config.vllm.prometheus_url.clone(),
         timeout: config.vllm.scrape_timeout_s,
@@ -59,7 +60,7 @@ pub fn scrape_settings(config: &Config) -> ScrapeSettings {
         bearer_token_file: config.vllm.bearer_token_file.as_ref().map(PathBuf::from),
         ca_file: config.vllm.tls_ca_file.as_ref().map(PathBuf::from),
         model_name: config.vllm.model_name.clone(),
-        engine: None,
+        engine: engine::named(&engine.to_string()),
     }
 }
 

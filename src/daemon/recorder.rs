@@ -12,7 +12,7 @@ use super::steps::{StepJob, StepSink, StepTap};
 use super::tick::{Observer, StepFacts};
 use crate::bandit::Policy;
 use crate::config::Config;
-use crate::control::{Controller, Event, Mode, Model, Settings};
+use crate::control::{Controller, Event, Mode, Model, Scrape, Settings};
 use crate::gpu::GpuInfo;
 use crate::holdout::Savings;
 use crate::park::levers::LeverBook;
@@ -83,6 +83,8 @@ pub struct Recorder {
     thread: Option<JoinHandle<()>>,
     identity: Identity,
     driver: Option<String>,
+    /// The engine of the last page.
+    engine: Option<&'static str>,
     created_at: String,
     dropped: u64,
     totals: Totals,
@@ -154,6 +156,7 @@ impl Recorder {
             thread: Some(thread),
             identity,
             driver: gpu.driver_version.clone(),
+            engine: None,
             created_at,
             dropped: 0,
             totals: Totals::default(),
@@ -218,7 +221,7 @@ impl Recorder {
             model_version: self.identity.model_version,
             gpu: self.identity.gpu_name.clone(),
             driver: self.driver.clone(),
-            engine: Some("vLLM".into()),
+            engine: self.engine.map(str::to_owned),
         }
     }
 
@@ -279,6 +282,9 @@ impl Observer for Recorder {
                     self.send(Job::Levers(book.clone()));
                 }
             }
+        }
+        if let Scrape::Page(page) = &facts.seen.scrape {
+            self.engine = Some(page.engine().name());
         }
         let Some(round) = &facts.output.round else { return };
         let at = Timestamp::now();

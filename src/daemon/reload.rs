@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::feed::{Feed, Schedule};
 use crate::bandit::{ActionSpace, Policy};
 use crate::compose;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, EngineKind};
 use crate::control::{Controller, Learned, Settings};
 use crate::gpu::SupportedClocks;
 use crate::metrics::scrape::{Scraper, without_query};
@@ -24,6 +24,8 @@ use crate::park::levers::LeverBook;
 pub struct Reloader {
     /// What is in force.
     pub config: Config,
+    /// What the server runs.
+    pub engine: EngineKind,
     /// It is one server of several: what is of the whole process is said elsewhere.
     pub is_one_of_several: bool,
     /// The command line says so too, whatever the file says.
@@ -76,7 +78,7 @@ impl Reloader {
         let feed = if merged.vllm == self.config.vllm {
             None
         } else {
-            match Scraper::new(&compose::scrape_settings(&merged)) {
+            match Scraper::new(&compose::scrape_settings(&merged, self.engine)) {
                 Ok(scraper) => Some(Feed::spawn(scraper, self.schedule, self.clock)),
                 Err(error) => {
                     tracing::error!(%error, "configuration not reloaded: the old one stays");

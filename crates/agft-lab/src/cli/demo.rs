@@ -17,7 +17,7 @@ use agft::cli::screen::possible;
 use agft::cli::{Cli, Exit, logging, say};
 use agft::compose;
 use agft::compose::group::sampler_settings;
-use agft::config::Config;
+use agft::config::{Config, EngineKind};
 use agft::control::{Controller, Learned, Settings};
 use agft::daemon::actuator::Actuator;
 use agft::daemon::clock::Clock;
@@ -240,7 +240,7 @@ async fn live(
         bar: (!args.json && !args.tui).then(|| progress_bar(args.seconds)),
     };
     let schedule = Schedule { start: Time(0.15), period: config.control.decision_interval_s };
-    let scraper = Scraper::new(&compose::scrape_settings(&config))?;
+    let scraper = Scraper::new(&compose::scrape_settings(&config, EngineKind::Vllm))?;
     let group = Group {
         name: agft::config::ONE.into(),
         server: None,
