@@ -6,7 +6,7 @@
 
 use serde::Deserialize;
 
-use super::{Accounting, Due, Parker, Woken};
+use super::{Accounting, Due, Parker, Rule, Woken};
 use crate::park::books::Books;
 use crate::park::first_tokens::FirstTokens;
 use crate::park::gap::GapSettings;
@@ -79,7 +79,7 @@ impl Parking {
     pub(crate) fn with(self, settings: Option<Settings>, started: Time) -> Parker {
         let worked_at = self.watch.worked_at;
         let rule = settings.map(|settings| self.watch.with(settings));
-        let parked_since = rule.as_ref().and_then(|rule| rule.parked_since());
+        let parked_since = rule.as_ref().and_then(Rule::parked_since);
         let is_parked = parked_since.is_some();
         let mut sums = self.books;
         let counted_from = parked_since.map(|since| match self.booked {
