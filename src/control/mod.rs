@@ -12,6 +12,7 @@ pub mod round;
 mod seen;
 pub mod stale;
 pub mod step;
+pub(crate) mod v3;
 pub mod verify;
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //! and a parked GPU wakes by its sensors and by clients between two pages, too. How long a gap is waited out is
 //! [`GapRule`]'s business.
 
+pub(super) mod v3;
+
 use serde::{Deserialize, Serialize};
 
 use super::gap::{GapDecision, GapRule, GapState, Prices, Sight};

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::ReplayError;
 use super::segment::{Cause, Made, Segment};
+use crate::control::Controller;
 use crate::store::steps::{self, End, StepsError, segments_of};
 
 /// What repeating a run came to.
@@ -67,7 +68,7 @@ impl Same {
 /// [`ReplayError`] if nothing can be repeated. Damage further on is part of the result.
 pub fn same(run_dir: &Path) -> Result<Same, ReplayError> {
     let mut same = Same { replayed_by: env!("CARGO_PKG_VERSION"), ..Same::default() };
-    let mut before: Option<(u64, Vec<u8>)> = None;
+    let mut before: Option<(u64, Controller)> = None;
     for path in segments_of(run_dir)? {
         match segment(&path, &mut same, &mut before) {
             Ok(()) if same.first_difference.is_none() => {}
@@ -86,7 +87,7 @@ pub fn same(run_dir: &Path) -> Result<Same, ReplayError> {
 }
 
 /// Repeats one segment. `before` is the number of the one before it and the state in which it ended.
-fn segment(path: &Path, same: &mut Same, before: &mut Option<(u64, Vec<u8>)>) -> Result<(), StepsError> {
+fn segment(path: &Path, same: &mut Same, before: &mut Option<(u64, Controller)>) -> Result<(), StepsError> {
     let Some(mut segment) = Segment::open(path)? else {
         same.notes.push(format!("{} breaks off before its first step", path.display()));
         return Ok(());
@@ -101,7 +102,7 @@ fn segment(path: &Path, same: &mut Same, before: &mut Option<(u64, Vec<u8>)>) ->
         }
         // The state at the end of the one is that at the beginning of the next.
         Some((number, state))
-            if number + 1 == head.number && head.cause == Cause::Size && state != state_of(&segment) =>
+            if number + 1 == head.number && head.cause == Cause::Size && !is_same_state(&state, &segment) =>
         {
             same.first_difference = Some(Difference {
                 segment: head.number,
@@ -140,7 +141,7 @@ fn segment(path: &Path, same: &mut Same, before: &mut Option<(u64, Vec<u8>)>) ->
         first = Some(at);
     }
     match segment.end() {
-        Some(End::Closed) => *before = Some((head.number, state_of(&segment))),
+        Some(End::Closed) => *before = Some((head.number, segment.controller)),
         Some(End::Torn) => same.notes.push(format!(
             "{} is cut off after step {number}: its writer was killed, or its disk was full; up to there it is whole",
             path.display()
@@ -153,9 +154,16 @@ fn segment(path: &Path, same: &mut Same, before: &mut Option<(u64, Vec<u8>)>) ->
     Ok(())
 }
 
-/// A state that cannot be encoded equals no other.
-fn state_of(segment: &Segment) -> Vec<u8> {
-    steps::pack(&segment.controller).unwrap_or_default()
+/// Does a segment begin in this state? What another version has summed up of parking is not compared: its sums are added
+/// in another order.
+fn is_same_state(ended: &Controller, segment: &Segment) -> bool {
+    if !segment.is_converted() {
+        return is_same(ended, &segment.controller);
+    }
+    let (mut ended, mut begins) = (ended.clone(), segment.controller.clone());
+    ended.forget_parked_sums();
+    begins.forget_parked_sums();
+    is_same(&ended, &begins)
 }
 
 fn is_same<T: Serialize>(a: &T, b: &T) -> bool {

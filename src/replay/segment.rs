@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::bandit::Choice;
 use crate::control::{
-    ClockOutcome, Connections, Controller, GpuTick, Mode, Observation, Order, Output, Scrape,
+    ClockOutcome, Connections, Controller, GpuTick, Mode, Observation, Order, Output, Scrape, v3,
 };
 use crate::gpu::SupportedClocks;
-use crate::store::steps::{self, End, Kind, SegmentReader, StepsError};
+use crate::store::steps::{self, End, Kind, STEPS_VERSION, SegmentReader, StepsError};
 use crate::units::{Seconds, Target, Time, Watts};
 
 /// Why a segment begins.
@@ -209,7 +209,11 @@ impl<R: std::io::Read> Segment<R> {
             Some(_) => return Err(misplaced(1, "it is no snapshot")),
             None => return Ok(None),
         };
-        let controller: Controller = steps::unpack(&snapshot).map_err(|why| content("snapshot", why))?;
+        let controller: Result<Controller, String> = match reader.version() {
+            v3::VERSION => steps::unpack::<v3::Controller>(&snapshot).map(Into::into),
+            _ => steps::unpack(&snapshot),
+        };
+        let controller = controller.map_err(|why| content("snapshot", why))?;
         if !controller.is_sound() {
             return Err(content("snapshot", "it does not hold together".into()));
         }
@@ -235,6 +239,12 @@ impl<R: std::io::Read> Segment<R> {
             detail,
         })?;
         Ok(Some(step))
+    }
+
+    /// Was its snapshot converted from that of an earlier version?
+    #[must_use]
+    pub fn is_converted(&self) -> bool {
+        self.reader.version() != STEPS_VERSION
     }
 
     /// How it ends, once the last step was read.

@@ -34,8 +34,10 @@ pub use frame::Kind;
 pub use reader::{End, SegmentReader};
 pub use writer::{StepLimits, StepWriter};
 
-/// Version of the form; raised when a frame changes its meaning.
-pub const STEPS_VERSION: u32 = 3;
+/// Version of the form; raised when a frame changes its meaning. Written is this one only.
+pub const STEPS_VERSION: u32 = 4;
+/// The oldest version that is read. In 3 the snapshot is another one, see [`crate::control::v3`].
+pub const OLDEST_STEPS_VERSION: u32 = 3;
 
 /// The directory of the segments inside of a run's.
 pub(super) const DIR: &str = "steps";
@@ -65,9 +67,10 @@ pub enum StepsError {
         /// The file.
         path: PathBuf,
     },
-    /// A newer agft wrote it.
+    /// A newer agft wrote it, or one from before the first release.
     #[error(
-        "{} has format version {found}, and this agft reads {STEPS_VERSION}; replay it with the agft that recorded it",
+        "{} has format version {found}, and this agft reads {OLDEST_STEPS_VERSION} to {STEPS_VERSION}; replay it \
+         with the agft that recorded it",
         path.display()
     )]
     Version {

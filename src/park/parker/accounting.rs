@@ -40,6 +40,11 @@ pub(super) struct Accounting {
 }
 
 impl Accounting {
+    /// With these sums, and with the clocks down from `since` on, where the counter may have been read.
+    pub(super) fn parked_from(sums: Books, since: Option<Time>, counter: Option<EnergyPoint>) -> Self {
+        Self { sums, open: since.map(|since| Open { since, hot: false, counter }), closing: None }
+    }
+
     /// Are the clocks down, or was the energy until they came up not read yet?
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()

@@ -9,6 +9,7 @@
 mod accounting;
 mod output;
 mod sensors;
+pub(crate) mod v3;
 
 use serde::{Deserialize, Serialize};
 
@@ -431,6 +432,11 @@ impl Parker {
         self.accounting.sums.end_spell();
         self.levers.set_book(before.levers.book().clone());
         self.price = before.price;
+    }
+
+    /// Leaves out what was summed up, and what is not in the sums yet.
+    pub(crate) fn forget_sums(&mut self) {
+        (self.accounting, self.news) = (Accounting::default(), false);
     }
 
     /// Where it stands.

@@ -5,7 +5,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, Kind, Read1};
-use super::{MAGIC, STEPS_VERSION, StepsError, batch};
+use super::{MAGIC, OLDEST_STEPS_VERSION, STEPS_VERSION, StepsError, batch};
 use crate::store::error::StoreError;
 
 /// How a segment ends.
@@ -24,6 +24,7 @@ pub enum End {
 pub struct SegmentReader<R> {
     input: R,
     path: PathBuf,
+    version: u32,
     next: u32,
     end: Option<End>,
 }
@@ -54,12 +55,14 @@ impl<R: Read> SegmentReader<R> {
         let Some(version) = start.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk::<4>()) else {
             // What a writer leaves that died at once.
             if MAGIC.starts_with(&start) || start.starts_with(MAGIC) {
-                return Ok(Self { input, path, next: 0, end: Some(End::Torn) });
+                return Ok(Self { input, path, version: STEPS_VERSION, next: 0, end: Some(End::Torn) });
             }
             return Err(StepsError::Foreign { path });
         };
         match u32::from_le_bytes(*version) {
-            STEPS_VERSION => Ok(Self { input, path, next: 0, end: None }),
+            version @ OLDEST_STEPS_VERSION..=STEPS_VERSION => {
+                Ok(Self { input, path, version, next: 0, end: None })
+            }
             found => Err(StepsError::Version { path, found }),
         }
     }
@@ -112,6 +115,12 @@ impl<R: Read> SegmentReader<R> {
     #[must_use]
     pub fn end(&self) -> Option<End> {
         self.end
+    }
+
+    /// Its format version.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// The file.

@@ -79,15 +79,22 @@ fn every_flipped_bit_is_found_and_the_file_named() {
 }
 
 #[test]
-fn foreign_and_newer_files_are_told_apart() {
+fn files_that_are_foreign_or_of_another_version_are_told_apart() {
     assert!(matches!(read(b"%PDF-1.7 and so on"), Err(StepsError::Foreign { .. })));
-    let version = STEPS_VERSION + 1;
-    let newer = [&MAGIC[..], &version.to_le_bytes(), b"whatever"].concat();
-    let error = read(&newer).unwrap_err().to_string();
-    assert!(
-        error.contains(&format!("format version {version}")) && error.contains("the agft that recorded it"),
-        "{error}"
-    );
+    for version in [OLDEST_STEPS_VERSION - 1, STEPS_VERSION + 1] {
+        let other = [&MAGIC[..], &version.to_le_bytes(), b"whatever"].concat();
+        let error = read(&other).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("format version {version}"))
+                && error.contains("the agft that recorded it"),
+            "{error}"
+        );
+    }
+    let sound = segment(true);
+    for version in OLDEST_STEPS_VERSION..=STEPS_VERSION {
+        let known = [&MAGIC[..], &version.to_le_bytes(), &sound[12..]].concat();
+        assert_eq!(read(&known).unwrap(), read(&sound).unwrap(), "{version}");
+    }
     assert_eq!(read(b"AGFT").unwrap().1, Some(End::Torn), "killed at birth");
 }
 
