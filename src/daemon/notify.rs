@@ -110,7 +110,6 @@ impl NotifyObserver {
     pub fn new(notifier: Notifier, name: String, lines: StatusLines) -> Self {
         Self { notifier, name, lines, said: None }
     }
-
 }
 
 /// Tells it what each group does.

@@ -154,6 +154,14 @@ impl<'de> Deserialize<'de> for Recorded {
     }
 }
 
+/// The state of a snapshot. Its last field, the servers that share the GPUs, is there only if several do.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn state(snapshot: &[u8]) -> Result<Controller, String> {
+    steps::unpack(snapshot).or_else(|_| steps::unpack(&[snapshot, &[0]].concat()))
+}
+
 /// A segment, being read.
 #[derive(Debug)]
 pub struct Segment<R = BufReader<File>> {
@@ -209,7 +217,7 @@ impl<R: std::io::Read> Segment<R> {
             Some(_) => return Err(misplaced(1, "it is no snapshot")),
             None => return Ok(None),
         };
-        let controller: Controller = steps::unpack(&snapshot).map_err(|why| content("snapshot", why))?;
+        let controller = state(&snapshot).map_err(|why| content("snapshot", why))?;
         if !controller.is_sound() {
             return Err(content("snapshot", "it does not hold together".into()));
         }

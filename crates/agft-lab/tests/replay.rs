@@ -221,7 +221,7 @@ proptest! {
             }
             if teller.step == teller.at {
                 let bytes = agft::store::steps::pack(&controller).unwrap();
-                let twin: Controller = agft::store::steps::unpack(&bytes).unwrap();
+                let twin = agft::replay::segment::state(&bytes).unwrap();
                 prop_assert_eq!(agft::store::steps::pack(&twin).unwrap(), bytes);
                 teller.twin = Some(twin);
             }

@@ -103,7 +103,8 @@ impl ParkGroup {
     /// # Errors
     /// [`std::io::Error`] if there is no thread to be had.
     pub fn start(parts: ParkParts) -> std::io::Result<Self> {
-        let ParkParts { info, clocks, sensors, actuator, levels, board, keeper, log_every, clock, .. } = parts;
+        let ParkParts { info, clocks, sensors, actuator, levels, board, keeper, log_every, clock, .. } =
+            parts;
         let settings = Settings { dry_run: actuator.is_none(), ..parts.settings };
         let levers = Levers::new(levels.levers.clone(), parts.known, levels.top).with_times(parts.times);
         let probe = Probe::spawn(move || Box::new(Trusted::new(sensors, clock)))?;
@@ -207,15 +208,18 @@ impl ParkGroup {
         match message {
             ToGroup::Order(Order::Pause) => self.let_go_until_resume().await?,
             ToGroup::Order(Order::Resume) => self.resume(),
-            ToGroup::Reload(config, done) => {
-                let park = &config.park;
-                match levels(park, &self.info, &self.clocks, self.levels.by_state) {
-                    Ok(levels) => self.reconfigure(compose::park::settings(park), levels).await?,
-                    // What is common to all was tried before.
-                    Err(error) => tracing::error!(%error, "configuration not reloaded: the old one stays"),
+            ToGroup::Reload(configs, done) => {
+                if let Some(park) = configs.first().map(|config| &config.park) {
+                    match levels(park, &self.info, &self.clocks, self.levels.by_state) {
+                        Ok(levels) => self.reconfigure(compose::park::settings(park), levels).await?,
+                        // What is common to all was tried before.
+                        Err(error) => {
+                            tracing::error!(%error, "configuration not reloaded: the old one stays");
+                        }
+                    }
+                    self.log_every = park.log_interval_s;
+                    self.log_due = self.clock.now() + self.log_every;
                 }
-                self.log_every = park.log_interval_s;
-                self.log_due = self.clock.now() + self.log_every;
                 // Whoever waited may have gone.
                 let _ = done.send(());
             }
@@ -529,12 +533,7 @@ impl ParkGroup {
         Ok(())
     }
 
-    async fn hear_refusal(
-        &mut self,
-        target: Target,
-        recovery: Refusal,
-        why: &str,
-    ) -> Result<(), GpuError> {
+    async fn hear_refusal(&mut self, target: Target, recovery: Refusal, why: &str) -> Result<(), GpuError> {
         let now = self.clock.now();
         // The clocks are the driver's since.
         let down = self.parker.state().is_down();
