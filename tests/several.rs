@@ -197,3 +197,82 @@ fn lateness_beside_an_outage_a_lost_gpu_and_a_hung_call() {
     println!("tick lateness of batch, p99: {before} s in good times, {after} s beside three faults");
     assert!(after <= 0.010, "{after}\n{}", daemon.tail());
 }
+
+/// Two servers on GPU 0, one of them on GPU 1 too.
+fn shared() -> Bench {
+    Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2))
+        .server("chat", &[0, 1], ", tpot_limit: 0.5")
+        .server("code", &[0], "")
+}
+
+#[test]
+fn gpu_of_two_servers_is_parked_when_both_are_idle_and_given_back_when_one_is_out() {
+    let bench = shared();
+    bench.servers.iter().for_each(|server| server.set_load(0.6));
+    let mut daemon = bench.start(&[]);
+    daemon.wait_for_log("these servers share GPUs");
+    for gpu in 0..2 {
+        assert!(eventually(|| is_at_work(&bench, gpu), |locked| *locked), "{}", daemon.tail());
+    }
+    // One of them is idle: nothing is parked.
+    bench.servers[0].set_load(0.0);
+    let busy_from = Instant::now();
+    while busy_from.elapsed() < Duration::from_secs(3) {
+        assert_ne!(core(&bench, 0), Some(IDLE_MHZ), "parked under load\n{}", daemon.tail());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    bench.servers[1].set_load(0.0);
+    for gpu in 0..2 {
+        let parked = eventually(|| core(&bench, gpu), |core| *core == Some(IDLE_MHZ));
+        assert_eq!(parked, Some(IDLE_MHZ), "{}", daemon.tail());
+    }
+    bench.servers[0].set_load(0.6);
+    let woken = eventually(|| core(&bench, 0), |core| *core != Some(IDLE_MHZ));
+    assert_ne!(woken, Some(IDLE_MHZ), "{}", daemon.tail());
+    assert!(eventually(|| is_at_work(&bench, 0), |locked| *locked), "{}", daemon.tail());
+    bench.servers[1].behave(Behaviour::Hang);
+    let free = eventually(|| (core(&bench, 0), core(&bench, 1)), |cores| *cores == (None, None));
+    assert_eq!(free, (None, None), "{}", daemon.tail());
+    bench.servers[1].behave(Behaviour::Serve);
+    assert!(eventually(|| is_at_work(&bench, 1), |locked| *locked), "{}", daemon.tail());
+    daemon.stop();
+    assert!(bench.is_free() && bench.journals().is_empty());
+    for dir in ["models", "runs"] {
+        let inside: Vec<_> =
+            std::fs::read_dir(bench.path(dir)).unwrap().map(|dir| dir.unwrap().file_name()).collect();
+        assert_eq!(inside, ["chat+code"], "{dir}");
+    }
+}
+
+#[test]
+fn servers_that_want_what_one_clock_cannot_give_both_are_refused() {
+    let bench = Bench::with(&MockConfig::default()).server("chat", &[0], "").server(
+        "code",
+        &[0],
+        ", objective: energy",
+    );
+    let ended = bench.run(&[]);
+    assert_eq!(ended.code, Some(1), "{}", ended.err);
+    for part in ["chat", "code", "control.objective", "give both the same value"] {
+        assert!(ended.err.contains(part), "{}", ended.err);
+    }
+    assert!(bench.mock.history().is_empty());
+}
+
+#[test]
+fn reload_takes_up_the_limits_of_one_of_two_servers_on_a_gpu() {
+    let mut bench = Bench::with(&MockConfig::default());
+    bench.change("control.ttft_limit", "5");
+    let bench = bench.server("chat", &[0], "").server("code", &[0], "");
+    bench.servers.iter().for_each(|server| server.set_load(0.6));
+    let daemon = bench.start(&[]);
+    bench.wait_for_lock(&daemon);
+    let text = std::fs::read_to_string(bench.path("config.yaml")).unwrap();
+    let (head, tail) = text.split_once("{name: code,").unwrap();
+    // No engine is that fast.
+    let text = format!("{head}{{name: code, tpot_limit: 0.00001,{tail}");
+    std::fs::write(bench.path("config.yaml"), text).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("takes effect now sharer=\"code\" key=\"control.tpot_limit\"");
+    daemon.wait_for_log("latency limit broken");
+}

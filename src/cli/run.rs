@@ -78,7 +78,7 @@ fn open_all(
     host: AnyHost,
     servers: Vec<Server>,
     options: Options,
-) -> anyhow::Result<(Vec<Candidate>, Vec<Server>)> {
+) -> anyhow::Result<(Vec<Candidate>, Vec<Vec<Server>>)> {
     let several = servers.len() > 1;
     let (mut candidates, mut closed, mut first) = (Vec::new(), Vec::new(), None);
     for server in servers {
@@ -89,7 +89,7 @@ fn open_all(
                     complain!("agft: server {}: {error:#}", server.name);
                 }
                 first.get_or_insert(error);
-                closed.push(server);
+                closed.push(vec![server]);
             }
         }
     }
@@ -154,6 +154,7 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
         true => bind_page("observe.metrics_listen", config.observe.metrics_listen, Listen::LOCAL)?,
         false => bind_page("park.metrics_listen", config.park.metrics_listen, Listen::PARK)?,
     };
+    let candidates = Candidate::join_overlapping(candidates)?;
     candidates.iter().try_for_each(Candidate::check)?;
     let mut chosen = match parks {
         true => park::choose(host, &config.park, &served)?,
@@ -267,11 +268,11 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
 fn start_all(
     shared: &Shared,
     known: Vec<(Candidate, Memory)>,
-    closed: &mut Vec<Server>,
+    closed: &mut Vec<Vec<Server>>,
 ) -> anyhow::Result<Vec<AnyGroup>> {
     let mut groups = Vec::new();
     for (candidate, memory) in known {
-        let server = candidate.server.clone();
+        let (name, servers) = (candidate.server.name.clone(), candidate.servers.clone());
         let started = group::take_clocks(shared.guarded.as_deref(), &candidate)
             .and_then(|lease| shared.start(candidate, memory, lease));
         match started {
@@ -279,8 +280,8 @@ fn start_all(
             Err(error) if !shared.is_several => return Err(error),
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::error!(name = server.name, error, "left alone; the others go on");
-                closed.push(server);
+                tracing::error!(name, error, "left alone; the others go on");
+                closed.push(servers);
             }
         }
     }

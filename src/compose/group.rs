@@ -1,5 +1,6 @@
-//! From a server of the configuration to the group that runs it.
+//! From servers of the configuration to the groups that run them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::guarded::{CLOCK_THREAD, Guarded};
+use super::join;
 use crate::bandit::ActionSpace;
 use crate::config::{Config, Server};
 use crate::connections::Watcher;
@@ -15,7 +17,7 @@ use crate::control::{Controller, Learned, Model};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clients::{self, Clients};
 use crate::daemon::clock::Clock;
-use crate::daemon::feed::{Feed, Schedule};
+use crate::daemon::feed::{Feed, Schedule, Servers};
 use crate::daemon::host::Opener;
 use crate::daemon::log::LogObserver;
 use crate::daemon::notify::{Notifier, NotifyObserver, StatusLines};
@@ -31,10 +33,11 @@ use crate::gpu::host::AnyHost;
 use crate::gpu::lease::{ClockLease, Ledger};
 use crate::gpu::plausible::EnergySource;
 use crate::gpu::{
-    GpuClocks, GpuError, GpuInfo, GpuSensors, MemoryLevel, NO_CLOCKS_LISTED, NO_LOCKS, SupportedClocks,
+    GpuClocks, GpuError, GpuInfo, GpuSelector, GpuSensors, MemoryLevel, NO_CLOCKS_LISTED, NO_LOCKS,
+    SupportedClocks,
 };
 use crate::holdout::Savings;
-use crate::metrics::scrape::Scraper;
+use crate::metrics::scrape::{ScrapeError, Scraper};
 use crate::store::{Identity, Load, ModelStore, load_levers};
 use crate::units::{Mhz, Seconds};
 use crate::view::View;
@@ -56,7 +59,7 @@ pub struct Options {
     pub trial_speed: Option<f64>,
 }
 
-/// The GPUs of one server, opened for reading.
+/// The GPUs of a group, opened for reading.
 pub struct Gpus {
     host: AnyHost,
     sensors: Vec<Box<dyn GpuSensors>>,
@@ -100,6 +103,21 @@ impl Gpus {
         Ok(Self { host, sensors, infos, clocks, unlisted })
     }
 
+    /// Takes in those of another that are not among these.
+    fn join(&mut self, other: Self) {
+        for (sensors, info) in other.sensors.into_iter().zip(other.infos) {
+            if !self.infos.iter().any(|known| known.uuid == info.uuid) {
+                self.sensors.push(sensors);
+                self.infos.push(info);
+            }
+        }
+    }
+
+    /// Their UUIDs.
+    fn uuids(&self) -> BTreeSet<String> {
+        self.infos.iter().map(|info| info.uuid.clone()).collect()
+    }
+
     /// Is anything about the set-up of the GPUs in the way?
     fn check_setup(&self, locks: bool) -> Result<(), GpuError> {
         for (sensors, info) in self.sensors.iter().zip(&self.infos) {
@@ -128,13 +146,16 @@ impl Gpus {
     }
 }
 
-/// A server with its GPUs and the way to its page: all that can be wrong with a start, but for the clocks.
+/// A server with its GPUs and the way to its page: all that can be wrong with a start, but for the clocks. Servers on the
+/// same GPUs are joined to one.
 pub struct Candidate {
-    /// The server, with a configuration that goes for these GPUs.
+    /// The server, with a configuration that goes for these GPUs; several as if they were one.
     pub server: Server,
-    /// Its GPUs.
+    /// The servers one by one.
+    pub servers: Vec<Server>,
+    /// Their GPUs.
     pub gpus: Gpus,
-    scraper: Scraper,
+    scrapers: Servers<Scraper>,
     /// No clock is ever written.
     pub hands_off: bool,
 }
@@ -151,9 +172,47 @@ impl Candidate {
             anyhow::bail!("{}: {NO_CLOCKS_LISTED}", gpus.infos[0]);
         }
         server.config.control.data_collection_mode |= gpus.unlisted;
-        let scraper = Scraper::new(&super::scrape_settings(&server.config, server.engine))?;
+        let servers = vec![server.clone()];
+        let scrapers = scrapers(&servers)?;
         let hands_off = options.dry_run || server.config.control.data_collection_mode;
-        Ok(Self { server, gpus, scraper, hands_off })
+        Ok(Self { server, servers, gpus, scrapers, hands_off })
+    }
+
+    /// Those whose GPUs overlap become one each, which is said in the log.
+    ///
+    /// # Errors
+    /// [`join::Conflict`]
+    pub fn join_overlapping(candidates: Vec<Self>) -> anyhow::Result<Vec<Self>> {
+        let sets: Vec<BTreeSet<String>> = candidates.iter().map(|candidate| candidate.gpus.uuids()).collect();
+        let mut candidates: Vec<Option<Self>> = candidates.into_iter().map(Some).collect();
+        let mut joined = Vec::new();
+        for places in join::overlapping(&sets) {
+            joined.extend(Self::join(places.iter().filter_map(|at| candidates[*at].take()).collect())?);
+        }
+        Ok(joined)
+    }
+
+    fn join(candidates: Vec<Self>) -> anyhow::Result<Option<Self>> {
+        let mut candidates = candidates.into_iter();
+        let Some(mut whole) = candidates.next() else { return Ok(None) };
+        for candidate in candidates {
+            whole.servers.extend(candidate.servers);
+            whole.gpus.join(candidate.gpus);
+        }
+        if let [_, _, ..] = whole.servers.as_slice()
+            && let Some(mut server) = join::join(&whole.servers)?
+        {
+            let selector = |gpu: &GpuInfo| GpuSelector::Uuid(gpu.uuid.clone());
+            server.config.gpu.device_id = whole.gpus.infos.iter().map(selector).collect();
+            whole.scrapers = scrapers(&whole.servers)?;
+            tracing::warn!(
+                servers = server.name,
+                gpus = whole.gpus.infos.len(),
+                "these servers share GPUs and one clock decision: limits of each are kept, and parked is only when none works"
+            );
+            whole.server = server;
+        }
+        Ok(Some(whole))
     }
 
     /// Says what may be unexpected.
@@ -166,6 +225,16 @@ impl Candidate {
         }
         self.gpus.check_setup(!self.hands_off)
     }
+}
+
+/// The ways to the pages of these servers.
+///
+/// # Errors
+/// An address or a file cannot be used.
+pub fn scrapers(servers: &[Server]) -> Result<Servers<Scraper>, ScrapeError> {
+    let one =
+        |server: &Server| Ok((server.name.clone(), Scraper::new(&super::scrape_settings(&server.config, server.engine))?));
+    servers.iter().map(one).collect::<Result<_, _>>().map(Servers::new)
 }
 
 /// What was learned of a server before.
@@ -270,16 +339,23 @@ pub const HELP: &str =
     "clocks cannot be controlled (--data-collection-mode only measures, and works without)";
 
 impl Shared {
-    /// Opens the group of a server again, the driver's part of it off the loop's thread.
+    /// Opens the group of servers again, the driver's part of it off the loop's thread.
     #[must_use]
     pub fn opener(&self, host: AnyHost) -> Opener {
         let shared = self.clone();
-        Rc::new(move |server: Server| {
+        Rc::new(move |servers: Vec<Server>, taken: BTreeSet<String>| {
             let shared = shared.clone();
             Box::pin(async move {
                 let (options, guarded) = (shared.options, shared.guarded.clone());
                 let opened = tokio::task::spawn_blocking(move || {
-                    let candidate = Candidate::open(host, server, options)?;
+                    let opened = servers.into_iter().map(|server| Candidate::open(host, server, options));
+                    let candidate = Candidate::join(opened.collect::<Result<_, _>>()?)?;
+                    let candidate = candidate.context("no server")?;
+                    if let Some(other) = candidate.gpus.infos.iter().find(|gpu| taken.contains(&gpu.uuid)) {
+                        anyhow::bail!(
+                            "{other} is controlled for another server; both share it after a restart of agft"
+                        );
+                    }
                     candidate.check()?;
                     // The model that is put aside is one of before the start.
                     let memory = Memory::load(&candidate, Options { reset_model: false, ..options })?;
@@ -302,9 +378,9 @@ impl Shared {
         memory: Memory,
         lease: Option<ClockLease>,
     ) -> anyhow::Result<Group> {
-        let Candidate { server, gpus, scraper, .. } = candidate;
+        let Candidate { server, servers, gpus, scrapers, .. } = candidate;
         let config = &server.config;
-        let (clock, dry_run) = (self.clock, self.options.dry_run);
+        let (clock, dry_run, uuids) = (self.clock, self.options.dry_run, gpus.uuids());
         let span = match self.is_several {
             true => tracing::info_span!("server", name = server.name),
             false => tracing::Span::none(),
@@ -358,7 +434,7 @@ impl Shared {
         let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0], gpus.infos.len());
         let levers = super::parking(&mut settings, config, &gpus.clocks, known);
         let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
-        let controller = controller.with_levers(levers);
+        let controller = controller.with_levers(levers).with_sharers(join::sharers(&servers));
         let period = config.control.decision_interval_s;
         let schedule = Schedule { start: clock.now() + Seconds(0.5 * period.0), period };
         let clients = self
@@ -375,14 +451,14 @@ impl Shared {
             name: server.name.clone(),
             controller,
             savings,
-            feed: Feed::spawn(scraper, schedule, clock),
+            feed: Feed::spawn(scrapers, schedule, clock),
             sampler,
             actuator,
             watch,
             observers,
             reload: Some(Reloader {
                 config: config.clone(),
-                engine: server.engine,
+                servers: servers.clone(),
                 is_one_of_several: self.is_several,
                 data_collection: self.options.data_collection || gpus.unlisted,
                 dry_run,
@@ -397,7 +473,8 @@ impl Shared {
             panic_at_tick: self.options.panic_at_tick,
             stall_at_tick: self.options.stall_at_tick,
             span,
-            server: Some(server),
+            servers,
+            gpus: uuids,
         })
     }
 }

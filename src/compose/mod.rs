@@ -2,6 +2,7 @@
 
 pub mod group;
 pub mod guarded;
+pub mod join;
 pub mod park;
 
 use std::path::PathBuf;
@@ -64,6 +65,18 @@ pub fn scrape_settings(config: &Config, engine: EngineKind) -> ScrapeSettings {
     }
 }
 
+/// The latency limits; `None` ignores them.
+#[must_use]
+fn limits(config: &Config) -> Option<Limits> {
+    let control = &config.control;
+    (!control.ignore_slo).then_some(Limits {
+        ttft: control.ttft_limit,
+        tpot: control.tpot_limit,
+        statistic: control.slo_statistic,
+        window: control.slo_window_s,
+    })
+}
+
 /// Constants of the control loop.
 #[must_use]
 pub fn control_settings(config: &Config, dry_run: bool) -> Settings {
@@ -75,12 +88,7 @@ pub fn control_settings(config: &Config, dry_run: bool) -> Settings {
         clock_tolerance: config.gpu.clock_tolerance_mhz,
         objective: control.objective,
         reward: control.reward,
-        limits: (!control.ignore_slo).then_some(Limits {
-            ttft: control.ttft_limit,
-            tpot: control.tpot_limit,
-            statistic: control.slo_statistic,
-            window: control.slo_window_s,
-        }),
+        limits: limits(config),
         // Where no clock is written nothing is parked, and what would be measured of it is wrong.
         idle: (config.idle.enabled && !control.data_collection_mode).then(|| idle_settings(config)),
         holdout: (config.holdout.share > 0.0).then_some(HoldoutSettings {

@@ -10,6 +10,7 @@ pub mod load;
 mod parking;
 pub mod round;
 mod seen;
+mod sharers;
 pub mod stale;
 pub mod step;
 pub(crate) mod v3;
@@ -17,6 +18,8 @@ pub mod verify;
 
 #[cfg(test)]
 mod tests;
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +36,7 @@ pub use crate::park::source::Connections;
 pub use event::Event;
 pub use learned::{Learned, Model};
 pub use round::Round;
+pub use sharers::Sharer;
 pub use step::Controller;
 
 /// Everything seen since the previous step.
@@ -73,6 +77,39 @@ pub enum Scrape {
     Pending,
     /// No usable page, and why.
     Failed(String),
+    /// A page of each of several servers on the same GPUs, always in the same order.
+    Pages(Vec<Snapshot>),
+}
+
+impl Scrape {
+    /// The page of all servers together.
+    #[must_use]
+    pub fn whole(&self) -> Option<Cow<'_, Snapshot>> {
+        match self {
+            Self::Page(page) => Some(Cow::Borrowed(page)),
+            Self::Pages(pages) => Some(Cow::Owned(Snapshot::sum(pages))),
+            Self::Pending | Self::Failed(_) => None,
+        }
+    }
+
+    /// How long the answer took, or the slowest of several.
+    #[must_use]
+    pub fn latency(&self) -> Option<Seconds> {
+        match self {
+            Self::Page(page) => Some(page.latency),
+            Self::Pages(pages) => pages.iter().map(|page| page.latency).max_by(|a, b| a.0.total_cmp(&b.0)),
+            Self::Pending | Self::Failed(_) => None,
+        }
+    }
+
+    /// The pages of the servers one by one, where there are several.
+    #[must_use]
+    pub fn each(&self) -> &[Snapshot] {
+        match self {
+            Self::Pages(pages) => pages,
+            Self::Page(_) | Self::Pending | Self::Failed(_) => &[],
+        }
+    }
 }
 
 /// One GPU since the previous step.
@@ -200,7 +237,7 @@ pub struct Settings {
     pub objective: Objective,
     /// How cost becomes reward.
     pub reward: RewardForm,
-    /// Latency limits; `None` ignores them.
+    /// Latency limits; `None` ignores them. Of several servers the tightest: what counts is what each one's [`Sharer`] says.
     pub limits: Option<Limits>,
     /// Parking; `None` never parks.
     pub idle: Option<ParkSettings>,

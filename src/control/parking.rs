@@ -117,7 +117,7 @@ impl Controller {
     /// Would the limit on the time to first token be kept if it took as much longer as a wake takes?
     fn can_afford_wakes(&self, now: Time) -> bool {
         let wake = self.idle.wake_delay();
-        self.settings.limits.is_none_or(|limits| self.latency.leaves(Limited::Ttft, wake, &limits, now))
+        self.promises().all(|(limits, latency)| latency.leaves(Limited::Ttft, wake, limits, now))
     }
 }
 

@@ -93,7 +93,7 @@ impl Controller {
             // What was held is no longer held, what was measured no longer now.
             self.learned.policy.interrupt();
             self.idle.interrupt(now);
-            self.latency.clear();
+            self.forget_latencies();
             self.load = LoadEstimate::default();
             self.limit_broken = false;
             self.mode = if pause { Mode::Paused } else { Mode::Starting };
@@ -109,18 +109,14 @@ impl Controller {
     }
 
     pub(super) fn take_scrape(&mut self, seen: &Observation, out: &mut Output) -> Option<Window> {
-        let snapshot = match &seen.scrape {
-            Scrape::Page(snapshot) => Some(snapshot.as_ref()),
-            Scrape::Pending => None,
-            Scrape::Failed(why) => {
-                self.note_health(|health| health.failed(seen.now, why.as_str()), out);
-                None
-            }
-        };
-        let Some(snapshot) = snapshot else {
+        if let Scrape::Failed(why) = &seen.scrape {
+            self.note_health(|health| health.failed(seen.now, why.as_str()), out);
+        }
+        let Some(snapshot) = seen.scrape.whole() else {
             self.note_health(|health| health.check(seen.now), out);
             return None;
         };
+        let snapshot = snapshot.as_ref();
         if !snapshot.refused.is_empty() {
             out.events.push(Event::Refused(snapshot.refused.clone()));
         }
@@ -131,8 +127,10 @@ impl Controller {
             return None;
         }
         self.note_health(|health| health.page(seen.now, &snapshot.signals, snapshot.engine()), out);
+        let each = self.sharers.take(seen.scrape.each());
         let previous = self.previous.replace(snapshot.clone())?;
-        match Window::with_backwards(&previous, snapshot) {
+        let windows = Window::with_backwards(&previous, snapshot);
+        match each.and(windows.map_err(|discontinuity| discontinuity.to_string())) {
             Ok((window, backwards)) => {
                 if !backwards.is_empty() {
                     let told =
@@ -142,9 +140,10 @@ impl Controller {
                 Some(window)
             }
             Err(discontinuity) => {
-                out.events.push(Event::Discontinuity(discontinuity.to_string()));
+                out.events.push(Event::Discontinuity(discontinuity));
                 self.forget_the_present();
                 self.previous = Some(snapshot.clone());
+                self.sharers.begin(seen.scrape.each());
                 None
             }
         }
@@ -162,7 +161,8 @@ impl Controller {
     /// A parked GPU stays parked, and watched: that the engine restarted is no work.
     pub(super) fn forget_the_present(&mut self) {
         self.previous = None;
-        self.latency.clear();
+        self.sharers.forget_pages();
+        self.forget_latencies();
         self.concurrency.clear();
         self.load = LoadEstimate::default();
         self.learned.policy.interrupt();

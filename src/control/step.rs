@@ -7,6 +7,7 @@ use super::learned::Learned;
 use super::load::{LoadEstimate, has_progress, has_work};
 use super::round::Round;
 use super::seen::ClockUpkeep;
+use super::sharers::{Sharer, Sharers};
 use super::stale::GaugeTrust;
 use super::verify::ClockVerifier;
 use super::{Connections, Mode, Observation, Output, Settings};
@@ -23,7 +24,7 @@ use crate::park::levers::{LeverBook, Levers};
 use crate::park::wake::Running;
 use crate::reward::baseline::Load;
 use crate::reward::energy::{EnergyMeter, group_power};
-use crate::reward::slo::{LatencyWatch, Limited};
+use crate::reward::slo::{self, LatencyWatch, Limited, Limits};
 use crate::reward::{Cost, delay, reward};
 use crate::units::{Joules, Mhz, Target, Time, Watts};
 
@@ -60,6 +61,8 @@ pub struct Controller {
     pub(super) gauges: GaugeTrust,
     /// Begin of the holdout experiment.
     pub(super) started: Time,
+    /// The servers, where several share the GPUs.
+    pub(super) sharers: Sharers,
 }
 
 /// What runs, as far as the driver has confirmed.
@@ -112,6 +115,7 @@ impl Controller {
             paused: false,
             gauges: GaugeTrust::default(),
             started: now,
+            sharers: Sharers::default(),
         }
     }
 
@@ -143,6 +147,13 @@ impl Controller {
     #[must_use]
     pub fn with_levers(mut self, levers: Levers) -> Self {
         self.idle.set_levers(levers);
+        self
+    }
+
+    /// Serves several servers on the same GPUs: each with its own limits, and all of them are to be kept.
+    #[must_use]
+    pub fn with_sharers(mut self, sharers: Vec<Sharer>) -> Self {
+        self.sharers = Sharers::new(sharers);
         self
     }
 
@@ -285,6 +296,7 @@ impl Controller {
         if let Some(limits) = self.settings.limits {
             self.latency.push(window, &limits);
         }
+        self.sharers.close();
         let violation = self.guard_limits(now, out);
 
         let support = baseline.map(|b| b.support);
@@ -392,10 +404,23 @@ impl Controller {
         (!clocks.is_empty()).then(|| to_mhz(clocks.iter().sum::<f64>() / count))
     }
 
+    /// The limits that are to be kept, and the latencies that each is about: the one server's, or those of each.
+    pub(super) fn promises(&self) -> impl Iterator<Item = (&Limits, &LatencyWatch)> {
+        let one = self.settings.limits.iter().filter(|_| self.sharers.is_empty());
+        one.map(|limits| (limits, &self.latency)).chain(self.sharers.promises())
+    }
+
+    /// Is not to hold anything against the latencies of before.
+    pub(super) fn forget_latencies(&mut self) {
+        self.latency.clear();
+        self.sharers.forget_latencies();
+    }
+
     fn guard_limits(&mut self, now: Time, out: &mut Output) -> Option<crate::reward::slo::Violation> {
-        let limits = self.settings.limits?;
+        self.promises().next()?;
         let step = self.settings.floor_step.as_f64();
-        let violation = self.latency.violation(&limits, now);
+        let violation =
+            slo::worst(self.promises().filter_map(|(limits, latency)| latency.violation(limits, now)));
         if let Some(violation) = violation {
             if violation.limit == Limited::Ttft {
                 self.idle.limit_broken(now);

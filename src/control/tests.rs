@@ -1,5 +1,7 @@
 //! The step in scenes: a page and a GPU made up by hand, tick by tick.
 
+mod sharing;
+
 use super::{
     ClockOutcome, Controller, Event, GpuTick, Learned, Mode, Observation, Order, Output, Scrape, Settings,
 };

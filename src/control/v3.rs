@@ -6,6 +6,7 @@ use super::learned::Learned;
 use super::load::LoadEstimate;
 use super::seen::ClockUpkeep;
 use super::stale::GaugeTrust;
+use super::sharers::Sharers;
 use super::step::{self, InForce};
 use super::verify::ClockVerifier;
 use super::{Connections, Mode};
@@ -119,6 +120,7 @@ impl From<Controller> for step::Controller {
             paused: v3.paused,
             gauges: v3.gauges,
             started: v3.started,
+            sharers: Sharers::default(),
         }
     }
 }

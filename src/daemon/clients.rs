@@ -23,8 +23,8 @@ pub struct Clients {
     callers: Callers,
     opened: u64,
     asked: u64,
-    /// agft's own end of the connection that it scrapes over.
-    own: Option<SocketAddr>,
+    /// agft's own ends of the connections that it scrapes over.
+    own: Vec<SocketAddr>,
     unheard: usize,
 }
 
@@ -40,7 +40,7 @@ impl Clients {
             callers: Callers::default(),
             opened: 0,
             asked: 0,
-            own: None,
+            own: Vec::new(),
             unheard: 0,
         }
     }
@@ -84,10 +84,12 @@ impl Clients {
     }
 
     /// agft scrapes from here.
-    pub fn own_address(&mut self, own: Option<SocketAddr>) {
-        if let Some(own) = own.filter(|own| self.own != Some(*own)) {
-            self.own = Some(own);
-            self.watcher.ignore(own);
+    pub fn own_addresses(&mut self, own: Vec<SocketAddr>) {
+        for address in own.iter().filter(|address| !self.own.contains(address)) {
+            self.watcher.ignore(*address);
+        }
+        if !own.is_empty() {
+            self.own = own;
         }
     }
 
@@ -106,7 +108,7 @@ impl Clients {
             Kind::Requested => &mut self.asked,
             Kind::Closed => return false,
         };
-        if self.own == Some(event.client) || !self.ports.contains(&event.port) {
+        if self.own.contains(&event.client) || !self.ports.contains(&event.port) {
             return false;
         }
         let counts = self.callers.called(event.client.ip(), now);

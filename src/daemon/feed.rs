@@ -7,13 +7,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;
 use crate::control::Scrape;
-use crate::metrics::Snapshot;
 use crate::metrics::scrape::Scraper;
+use crate::metrics::{Snapshot, health};
 use crate::units::{Seconds, Time};
 
 /// Something that can be scraped.
@@ -24,6 +25,40 @@ pub trait Source: Send + 'static {
     /// This end of the connection that the last page came over, where that is known.
     fn own_address(&self) -> Option<SocketAddr> {
         None
+    }
+}
+
+/// The servers of a group, by name: all are asked at once, and one that fails fails for all.
+pub struct Servers<S>(Vec<(String, S)>);
+
+impl<S: Source + Sync> Servers<S> {
+    /// Servers with these names.
+    #[must_use]
+    pub fn new(servers: Vec<(String, S)>) -> Self {
+        Self(servers)
+    }
+
+    async fn fetch(&self, clock: Clock) -> Scrape {
+        if let [(_, only)] = self.0.as_slice() {
+            return only.fetch(clock).await.map_or_else(Scrape::Failed, |page| Scrape::Page(Box::new(page)));
+        }
+        let answers = join_all(self.0.iter().map(|(_, server)| server.fetch(clock))).await;
+        let (mut pages, mut failures) = (Vec::new(), Vec::new());
+        for ((name, _), answer) in self.0.iter().zip(answers) {
+            match answer {
+                Ok(mut page) if health::tells_of_work(&page.signals) => {
+                    page.refused.iter_mut().for_each(|value| *value = format!("{name}: {value}"));
+                    pages.push(page);
+                }
+                Ok(_) => failures.push(format!("{name}: the page tells of neither requests nor tokens")),
+                Err(why) => failures.push(format!("{name}: {why}")),
+            }
+        }
+        if failures.is_empty() { Scrape::Pages(pages) } else { Scrape::Failed(failures.join("; ")) }
+    }
+
+    fn own_addresses(&self) -> Vec<SocketAddr> {
+        self.0.iter().filter_map(|(_, server)| server.own_address()).collect()
     }
 }
 
@@ -92,7 +127,7 @@ impl Lead {
 #[derive(Default)]
 struct Slot {
     answer: Mutex<Option<Scrape>>,
-    own_address: Mutex<Option<SocketAddr>>,
+    own_addresses: Mutex<Vec<SocketAddr>>,
     arrived: Notify,
 }
 
@@ -103,11 +138,11 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Starts scraping `source` for the ticks of `schedule`.
+    /// Starts scraping `servers` for the ticks of `schedule`.
     #[must_use]
-    pub fn spawn(source: impl Source, schedule: Schedule, clock: Clock) -> Self {
+    pub fn spawn<S: Source + Sync>(servers: Servers<S>, schedule: Schedule, clock: Clock) -> Self {
         let slot = Arc::new(Slot::default());
-        let task = tokio::spawn(run(source, schedule, clock, Arc::clone(&slot)));
+        let task = tokio::spawn(run(servers, schedule, clock, Arc::clone(&slot)));
         Self { slot, task }
     }
 
@@ -117,10 +152,10 @@ impl Feed {
         self.slot.answer.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Scrape::Pending)
     }
 
-    /// This end of the connection that the last page came over, where that is known.
+    /// This end of each connection that the last pages came over, where that is known.
     #[must_use]
-    pub fn own_address(&self) -> Option<SocketAddr> {
-        *self.slot.own_address.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn own_addresses(&self) -> Vec<SocketAddr> {
+        self.slot.own_addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for the next answer.
@@ -135,20 +170,17 @@ impl Drop for Feed {
     }
 }
 
-async fn run<S: Source>(source: S, schedule: Schedule, clock: Clock, slot: Arc<Slot>) {
+async fn run<S: Source + Sync>(servers: Servers<S>, schedule: Schedule, clock: Clock, slot: Arc<Slot>) {
     let mut lead = Lead::new(schedule.period);
     let mut tick = schedule.next(clock.now());
     loop {
         tokio::time::sleep_until(clock.instant(tick - lead.get())).await;
         let asked_at = clock.now();
-        let scrape = match source.fetch(clock).await {
-            Ok(snapshot) => {
-                lead.answered_in(snapshot.latency);
-                Scrape::Page(Box::new(snapshot))
-            }
-            Err(why) => Scrape::Failed(why),
-        };
-        *slot.own_address.lock().unwrap_or_else(PoisonError::into_inner) = source.own_address();
+        let scrape = servers.fetch(clock).await;
+        if let Some(latency) = scrape.latency() {
+            lead.answered_in(latency);
+        }
+        *slot.own_addresses.lock().unwrap_or_else(PoisonError::into_inner) = servers.own_addresses();
         *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(scrape);
         slot.arrived.notify_one();
         // One request per tick, however fast the answer came.
@@ -205,11 +237,40 @@ mod tests {
         }
     }
 
+    struct Server(Result<f64, &'static str>);
+
+    impl Source for Server {
+        async fn fetch(&self, clock: Clock) -> Result<Snapshot, String> {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let signals = Signals { running: Some(self.0?), ..Signals::default() };
+            let (at, latency) = (clock.now(), Seconds(0.01));
+            Ok(Snapshot { at, latency, signals, refused: vec!["x: NaN".into()], engine: None })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn servers_are_asked_at_once_and_one_that_fails_is_named() {
+        let ask = |chat, code| {
+            let servers = [("chat", Server(chat)), ("code", Server(code))];
+            Servers::new(servers.map(|(name, server)| (name.to_owned(), server)).into())
+        };
+        let clock = Clock::start();
+        let scrape = ask(Ok(1.0), Ok(2.0)).fetch(clock).await;
+        assert!(clock.now().0 < 0.015, "one after the other");
+        assert_eq!(scrape.each().len(), 2);
+        let whole = scrape.whole().unwrap().into_owned();
+        assert_eq!(whole.signals.running, Some(3.0));
+        assert_eq!(whole.refused, ["chat: x: NaN", "code: x: NaN"]);
+        let scrape = ask(Ok(1.0), Err("connection refused")).fetch(clock).await;
+        assert_eq!(scrape, Scrape::Failed("code: connection refused".into()));
+    }
+
     async fn requests_in(seconds: f64, latency: Duration) -> Vec<Time> {
         let clock = Clock::start();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let schedule = Schedule { start: Time(0.3), period: Seconds(0.3) };
-        let feed = Feed::spawn(Counting(Arc::clone(&asked), latency), schedule, clock);
+        let servers = Servers::new(vec![("chat".into(), Counting(Arc::clone(&asked), latency))]);
+        let feed = Feed::spawn(servers, schedule, clock);
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         drop(feed);
         let asked = asked.lock().unwrap();

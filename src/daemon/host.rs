@@ -4,7 +4,7 @@
 //! thread of its own in a driver call that hangs. A group that cannot go on is ended, its clocks are given back, and it is
 //! opened again after a while; the process ends when none is left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use super::park::{Looks, ParkGroup, Surroundings};
 use super::reload::{differences, hung_up, is_of_a_server, read_again};
 use super::tick::{End, Ending, Group, RunError, ToGroup};
 use super::watch::{Alarm, Pulse, Watch};
+use crate::compose::join::name;
 use crate::config::{Config, ConfigError, Server};
 use crate::control::Order;
 use crate::export::protocol::Directed;
@@ -35,8 +36,8 @@ const WELL_AFTER: Duration = Duration::from_secs(120);
 /// Messages that may wait for a group.
 const INBOX: usize = 16;
 
-/// Opens the group of a server, off the loop's thread.
-pub type Opener = Rc<dyn Fn(Server) -> LocalBoxFuture<'static, anyhow::Result<Group>>>;
+/// Opens the group of servers, off the loop's thread; on none of these GPUs, which are of other groups.
+pub type Opener = Rc<dyn Fn(Vec<Server>, BTreeSet<String>) -> LocalBoxFuture<'static, anyhow::Result<Group>>>;
 
 /// GPUs that share one clock decision, and all that works for them.
 pub enum AnyGroup {
@@ -62,11 +63,18 @@ impl AnyGroup {
         }
     }
 
-    /// Its server, if it can be opened again.
-    fn server(&self) -> Option<Server> {
+    /// Its servers, if it can be opened again.
+    fn servers(&self) -> Vec<Server> {
         match self {
-            Self::Served(group) => group.server.clone(),
-            Self::Parked(_) => None,
+            Self::Served(group) => group.servers.clone(),
+            Self::Parked(_) => Vec::new(),
+        }
+    }
+
+    fn gpus(&self) -> BTreeSet<String> {
+        match self {
+            Self::Served(group) => group.gpus.clone(),
+            Self::Parked(_) => BTreeSet::new(),
         }
     }
 
@@ -89,8 +97,8 @@ impl AnyGroup {
 pub struct Host {
     /// The groups.
     pub groups: Vec<AnyGroup>,
-    /// Servers whose group could not be opened.
-    pub closed: Vec<Server>,
+    /// Servers of each group that could not be opened.
+    pub closed: Vec<Vec<Server>>,
     /// What is around the GPUs without a server, if any are parked.
     pub surroundings: Option<Surroundings>,
     /// Opens a group again that has ended; without it, it stays closed.
@@ -166,23 +174,23 @@ impl Rereader {
 /// Servers whose group has ended or could not be opened, and when each is tried again.
 #[derive(Default)]
 struct Closed {
-    waiting: Vec<(Instant, Server)>,
+    waiting: Vec<(Instant, Vec<Server>)>,
     /// By name: when it was closed last, and how often in a row.
     times: BTreeMap<String, (Instant, u32)>,
 }
 
 impl Closed {
-    fn push(&mut self, server: Server) {
-        let now = Instant::now();
-        let before = self.times.get(&server.name).filter(|(at, _)| now.duration_since(*at) < WELL_AFTER);
+    fn push(&mut self, servers: Vec<Server>) {
+        let (now, name) = (Instant::now(), name(&servers));
+        let before = self.times.get(&name).filter(|(at, _)| now.duration_since(*at) < WELL_AFTER);
         let times = before.map_or(0, |(_, times)| times + 1);
-        self.times.insert(server.name.clone(), (now, times));
+        self.times.insert(name, (now, times));
         let pause = REOPEN_AFTER.saturating_mul(1 << times.min(10)).min(REOPEN_AFTER_MOST);
-        self.waiting.push((now + pause, server));
+        self.waiting.push((now + pause, servers));
     }
 
     /// One that is to be tried now.
-    fn due(&mut self) -> Option<Server> {
+    fn due(&mut self) -> Option<Vec<Server>> {
         let now = Instant::now();
         let at = self.waiting.iter().position(|(due, _)| *due <= now)?;
         Some(self.waiting.swap_remove(at).1)
@@ -203,13 +211,16 @@ struct Running {
 struct Inbox {
     sender: mpsc::Sender<ToGroup>,
     is_served: bool,
+    /// Names of its servers.
+    servers: Vec<String>,
+    gpus: BTreeSet<String>,
 }
 
 impl Inbox {
     /// Returns when the group has taken it up, or has ended.
-    async fn reload(&self, config: Config) {
+    async fn reload(&self, configs: Vec<Config>) {
         let (done, taken_up) = oneshot::channel();
-        if self.sender.send(ToGroup::Reload(Box::new(config), done)).await.is_ok() {
+        if self.sender.send(ToGroup::Reload(configs, done)).await.is_ok() {
             let _ = taken_up.await;
         }
     }
@@ -219,7 +230,9 @@ impl Running {
     fn start(&mut self, mut group: AnyGroup, pulse: &Pulse) {
         let (inbox, mut messages) = mpsc::channel(INBOX);
         let is_served = matches!(group, AnyGroup::Served(_));
-        self.inboxes.insert(group.name(), Inbox { sender: inbox, is_served });
+        let servers = group.servers().into_iter().map(|server| server.name).collect();
+        let inbox = Inbox { sender: inbox, is_served, servers, gpus: group.gpus() };
+        self.inboxes.insert(group.name(), inbox);
         let (pulse, span) = (pulse.clone(), group.span());
         let run = async move {
             let result = group.run(&mut messages, &pulse).await;
@@ -234,6 +247,11 @@ impl Running {
         let (group, result) = joined(ended);
         self.inboxes.remove(&group.name());
         (group, result)
+    }
+
+    /// The GPUs of all that run.
+    fn gpus(&self) -> BTreeSet<String> {
+        self.inboxes.values().flat_map(|inbox| inbox.gpus.iter().cloned()).collect()
     }
 
     /// Hands an order to the group that it is for, or to every one.
@@ -304,7 +322,7 @@ impl Host {
     ) -> Result<End, RunError> {
         tokio::pin!(stop);
         let mut closed = Closed::default();
-        std::mem::take(&mut self.closed).into_iter().for_each(|server| closed.push(server));
+        std::mem::take(&mut self.closed).into_iter().for_each(|servers| closed.push(servers));
         let mut looks = self.surroundings.as_ref().map(Surroundings::looks);
         let mut opening = JoinSet::new();
         let mut alive = tokio::time::interval(ALIVE_EVERY);
@@ -316,7 +334,7 @@ impl Host {
                 end = &mut stop => return Ok(end),
                 alarm = alarm(self.watch.as_ref()) => return Err(alarm.into()),
                 (group, result) = running.ended() => {
-                    let (name, server) = (group.name(), group.server());
+                    let (name, servers) = (group.name(), group.servers());
                     let ending = group.end(&result);
                     if running.tasks.is_empty() {
                         endings.push(ending);
@@ -326,7 +344,9 @@ impl Host {
                         tracing::error!(name, %error, "left alone; the others go on");
                     }
                     tokio::task::spawn_local(end_aside(ending));
-                    server.into_iter().for_each(|server| closed.push(server));
+                    if !servers.is_empty() {
+                        closed.push(servers);
+                    }
                 }
                 () = hangup(self.reload.as_mut()) => {
                     self.reread(running).await;
@@ -353,21 +373,23 @@ impl Host {
                         said_alive = Some(Instant::now());
                         notifier.alive();
                     }
-                    if let Some(opener) = self.opener.clone()
-                        && let Some(server) = closed.due()
+                    // One after the other: two of them may be on the same GPU.
+                    if let Some(opener) = self.opener.clone().filter(|_| opening.is_empty())
+                        && let Some(servers) = closed.due()
                     {
-                        opening.spawn_local(async move { (opener(server.clone()).await, server) });
+                        let taken = running.gpus();
+                        opening.spawn_local(async move { (opener(servers.clone(), taken).await, servers) });
                     }
                 }
-                Some(Ok((opened, server))) = opening.join_next() => match opened {
+                Some(Ok((opened, servers))) = opening.join_next() => match opened {
                     Ok(group) => {
-                        tracing::info!(server = server.name, "opened again");
+                        tracing::info!(server = group.name, "opened again");
                         running.start(AnyGroup::Served(Box::new(group)), &self.pulse);
                     }
                     Err(error) => {
                         let error = format!("{error:#}");
-                        tracing::warn!(server = server.name, error, "this server stays left alone");
-                        closed.push(server);
+                        tracing::warn!(server = name(&servers), error, "this server stays left alone");
+                        closed.push(servers);
                     }
                 },
             }
@@ -386,7 +408,7 @@ impl Host {
                 && let Some(config) = surroundings.take_up(&wanted, !reload.serves)
             {
                 for inbox in running.inboxes.values().filter(|inbox| !inbox.is_served) {
-                    inbox.reload(config.clone()).await;
+                    inbox.reload(vec![config.clone()]).await;
                 }
                 if !reload.serves {
                     tracing::info!(file = %reload.path.display(), "configuration reloaded");
@@ -406,15 +428,21 @@ async fn reread_servers(old: &Config, wanted: &Config, running: &Running) {
         }
     }
     let servers = wanted.servers();
-    let served = running.inboxes.iter().filter(|(_, inbox)| inbox.is_served).map(|(name, _)| name);
-    for name in served.filter(|name| !servers.iter().any(|server| server.name == **name)) {
-        tracing::warn!(server = name, "not in the file any more: it goes with the next start");
-    }
-    for server in servers {
-        match running.inboxes.get(&server.name).filter(|inbox| inbox.is_served) {
-            Some(inbox) => inbox.reload(server.config).await,
-            None => tracing::warn!(server = server.name, "new in the file: it comes with the next start"),
+    let named = |name: &String| servers.iter().find(|server| server.name == *name);
+    let served = || running.inboxes.values().filter(|inbox| inbox.is_served);
+    for inbox in served() {
+        for name in inbox.servers.iter().filter(|name| named(name).is_none()) {
+            tracing::warn!(server = name, "not in the file any more: it goes with the next start");
         }
+        // What is left of several servers on the same GPUs waits, too.
+        let configs = inbox.servers.iter().map(|name| named(name).map(|server| server.config.clone()));
+        if let Some(configs) = configs.collect() {
+            inbox.reload(configs).await;
+        }
+    }
+    for server in servers.iter().filter(|server| !served().any(|inbox| inbox.servers.contains(&server.name)))
+    {
+        tracing::warn!(server = server.name, "new in the file: it comes with the next start");
     }
 }
 

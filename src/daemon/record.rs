@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::tick::StepFacts;
 use crate::bandit::Reason;
-use crate::control::{Mode, Round, Scrape};
+use crate::control::{Mode, Round};
 use crate::metrics::Histogram;
 use crate::reward::slo::Limits;
 use crate::store::RoundRecord;
@@ -30,10 +30,7 @@ pub(super) fn record(
     let clocks = round.ran_at.and_then(Target::clocks);
     let per_second = |tokens: Option<f64>| tokens.map(|tokens| tokens / seconds);
     let (prefill, decode) = (per_second(window.prompt_tokens), per_second(window.generation_tokens));
-    let latency = match &facts.seen.scrape {
-        Scrape::Page(snapshot) => Some(snapshot.latency),
-        Scrape::Pending | Scrape::Failed(_) => None,
-    };
+    let latency = facts.seen.scrape.latency();
     RoundRecord {
         gpu_frequency_mhz: clocks.map(|clocks| clocks.core).or(round.read_core),
         energy_j: round.energy.map(|energy| energy.0),

@@ -7,25 +7,27 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use anyhow::Context;
 use serde_json::Value;
 use tokio::signal::unix::Signal;
 
 use super::clock::Clock;
 use super::feed::{Feed, Schedule};
 use crate::bandit::{ActionSpace, Policy};
-use crate::compose;
-use crate::config::{self, Config, ConfigError, EngineKind};
+use crate::compose::group::scrapers;
+use crate::compose::{self, join};
+use crate::config::{self, Config, ConfigError, Server};
 use crate::control::{Controller, Learned, Settings};
 use crate::gpu::SupportedClocks;
-use crate::metrics::scrape::{Scraper, without_query};
+use crate::metrics::scrape::without_query;
 use crate::park::levers::LeverBook;
 
 /// What a group has to know to take up a new configuration.
 pub struct Reloader {
-    /// What is in force.
+    /// What is in force, for all servers of the group together.
     pub config: Config,
-    /// What the server runs.
-    pub engine: EngineKind,
+    /// Each of them, with its own.
+    pub servers: Vec<Server>,
     /// It is one server of several: what is of the whole process is said elsewhere.
     pub is_one_of_several: bool,
     /// The command line says so too, whatever the file says.
@@ -56,38 +58,37 @@ pub struct Change {
 
 impl Reloader {
     /// What the file says now takes the place of what it said; `None` if everything stays as it is. Says what it does in
-    /// the log.
-    pub fn change(&mut self, wanted: &Config, learned: &Learned) -> Option<Change> {
-        let mut wanted = wanted.clone();
-        wanted.control.data_collection_mode |= self.data_collection;
-        let merged = merge(&self.config, &wanted);
-        let ours = |(key, _): &(String, String)| !self.is_one_of_several || is_of_a_server(key);
-        for (key, change) in differences(&merged, &wanted).into_iter().filter(ours) {
-            tracing::warn!(key, change, "takes effect with the next start");
+    /// the log. `wanted` is the configuration of each server.
+    pub fn change(&mut self, wanted: &[Config], learned: &Learned) -> Option<Change> {
+        let is_shared = self.servers.len() > 1;
+        let (mut servers, mut applied) = (Vec::new(), Vec::new());
+        for (server, wanted) in self.servers.iter().zip(wanted) {
+            let mut wanted = wanted.clone();
+            wanted.control.data_collection_mode |= self.data_collection;
+            let merged = merge(&server.config, &wanted);
+            let name = is_shared.then(|| server.name.clone());
+            let ours = |(key, _): &(String, String)| !self.is_one_of_several || is_of_a_server(key);
+            for (key, change) in differences(&merged, &wanted).into_iter().filter(ours) {
+                tracing::warn!(sharer = name, key, change, "takes effect with the next start");
+            }
+            let differences = differences(&server.config, &merged).into_iter();
+            applied.extend(differences.map(|(key, change)| (name.clone(), key, change)));
+            servers.push(Server { config: merged, ..server.clone() });
         }
-        let applied = differences(&self.config, &merged);
         if applied.is_empty() {
             tracing::info!("configuration reloaded: nothing takes effect now");
             return None;
         }
-        // Keys bound each other: old and new ones together may contradict where each file does not.
-        if let Err(error) = Config::parse(&merged.to_yaml(), "old and new configuration together") {
-            tracing::error!(%error, "configuration not reloaded: the old one stays");
-            return None;
-        }
-        let feed = if merged.vllm == self.config.vllm {
-            None
-        } else {
-            match Scraper::new(&compose::scrape_settings(&merged, self.engine)) {
-                Ok(scraper) => Some(Feed::spawn(scraper, self.schedule, self.clock)),
-                Err(error) => {
-                    tracing::error!(%error, "configuration not reloaded: the old one stays");
-                    return None;
-                }
+        let (merged, feed) = match self.join(&servers) {
+            Ok(both) => both,
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(error, "configuration not reloaded: the old one stays");
+                return None;
             }
         };
-        for (key, change) in applied {
-            tracing::info!(key, change, "takes effect now");
+        for (sharer, key, change) in applied {
+            tracing::info!(sharer, key, change, "takes effect now");
         }
         let mut learned = learned.clone();
         compose::configure(&mut learned.policy, &merged);
@@ -97,10 +98,28 @@ impl Reloader {
         let mut settings = compose::control_settings(&merged, self.dry_run);
         let levers = compose::parking(&mut settings, &merged, &self.clocks, LeverBook::default());
         let controller = Controller::new(settings.clone(), learned, space, self.gpus, self.clock.now())
-            .with_levers(levers);
+            .with_levers(levers)
+            .with_sharers(join::sharers(&servers));
         tracing::info!(rounds = controller.learned().rounds, "configuration reloaded");
-        self.config = merged.clone();
+        (self.config, self.servers) = (merged.clone(), servers);
         Some(Change { controller, feed, settings, config: merged })
+    }
+
+    /// The configuration of all servers together, and the way to their pages, if that changes.
+    fn join(&self, servers: &[Server]) -> anyhow::Result<(Config, Option<Feed>)> {
+        for server in servers {
+            // Keys bound each other: old and new ones together may contradict where each file does not.
+            Config::parse(&server.config.to_yaml(), "old and new configuration together")?;
+        }
+        let mut joined = join::join(servers)?.context("no server")?.config;
+        joined.gpu.device_id.clone_from(&self.config.gpu.device_id);
+        let moved =
+            servers.iter().zip(&self.servers).any(|(now, before)| now.config.vllm != before.config.vllm);
+        let feed = match moved {
+            true => Some(Feed::spawn(scrapers(servers)?, self.schedule, self.clock)),
+            false => None,
+        };
+        Ok((joined, feed))
     }
 }
 
@@ -175,7 +194,7 @@ pub(super) fn is_of_a_server(key: &str) -> bool {
 }
 
 /// `section.key` of each value that differs, and from what to what.
-pub(super) fn differences(old: &Config, new: &Config) -> Vec<(String, String)> {
+pub fn differences(old: &Config, new: &Config) -> Vec<(String, String)> {
     let (old, new) = (keys(old), keys(new));
     let changed = old.iter().filter_map(|(key, was)| {
         let is = new.get(key)?;

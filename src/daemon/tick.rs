@@ -1,5 +1,6 @@
 //! A group's loop, and its tick: collect, step, command, tell.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use tokio::sync::mpsc::Receiver;
@@ -25,16 +26,18 @@ const DISTURB_EVERY: Seconds = Seconds(2.0);
 pub enum ToGroup {
     /// What an operator wants.
     Order(Order),
-    /// Its server's configuration, as the file has it now; answered when it is taken up.
-    Reload(Box<Config>, oneshot::Sender<()>),
+    /// The configuration of each of its servers, as the file has it now; answered when it is taken up.
+    Reload(Vec<Config>, oneshot::Sender<()>),
 }
 
 /// A group of GPUs that share one clock decision, and all that works for it.
 pub struct Group {
     /// Its name: that of its server.
     pub name: String,
-    /// Its server, as the configuration had it when the group was opened; without one it is not opened again.
-    pub server: Option<Server>,
+    /// Its servers, as the configuration had them when the group was opened; without one it is not opened again.
+    pub servers: Vec<Server>,
+    /// UUIDs of its GPUs.
+    pub gpus: BTreeSet<String>,
     /// What its lines in the log stand in, where there are several groups.
     pub span: tracing::Span,
     /// What decides.
@@ -210,9 +213,9 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
                 Some(ToGroup::Order(order)) => {
                     tick(group, None, vec![order]);
                 }
-                Some(ToGroup::Reload(config, done)) => {
+                Some(ToGroup::Reload(configs, done)) => {
                     if let Some(reload) = &mut group.reload
-                        && let Some(change) = reload.change(&config, group.controller.learned())
+                        && let Some(change) = reload.change(&configs, group.controller.learned())
                     {
                         take_up(group, change);
                         owed = None;
@@ -328,7 +331,7 @@ pub(super) async fn alarm(watch: Option<&GroupWatch>) -> Alarm {
 fn tick(group: &mut Group, due: Option<Time>, orders: Vec<Order>) -> bool {
     let now = group.clock.now();
     let connections = group.clients.as_mut().and_then(|clients| {
-        clients.own_address(group.feed.own_address());
+        clients.own_addresses(group.feed.own_addresses());
         clients.look(now)
     });
     let seen = Observation {

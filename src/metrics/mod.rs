@@ -56,4 +56,18 @@ impl Snapshot {
     pub fn engine(&self) -> &'static dyn Engine {
         self.engine.unwrap_or(ENGINES[0])
     }
+
+    /// The pages of several servers, received together, as if they were one server's: as [`Signals::sum`] has it, as old
+    /// as the last of them. The engine is the first one's.
+    #[must_use]
+    pub fn sum(pages: &[Self]) -> Self {
+        let signals: Vec<&Signals> = pages.iter().map(|page| &page.signals).collect();
+        Self {
+            at: Time(pages.iter().map(|page| page.at.0).fold(0.0, f64::max)),
+            latency: Seconds(pages.iter().map(|page| page.latency.0).fold(0.0, f64::max)),
+            signals: Signals::sum(&signals),
+            refused: pages.iter().flat_map(|page| page.refused.iter().cloned()).collect(),
+            engine: pages.first().and_then(|page| page.engine),
+        }
+    }
 }

@@ -86,6 +86,11 @@ impl std::fmt::Display for Limited {
     }
 }
 
+/// The one that exceeds what is allowed by the largest factor.
+pub fn worst(violations: impl Iterator<Item = Violation>) -> Option<Violation> {
+    violations.max_by(|a, b| (a.measured.0 / a.allowed.0).total_cmp(&(b.measured.0 / b.allowed.0)))
+}
+
 /// Length of the short window: a limit broken right now is acted on before it shows in the long one.
 const SHORT: Seconds = Seconds(2.0);
 
@@ -112,17 +117,15 @@ impl LatencyWatch {
     pub fn violation(&self, limits: &Limits, now: Time) -> Option<Violation> {
         let spans = [limits.window, Seconds(SHORT.0.min(limits.window.0))];
         let candidates = [(Limited::Ttft, limits.ttft), (Limited::Tpot, limits.tpot)];
-        candidates
-            .into_iter()
-            .flat_map(|(limit, allowed)| spans.map(|span| (limit, allowed, span)))
-            .filter_map(|(limit, allowed, span)| {
-                let pooled = self.pooled(limit, now - span)?;
-                // One slow step is no statistic: it shows in the long window, if there are no others.
-                let few = span < limits.window && pooled.count < limit.least_samples();
-                let (lower, _) = limits.statistic.of(&pooled).filter(|_| !few)?;
-                (lower > allowed.0).then_some(Violation { limit, measured: Seconds(lower), allowed })
-            })
-            .max_by(|a, b| (a.measured.0 / a.allowed.0).total_cmp(&(b.measured.0 / b.allowed.0)))
+        let each =
+            candidates.into_iter().flat_map(|(limit, allowed)| spans.map(|span| (limit, allowed, span)));
+        worst(each.filter_map(|(limit, allowed, span)| {
+            let pooled = self.pooled(limit, now - span)?;
+            // One slow step is no statistic: it shows in the long window, if there are no others.
+            let few = span < limits.window && pooled.count < limit.least_samples();
+            let (lower, _) = limits.statistic.of(&pooled).filter(|_| !few)?;
+            (lower > allowed.0).then_some(Violation { limit, measured: Seconds(lower), allowed })
+        }))
     }
 
     /// If `limit` took `longer` than it did of late, would it still be kept? Without samples nothing speaks against it.

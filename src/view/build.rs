@@ -169,9 +169,8 @@ impl View {
             state.lateness.add(lateness);
         }
         match &glance.seen.scrape {
-            Scrape::Page(snapshot) => state.scrape.add(snapshot.latency),
             Scrape::Failed(_) => state.counts.scrape_failures += 1,
-            Scrape::Pending => {}
+            scrape => scrape.latency().into_iter().for_each(|latency| state.scrape.add(latency)),
         }
         self.gpus(glance.seen);
         self.outcomes(&glance.seen.outcomes);

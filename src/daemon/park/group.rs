@@ -208,15 +208,18 @@ impl ParkGroup {
         match message {
             ToGroup::Order(Order::Pause) => self.let_go_until_resume().await?,
             ToGroup::Order(Order::Resume) => self.resume(),
-            ToGroup::Reload(config, done) => {
-                let park = &config.park;
-                match levels(park, &self.info, &self.clocks, self.levels.by_state) {
-                    Ok(levels) => self.reconfigure(compose::park::settings(park), levels).await?,
-                    // What is common to all was tried before.
-                    Err(error) => tracing::error!(%error, "configuration not reloaded: the old one stays"),
+            ToGroup::Reload(configs, done) => {
+                if let Some(park) = configs.first().map(|config| &config.park) {
+                    match levels(park, &self.info, &self.clocks, self.levels.by_state) {
+                        Ok(levels) => self.reconfigure(compose::park::settings(park), levels).await?,
+                        // What is common to all was tried before.
+                        Err(error) => {
+                            tracing::error!(%error, "configuration not reloaded: the old one stays");
+                        }
+                    }
+                    self.log_every = park.log_interval_s;
+                    self.log_due = self.clock.now() + self.log_every;
                 }
-                self.log_every = park.log_interval_s;
-                self.log_due = self.clock.now() + self.log_every;
                 // Whoever waited may have gone.
                 let _ = done.send(());
             }

@@ -1,5 +1,6 @@
 //! `agft demo`: the real loop, in real time, on a simulated server and GPU; then the same arrivals at default clocks.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,7 @@ use agft::config::{Config, EngineKind};
 use agft::control::{Controller, Learned, Settings};
 use agft::daemon::actuator::Actuator;
 use agft::daemon::clock::Clock;
-use agft::daemon::feed::{Feed, Schedule};
+use agft::daemon::feed::{Feed, Schedule, Servers};
 use agft::daemon::host::{Host, drive};
 use agft::daemon::log::LogObserver;
 use agft::daemon::sampler::Sampler;
@@ -243,11 +244,12 @@ async fn live(
     let scraper = Scraper::new(&compose::scrape_settings(&config, EngineKind::Vllm))?;
     let group = Group {
         name: agft::config::ONE.into(),
-        server: None,
+        servers: Vec::new(),
+        gpus: BTreeSet::new(),
         span: tracing::Span::none(),
         controller,
         savings: Savings::default(),
-        feed: Feed::spawn(scraper, schedule, clock),
+        feed: Feed::spawn(Servers::new(vec![(agft::config::ONE.into(), scraper)]), schedule, clock),
         sampler: Sampler::spawn(vec![Box::new(sensors)], sampler_settings(&config), clock)?,
         actuator: Some(Actuator::spawn(lease, clock)?),
         watch: None,
