@@ -188,7 +188,8 @@ fn take_clocks(
     } else {
         host.clocks(&GpuSelector::Uuid(gpu.info.uuid.clone()))?
     };
-    let lease = ClockLease::take_with(vec![(clocks, gpu.clocks.core_min())], Box::new(guarded.ledger()))
+    let ledger = guarded.ledger(std::slice::from_ref(&gpu.info))?;
+    let lease = ClockLease::take_with(vec![(clocks, gpu.clocks.core_min())], ledger)
         .context("clocks cannot be controlled")?;
     Actuator::spawn(lease, clock).context("clock thread")
 }

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::LocalBoxFuture;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinError, JoinSet, LocalSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet, LocalSet};
 use tracing::Instrument;
 
+use super::closed::Closed;
+use super::follow::Follow;
 use super::notify::Notifier;
 use super::park::{Looks, ParkGroup, Surroundings};
 use super::reload::{differences, hung_up, is_of_a_server, read_again};
@@ -22,16 +24,11 @@ use super::tick::{End, Ending, Group, RunError, ToGroup};
 use super::watch::{Alarm, Pulse, Watch};
 use crate::config::{Config, ConfigError, Server};
 use crate::control::Order;
+use crate::discover::Change;
 use crate::export::protocol::Directed;
 
 /// The loop shows that it goes on this often, whatever the groups do.
 const ALIVE_EVERY: Duration = Duration::from_millis(200);
-/// A group that ended is opened again after so long, after twice as long if that fails ...
-const REOPEN_AFTER: Duration = Duration::from_secs(5);
-/// ... and after so long at most.
-const REOPEN_AFTER_MOST: Duration = Duration::from_secs(60);
-/// Closed so long after the last time, it is no row.
-const WELL_AFTER: Duration = Duration::from_secs(120);
 /// Messages that may wait for a group.
 const INBOX: usize = 16;
 
@@ -93,6 +90,8 @@ pub struct Host {
     pub closed: Vec<Server>,
     /// What is around the GPUs without a server, if any are parked.
     pub surroundings: Option<Surroundings>,
+    /// Who tells of servers that come, move and go, if they are looked for.
+    pub follow: Option<Follow>,
     /// Opens a group again that has ended; without it, it stays closed.
     pub opener: Option<Opener>,
     /// Marked by the loop.
@@ -115,6 +114,7 @@ impl Host {
             groups: vec![AnyGroup::Served(Box::new(group))],
             closed: Vec::new(),
             surroundings: None,
+            follow: None,
             opener: None,
             pulse: Pulse::new(),
             watch: None,
@@ -163,32 +163,6 @@ impl Rereader {
     }
 }
 
-/// Servers whose group has ended or could not be opened, and when each is tried again.
-#[derive(Default)]
-struct Closed {
-    waiting: Vec<(Instant, Server)>,
-    /// By name: when it was closed last, and how often in a row.
-    times: BTreeMap<String, (Instant, u32)>,
-}
-
-impl Closed {
-    fn push(&mut self, server: Server) {
-        let now = Instant::now();
-        let before = self.times.get(&server.name).filter(|(at, _)| now.duration_since(*at) < WELL_AFTER);
-        let times = before.map_or(0, |(_, times)| times + 1);
-        self.times.insert(server.name.clone(), (now, times));
-        let pause = REOPEN_AFTER.saturating_mul(1 << times.min(10)).min(REOPEN_AFTER_MOST);
-        self.waiting.push((now + pause, server));
-    }
-
-    /// One that is to be tried now.
-    fn due(&mut self) -> Option<Server> {
-        let now = Instant::now();
-        let at = self.waiting.iter().position(|(due, _)| *due <= now)?;
-        Some(self.waiting.swap_remove(at).1)
-    }
-}
-
 /// A group's task, when it has ended.
 type Ended = Result<(AnyGroup, Result<(), RunError>), JoinError>;
 
@@ -197,6 +171,10 @@ type Ended = Result<(AnyGroup, Result<(), RunError>), JoinError>;
 struct Running {
     tasks: JoinSet<(AnyGroup, Result<(), RunError>)>,
     inboxes: BTreeMap<String, Inbox>,
+    /// Those that have ended and give their clocks back.
+    leaving: BTreeMap<String, JoinHandle<()>>,
+    /// An operator has paused everything: so are those that come.
+    paused: bool,
 }
 
 /// The way to a group that runs.
@@ -219,6 +197,10 @@ impl Running {
     fn start(&mut self, mut group: AnyGroup, pulse: &Pulse) {
         let (inbox, mut messages) = mpsc::channel(INBOX);
         let is_served = matches!(group, AnyGroup::Served(_));
+        if self.paused {
+            // There is room: it is the first message.
+            let _ = inbox.try_send(ToGroup::Order(Order::Pause));
+        }
         self.inboxes.insert(group.name(), Inbox { sender: inbox, is_served });
         let (pulse, span) = (pulse.clone(), group.span());
         let run = async move {
@@ -236,8 +218,30 @@ impl Running {
         (group, result)
     }
 
+    /// Has a group end, if there is one of this name.
+    fn close(&mut self, name: &str) {
+        if let Some(inbox) = self.inboxes.get_mut(name) {
+            // Nobody sends to the old one any more, which ends the group, and nobody hears the new one.
+            inbox.sender = mpsc::channel(1).0;
+        }
+    }
+
+    /// Ends a group while others go on.
+    fn leave(&mut self, name: String, ending: Ending) {
+        self.leaving.retain(|_, ending| !ending.is_finished());
+        self.leaving.insert(name, tokio::task::spawn_local(end_aside(ending)));
+    }
+
+    /// Does no group of this name run or give its clocks back?
+    fn is_free(&self, name: &str) -> bool {
+        !self.inboxes.contains_key(name) && self.leaving.get(name).is_none_or(JoinHandle::is_finished)
+    }
+
     /// Hands an order to the group that it is for, or to every one.
-    async fn order(&self, Directed { server, order }: Directed) {
+    async fn order(&mut self, Directed { server, order }: Directed) {
+        if server.is_none() {
+            self.paused = order == Order::Pause;
+        }
         let meant = |name: &String| server.as_ref().is_none_or(|server| server == name);
         for (_, inbox) in self.inboxes.iter().filter(|(name, _)| meant(name)) {
             // One that has ended by now has nothing to obey.
@@ -282,6 +286,10 @@ impl Host {
             released = released.and(ending.give_back());
         }
         // Goodbye to the guardian, if all is back: what follows only writes files.
+        for ending in std::mem::take(&mut running.leaving).into_values() {
+            // Its panic, if any, was told.
+            let _ = ending.await;
+        }
         drop(self.watch.take());
         if let Some(notifier) = &self.notifier {
             notifier.stopping();
@@ -318,16 +326,21 @@ impl Host {
                 (group, result) = running.ended() => {
                     let (name, server) = (group.name(), group.server());
                     let ending = group.end(&result);
-                    if running.tasks.is_empty() {
+                    if running.tasks.is_empty() && self.follow.is_none() {
                         endings.push(ending);
                         return result.map(|()| End::Finished);
                     }
                     if let Err(error) = &result {
                         tracing::error!(name, %error, "left alone; the others go on");
                     }
-                    tokio::task::spawn_local(end_aside(ending));
-                    server.into_iter().for_each(|server| closed.push(server));
+                    running.leave(name, ending);
+                    match server.and_then(|server| self.current(server)) {
+                        Some(server) if result.is_ok() => closed.push_found(server),
+                        Some(server) => closed.push(server),
+                        None => {}
+                    }
                 }
+                changes = changed(self.follow.as_mut()) => self.follow_up(&changes, running, &mut closed),
                 () = hangup(self.reload.as_mut()) => {
                     self.reread(running).await;
                     // Who hears of connections may be another.
@@ -354,22 +367,79 @@ impl Host {
                         notifier.alive();
                     }
                     if let Some(opener) = self.opener.clone()
-                        && let Some(server) = closed.due()
+                        && let Some(server) = closed.due(|name| running.is_free(name))
+                        && let Some(server) = self.current(server)
                     {
+                        closed.opening.insert(server.name.clone());
                         opening.spawn_local(async move { (opener(server.clone()).await, server) });
                     }
                 }
-                Some(Ok((opened, server))) = opening.join_next() => match opened {
-                    Ok(group) => {
-                        tracing::info!(server = server.name, "opened again");
-                        running.start(AnyGroup::Served(Box::new(group)), &self.pulse);
-                    }
-                    Err(error) => {
-                        let error = format!("{error:#}");
-                        tracing::warn!(server = server.name, error, "this server stays left alone");
-                        closed.push(server);
-                    }
-                },
+                Some(Ok((opened, server))) = opening.join_next() => {
+                    closed.opening.remove(&server.name);
+                    self.opened(opened, server, running, &mut closed);
+                }
+            }
+        }
+    }
+
+    /// The server as it is now; `None` if it is not there any more.
+    fn current(&self, server: Server) -> Option<Server> {
+        match &self.follow {
+            Some(follow) => follow.current(server),
+            None => Some(server),
+        }
+    }
+
+    /// A server was opened, or could not be.
+    fn opened(
+        &self,
+        opened: anyhow::Result<Group>,
+        server: Server,
+        running: &mut Running,
+        closed: &mut Closed,
+    ) {
+        let name = server.name.clone();
+        let place = |server: &Server| {
+            (server.config.vllm.prometheus_url.clone(), server.config.gpu.device_id.clone())
+        };
+        let current = self.current(server.clone());
+        match (opened, current) {
+            (Ok(group), Some(now)) if place(&now) == place(&server) => {
+                tracing::info!(server = name, "opened");
+                running.start(AnyGroup::Served(Box::new(group)), &self.pulse);
+            }
+            (Ok(group), now) => {
+                // It has gone, or moved on, meanwhile.
+                running.leave(name.clone(), group.end(&Ok(())));
+                match (now, &self.follow) {
+                    (Some(now), _) => closed.push_found(now),
+                    (None, Some(follow)) => follow.forget(&name),
+                    (None, None) => {}
+                }
+            }
+            (Err(error), Some(now)) => {
+                let error = format!("{error:#}");
+                tracing::warn!(server = name, error, "this server stays left alone");
+                closed.push(now);
+            }
+            (Err(_), None) => {}
+        }
+    }
+
+    /// Servers have come, moved or gone.
+    fn follow_up(&self, changes: &[Change], running: &mut Running, closed: &mut Closed) {
+        let Some(follow) = &self.follow else { return };
+        for change in changes {
+            match change {
+                Change::Came(_) => {
+                    follow.came(change).into_iter().for_each(|server| closed.push_found(server))
+                }
+                // Where it runs, it is opened anew when it has ended.
+                Change::Moved { now, .. } => running.close(&now.name),
+                Change::Went(found) => {
+                    running.close(&found.name);
+                    follow.forget(&found.name);
+                }
             }
         }
     }
@@ -380,7 +450,9 @@ impl Host {
         self.notifier.iter().for_each(Notifier::reloading);
         if let Some(wanted) = reload.read() {
             if reload.serves {
-                reread_servers(&reload.config, &wanted, running).await;
+                let servers =
+                    self.follow.as_mut().map_or_else(|| wanted.servers(), |follow| follow.reread(&wanted));
+                reread_servers(&reload.config, &wanted, servers, running).await;
             }
             if let Some(surroundings) = &mut self.surroundings
                 && let Some(config) = surroundings.take_up(&wanted, !reload.serves)
@@ -398,14 +470,13 @@ impl Host {
     }
 }
 
-async fn reread_servers(old: &Config, wanted: &Config, running: &Running) {
+async fn reread_servers(old: &Config, wanted: &Config, servers: Vec<Server>, running: &Running) {
     if !old.servers.is_one() || !wanted.servers.is_one() {
         let ours = |(key, _): &(String, String)| !is_of_a_server(key) && !key.starts_with("park.");
         for (key, change) in differences(old, wanted).into_iter().filter(ours) {
             tracing::warn!(key, change, "takes effect with the next start");
         }
     }
-    let servers = wanted.servers();
     let served = running.inboxes.iter().filter(|(_, inbox)| inbox.is_served).map(|(name, _)| name);
     for name in served.filter(|name| !servers.iter().any(|server| server.name == **name)) {
         tracing::warn!(server = name, "not in the file any more: it goes with the next start");
@@ -432,6 +503,13 @@ async fn end_aside(mut ending: Ending) {
 async fn alarm(watch: Option<&Watch>) -> Alarm {
     match watch {
         Some(watch) => watch.alarm().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(follow: Option<&mut Follow>) -> Vec<Change> {
+    match follow {
+        Some(follow) => follow.changed().await,
         None => std::future::pending().await,
     }
 }
