@@ -14,6 +14,7 @@ use agft::discover::{Change, Discovery, Follower, Found};
 use agft::gpu::GpuError;
 use agft::gpu::nvml::NvmlHost;
 use nvidia_ml::{GpuConfig, Injection, MockConfig};
+use rustix::process::Signal;
 use support::daemon::{Bench, Daemon, IDLE_MHZ, finish};
 use support::page::Counters;
 use support::{MockNvml, eventually};
@@ -441,4 +442,59 @@ fn gpu_of_another_agft_is_left_to_it() {
     looking.stop();
     assert_eq!(core(&bench, 1), None);
     goes_on(&bench, 0, &daemon);
+}
+
+#[test]
+fn parked_gpu_goes_to_the_server_that_comes_and_is_parked_again_after_it() {
+    let bench = looking(2)
+        .set("park.others", "true")
+        .set("park.quiet_s", "0.3")
+        .set("park.idle_timeout_s", "0.3")
+        .set("park.active_poll_ms", "20")
+        .set("park.parked_poll_ms", "50");
+    let is_parked = |gpu: usize, daemon: &Daemon| {
+        let parked = eventually(|| core(&bench, gpu), |core| *core == Some(IDLE_MHZ));
+        assert_eq!(parked, Some(IDLE_MHZ), "GPU {gpu} is not parked\n{}", daemon.tail());
+    };
+    let first = Server::start("first", 1);
+    works(&bench, 1, &first);
+    let mut daemon = bench.start(&[]);
+    is_locked(&bench, 1, &daemon);
+    is_parked(0, &daemon);
+    let second = Server::start("second", 1);
+    works(&bench, 0, &second);
+    is_locked(&bench, 0, &daemon);
+    leaves(&bench, 1);
+    is_parked(1, &daemon);
+    leaves(&bench, 0);
+    is_parked(0, &daemon);
+    daemon.stop();
+    assert!(bench.is_free() && bench.journals().is_empty());
+}
+
+#[test]
+fn reload_and_orders_go_for_servers_that_were_found_and_for_those_that_come() {
+    let mut bench = looking(2);
+    let first = Server::start("first", 1);
+    works(&bench, 0, &first);
+    let mut daemon = bench.start(&[]);
+    is_locked(&bench, 0, &daemon);
+    bench.change("control.tpot_limit", "0.25");
+    bench.config();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("0.8 -> 0.25");
+    goes_on(&bench, 0, &daemon);
+    assert!(!daemon.log().contains("with the next start"), "{}", daemon.tail());
+    assert_eq!(bench.run(&["pause"]).code, Some(0));
+    is_free(&bench, 0, &daemon);
+    let second = Server::start("second", 1);
+    works(&bench, 1, &second);
+    daemon.wait_for_log("opened server=\"second\"");
+    let paused = || bench.run(&["status"]).out.matches("PAUSED").count();
+    assert!(eventually(paused, |paused| *paused >= 2) >= 2, "{}", bench.run(&["status"]).out);
+    assert_eq!(core(&bench, 1), None);
+    assert_eq!(bench.run(&["resume"]).code, Some(0));
+    is_locked(&bench, 1, &daemon);
+    is_locked(&bench, 0, &daemon);
+    daemon.stop();
 }

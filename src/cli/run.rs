@@ -167,8 +167,12 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
         false => bind_page("park.metrics_listen", config.park.metrics_listen, Listen::PARK)?,
     };
     let candidates = check_all(candidates, &mut closed, follows)?;
+    // A server that goes leaves its GPUs to be parked; those of one that is named with its GPUs are its own.
+    let selectors = config.gpus();
+    let named: Vec<GpuInfo> =
+        all.iter().filter(|gpu| selectors.iter().any(|selector| selector.selects(gpu))).cloned().collect();
     let mut chosen = match parks {
-        true => park::choose(host, &config.park, &served)?,
+        true => park::choose(host, &config.park, if follows { &named } else { &served })?,
         false => Vec::new(),
     };
     if !serves {
@@ -179,7 +183,8 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
     }
     let locked = candidates.iter().filter(|candidate| !candidate.hands_off);
     let locked = locked.flat_map(|candidate| candidate.gpus.infos.iter());
-    let parked = chosen.iter().filter(|_| !dry_run).map(|gpu| &gpu.info);
+    let is_served = |gpu: &GpuInfo| served.iter().any(|served| served.uuid == gpu.uuid);
+    let parked = chosen.iter().map(|gpu| &gpu.info).filter(|gpu| !dry_run && !is_served(gpu));
     let locked: Vec<GpuInfo> = locked.chain(parked).cloned().collect();
     // Until the end of the run.
     let others = if dry_run || options.data_collection { &[] } else { all.as_slice() };
@@ -235,7 +240,7 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
         let (mut groups, refused) = start_all(&shared, known, &mut closed)?;
         let surroundings = match around {
             Some(around) => {
-                let (parked, surroundings) = around.start(host, config, chosen, &shared)?;
+                let (parked, surroundings) = around.start(host, config, chosen, &served, &shared)?;
                 groups.extend(parked.into_iter().map(|group| AnyGroup::Parked(Box::new(group))));
                 Some(surroundings)
             }

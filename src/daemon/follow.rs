@@ -12,6 +12,7 @@ use crate::compose::auto::{self, Seeker};
 use crate::config::{Config, Server};
 use crate::discover::{Change, Follower, Found};
 use crate::export::Published;
+use crate::gpu::GpuInfo;
 use crate::metrics::scrape::without_query;
 
 /// Looks whose changes may wait for the loop.
@@ -88,6 +89,12 @@ impl Follow {
             return Some(server);
         }
         auto::servers(&config, &self.known).into_iter().find(|now| now.name == server.name)
+    }
+
+    /// Has a server this GPU?
+    pub(super) fn serves(&self, gpu: &GpuInfo) -> bool {
+        let servers = auto::servers(&lock(&self.config), &self.known);
+        servers.iter().any(|server| server.config.gpu.device_id.iter().any(|selector| selector.selects(gpu)))
     }
 
     /// Waits until servers have come, moved or gone.

@@ -18,7 +18,7 @@ use tracing::Instrument;
 use super::closed::Closed;
 use super::follow::Follow;
 use super::notify::Notifier;
-use super::park::{Looks, ParkGroup, Surroundings};
+use super::park::{Looks, ParkGroup, Surroundings, group_name};
 use super::reload::{differences, hung_up, is_of_a_server, read_again};
 use super::tick::{End, Ending, Group, RunError, ToGroup};
 use super::watch::{Alarm, Pulse, Watch};
@@ -26,6 +26,7 @@ use crate::config::{Config, ConfigError, Server};
 use crate::control::Order;
 use crate::discover::Change;
 use crate::export::protocol::Directed;
+use crate::gpu::GpuInfo;
 
 /// The loop shows that it goes on this often, whatever the groups do.
 const ALIVE_EVERY: Duration = Duration::from_millis(200);
@@ -314,7 +315,7 @@ impl Host {
         let mut closed = Closed::default();
         std::mem::take(&mut self.closed).into_iter().for_each(|server| closed.push(server));
         let mut looks = self.surroundings.as_ref().map(Surroundings::looks);
-        let mut opening = JoinSet::new();
+        let (mut opening, mut taking_back) = (JoinSet::new(), JoinSet::new());
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut said_alive: Option<Instant> = None;
@@ -373,11 +374,18 @@ impl Host {
                         closed.opening.insert(server.name.clone());
                         opening.spawn_local(async move { (opener(server.clone()).await, server) });
                     }
+                    if let (Some(surroundings), Some(follow)) = (&mut self.surroundings, &self.follow)
+                        && let Some((gpu, opened)) = surroundings
+                            .take_back(|gpu| !follow.serves(gpu) && running.is_free(&group_name(gpu)))
+                    {
+                        taking_back.spawn_local(async move { (opened.await, gpu) });
+                    }
                 }
                 Some(Ok((opened, server))) = opening.join_next() => {
                     closed.opening.remove(&server.name);
                     self.opened(opened, server, running, &mut closed);
                 }
+                Some(Ok((opened, gpu))) = taking_back.join_next() => self.taken_back(opened, &gpu, running),
             }
         }
     }
@@ -426,9 +434,25 @@ impl Host {
         }
     }
 
+    /// A GPU whose server has gone was opened to be parked, or could not be.
+    fn taken_back(&mut self, opened: anyhow::Result<ParkGroup>, gpu: &GpuInfo, running: &mut Running) {
+        let Some(surroundings) = &mut self.surroundings else { return };
+        let is_served = self.follow.as_ref().is_some_and(|follow| follow.serves(gpu));
+        surroundings.taken_back(gpu, opened.is_ok() && !is_served);
+        match opened {
+            Ok(group) if is_served => running.leave(group.name(), group.end(&Ok(()))),
+            Ok(group) => running.start(AnyGroup::Parked(Box::new(group)), &self.pulse),
+            Err(error) => tracing::warn!(%gpu, error = format!("{error:#}"), "not parked for now"),
+        }
+    }
+
     /// Servers have come, moved or gone.
-    fn follow_up(&self, changes: &[Change], running: &mut Running, closed: &mut Closed) {
+    fn follow_up(&mut self, changes: &[Change], running: &mut Running, closed: &mut Closed) {
         let Some(follow) = &self.follow else { return };
+        if let Some(surroundings) = &mut self.surroundings {
+            let parked = surroundings.yield_to(|gpu| follow.serves(gpu));
+            parked.iter().for_each(|name| running.close(name));
+        }
         for change in changes {
             match change {
                 Change::Came(_) => {
