@@ -130,6 +130,7 @@ fn selectors(found: &Found) -> Vec<GpuSelector> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::Seconds;
 
     fn found(name: &str, port: u16, gpu: &str) -> Found {
         Found {
@@ -156,7 +157,7 @@ mod tests {
         assert_eq!(vllm.prometheus_url, "http://127.0.0.1:2/metrics");
         assert_eq!(vllm.bearer_token_file, None);
         assert_eq!(gpu.device_id, [GpuSelector::Uuid("GPU-b".into())]);
-        assert_eq!(control.ttft_limit.0, 2.0);
+        assert_eq!(control.ttft_limit, Seconds(2.0));
         assert!(model.save_dir.ends_with("models/n"));
     }
 
@@ -170,7 +171,7 @@ mod tests {
             servers.map(|server| (server.name, server.config.gpu.device_id)).collect::<Vec<_>>()
         };
         let b = ("b".to_owned(), vec![GpuSelector::Index(3)]);
-        assert_eq!(named(&[]), [b.clone()]);
+        assert_eq!(named(&[]), std::slice::from_ref(&b));
         let a = ("a".to_owned(), vec![GpuSelector::Uuid("GPU-a".into())]);
         assert_eq!(named(&[found("a", 1, "GPU-a")]), [a, b]);
     }

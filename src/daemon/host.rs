@@ -456,7 +456,7 @@ impl Host {
         for change in changes {
             match change {
                 Change::Came(_) => {
-                    follow.came(change).into_iter().for_each(|server| closed.push_found(server))
+                    follow.came(change).into_iter().for_each(|server| closed.push_found(server));
                 }
                 // Where it runs, it is opened anew when it has ended.
                 Change::Moved { now, .. } => running.close(&now.name),
