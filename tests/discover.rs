@@ -14,9 +14,10 @@ use agft::discover::{Change, Discovery, Follower, Found};
 use agft::gpu::GpuError;
 use agft::gpu::nvml::NvmlHost;
 use nvidia_ml::{GpuConfig, Injection, MockConfig};
-use support::MockNvml;
-use support::daemon::{Bench, finish};
+use rustix::process::Signal;
+use support::daemon::{Bench, Daemon, IDLE_MHZ, finish};
 use support::page::Counters;
+use support::{MockNvml, eventually};
 
 /// Names the model and the number of workers of a process that serves.
 const SERVE: &str = "AGFT_TEST_SERVE";
@@ -77,8 +78,14 @@ fn serves_where_it_is_told_to() {
         .collect();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
-    let page = Counters::new(1410).page(None).replace("scripted", model);
-    let page = if model == "other" { page.replace("vllm:", "sglang:") } else { page };
+    let mut counters = Counters::new(1410);
+    counters.set_load(0.6, 1410.0);
+    let model = model.to_owned();
+    let mut page = move || {
+        counters.advance(1410.0);
+        let page = counters.page(None).replace("scripted", &model);
+        if model == "other" { page.replace("vllm:", "sglang:") } else { page }
+    };
     let ids: Vec<String> = children.iter().map(|child| child.id().to_string()).collect();
     println!(
         "serves: {}",
@@ -88,8 +95,9 @@ fn serves_where_it_is_told_to() {
         for mut stream in listener.incoming().flatten() {
             let mut head = [0; 4096];
             let read = stream.read(&mut head).unwrap_or(0);
-            let body = if head[..read].starts_with(b"GET /metrics ") { page.as_str() } else { "" };
-            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let body = if head[..read].starts_with(b"GET /metrics ") { page() } else { String::new() };
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}", body.len());
+            let _ = write!(stream, "{head}\r\n\r\n{body}");
         }
     });
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -283,4 +291,210 @@ fn what_the_driver_lists_is_taken_and_a_call_that_fails_for_the_moment_is_no_emp
     assert!(matches!(pids(), Err(GpuError::NotSupported { .. })));
     inject(unknown, Some(0));
     assert!(matches!(pids(), Err(GpuError::Failed { .. })));
+}
+
+/// A bench whose daemon looks for the servers of the machine.
+fn looking(gpus: usize) -> Bench {
+    let mut bench = bench(gpus);
+    bench.look_for_servers();
+    bench
+}
+
+fn core(bench: &Bench, gpu: usize) -> Option<u32> {
+    bench.mock.locks(gpu).expect("a GPU of this machine").core.map(|range| range.max)
+}
+
+/// From now on the server computes on this GPU, which works.
+fn works(bench: &Bench, gpu: usize, server: &Server) {
+    computes(&bench.mock, gpu, &server.workers);
+    bench.mock.set_load(gpu, 0.6).expect("a GPU of this machine");
+}
+
+/// Nobody computes on the GPU any more.
+fn leaves(bench: &Bench, gpu: usize) {
+    computes(&bench.mock, gpu, &[]);
+    bench.mock.set_load(gpu, 0.0).expect("a GPU of this machine");
+}
+
+fn is_locked(bench: &Bench, gpu: usize, daemon: &Daemon) {
+    let locked = eventually(|| core(bench, gpu), |core| core.is_some_and(|core| core > IDLE_MHZ));
+    assert!(locked.is_some_and(|core| core > IDLE_MHZ), "GPU {gpu} is not locked\n{}", daemon.tail());
+}
+
+fn is_free(bench: &Bench, gpu: usize, daemon: &Daemon) {
+    let free = eventually(|| core(bench, gpu), Option::is_none);
+    assert_eq!(free, None, "GPU {gpu} is not free\n{}", daemon.tail());
+}
+
+/// The clocks of a GPU change further.
+fn goes_on(bench: &Bench, gpu: usize, daemon: &Daemon) {
+    let writes = || bench.mock.history().iter().filter(|write| usize::try_from(write.gpu) == Ok(gpu)).count();
+    let before = writes();
+    let after = eventually(writes, |now| *now > before + 1);
+    assert!(after > before + 1, "GPU {gpu} does not go on\n{}", daemon.tail());
+}
+
+fn runs(bench: &Bench, server: &str) -> usize {
+    std::fs::read_dir(bench.path(&format!("runs/{server}"))).map_or(0, Iterator::count)
+}
+
+#[test]
+fn server_that_comes_is_served_one_that_goes_gives_its_clocks_back_and_the_others_go_on() {
+    let bench = looking(3);
+    let mut daemon = bench.start(&[]);
+    daemon.wait_for_log("no server found yet: waiting for one");
+    let first = Server::start("first", 1);
+    let second = Server::start("second", 1);
+    works(&bench, 0, &first);
+    is_locked(&bench, 0, &daemon);
+    works(&bench, 1, &second);
+    is_locked(&bench, 1, &daemon);
+    let shown = || bench.run(&["status"]).out;
+    assert!(shown().contains("first") && shown().contains("second"), "{}", shown());
+    drop(first);
+    leaves(&bench, 0);
+    is_free(&bench, 0, &daemon);
+    goes_on(&bench, 1, &daemon);
+    assert!(!shown().contains("first"), "{}", shown());
+    // It comes back elsewhere, and then another comes to its first place.
+    let first = Server::start("first", 1);
+    works(&bench, 2, &first);
+    is_locked(&bench, 2, &daemon);
+    assert_eq!(core(&bench, 0), None);
+    let third = Server::start("third", 1);
+    works(&bench, 0, &third);
+    is_locked(&bench, 0, &daemon);
+    daemon.stop();
+    assert!(bench.is_free() && bench.journals().is_empty());
+    assert_eq!(["first", "second", "third"].map(|name| runs(&bench, name)), [2, 1, 1]);
+}
+
+#[test]
+fn server_that_moves_is_served_where_it_is_and_the_last_one_that_goes_is_waited_for() {
+    let bench = looking(2);
+    let server = Server::start("m", 1);
+    works(&bench, 0, &server);
+    let mut daemon = bench.start(&[]);
+    is_locked(&bench, 0, &daemon);
+    leaves(&bench, 0);
+    works(&bench, 1, &server);
+    is_locked(&bench, 1, &daemon);
+    assert_eq!(core(&bench, 0), None, "{}", daemon.tail());
+    leaves(&bench, 1);
+    is_free(&bench, 1, &daemon);
+    assert!(daemon.is_running());
+    works(&bench, 1, &server);
+    is_locked(&bench, 1, &daemon);
+    daemon.stop();
+    assert!(bench.is_free() && bench.journals().is_empty());
+}
+
+#[test]
+fn servers_that_share_a_gpu_are_left_alone_until_one_is_alone() {
+    let bench = looking(1);
+    let servers = [Server::start("a", 1), Server::start("b", 1)];
+    computes(&bench.mock, 0, &[servers[0].workers[0], servers[1].workers[0]]);
+    bench.mock.set_load(0, 0.6).expect("a GPU");
+    let mut daemon = bench.start(&[]);
+    daemon.wait_for_log("processes of others compute on");
+    computes(&bench.mock, 0, &servers[1].workers);
+    is_locked(&bench, 0, &daemon);
+    assert!(runs(&bench, "a") == 0 && runs(&bench, "b") == 1, "{}", daemon.tail());
+    daemon.stop();
+}
+
+#[test]
+fn gpus_of_the_configured_server_are_those_of_its_process() {
+    let bench = bench(2).set("gpu.device_id", "auto").set("discover.every_s", "0.2");
+    bench.engine.set_load(0.6);
+    let mut daemon = bench.start(&[]);
+    daemon.wait_for_log("no process with work on a GPU listens at");
+    let unplaced = bench.run(&["check"]);
+    assert!(unplaced.out.contains("FAIL  server server: no process with work on a GPU"), "{unplaced:?}");
+    // The scripted engine is of this process.
+    computes(&bench.mock, 1, &[std::process::id()]);
+    is_locked(&bench, 1, &daemon);
+    assert_eq!(core(&bench, 0), None);
+    assert_eq!(bench.runs().len(), 1);
+    let placed = bench.run(&["check"]);
+    let line = format!("ok    server server: {} on {}\n", bench.engine.url(), uuid(&bench.mock, 1));
+    assert!(placed.out.contains(&line) && placed.out.contains("ok    endpoint"), "{placed:?}");
+    computes(&bench.mock, 1, &[]);
+    computes(&bench.mock, 0, &[std::process::id()]);
+    is_locked(&bench, 0, &daemon);
+    assert_eq!(core(&bench, 1), None);
+    daemon.stop();
+    assert!(bench.is_free());
+    let released = bench.run(&["release"]);
+    assert_eq!(released.out.matches("clocks given back").count(), 2, "every GPU is meant: {released:?}");
+}
+
+#[test]
+fn gpu_of_another_agft_is_left_to_it() {
+    let mut bench = bench(2);
+    let daemon = bench.serve(&[]);
+    bench.look_for_servers();
+    let server = Server::start("m", 1);
+    works(&bench, 1, &server);
+    let mut looking = bench.start(&[]);
+    looking.wait_for_log("left to the other agft");
+    is_locked(&bench, 1, &looking);
+    looking.stop();
+    assert_eq!(core(&bench, 1), None);
+    goes_on(&bench, 0, &daemon);
+}
+
+#[test]
+fn parked_gpu_goes_to_the_server_that_comes_and_is_parked_again_after_it() {
+    let bench = looking(2)
+        .set("park.others", "true")
+        .set("park.quiet_s", "0.3")
+        .set("park.idle_timeout_s", "0.3")
+        .set("park.active_poll_ms", "20")
+        .set("park.parked_poll_ms", "50");
+    let is_parked = |gpu: usize, daemon: &Daemon| {
+        let parked = eventually(|| core(&bench, gpu), |core| *core == Some(IDLE_MHZ));
+        assert_eq!(parked, Some(IDLE_MHZ), "GPU {gpu} is not parked\n{}", daemon.tail());
+    };
+    let first = Server::start("first", 1);
+    works(&bench, 1, &first);
+    let mut daemon = bench.start(&[]);
+    is_locked(&bench, 1, &daemon);
+    is_parked(0, &daemon);
+    let second = Server::start("second", 1);
+    works(&bench, 0, &second);
+    is_locked(&bench, 0, &daemon);
+    leaves(&bench, 1);
+    is_parked(1, &daemon);
+    leaves(&bench, 0);
+    is_parked(0, &daemon);
+    daemon.stop();
+    assert!(bench.is_free() && bench.journals().is_empty());
+}
+
+#[test]
+fn reload_and_orders_go_for_servers_that_were_found_and_for_those_that_come() {
+    let mut bench = looking(2);
+    let first = Server::start("first", 1);
+    works(&bench, 0, &first);
+    let mut daemon = bench.start(&[]);
+    is_locked(&bench, 0, &daemon);
+    bench.change("control.tpot_limit", "0.25");
+    bench.config();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("0.8 -> 0.25");
+    goes_on(&bench, 0, &daemon);
+    assert!(!daemon.log().contains("with the next start"), "{}", daemon.tail());
+    assert_eq!(bench.run(&["pause"]).code, Some(0));
+    is_free(&bench, 0, &daemon);
+    let second = Server::start("second", 1);
+    works(&bench, 1, &second);
+    daemon.wait_for_log("opened server=\"second\"");
+    let paused = || bench.run(&["status"]).out.matches("PAUSED").count();
+    assert!(eventually(paused, |paused| *paused >= 2) >= 2, "{}", bench.run(&["status"]).out);
+    assert_eq!(core(&bench, 1), None);
+    assert_eq!(bench.run(&["resume"]).code, Some(0));
+    is_locked(&bench, 1, &daemon);
+    is_locked(&bench, 0, &daemon);
+    daemon.stop();
 }

@@ -5,17 +5,18 @@ use std::path::Path;
 use clap::Args;
 
 use super::{Cli, Exit, report_config_error};
-use crate::config::{Config, EngineKind};
+use crate::compose::auto::{self, Seeker};
+use crate::config::{Config, Server, Servers};
 use crate::connections::{self, Source};
 use crate::daemon::clients;
-use crate::gpu::host;
+use crate::gpu::host::{self, AnyHost};
 use crate::gpu::plausible::EnergySource;
 use crate::gpu::probe::judge;
 use crate::gpu::{GpuError, GpuSensors, NO_CLOCKS_LISTED};
 use crate::guardian::undo::runtime_dir;
 use crate::metrics::page::Page;
 use crate::metrics::report::{EngineReport, describe};
-use crate::metrics::scrape::{Scraper, exposed};
+use crate::metrics::scrape::{Scraper, exposed, without_query};
 use crate::store::{Distrust, trusted_dir};
 
 /// Options of `check`.
@@ -95,22 +96,57 @@ pub fn run(cli: &Cli) -> Exit {
     };
     // What can be checked without the file is checked all the same.
     let config_or_default = config.clone().unwrap_or_default();
-    check_gpus(&config_or_default, &mut lines);
+    let servers = match host::open() {
+        Ok(host) => {
+            host.libraries().iter().for_each(|(library, text)| lines.ok(library, text));
+            let servers = servers(host, &config_or_default, &mut lines);
+            servers.iter().for_each(|server| check_gpus(host, &server.config, &mut lines));
+            servers
+        }
+        Err(error) => {
+            lines.bad("driver", &error.to_string(), Exit::Failure);
+            config_or_default.servers()
+        }
+    };
     check_rights(&mut lines);
-    check_connections(&config_or_default, &mut lines);
+    check_connections(&config_or_default, &servers, &mut lines);
     check_directories(&config_or_default, &mut lines);
-    if let Some(config) = &config {
-        check_endpoint(config, &mut lines);
+    if config.is_some() {
+        servers.iter().for_each(|server| check_endpoint(server, &mut lines));
     }
     lines.worst
 }
 
-fn check_gpus(config: &Config, lines: &mut Lines) {
-    let host = match host::open() {
-        Ok(host) => host,
-        Err(error) => return lines.bad("driver", &error.to_string(), Exit::Failure),
+/// The servers of the configuration; says what is found of those that are looked for.
+fn servers(host: AnyHost, config: &Config, lines: &mut Lines) -> Vec<Server> {
+    if !config.is_auto() {
+        return config.servers();
+    }
+    let seen = match Seeker::new(host).and_then(|mut seeker| seeker.look(config)) {
+        Ok(seen) => seen,
+        Err(error) => {
+            lines.bad("servers", &format!("they cannot be looked for: {error}"), Exit::Failure);
+            return auto::servers(config, &[]);
+        }
     };
-    host.libraries().iter().for_each(|(library, text)| lines.ok(library, text));
+    for found in &seen.found {
+        let place = format!("{} on {}", without_query(&found.metrics_url), found.gpus.join(", "));
+        lines.ok(&format!("server {}", found.name), &place);
+    }
+    for (name, why) in &seen.left_out {
+        match config.servers {
+            // One that is named has to be there.
+            Servers::One | Servers::List(_) => lines.bad(&format!("server {name}"), why, Exit::Failure),
+            Servers::Auto => lines.warn(name, &format!("left alone: {why}")),
+        }
+    }
+    if config.servers == Servers::Auto && seen.found.is_empty() {
+        lines.warn("servers", "none found now; agft waits for one");
+    }
+    auto::servers(config, &seen.found)
+}
+
+fn check_gpus(host: AnyHost, config: &Config, lines: &mut Lines) {
     let mut names = Vec::new();
     for selector in &config.gpu.device_id {
         let what = format!("GPU {selector}");
@@ -198,12 +234,12 @@ fn check_rights(lines: &mut Lines) {
 }
 
 /// Where connections to the engine would be watched, for parking by connections, and who listens there.
-fn check_connections(config: &Config, lines: &mut Lines) {
+fn check_connections(config: &Config, servers: &[Server], lines: &mut Lines) {
     match connections::probe() {
         source @ Source::KernelEvents { requests: true } => lines.ok("connections", &source.to_string()),
         source => lines.warn("connections", &source.to_string()),
     }
-    let mut ports = clients::ports(config);
+    let mut ports: Vec<u16> = servers.iter().flat_map(|server| clients::ports(&server.config)).collect();
     ports.extend(&config.park.ports);
     for note in connections::notes_on_servers(&ports) {
         lines.warn("connections", &note);
@@ -263,12 +299,13 @@ fn check_directories(config: &Config, lines: &mut Lines) {
     }
 }
 
-fn check_endpoint(config: &Config, lines: &mut Lines) {
+fn check_endpoint(server: &Server, lines: &mut Lines) {
+    let config = &server.config;
     let url = &config.vllm.prometheus_url;
     if let Some(warning) = config.vllm.bearer_token_file.as_ref().and_then(|file| exposed(Path::new(file))) {
         lines.warn("vllm.bearer_token_file", &warning);
     }
-    match fetch(config) {
+    match fetch(server) {
         Ok(report) => {
             lines.ok("endpoint", url);
             lines.engine(&report);
@@ -277,9 +314,10 @@ fn check_endpoint(config: &Config, lines: &mut Lines) {
     }
 }
 
-fn fetch(config: &Config) -> anyhow::Result<EngineReport> {
+fn fetch(server: &Server) -> anyhow::Result<EngineReport> {
+    let config = &server.config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let scraper = Scraper::new(&crate::compose::scrape_settings(config, EngineKind::Auto))?;
+    let scraper = Scraper::new(&crate::compose::scrape_settings(config, server.engine))?;
     let body = runtime.block_on(scraper.fetch())?;
     Ok(describe(&Page::parse(&body.body, config.vllm.model_name.as_deref())?))
 }

@@ -5,17 +5,9 @@ use std::fmt::Write as _;
 
 use super::{Exit, report_gpu_error};
 use crate::discover::procfs::Procfs;
-use crate::discover::{DiscoverError, Discovery, Found, Look, Rest};
+use crate::discover::{DiscoverError, Discovery, Found, Look, RIGHTS, Rest};
 use crate::gpu::host::{self, Host};
 use crate::text;
-
-/// What agft needs to see other users' processes.
-const RIGHTS: &str = "their sockets may not be seen; run this as root (the right is CAP_SYS_PTRACE)";
-/// What agft needs to know the driver's process ids.
-const HOST_PIDS: &str = "agft is in a PID namespace of its own, where the driver's ids are not valid; run it \
-    with the host's processes in view (docker run --pid=host, hostPID: true)";
-/// Why an id may be unknown elsewhere.
-const ENDED: &str = "they have ended, or /proc hides them (hidepid=, ProtectProc=)";
 
 /// Looks and prints.
 pub(super) fn run() -> Exit {
@@ -48,8 +40,7 @@ fn shown(look: &Look, labels: &BTreeMap<String, String>) -> String {
     look.found.iter().for_each(|found| server(&mut out, found, labels));
     look.rest.iter().for_each(|rest| other(&mut out, rest, labels));
     if !look.unknown.is_empty() {
-        let why = if look.has_host_pids { ENDED } else { HOST_PIDS };
-        let pids = numbers(&look.unknown);
+        let (pids, why) = (numbers(&look.unknown), look.why_unknown());
         put(&mut out, &format!("note  processes {pids} use a GPU and are not known here: {why}"));
     }
     if look.found.is_empty() {
@@ -146,13 +137,14 @@ mod tests {
             Rest { candidate: candidate("python3", 6, true), answers: Vec::new() },
         ];
         let look = Look { found: Vec::new(), rest, unknown: BTreeSet::from([7, 8]), has_host_pids: false };
+        let why = look.why_unknown();
         let labels = BTreeMap::from([("GPU-a".to_owned(), "GPU 0 (X)".to_owned())]);
         let wanted = format!(
             "note  train\\u001b[2J.py on GPU 0 (X), GPU-b: no server recognised; processes: 3000\n      \
              127.0.0.1:9000: /metrics says HTTP 404\n\
              note  Xorg on GPU 0 (X), GPU-b: no server recognised; processes: 5\n      listens nowhere\n\
              note  python3 on GPU 0 (X), GPU-b: no server recognised; processes: 6\n      {RIGHTS}\n\
-             note  processes 7, 8 use a GPU and are not known here: {HOST_PIDS}\n\
+             note  processes 7, 8 use a GPU and are not known here: {why}\n\
              note  no inference server found\n"
         );
         assert_eq!(shown(&look, &labels), wanted);

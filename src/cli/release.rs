@@ -1,6 +1,7 @@
 //! `agft release`: gives the clocks back, whoever took them.
 //!
-//! By default the configured GPUs are reset, and those that the journals of dead agfts name. With `--journal` only the
+//! By default the configured GPUs are reset (all, if they have to be looked for), and those that the journals of dead
+//! agfts name. With `--journal` only the
 //! latter, for the service manager: it leaves an agft that runs alone, and GPUs that agft never locked.
 
 use jiff::Timestamp;
@@ -45,7 +46,7 @@ pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
     };
     let mut exit = if dir.is_none() && args.journal { Exit::Failure } else { Exit::Ok };
     if !args.journal {
-        let selectors = config.filter(|_| !args.all).map(|config| config.gpus());
+        let selectors = config.filter(|config| !args.all && !config.is_auto()).map(|config| config.gpus());
         exit = match release(host, selectors, dir.as_ref(), cli) {
             Ok(exit) => exit,
             Err(error) => return report_gpu_error(&error),

@@ -8,12 +8,14 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 
 use super::{Cli, Exit, LogFormat, exit_of, load_config, logging};
+use crate::compose::auto::{self, Seeker};
 use crate::compose::group::{self, Candidate, HELP, Memory, Options, Shared};
 use crate::compose::guarded::Guarded;
 use crate::compose::park::{self, Around};
 use crate::config::{Config, Listen, Server};
 use crate::daemon::clients;
 use crate::daemon::clock::Clock;
+use crate::daemon::follow::{self, Follow, LeftOut};
 use crate::daemon::host::{AnyGroup, Arguments, Host, Rereader, drive};
 use crate::daemon::notify::{Notifier, StatusLines};
 use crate::daemon::tick::{End, RunError, unix_seconds};
@@ -73,13 +75,15 @@ fn exit_code(error: &anyhow::Error) -> Exit {
     }
 }
 
-/// Opens every server's GPUs. One that cannot be opened is left for later, unless it is the only one.
+/// Opens every server's GPUs. One that cannot be opened is left for later, unless it is the only one; where they are
+/// looked for (`follows`), even then.
 fn open_all(
     host: AnyHost,
     servers: Vec<Server>,
     options: Options,
+    follows: bool,
 ) -> anyhow::Result<(Vec<Candidate>, Vec<Vec<Server>>)> {
-    let several = servers.len() > 1;
+    let several = servers.len() > 1 || follows;
     let (mut candidates, mut closed, mut first) = (Vec::new(), Vec::new(), None);
     for server in servers {
         match Candidate::open(host, server.clone(), options) {
@@ -94,7 +98,7 @@ fn open_all(
         }
     }
     match first {
-        Some(error) if candidates.is_empty() => Err(error),
+        Some(error) if candidates.is_empty() && !follows => Err(error),
         _ => Ok((candidates, closed)),
     }
 }
@@ -132,11 +136,19 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
     // What is wrong with programs and ports shows before the first clock is touched.
     let around = parks.then(|| Around::open(&config.park)).transpose()?;
     let host = host::open()?;
-    let servers = if serves { config.servers() } else { Vec::new() };
-    let (candidates, mut closed) = open_all(host, servers, options)?;
+    let follows = serves && config.is_auto();
+    let mut seeker = follows.then(|| Seeker::new(host)).transpose()?;
+    let seen = seeker.as_mut().map(|seeker| seeker.look(config)).transpose()?.unwrap_or_default();
+    let servers = if serves { auto::servers(config, &seen.found) } else { Vec::new() };
+    let (candidates, mut closed) = open_all(host, servers, options, follows)?;
     let served: Vec<GpuInfo> =
         candidates.iter().flat_map(|candidate| candidate.gpus.infos.iter().cloned()).collect();
-    let _log_guard = served.first().map(|gpu| start_log(cli, config, gpu));
+    // Where servers come and go, all GPUs are this run's from the start: the guardian's set is fixed.
+    let all = if follows { host.list()? } else { Vec::new() };
+    let _log_guard = served.first().or(all.first()).map(|gpu| start_log(cli, config, gpu));
+    seen.found.iter().for_each(|found| follow::say(found, "server found"));
+    let mut left_out = LeftOut::default();
+    left_out.say(seen.left_out);
     let is_several = serves && !config.servers.is_one();
     for Candidate { server, gpus, .. } in &candidates {
         tracing::info!(
@@ -155,9 +167,13 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
         false => bind_page("park.metrics_listen", config.park.metrics_listen, Listen::PARK)?,
     };
     let candidates = Candidate::join_overlapping(candidates)?;
-    candidates.iter().try_for_each(Candidate::check)?;
+    let candidates = check_all(candidates, &mut closed, follows)?;
+    // A server that goes leaves its GPUs to be parked; those of one that is named with its GPUs are its own.
+    let selectors = config.gpus();
+    let named: Vec<GpuInfo> =
+        all.iter().filter(|gpu| selectors.iter().any(|selector| selector.selects(gpu))).cloned().collect();
     let mut chosen = match parks {
-        true => park::choose(host, &config.park, &served)?,
+        true => park::choose(host, &config.park, if follows { &named } else { &served })?,
         false => Vec::new(),
     };
     if !serves {
@@ -168,17 +184,20 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
     }
     let locked = candidates.iter().filter(|candidate| !candidate.hands_off);
     let locked = locked.flat_map(|candidate| candidate.gpus.infos.iter());
-    let parked = chosen.iter().filter(|_| !dry_run).map(|gpu| &gpu.info);
+    let is_served = |gpu: &GpuInfo| served.iter().any(|served| served.uuid == gpu.uuid);
+    let parked = chosen.iter().map(|gpu| &gpu.info).filter(|gpu| !dry_run && !is_served(gpu));
     let locked: Vec<GpuInfo> = locked.chain(parked).cloned().collect();
     // Until the end of the run.
-    let guarded = match locked.is_empty() {
+    let others = if dry_run || options.data_collection { &[] } else { all.as_slice() };
+    let guarded = match locked.is_empty() && others.is_empty() {
         true => None,
         false => {
-            let periods = candidates.iter().map(|of| of.server.config.control.decision_interval_s.0);
+            let servers = config.servers().into_iter().map(|server| server.config).chain([config.clone()]);
+            let periods = servers.map(|config| config.control.decision_interval_s.0);
             let active = if parks { park::periods(&config.park).active.0 } else { 0.0 };
             let period = Seconds(periods.fold(active, f64::max));
             let json = cli.log_format == LogFormat::Json;
-            let mut guarded = Guarded::claim(&cli.config, json, config, host, &locked, period)?;
+            let mut guarded = Guarded::claim(&cli.config, json, config, host, &locked, others, period)?;
             if !dry_run {
                 guarded.guard_states(park::find_by_state(host, &config.park, &mut chosen)?);
             }
@@ -216,20 +235,37 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
             lines: StatusLines::default(),
             published: Published::new(HostState::new(unix_seconds(), dry_run)),
             is_several,
+            follows,
             clock: Clock::start(),
         };
-        let mut groups = start_all(&shared, known, &mut closed)?;
+        let (mut groups, refused) = start_all(&shared, known, &mut closed)?;
         let surroundings = match around {
             Some(around) => {
-                let (parked, surroundings) = around.start(host, config, chosen, &shared)?;
+                let (parked, surroundings) = around.start(host, config, chosen, &served, &shared)?;
                 groups.extend(parked.into_iter().map(|group| AnyGroup::Parked(Box::new(group))));
                 Some(surroundings)
             }
             None => None,
         };
-        if groups.is_empty() {
-            anyhow::bail!("no server can be served");
+        match refused {
+            Some(error) if groups.is_empty() => return Err(error),
+            None if groups.is_empty() && !follows => anyhow::bail!("no server can be served"),
+            _ => {}
         }
+        let follow = match seeker {
+            Some(seeker) => {
+                if groups.is_empty() {
+                    tracing::info!(
+                        looks_every_s = config.discover.every_s.0,
+                        "no server found yet: waiting for one"
+                    );
+                }
+                let published = shared.published.clone();
+                let follow = Follow::start(seeker, config, seen.found, left_out, published);
+                Some(follow.context("the thread that looks for servers")?)
+            }
+            None => None,
+        };
         // Until the end of the run.
         let (_served, orders) = serve(config, page, shared.published.clone())?;
         let arguments = match role {
@@ -240,7 +276,8 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
             groups,
             closed,
             surroundings,
-            opener: is_several.then(|| shared.opener(host)),
+            follow,
+            opener: (is_several || follows).then(|| shared.opener(host)),
             pulse,
             watch,
             reload: hangup.map(|hangup| Rereader {
@@ -264,13 +301,35 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
     })
 }
 
-/// Starts the group of each server. One that cannot be started is left for later, unless it is the only one.
+/// Those that nothing about the set-up of their GPUs is in the way of; where servers are looked for, others are left for
+/// later.
+fn check_all(
+    candidates: Vec<Candidate>,
+    closed: &mut Vec<Vec<Server>>,
+    follows: bool,
+) -> anyhow::Result<Vec<Candidate>> {
+    let mut fit = Vec::new();
+    for candidate in candidates {
+        match candidate.check() {
+            Ok(()) => fit.push(candidate),
+            Err(error) if follows => {
+                tracing::error!(name = candidate.server.name, %error, "left alone; the others go on");
+                closed.push(candidate.servers);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(fit)
+}
+
+/// Starts the group of each server. One that cannot be started is left for later, unless it is the only one; the first
+/// error of those is given too.
 fn start_all(
     shared: &Shared,
     known: Vec<(Candidate, Memory)>,
     closed: &mut Vec<Vec<Server>>,
-) -> anyhow::Result<Vec<AnyGroup>> {
-    let mut groups = Vec::new();
+) -> anyhow::Result<(Vec<AnyGroup>, Option<anyhow::Error>)> {
+    let (mut groups, mut first) = (Vec::new(), None);
     for (candidate, memory) in known {
         let (name, servers) = (candidate.server.name.clone(), candidate.servers.clone());
         let started = group::take_clocks(shared.guarded.as_deref(), &candidate)
@@ -279,13 +338,14 @@ fn start_all(
             Ok(group) => groups.push(AnyGroup::Served(Box::new(group))),
             Err(error) if !shared.is_several => return Err(error),
             Err(error) => {
-                let error = format!("{error:#}");
-                tracing::error!(name, error, "left alone; the others go on");
+                let why = format!("{error:#}");
+                tracing::error!(name, error = why, "left alone; the others go on");
+                first.get_or_insert(error);
                 closed.push(servers);
             }
         }
     }
-    Ok(groups)
+    Ok((groups, first))
 }
 
 /// Those who serve the run's state to the outside, until this is dropped.

@@ -330,6 +330,8 @@ pub struct Shared {
     pub published: Published,
     /// There are several servers.
     pub is_several: bool,
+    /// Servers come and move: each that is opened has its clients listened to on its own.
+    pub follows: bool,
     /// The clock of the run.
     pub clock: Clock,
 }
@@ -346,7 +348,8 @@ impl Shared {
         Rc::new(move |servers: Vec<Server>, taken: BTreeSet<String>| {
             let shared = shared.clone();
             Box::pin(async move {
-                let (options, guarded) = (shared.options, shared.guarded.clone());
+                let Shared { options, follows, .. } = shared;
+                let (guarded, watcher) = (shared.guarded.clone(), shared.watcher.clone());
                 let opened = tokio::task::spawn_blocking(move || {
                     let opened = servers.into_iter().map(|server| Candidate::open(host, server, options));
                     let candidate = Candidate::join(opened.collect::<Result<_, _>>()?)?;
@@ -360,10 +363,15 @@ impl Shared {
                     // The model that is put aside is one of before the start.
                     let memory = Memory::load(&candidate, Options { reset_model: false, ..options })?;
                     let lease = take_clocks(guarded.as_deref(), &candidate)?;
-                    anyhow::Ok((candidate, memory, lease))
+                    let watcher = match follows {
+                        true => clients::listen(std::slice::from_ref(&candidate.server)),
+                        false => watcher,
+                    };
+                    anyhow::Ok((candidate, memory, lease, watcher))
                 });
-                let (candidate, memory, lease) = opened.await.context("the thread that opens it")??;
-                shared.start(candidate, memory, lease)
+                let (candidate, memory, lease, watcher) =
+                    opened.await.context("the thread that opens it")??;
+                Shared { watcher, ..shared }.start(candidate, memory, lease)
             })
         })
     }
@@ -486,9 +494,11 @@ impl Shared {
 pub fn take_clocks(guarded: Option<&Guarded>, candidate: &Candidate) -> anyhow::Result<Option<ClockLease>> {
     let Some(guarded) = guarded.filter(|_| !candidate.hands_off) else { return Ok(None) };
     if let Some(other) = candidate.gpus.infos.iter().find(|gpu| !guarded.has(gpu)) {
-        anyhow::bail!("{other} was not there when agft started; it takes part after a restart of agft");
+        anyhow::bail!(
+            "{other} was not there, or was another agft's, when agft started; it takes part after a restart of agft"
+        );
     }
-    let ledger = Box::new(guarded.ledger());
+    let ledger = guarded.ledger(&candidate.gpus.infos)?;
     let lease = candidate.gpus.take_clocks(&candidate.server.config, ledger).map_err(|error| {
         let help = match error {
             GpuError::NotSupported { .. } => NO_LOCKS,

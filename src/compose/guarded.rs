@@ -1,20 +1,22 @@
 //! What a run that locks clocks needs before its first lock: the GPUs for itself, what the dead left undone, a guardian.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::daemon::watch::{Pulse, Watch};
-use crate::gpu::GpuInfo;
 use crate::gpu::host::AnyHost;
+use crate::gpu::lease::{Domain, Ledger};
+use crate::gpu::{GpuError, GpuInfo};
 use crate::guardian::ledger::HeldLedger;
 use crate::guardian::link::{Answers, GuardianSpec, Link};
 use crate::guardian::undo::{Undone, runtime_dir, undo};
-use crate::store::held::{Claim, HeldDir, Holder, Role};
-use crate::units::Seconds;
+use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
+use crate::units::{Mhz, Seconds};
 
 /// GPUs that are this run's alone, until this is dropped.
 pub struct Guarded {
@@ -22,30 +24,84 @@ pub struct Guarded {
     link: Link,
     spec: GuardianSpec,
     config: PathBuf,
+    /// UUIDs of the GPUs whose clocks a group has.
+    lent: Arc<Mutex<BTreeSet<String>>>,
     _claims: Vec<Claim>,
 }
 
+/// Books of the GPUs of one group, which no other group has until this is dropped, after the clocks are given back.
+struct LentLedger {
+    books: HeldLedger,
+    gpus: Vec<String>,
+    lent: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Ledger for LentLedger {
+    fn before_lock(&mut self, gpu: &GpuInfo, domain: Domain, min: Mhz, max: Mhz) -> Result<(), GpuError> {
+        self.books.before_lock(gpu, domain, min, max)
+    }
+
+    fn memory_is_locked(&self, gpu: &GpuInfo) -> bool {
+        self.books.memory_is_locked(gpu)
+    }
+
+    fn after_release(&mut self, gpu: &GpuInfo) {
+        self.books.after_release(gpu);
+    }
+}
+
+impl Drop for LentLedger {
+    fn drop(&mut self) {
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        lent.retain(|gpu| !self.gpus.contains(gpu));
+    }
+}
+
+/// The clocks of a GPU are another group's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("another group of this agft has the clocks of {0}, or has not given them back yet")]
+pub struct Lent(String);
+
 impl Guarded {
     /// Takes the GPUs for this run, whose ticks are `period` apart, and undoes what journals of the dead name on others.
+    /// Of `others`, those that another agft has are left out.
     ///
     /// # Errors
-    /// Another agft has one of them, or a dead one left what cannot be undone.
+    /// Another agft has one of `gpus`, or all, or a dead one left what cannot be undone.
     pub fn claim(
         file: &Path,
         json_log: bool,
         config: &Config,
         host: AnyHost,
         gpus: &[GpuInfo],
+        others: &[GpuInfo],
         period: Seconds,
     ) -> anyhow::Result<Self> {
         let path = runtime_dir(config);
         let dir = HeldDir::open(&path).context("gpu.runtime_dir")?;
         let holder = Holder::current(file);
-        let mut claims = Vec::new();
+        let (mut claims, mut uuids) = (Vec::new(), Vec::new());
+        let mut busy = None;
         for gpu in gpus {
             claims.push(dir.claim(&gpu.uuid, Role::Controller, &holder)?);
+            uuids.push(gpu.uuid.clone());
         }
-        let uuids: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+        for gpu in others.iter().filter(|other| !gpus.iter().any(|gpu| gpu.uuid == other.uuid)) {
+            match dir.claim(&gpu.uuid, Role::Controller, &holder) {
+                Ok(claim) => {
+                    claims.push(claim);
+                    uuids.push(gpu.uuid.clone());
+                }
+                Err(ClaimError::Busy(why)) => {
+                    tracing::warn!(%gpu, %why, "left to the other agft");
+                    busy.get_or_insert(why);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(busy) = busy.filter(|_| claims.is_empty()) {
+            return Err(ClaimError::from(busy).into());
+        }
         let undone = undo(&dir, host, &uuids, Timestamp::now()).context("gpu.runtime_dir")?;
         undone.iter().for_each(log);
         let own = |undone: &Undone| match undone {
@@ -63,7 +119,14 @@ impl Guarded {
             silence: GuardianSpec::silence(period),
             json_log,
         };
-        Ok(Self { dir: Arc::new(dir), link: Link::new(), spec, config: holder.config, _claims: claims })
+        Ok(Self {
+            dir: Arc::new(dir),
+            link: Link::new(),
+            spec,
+            config: holder.config,
+            lent: Arc::default(),
+            _claims: claims,
+        })
     }
 
     /// The guardian has to know of performance states that are forced on these GPUs; before it is started.
@@ -81,10 +144,19 @@ impl Guarded {
         Ok(answers)
     }
 
-    /// The books for the lease.
-    #[must_use]
-    pub fn ledger(&self) -> HeldLedger {
-        HeldLedger::new(Arc::clone(&self.dir), self.link.clone(), &self.config)
+    /// The books for the lease of these GPUs, each of which is one group's at a time.
+    ///
+    /// # Errors
+    /// [`Lent`]: a group has one of them.
+    pub fn ledger(&self, gpus: &[GpuInfo]) -> Result<Box<dyn Ledger>, Lent> {
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gpu) = gpus.iter().find(|gpu| lent.contains(&gpu.uuid)) {
+            return Err(Lent(gpu.to_string()));
+        }
+        let gpus: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+        lent.extend(gpus.iter().cloned());
+        let books = HeldLedger::new(Arc::clone(&self.dir), self.link.clone(), &self.config);
+        Ok(Box::new(LentLedger { books, gpus, lent: Arc::clone(&self.lent) }))
     }
 
     /// Is this one of the GPUs?

@@ -1,5 +1,6 @@
 //! From a checked configuration to the constants of the parts, and to the groups that run.
 
+pub mod auto;
 pub mod group;
 pub mod guarded;
 pub mod join;

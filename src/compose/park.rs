@@ -1,6 +1,6 @@
 //! From the section `park` of a configuration to the constants of the parts.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,13 +11,12 @@ use super::guarded::Guarded;
 use super::{chosen_levers, counted};
 use crate::config::{Config, Park, ParkLever, ParkSource, WaitKind};
 use crate::daemon::actuator::Actuator;
-use crate::daemon::clock::Clock;
 use crate::daemon::park::activity::ActivitySource;
 use crate::daemon::park::hooks::FanHooks;
 use crate::daemon::park::keeper::Keeper;
 use crate::daemon::park::levels::{Levels, levels};
 use crate::daemon::park::setup::{self, SetupError};
-use crate::daemon::park::{Board, ParkGroup, ParkParts, Parkable, Show, Surroundings};
+use crate::daemon::park::{Board, ParkGroup, ParkOpener, ParkParts, Parkable, Show, Surroundings, Yielded};
 use crate::gpu::host::AnyHost;
 use crate::gpu::lease::{ClockLease, give_back};
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors, SupportedClocks};
@@ -176,21 +175,72 @@ pub fn find_by_state(host: AnyHost, park: &Park, chosen: &mut [Chosen]) -> anyho
     Ok(by_state)
 }
 
-fn take_clocks(
-    host: AnyHost,
-    gpu: &Chosen,
-    park: &Park,
-    guarded: &Guarded,
-    clock: Clock,
-) -> anyhow::Result<Actuator> {
+fn take_clocks(host: AnyHost, gpu: &Chosen, park: &Park, guarded: &Guarded) -> anyhow::Result<ClockLease> {
     let clocks = if gpu.levels.by_state {
         host.state_clocks(&gpu.info, park.pstate)?
     } else {
         host.clocks(&GpuSelector::Uuid(gpu.info.uuid.clone()))?
     };
-    let lease = ClockLease::take_with(vec![(clocks, gpu.clocks.core_min())], Box::new(guarded.ledger()))
-        .context("clocks cannot be controlled")?;
-    Actuator::spawn(lease, clock).context("clock thread")
+    let ledger = guarded.ledger(std::slice::from_ref(&gpu.info))?;
+    ClockLease::take_with(vec![(clocks, gpu.clocks.core_min())], ledger)
+        .context("clocks cannot be controlled")
+}
+
+/// What the group of every parked GPU is made with.
+#[derive(Clone)]
+struct Common {
+    host: AnyHost,
+    shared: Shared,
+    board: Rc<Board>,
+    keeper: Option<Rc<Keeper>>,
+    save_dir: PathBuf,
+}
+
+impl Common {
+    fn group(&self, park: &Park, gpu: Chosen, lease: Option<ClockLease>) -> anyhow::Result<ParkGroup> {
+        let Chosen { sensors, info, clocks, levels } = gpu;
+        let (clock, options) = (self.shared.clock, self.shared.options);
+        let actuator =
+            lease.map(|lease| Actuator::spawn(lease, clock)).transpose().context("clock thread")?;
+        let group = ParkGroup::start(ParkParts {
+            known: load_levers(&self.save_dir, &info, 1),
+            info,
+            clocks,
+            sensors,
+            actuator,
+            settings: settings(park),
+            levels,
+            times: TrialTimes::default().faster(options.trial_speed.unwrap_or(1.0)),
+            board: Rc::clone(&self.board),
+            keeper: self.keeper.clone(),
+            log_every: park.log_interval_s,
+            wards: self.shared.wards.clone(),
+            clock,
+            panic_at_turn: options.panic_at_tick,
+        });
+        group.context("sensor thread")
+    }
+
+    /// Opens a GPU again that had a server, the driver's part of it off the loop's thread.
+    fn opener(self) -> ParkOpener {
+        Rc::new(move |gpu: &Parkable, park: &Park| {
+            let (common, gpu, park) = (self.clone(), gpu.clone(), park.clone());
+            Box::pin(async move {
+                let (host, guarded, theirs) = (common.host, common.shared.guarded.clone(), park.clone());
+                let opened = tokio::task::spawn_blocking(move || {
+                    let Parkable { info, clocks, by_state } = gpu;
+                    let sensors = host.sensors(&GpuSelector::Uuid(info.uuid.clone()))?;
+                    let levels = levels(&theirs, &info, &clocks, by_state)?;
+                    let gpu = Chosen { sensors, info, clocks, levels };
+                    let lease =
+                        guarded.map(|guarded| take_clocks(host, &gpu, &theirs, &guarded)).transpose()?;
+                    anyhow::Ok((gpu, lease))
+                });
+                let (gpu, lease) = opened.await.context("the thread that opens it")??;
+                common.group(&park, gpu, lease)
+            })
+        })
+    }
 }
 
 /// What parking has beside the GPUs, made before the first clock is touched.
@@ -208,7 +258,7 @@ impl Around {
         Ok(Self { hooks: setup::fan_hooks(park)?, sources: setup::sources(park)? })
     }
 
-    /// Starts a group for each GPU, and what is around them.
+    /// Starts a group for each GPU but those that are `served` for now, and what is around them.
     ///
     /// # Errors
     /// The driver refuses, or a thread cannot be had.
@@ -217,45 +267,35 @@ impl Around {
         host: AnyHost,
         config: &Config,
         chosen: Vec<Chosen>,
+        served: &[GpuInfo],
         shared: &Shared,
     ) -> anyhow::Result<(Vec<ParkGroup>, Surroundings)> {
-        let park = &config.park;
-        let (clock, options) = (shared.clock, shared.options);
-        let save_dir = Path::new(&config.model.save_dir);
-        let keeper = shared.guarded.as_ref().map(|_| Keeper::spawn(save_dir.to_owned())).transpose();
+        let (park, clock) = (&config.park, shared.clock);
+        let save_dir = PathBuf::from(&config.model.save_dir);
+        let keeper = shared.guarded.as_ref().map(|_| Keeper::spawn(save_dir.clone())).transpose();
         let keeper = keeper.context("the thread that keeps what was measured")?.map(Rc::new);
         let board = Board::new();
-        let (mut groups, mut gpus) = (Vec::new(), Vec::new());
+        let common = Common { host, shared: shared.clone(), board: Rc::clone(&board), keeper, save_dir };
+        let (mut groups, mut gpus, mut yielded) = (Vec::new(), Vec::new(), Yielded::default());
         for gpu in chosen {
             tracing::info!(gpu = %gpu.info, uuid = gpu.info.uuid, parked = %gpu.levels.simplest.clocks, "may be parked");
-            let guarded = shared.guarded.as_deref();
-            let actuator =
-                guarded.map(|guarded| take_clocks(host, &gpu, park, guarded, clock)).transpose()?;
-            let Chosen { sensors, info, clocks, levels } = gpu;
+            let Chosen { info, clocks, levels, .. } = &gpu;
             gpus.push(Parkable { info: info.clone(), clocks: clocks.clone(), by_state: levels.by_state });
-            let group = ParkGroup::start(ParkParts {
-                known: load_levers(save_dir, &info, 1),
-                info,
-                clocks,
-                sensors,
-                actuator,
-                settings: settings(park),
-                levels,
-                times: TrialTimes::default().faster(options.trial_speed.unwrap_or(1.0)),
-                board: Rc::clone(&board),
-                keeper: keeper.clone(),
-                log_every: park.log_interval_s,
-                wards: shared.wards.clone(),
-                clock,
-                panic_at_turn: options.panic_at_tick,
-            });
-            groups.push(group.context("sensor thread")?);
+            if served.iter().any(|served| served.uuid == info.uuid) {
+                yielded.insert(info);
+                continue;
+            }
+            let guarded = shared.guarded.as_deref();
+            let lease = guarded.map(|guarded| take_clocks(host, &gpu, park, guarded)).transpose()?;
+            groups.push(common.group(park, gpu, lease)?);
         }
         let (show, state) = Show::new(park);
         shared.published.set_park(state);
         let surroundings = Surroundings {
             board,
             gpus,
+            yielded,
+            opener: common.opener(),
             sources: self.sources,
             sources_every: periods(park).active,
             fans: FanRule::new(park.fan_off_after_s),

@@ -27,7 +27,7 @@ pub use choices::{
 };
 pub use error::{ConfigError, Problem, Warning};
 pub use sections::{
-    Control, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Park, Vllm,
+    Control, Discover, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Park, Vllm,
 };
 
 pub use servers::{ONE, SECTIONS as SERVER_SECTIONS, Server, Servers};
@@ -68,6 +68,8 @@ pub struct Config {
     pub model: Model,
     /// How the engine's metrics become measurements.
     pub metrics: Metrics,
+    /// Servers that are looked for.
+    pub discover: Discover,
     /// What operators see.
     pub observe: Observe,
     /// The record of each run.
@@ -196,6 +198,7 @@ impl Config {
         }
         config.metrics = Metrics::read(reader, base.metrics);
         if !is_server {
+            config.discover = Discover::read(reader, base.discover);
             config.observe = Observe::read(reader, base.observe);
             config.experiment = Experiment::read(reader, base.experiment);
             old_keys::read(reader);

@@ -313,6 +313,12 @@ sections! {
         baseline_measurements: u32 = 10, whole(1..=1000);
     }
 
+    /// Servers, or their GPUs, that are not named but looked for (`auto`).
+    Discover in "discover" {
+        /// Time from one look at the machine to the next.
+        every_s: Seconds = Seconds(10.0), seconds(0.1..=3600.0);
+    }
+
     /// What operators see.
     Observe in "observe" {
         /// Address and port of agft's own metrics page.

@@ -79,6 +79,14 @@ pub struct Server {
     pub config: Config,
 }
 
+impl Server {
+    /// Are its GPUs those on which it is found?
+    #[must_use]
+    pub fn is_auto(&self) -> bool {
+        self.config.gpu.device_id.is_empty()
+    }
+}
+
 impl Serialize for Server {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let Config { vllm, gpu, control, idle, holdout, linucb, metrics, .. } = &self.config;
@@ -196,6 +204,12 @@ impl Config {
         }
     }
 
+    /// Has the machine to be asked which servers there are, or which GPUs one of them has?
+    #[must_use]
+    pub fn is_auto(&self) -> bool {
+        self.servers == Servers::Auto || self.servers().iter().any(Server::is_auto)
+    }
+
     /// The GPUs of all servers that are named.
     #[must_use]
     pub fn gpus(&self) -> Vec<GpuSelector> {
@@ -257,7 +271,7 @@ servers:
         assert_eq!(of(chat), (Seconds(2.0), Seconds(0.05), file.seed, file.policy));
         assert_eq!(of(code), (Seconds(0.5), file.tpot_limit, 7, file.policy));
         assert_eq!(chat.config.gpu.device_id, [GpuSelector::Index(0), GpuSelector::Index(1)]);
-        assert!(code.config.gpu.device_id.is_empty() && !code.config.idle.enabled);
+        assert!(code.is_auto() && !chat.is_auto() && config.is_auto() && !code.config.idle.enabled);
         assert!(chat.config.idle.enabled);
         assert!(chat.config.model.save_dir.ends_with("models/chat"));
         assert!(code.config.experiment.dir.ends_with("experiment/code"));
@@ -274,6 +288,11 @@ servers:
         let servers = config.servers();
         assert_eq!((servers.len(), servers[0].name.as_str()), (1, ONE));
         assert_eq!(servers[0].config, config);
+        assert!(
+            !config.is_auto()
+                && parse("servers: auto").is_auto()
+                && parse("gpu: {device_id: auto}").is_auto()
+        );
         assert_eq!(parse("servers: auto").servers, Servers::Auto);
         assert_eq!(parse(&parse("servers: auto").to_yaml()).servers, Servers::Auto);
     }

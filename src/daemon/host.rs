@@ -12,27 +12,25 @@ use std::time::{Duration, Instant};
 use futures_util::future::LocalBoxFuture;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinError, JoinSet, LocalSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet, LocalSet};
 use tracing::Instrument;
 
+use super::closed::Closed;
+use super::follow::Follow;
 use super::notify::Notifier;
-use super::park::{Looks, ParkGroup, Surroundings};
+use super::park::{Looks, ParkGroup, Surroundings, group_name};
 use super::reload::{differences, hung_up, is_of_a_server, read_again};
 use super::tick::{End, Ending, Group, RunError, ToGroup};
 use super::watch::{Alarm, Pulse, Watch};
 use crate::compose::join::name;
 use crate::config::{Config, ConfigError, Server};
 use crate::control::Order;
+use crate::discover::Change;
 use crate::export::protocol::Directed;
+use crate::gpu::GpuInfo;
 
 /// The loop shows that it goes on this often, whatever the groups do.
 const ALIVE_EVERY: Duration = Duration::from_millis(200);
-/// A group that ended is opened again after so long, after twice as long if that fails ...
-const REOPEN_AFTER: Duration = Duration::from_secs(5);
-/// ... and after so long at most.
-const REOPEN_AFTER_MOST: Duration = Duration::from_secs(60);
-/// Closed so long after the last time, it is no row.
-const WELL_AFTER: Duration = Duration::from_secs(120);
 /// Messages that may wait for a group.
 const INBOX: usize = 16;
 
@@ -101,6 +99,8 @@ pub struct Host {
     pub closed: Vec<Vec<Server>>,
     /// What is around the GPUs without a server, if any are parked.
     pub surroundings: Option<Surroundings>,
+    /// Who tells of servers that come, move and go, if they are looked for.
+    pub follow: Option<Follow>,
     /// Opens a group again that has ended; without it, it stays closed.
     pub opener: Option<Opener>,
     /// Marked by the loop.
@@ -123,6 +123,7 @@ impl Host {
             groups: vec![AnyGroup::Served(Box::new(group))],
             closed: Vec::new(),
             surroundings: None,
+            follow: None,
             opener: None,
             pulse: Pulse::new(),
             watch: None,
@@ -171,32 +172,6 @@ impl Rereader {
     }
 }
 
-/// Servers whose group has ended or could not be opened, and when each is tried again.
-#[derive(Default)]
-struct Closed {
-    waiting: Vec<(Instant, Vec<Server>)>,
-    /// By name: when it was closed last, and how often in a row.
-    times: BTreeMap<String, (Instant, u32)>,
-}
-
-impl Closed {
-    fn push(&mut self, servers: Vec<Server>) {
-        let (now, name) = (Instant::now(), name(&servers));
-        let before = self.times.get(&name).filter(|(at, _)| now.duration_since(*at) < WELL_AFTER);
-        let times = before.map_or(0, |(_, times)| times + 1);
-        self.times.insert(name, (now, times));
-        let pause = REOPEN_AFTER.saturating_mul(1 << times.min(10)).min(REOPEN_AFTER_MOST);
-        self.waiting.push((now + pause, servers));
-    }
-
-    /// One that is to be tried now.
-    fn due(&mut self) -> Option<Vec<Server>> {
-        let now = Instant::now();
-        let at = self.waiting.iter().position(|(due, _)| *due <= now)?;
-        Some(self.waiting.swap_remove(at).1)
-    }
-}
-
 /// A group's task, when it has ended.
 type Ended = Result<(AnyGroup, Result<(), RunError>), JoinError>;
 
@@ -205,6 +180,10 @@ type Ended = Result<(AnyGroup, Result<(), RunError>), JoinError>;
 struct Running {
     tasks: JoinSet<(AnyGroup, Result<(), RunError>)>,
     inboxes: BTreeMap<String, Inbox>,
+    /// Those that have ended and give their clocks back.
+    leaving: BTreeMap<String, JoinHandle<()>>,
+    /// An operator has paused everything: so are those that come.
+    paused: bool,
 }
 
 /// The way to a group that runs.
@@ -230,6 +209,10 @@ impl Running {
     fn start(&mut self, mut group: AnyGroup, pulse: &Pulse) {
         let (inbox, mut messages) = mpsc::channel(INBOX);
         let is_served = matches!(group, AnyGroup::Served(_));
+        if self.paused {
+            // There is room: it is the first message.
+            let _ = inbox.try_send(ToGroup::Order(Order::Pause));
+        }
         let servers = group.servers().into_iter().map(|server| server.name).collect();
         let inbox = Inbox { sender: inbox, is_served, servers, gpus: group.gpus() };
         self.inboxes.insert(group.name(), inbox);
@@ -254,8 +237,33 @@ impl Running {
         self.inboxes.values().flat_map(|inbox| inbox.gpus.iter().cloned()).collect()
     }
 
+    /// Has a group end, if there is one of this name, or with a server of it.
+    fn close(&mut self, name: &str) {
+        let is_its = |(group, inbox): &(&String, &mut Inbox)| {
+            *group == name || inbox.servers.iter().any(|server| server == name)
+        };
+        if let Some((_, inbox)) = self.inboxes.iter_mut().find(is_its) {
+            // Nobody sends to the old one any more, which ends the group, and nobody hears the new one.
+            inbox.sender = mpsc::channel(1).0;
+        }
+    }
+
+    /// Ends a group while others go on.
+    fn leave(&mut self, name: String, ending: Ending) {
+        self.leaving.retain(|_, ending| !ending.is_finished());
+        self.leaving.insert(name, tokio::task::spawn_local(end_aside(ending)));
+    }
+
+    /// Does no group of this name run or give its clocks back?
+    fn is_free(&self, name: &str) -> bool {
+        !self.inboxes.contains_key(name) && self.leaving.get(name).is_none_or(JoinHandle::is_finished)
+    }
+
     /// Hands an order to the group that it is for, or to every one.
-    async fn order(&self, Directed { server, order }: Directed) {
+    async fn order(&mut self, Directed { server, order }: Directed) {
+        if server.is_none() {
+            self.paused = order == Order::Pause;
+        }
         let meant = |name: &String| server.as_ref().is_none_or(|server| server == name);
         for (_, inbox) in self.inboxes.iter().filter(|(name, _)| meant(name)) {
             // One that has ended by now has nothing to obey.
@@ -300,6 +308,10 @@ impl Host {
             released = released.and(ending.give_back());
         }
         // Goodbye to the guardian, if all is back: what follows only writes files.
+        for ending in std::mem::take(&mut running.leaving).into_values() {
+            // Its panic, if any, was told.
+            let _ = ending.await;
+        }
         drop(self.watch.take());
         if let Some(notifier) = &self.notifier {
             notifier.stopping();
@@ -324,7 +336,7 @@ impl Host {
         let mut closed = Closed::default();
         std::mem::take(&mut self.closed).into_iter().for_each(|servers| closed.push(servers));
         let mut looks = self.surroundings.as_ref().map(Surroundings::looks);
-        let mut opening = JoinSet::new();
+        let (mut opening, mut taking_back) = (JoinSet::new(), JoinSet::new());
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut said_alive: Option<Instant> = None;
@@ -336,18 +348,22 @@ impl Host {
                 (group, result) = running.ended() => {
                     let (name, servers) = (group.name(), group.servers());
                     let ending = group.end(&result);
-                    if running.tasks.is_empty() {
+                    if running.tasks.is_empty() && self.follow.is_none() {
                         endings.push(ending);
                         return result.map(|()| End::Finished);
                     }
                     if let Err(error) = &result {
                         tracing::error!(name, %error, "left alone; the others go on");
                     }
-                    tokio::task::spawn_local(end_aside(ending));
-                    if !servers.is_empty() {
-                        closed.push(servers);
+                    running.leave(name, ending);
+                    let servers = self.current(servers);
+                    match result {
+                        _ if servers.is_empty() => {}
+                        Ok(()) => closed.push_found(servers),
+                        Err(_) => closed.push(servers),
                     }
                 }
+                changes = changed(self.follow.as_mut()) => self.follow_up(&changes, running, &mut closed),
                 () = hangup(self.reload.as_mut()) => {
                     self.reread(running).await;
                     // Who hears of connections may be another.
@@ -375,23 +391,106 @@ impl Host {
                     }
                     // One after the other: two of them may be on the same GPU.
                     if let Some(opener) = self.opener.clone().filter(|_| opening.is_empty())
-                        && let Some(servers) = closed.due()
+                        && let Some(servers) = closed.due(|name| running.is_free(name))
+                        && let servers = self.current(servers)
+                        && !servers.is_empty()
                     {
                         let taken = running.gpus();
                         opening.spawn_local(async move { (opener(servers.clone(), taken).await, servers) });
                     }
+                    if let (Some(surroundings), Some(follow)) = (&mut self.surroundings, &self.follow)
+                        && let Some((gpu, opened)) = surroundings
+                            .take_back(|gpu| !follow.serves(gpu) && running.is_free(&group_name(gpu)))
+                    {
+                        taking_back.spawn_local(async move { (opened.await, gpu) });
+                    }
                 }
-                Some(Ok((opened, servers))) = opening.join_next() => match opened {
-                    Ok(group) => {
-                        tracing::info!(server = group.name, "opened again");
-                        running.start(AnyGroup::Served(Box::new(group)), &self.pulse);
-                    }
-                    Err(error) => {
-                        let error = format!("{error:#}");
-                        tracing::warn!(server = name(&servers), error, "this server stays left alone");
-                        closed.push(servers);
-                    }
-                },
+                Some(Ok((opened, servers))) = opening.join_next() => {
+                    self.opened(opened, servers, running, &mut closed);
+                }
+                Some(Ok((opened, gpu))) = taking_back.join_next() => self.taken_back(opened, &gpu, running),
+            }
+        }
+    }
+
+    /// These servers as they are now, without those that are not there any more.
+    fn current(&self, servers: Vec<Server>) -> Vec<Server> {
+        match &self.follow {
+            Some(follow) => servers.into_iter().filter_map(|server| follow.current(server)).collect(),
+            None => servers,
+        }
+    }
+
+    /// The group of these servers was opened, or could not be.
+    fn opened(
+        &self,
+        opened: anyhow::Result<Group>,
+        servers: Vec<Server>,
+        running: &mut Running,
+        closed: &mut Closed,
+    ) {
+        let name = name(&servers);
+        let places = |servers: &[Server]| -> Vec<_> {
+            let place = |server: &Server| {
+                (server.config.vllm.prometheus_url.clone(), server.config.gpu.device_id.clone())
+            };
+            servers.iter().map(place).collect()
+        };
+        let current = self.current(servers.clone());
+        match opened {
+            Ok(group) if places(&current) == places(&servers) => {
+                tracing::info!(server = name, "opened");
+                running.start(AnyGroup::Served(Box::new(group)), &self.pulse);
+            }
+            Ok(group) => {
+                // One has gone, or moved on, meanwhile.
+                running.leave(name, group.end(&Ok(())));
+                for gone in servers.iter().filter(|server| !current.iter().any(|now| now.name == server.name)) {
+                    self.follow.iter().for_each(|follow| follow.forget(&gone.name));
+                }
+                if !current.is_empty() {
+                    closed.push_found(current);
+                }
+            }
+            Err(error) if !current.is_empty() => {
+                let error = format!("{error:#}");
+                tracing::warn!(server = name, error, "this server stays left alone");
+                closed.push(current);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// A GPU whose server has gone was opened to be parked, or could not be.
+    fn taken_back(&mut self, opened: anyhow::Result<ParkGroup>, gpu: &GpuInfo, running: &mut Running) {
+        let Some(surroundings) = &mut self.surroundings else { return };
+        let is_served = self.follow.as_ref().is_some_and(|follow| follow.serves(gpu));
+        surroundings.taken_back(gpu, opened.is_ok() && !is_served);
+        match opened {
+            Ok(group) if is_served => running.leave(group.name(), group.end(&Ok(()))),
+            Ok(group) => running.start(AnyGroup::Parked(Box::new(group)), &self.pulse),
+            Err(error) => tracing::warn!(%gpu, error = format!("{error:#}"), "not parked for now"),
+        }
+    }
+
+    /// Servers have come, moved or gone.
+    fn follow_up(&mut self, changes: &[Change], running: &mut Running, closed: &mut Closed) {
+        let Some(follow) = &self.follow else { return };
+        if let Some(surroundings) = &mut self.surroundings {
+            let parked = surroundings.yield_to(|gpu| follow.serves(gpu));
+            parked.iter().for_each(|name| running.close(name));
+        }
+        for change in changes {
+            match change {
+                Change::Came(_) => {
+                    follow.came(change).into_iter().for_each(|server| closed.push_found(vec![server]));
+                }
+                // Where it runs, it is opened anew when it has ended.
+                Change::Moved { now, .. } => running.close(&now.name),
+                Change::Went(found) => {
+                    running.close(&found.name);
+                    follow.forget(&found.name);
+                }
             }
         }
     }
@@ -402,7 +501,9 @@ impl Host {
         self.notifier.iter().for_each(Notifier::reloading);
         if let Some(wanted) = reload.read() {
             if reload.serves {
-                reread_servers(&reload.config, &wanted, running).await;
+                let servers =
+                    self.follow.as_mut().map_or_else(|| wanted.servers(), |follow| follow.reread(&wanted));
+                reread_servers(&reload.config, &wanted, servers, running).await;
             }
             if let Some(surroundings) = &mut self.surroundings
                 && let Some(config) = surroundings.take_up(&wanted, !reload.serves)
@@ -420,14 +521,13 @@ impl Host {
     }
 }
 
-async fn reread_servers(old: &Config, wanted: &Config, running: &Running) {
+async fn reread_servers(old: &Config, wanted: &Config, servers: Vec<Server>, running: &Running) {
     if !old.servers.is_one() || !wanted.servers.is_one() {
         let ours = |(key, _): &(String, String)| !is_of_a_server(key) && !key.starts_with("park.");
         for (key, change) in differences(old, wanted).into_iter().filter(ours) {
             tracing::warn!(key, change, "takes effect with the next start");
         }
     }
-    let servers = wanted.servers();
     let named = |name: &String| servers.iter().find(|server| server.name == *name);
     let served = || running.inboxes.values().filter(|inbox| inbox.is_served);
     for inbox in served() {
@@ -460,6 +560,13 @@ async fn end_aside(mut ending: Ending) {
 async fn alarm(watch: Option<&Watch>) -> Alarm {
     match watch {
         Some(watch) => watch.alarm().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(follow: Option<&mut Follow>) -> Vec<Change> {
+    match follow {
+        Some(follow) => follow.changed().await,
         None => std::future::pending().await,
     }
 }

@@ -7,7 +7,9 @@
 pub mod actuator;
 pub mod clients;
 pub mod clock;
+mod closed;
 pub mod feed;
+pub mod follow;
 pub mod host;
 pub mod log;
 pub mod notify;

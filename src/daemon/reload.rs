@@ -181,6 +181,7 @@ fn merge(old: &Config, new: &Config) -> Config {
     to.experiment = from.experiment;
     // `agft park`'s alone.
     to.park = from.park;
+    to.discover = from.discover;
     to.observe = from.observe;
     let detailed = to.logging.detailed_round_logging;
     to.logging = from.logging;

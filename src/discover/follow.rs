@@ -102,6 +102,12 @@ pub struct Follower {
 }
 
 impl Follower {
+    /// These are there: a first look has found them.
+    #[must_use]
+    pub fn starting_with(known: Vec<Found>) -> Self {
+        Self { known, pending: Vec::new() }
+    }
+
     /// The servers that are there.
     #[must_use]
     pub fn known(&self) -> &[Found] {

@@ -74,6 +74,22 @@ pub struct Look {
     pub has_host_pids: bool,
 }
 
+/// What agft needs to see other users' processes.
+pub const RIGHTS: &str = "their sockets may not be seen; run this as root (the right is CAP_SYS_PTRACE)";
+/// What agft needs to know the driver's process ids.
+const HOST_PIDS: &str = "agft is in a PID namespace of its own, where the driver's ids are not valid; run it \
+    with the host's processes in view (docker run --pid=host, hostPID: true)";
+/// Why an id may be unknown elsewhere.
+const ENDED: &str = "they have ended, or /proc hides them (hidepid=, ProtectProc=)";
+
+impl Look {
+    /// Why a process that the driver names may not be known here.
+    #[must_use]
+    pub fn why_unknown(&self) -> &'static str {
+        if self.has_host_pids { ENDED } else { HOST_PIDS }
+    }
+}
+
 /// Processes that compute and are of no server that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rest {

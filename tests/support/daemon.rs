@@ -102,6 +102,12 @@ impl Bench {
         self
     }
 
+    /// Has the servers of the machine looked for, often.
+    pub(crate) fn look_for_servers(&mut self) {
+        "  auto\n".clone_into(&mut self.entries);
+        self.change("discover.every_s", "0.2");
+    }
+
     /// Changes a key (`section.key`) of the configuration; the value is YAML.
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
         self.change(key, value);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep;
 
-use super::Board;
 use super::keeper::Keeper;
 use super::levels::{Levels, levels};
 use super::probe::{Probe, Readings};
+use super::{Board, group_name};
 use crate::compose;
 use crate::compose::guarded::CLOCK_THREAD;
 use crate::control::{ClockOutcome, Order};
@@ -152,7 +152,7 @@ impl ParkGroup {
     /// Its name among the groups of the process.
     #[must_use]
     pub fn name(&self) -> String {
-        format!("GPU {}", self.info.index)
+        group_name(&self.info)
     }
 
     /// Runs until `inbox` is closed, or the GPU cannot be controlled any more.

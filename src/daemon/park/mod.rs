@@ -10,6 +10,7 @@ mod probe;
 mod reload;
 pub mod setup;
 mod show;
+mod yielded;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,10 +26,12 @@ pub use self::group::{ParkGroup, ParkParts};
 use self::hooks::FanHooks;
 pub use self::reload::Parkable;
 pub use self::show::Show;
+pub use self::yielded::{ParkOpener, Yielded};
 use super::clock::Clock;
 use super::notify::{Notifier, StatusLines, say_lines};
 use crate::config::Config;
 use crate::connections::Event;
+use crate::gpu::GpuInfo;
 use crate::park::State;
 use crate::park::fans::FanRule;
 use crate::park::source::Connections;
@@ -101,12 +104,21 @@ impl Board {
     }
 }
 
+/// The name of a GPU's group.
+pub(super) fn group_name(gpu: &GpuInfo) -> String {
+    format!("GPU {}", gpu.index)
+}
+
 /// What is around the GPUs without a server.
 pub struct Surroundings {
     /// Shared with their groups.
     pub board: Rc<Board>,
     /// The GPUs, as far as a change of the configuration has to know them.
     pub gpus: Vec<Parkable>,
+    /// Those of them that have a server for now.
+    pub yielded: Yielded,
+    /// Opens the group of one that has none any more.
+    pub opener: ParkOpener,
     /// Sources of activity beside the GPUs.
     pub sources: Vec<Box<dyn ActivitySource>>,
     /// Period of looks at those.
