@@ -311,7 +311,10 @@ impl Parker {
         let stretch = match used {
             _ if self.is_dry() || self.blind || (timing && !sees_clocks) => return,
             Some(used) => used,
-            None if timing => Stretch { start: now, end: now, now, energy: Joules(0.0) },
+            // A window of the page is judged once its energy was read; until then clocks are timed between pages.
+            None if timing && sample.page.is_none() => {
+                Stretch { start: now, end: now, now, energy: Joules(0.0) }
+            }
             None => return,
         };
         let Some(began) = self.parked_since() else { return };
