@@ -270,7 +270,7 @@ fn reload_takes_up_the_limits_of_one_of_two_servers_on_a_gpu() {
     let text = std::fs::read_to_string(bench.path("config.yaml")).unwrap();
     let (head, tail) = text.split_once("{name: code,").unwrap();
     // No engine is that fast.
-    let text = format!("{head}{{name: code, tpot_limit: 0.00001,{tail}");
+    let text = format!("{head}{{name: code, tpot_limit: 0.001,{tail}");
     std::fs::write(bench.path("config.yaml"), text).unwrap();
     daemon.signal(Signal::HUP);
     daemon.wait_for_log("takes effect now sharer=\"code\" key=\"control.tpot_limit\"");
