@@ -45,12 +45,12 @@ fn wake(bench: &Bench, daemon: &Daemon) -> Duration {
 
 /// The sensors as often as a default configuration reads them.
 fn with_default_sensors(machine: &MockConfig) -> Bench {
-    Bench::with(machine).set("gpu.sensor_poll_interval_ms", "100").set("idle.power_poll_interval_ms", "100")
+    Bench::with(machine).set("idle.active_poll_ms", "100").set("idle.parked_poll_ms", "100")
 }
 
 #[test]
 fn third_empty_window_parks_the_gpu_at_the_idle_clock() {
-    let bench = Bench::new().set("idle.after_windows", "3");
+    let bench = Bench::new().set("idle.quiet_s", "0.125");
     let mut daemon = bench.start(&[]);
     wait_until_parked(&bench, &daemon);
     daemon.stop();

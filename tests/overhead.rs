@@ -37,8 +37,8 @@ fn overhead_with_a_scraper_a_status_watch_and_a_page_stays_small() {
     let bench = Bench::new()
         .set("control.policy", "structured")
         .set("control.decision_interval_s", "0.3")
-        .set("gpu.sensor_poll_interval_ms", "100")
-        .set("idle.power_poll_interval_ms", "100")
+        .set("idle.active_poll_ms", "100")
+        .set("idle.parked_poll_ms", "100")
         .set("metrics.sampling_duration", "0.8")
         .set("logging.console_level", "INFO");
     for watched in [false, true] {
@@ -117,8 +117,8 @@ fn eight_servers_cost_little_more_than_one() {
     let mut bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 8))
         .set("control.policy", "structured")
         .set("control.decision_interval_s", "0.3")
-        .set("gpu.sensor_poll_interval_ms", "100")
-        .set("idle.power_poll_interval_ms", "100")
+        .set("idle.active_poll_ms", "100")
+        .set("idle.parked_poll_ms", "100")
         .set("metrics.sampling_duration", "0.8")
         .set("logging.console_level", "INFO");
     for server in 0..8 {
@@ -190,8 +190,8 @@ fn overhead_while_parked_is_smaller_still() {
     let mut bench = Bench::new()
         .set("control.policy", "structured")
         .set("control.decision_interval_s", "0.3")
-        .set("gpu.sensor_poll_interval_ms", "100")
-        .set("idle.power_poll_interval_ms", "100")
+        .set("idle.active_poll_ms", "100")
+        .set("idle.parked_poll_ms", "100")
         .set("logging.console_level", "INFO");
     for sources in ["[metrics, utilization]", "[metrics, utilization, connections]"] {
         bench.change("idle.sources", sources);

@@ -29,7 +29,7 @@ fn load(bench: &Bench, gpu: usize, load: f64) {
 #[test]
 fn quiet_gpu_is_parked_and_work_wakes_it_and_the_books_say_so() {
     // Long enough to measure the idle power, which settles for a second.
-    let bench = a100().set("park.idle_timeout_s", "1.5").set("park.at_start", "false");
+    let bench = a100().set("park.timeout_s", "1.5").set("park.at_start", "false");
     let mut daemon = parked(&bench, &[]);
     let seen = bench.mock.history().len();
     std::thread::sleep(Duration::from_millis(500));
@@ -317,7 +317,7 @@ fn arguments_are_held_to_the_rules_of_the_file() {
     let bench = a100();
     let bad = bench.run(&["park", "--idle-timeout=-1"]);
     assert_eq!(bad.code, Some(64), "{bad:?}");
-    assert!(bad.err.contains("park.idle_timeout_s is -1.0, must be a number from 0 to 86400"), "{bad:?}");
+    assert!(bad.err.contains("park.timeout_s is -1.0, must be a number from 0 to 86400"), "{bad:?}");
     let twice = bench.run(&["park", "--gpus", "0,0"]);
     assert_eq!(twice.code, Some(64), "{twice:?}");
     assert!(bench.mock.history().is_empty());

@@ -26,7 +26,7 @@ fn a6000() -> GpuConfig {
 fn bench(gpu: GpuConfig) -> Bench {
     Bench::with(&MockConfig::new(vec![gpu]))
         .set("park.quiet_s", "0.3")
-        .set("park.idle_timeout_s", "0.3")
+        .set("park.timeout_s", "0.3")
         .set("park.active_poll_ms", "20")
         .set("park.parked_poll_ms", "50")
 }

@@ -100,7 +100,7 @@ fn file_is_read_again_and_the_clocks_follow_while_a_bad_one_changes_nothing() {
     let mut daemon = parked(&bench, &[]);
     let guardian = bench.guardian();
     bench.change("park.lever", "both");
-    bench.change("park.idle_timeout_s", "0.5");
+    bench.change("park.timeout_s", "0.5");
     bench.change("park.active_poll_ms", "50");
     bench.config();
     daemon.signal(Signal::HUP);
@@ -113,11 +113,11 @@ fn file_is_read_again_and_the_clocks_follow_while_a_bad_one_changes_nothing() {
         eventually(|| bench.mock.locks(0).unwrap(), |locks| locks.core.is_some() && locks.memory.is_some());
     assert_eq!(locked.memory, Some(Range { min: 405, max: 405 }), "{}", daemon.tail());
     assert_eq!(status(&bench)["lever"], "both");
-    bench.change("park.idle_timeout_s", "-1");
+    bench.change("park.timeout_s", "-1");
     bench.config();
     daemon.signal(Signal::HUP);
     daemon.wait_for_log("the old one stays");
-    assert!(daemon.log().contains("key=\"park.idle_timeout_s\""), "{}", daemon.tail());
+    assert!(daemon.log().contains("key=\"park.timeout_s\""), "{}", daemon.tail());
     assert_eq!((bench.mock.locks(0).unwrap().memory, bench.guardian()), (locked.memory, guardian));
     daemon.stop();
     bench.assert_given_back(daemon.pid());
@@ -131,11 +131,11 @@ fn reload_watches_other_ports_and_keeps_what_the_command_line_says() {
     let mut daemon = parked(&bench, &["--idle-timeout", "0.4"]);
     bench.change("park.sources", "[connections]");
     bench.change("park.ports", &format!("[{}]", address.port()));
-    bench.change("park.idle_timeout_s", "600");
+    bench.change("park.timeout_s", "600");
     bench.config();
     daemon.signal(Signal::HUP);
     daemon.wait_for_log("configuration reloaded");
-    assert!(!daemon.log().contains("key=\"park.idle_timeout_s\""), "{}", daemon.tail());
+    assert!(!daemon.log().contains("key=\"park.timeout_s\""), "{}", daemon.tail());
     // Not the lock of before, which is given back first.
     let parkings = || daemon.log().lines().filter(|line| line.contains(": parked ")).count();
     assert!(eventually(parkings, |times| *times == 2) == 2, "{}", daemon.tail());

@@ -24,7 +24,7 @@ fn host() -> Bench {
         .server("batch", &[3], ", tpot_limit: 0.5")
         .set("park.others", "true")
         .set("park.quiet_s", "0.3")
-        .set("park.idle_timeout_s", "0.3")
+        .set("park.timeout_s", "0.3")
         .set("park.active_poll_ms", "20")
         .set("park.parked_poll_ms", "50")
 }

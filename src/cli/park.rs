@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::run::{Role, daemon, exit_of_run};
 use super::{Cli, Exit, load_config, logging, report_config_error};
-use crate::config::{Config, ConfigError, Listen, ParkSource};
+use crate::config::{Config, ConfigError, Listen, Source};
 use crate::gpu::GpuSelector;
 use crate::units::Seconds;
 
@@ -15,7 +15,7 @@ pub struct ParkArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub gpus: Vec<String>,
 
-    /// Park after so much time without work (overrides park.idle_timeout_s)
+    /// Park after so much time without work (overrides park.timeout_s)
     #[arg(long, value_name = "SECONDS")]
     pub idle_timeout: Option<f64>,
 
@@ -73,12 +73,12 @@ fn with_arguments(mut config: Config, args: &ParkArgs) -> Result<Config, ConfigE
         park.gpus = Some(args.gpus.iter().map(selector).collect());
     }
     if let Some(timeout) = args.idle_timeout {
-        park.idle_timeout_s = Seconds(timeout);
+        park.timeout_s = Seconds(timeout);
     }
     if !args.ports.is_empty() {
         park.ports.clone_from(&args.ports);
-        if !park.sources.contains(&ParkSource::Connections) {
-            park.sources.push(ParkSource::Connections);
+        if !park.sources.contains(&Source::Connections) {
+            park.sources.push(Source::Connections);
         }
     }
     if let Some(listen) = args.metrics_listen {

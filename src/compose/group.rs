@@ -514,8 +514,8 @@ pub fn take_clocks(guarded: Option<&Guarded>, candidate: &Candidate) -> anyhow::
 pub fn sampler_settings(config: &Config) -> SamplerSettings {
     SamplerSettings {
         energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
-        sensors_every: Duration::from_millis(config.gpu.sensor_poll_interval_ms),
-        watch_every: Duration::from_millis(config.idle.power_poll_interval_ms),
+        sensors_every: Duration::from_millis(config.idle.active_poll_ms),
+        watch_every: Duration::from_millis(config.idle.parked_poll_ms),
     }
 }
 

@@ -13,31 +13,20 @@ use crate::bandit::linucb::LinUcbSettings;
 use crate::bandit::memory;
 use crate::bandit::space::SpaceSettings;
 use crate::bandit::structured::StructuredSettings;
-use crate::config::{self, Config, ConnectionCount, EngineKind, IdleSource, PolicyKind, WaitKind};
+use crate::config::{Config, EngineKind, PolicyKind};
 use crate::control::Settings;
 use crate::engine;
 use crate::gpu::{GpuInfo, SupportedClocks};
 use crate::holdout::HoldoutSettings;
 use crate::metrics::scrape::ScrapeSettings;
-use crate::park::Settings as ParkSettings;
-use crate::park::gap::{GapSettings, Wait};
-use crate::park::levers::{Lever, LeverBook, LeverKind, Levers};
-use crate::park::settings::Unnoticed;
-use crate::park::source::CountedConnections;
+use crate::park::levers::{LeverBook, Levers};
 use crate::park::wake::Running;
 use crate::reward::slo::Limits;
 use crate::store::Identity;
-use crate::units::{Joules, Mhz, Seconds};
+use crate::units::{Mhz, Seconds};
 
 /// Part of a window after a clock change that is not measured: clocks take 10-100 ms to change.
 const SETTLE: Seconds = Seconds(0.1);
-
-/// Above this utilisation a GPU does work, whatever its server's page says.
-const QUIET_UTILIZATION_PERCENT: f64 = 10.0;
-/// Above this a GPU has not sunk between two requests: its clocks are to be up.
-const BUSY_PERCENT: f64 = 30.0;
-/// Beside a server: ten looks a second at averages over 0.1 to 1 s, and a page each 0.3 s.
-const UNNOTICED: Unnoticed = Unnoticed { by_sensors: Seconds(0.15), by_others: Seconds(0.3) };
 
 /// Whose model is learned on these GPUs.
 #[must_use]
@@ -91,7 +80,7 @@ pub fn control_settings(config: &Config, dry_run: bool) -> Settings {
         reward: control.reward,
         limits: limits(config),
         // Where no clock is written nothing is parked, and what would be measured of it is wrong.
-        idle: (config.idle.enabled && !control.data_collection_mode).then(|| idle_settings(config)),
+        idle: (config.idle.enabled && !control.data_collection_mode).then(|| park::of_server(config)),
         holdout: (config.holdout.share > 0.0).then_some(HoldoutSettings {
             share: config.holdout.share,
             block: config.holdout.block_s,
@@ -109,9 +98,7 @@ pub fn control_settings(config: &Config, dry_run: bool) -> Settings {
 /// The ways to park a GPU with these clocks, and what is known of them.
 #[must_use]
 pub fn levers(config: &Config, clocks: &SupportedClocks, book: LeverBook) -> Levers {
-    let core = clocks.nearest_core(config.gpu.idle_frequency);
-    let list = chosen_levers(config.idle.lever, Lever::of(clocks, core, clocks.memory().last()));
-    Levers::new(list, book, top(clocks))
+    Levers::new(park::locks(&config.idle, clocks), book, top(clocks))
 }
 
 /// The same for a run with these settings, which park nothing if there is no way to.
@@ -135,57 +122,6 @@ pub fn parking(
 #[must_use]
 pub fn top(clocks: &SupportedClocks) -> Running {
     Running { core: Some(clocks.core_max()), memory: clocks.memory().next() }
-}
-
-/// Of these levers those that are configured.
-#[must_use]
-fn chosen_levers(chosen: config::Lever, levers: Vec<Lever>) -> Vec<Lever> {
-    let wanted = match chosen {
-        config::Lever::Auto => return levers,
-        config::Lever::Core => LeverKind::Core,
-        config::Lever::Memory => LeverKind::Memory,
-        config::Lever::Both => LeverKind::Both,
-    };
-    levers.into_iter().filter(|lever| lever.kind == wanted).collect()
-}
-
-/// What of the connections is work.
-#[must_use]
-fn counted(count: ConnectionCount) -> CountedConnections {
-    match count {
-        ConnectionCount::Connections => CountedConnections::Open,
-        ConnectionCount::Recent => CountedConnections::Recent,
-    }
-}
-
-fn idle_settings(config: &Config) -> ParkSettings {
-    let idle = &config.idle;
-    // Half a window less, for ticks that come early.
-    let quiet = (f64::from(idle.after_windows) - 0.5) * config.control.decision_interval_s.0;
-    let wait = match idle.rule {
-        WaitKind::Timeout => Wait::Timeout(idle.timeout_s),
-        WaitKind::SkiRental => {
-            Wait::SkiRental { wake: idle.wake_cost_j.map(Joules), unmeasured: Seconds(quiet) }
-        }
-    };
-    let connections = idle.sources.contains(&IdleSource::Connections).then_some(counted(idle.count));
-    ParkSettings {
-        gap: GapSettings { wait, quiet: Seconds(quiet), at_start: true, wake_limit: idle.wake_limit_s },
-        page: true,
-        utilization_threshold_percent: idle
-            .sources
-            .contains(&IdleSource::Utilization)
-            .then_some(QUIET_UTILIZATION_PERCENT),
-        wake_power_ratio: Some(idle.wake_power_ratio),
-        connections,
-        hot: None,
-        busy_percent: BUSY_PERCENT,
-        periods: None,
-        unnoticed: UNNOTICED,
-        max_ttft_rise: idle.max_ttft_rise_percent / 100.0,
-        retries_last: false,
-        dry_run: false,
-    }
 }
 
 /// Constants of the `linucb` policy.
@@ -285,6 +221,7 @@ pub fn memory_clocks(config: &Config, clocks: &SupportedClocks) -> Vec<Mhz> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
     use crate::gpu::MemoryLevel;
 
     fn clocks(memory: &[u32]) -> SupportedClocks {
@@ -329,10 +266,8 @@ mod tests {
         config.control.data_collection_mode = true;
         assert!(control_settings(&config, false).idle.is_none());
         // A lever that the board does not have.
-        let config = Config {
-            idle: config::Idle { lever: config::Lever::Memory, ..config::Idle::default() },
-            ..Config::default()
-        };
+        let mut config = Config::default();
+        config.idle.lever = config::Lever::Memory;
         let mut settings = control_settings(&config, false);
         let levers = parking(&mut settings, &config, &clocks(&[1593]), LeverBook::default());
         assert_eq!(levers.usable().count(), 0);
@@ -342,7 +277,7 @@ mod tests {
     #[test]
     fn idle_clock_is_the_nearest_supported_one() {
         let mut config = Config::default();
-        config.gpu.idle_frequency = Mhz(345);
+        config.idle.core_mhz = Some(Mhz(345));
         let levers = levers(&config, &clocks(&[1593]), LeverBook::default());
         assert_eq!(levers.best(None).unwrap().clocks.core, Mhz(210));
     }

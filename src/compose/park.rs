@@ -1,4 +1,5 @@
-//! From the section `park` of a configuration to the constants of the parts.
+//! From the keys of parking to the constants of the parts, for GPUs with a server and without one; and to the groups of the
+//! latter.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -8,8 +9,7 @@ use anyhow::Context;
 
 use super::group::Shared;
 use super::guarded::Guarded;
-use super::{chosen_levers, counted};
-use crate::config::{Config, Park, ParkLever, ParkSource, WaitKind};
+use crate::config::{self, Config, ConnectionCount, Park, Parking, Source, WaitKind};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::park::activity::ActivitySource;
 use crate::daemon::park::hooks::FanHooks;
@@ -22,69 +22,102 @@ use crate::gpu::lease::{ClockLease, give_back};
 use crate::gpu::{GpuError, GpuInfo, GpuSelector, GpuSensors, SupportedClocks};
 use crate::park::fans::FanRule;
 use crate::park::gap::{GapSettings, Wait};
-use crate::park::levers::{Lever, TrialTimes};
+use crate::park::levers::{Lever, LeverKind, TrialTimes};
 use crate::park::settings::{HotAt, Periods, Settings, Unnoticed};
+use crate::park::source::CountedConnections;
 use crate::store::load_levers;
 use crate::units::{Joules, Seconds};
 
 /// Time from work until the driver's own averaging shows it.
 const AVERAGED: Seconds = Seconds(0.1);
+/// Beside a server: ten looks a second at averages over 0.1 to 1 s, and a page each 0.3 s.
+const UNNOTICED: Unnoticed = Unnoticed { by_sensors: Seconds(0.15), by_others: Seconds(0.3) };
+/// Above this a server's GPU has not sunk between two requests: its clocks are to be up.
+const BUSY_PERCENT: f64 = 30.0;
+/// So many looks find two quiet ones in a row: half a one less, for those that come early.
+const TWO_LOOKS: f64 = 1.5;
+
+/// Constants of parking GPUs with a server.
+#[must_use]
+pub fn of_server(config: &Config) -> Settings {
+    settings(&config.idle, Some(config))
+}
 
 /// Constants of parking GPUs without a server.
 #[must_use]
-pub fn settings(park: &Park) -> Settings {
-    let utilization = park.sources.contains(&ParkSource::Utilization);
-    let utilization = utilization.then_some(park.utilization_threshold_percent);
-    let periods = periods(park);
+pub fn of_others(park: &Park) -> Settings {
+    settings(park, None)
+}
+
+fn settings(keys: &Parking, server: Option<&Config>) -> Settings {
+    let has = |source| keys.sources.contains(&source);
+    let utilization = has(Source::Utilization).then_some(keys.utilization_threshold_percent);
+    let periods = periods(keys);
+    let look = server.map_or(periods.active, |server| server.control.decision_interval_s);
+    let quiet = keys.quiet_s.unwrap_or(Seconds(TWO_LOOKS * look.0));
     Settings {
         gap: GapSettings {
-            wait: match park.rule {
-                WaitKind::Timeout => Wait::Timeout(park.idle_timeout_s),
+            wait: match keys.rule {
+                WaitKind::Timeout => Wait::Timeout(keys.timeout_s),
                 WaitKind::SkiRental => {
-                    Wait::SkiRental { wake: park.wake_cost_j.map(Joules), unmeasured: park.quiet_s }
+                    Wait::SkiRental { wake: keys.wake_cost_j.map(Joules), unmeasured: quiet }
                 }
             },
-            quiet: park.quiet_s,
-            at_start: park.at_start,
-            wake_limit: park.wake_limit_s,
+            quiet,
+            at_start: keys.at_start,
+            wake_limit: keys.wake_limit_s,
         },
-        page: false,
+        page: server.is_some(),
         utilization_threshold_percent: utilization,
-        wake_power_ratio: None,
-        connections: park.sources.contains(&ParkSource::Connections).then_some(counted(park.count)),
-        hot: park.temperature_high_c.map(|high_c| HotAt { high_c, low_c: park.temperature_low_c }),
-        busy_percent: utilization.unwrap_or(0.0),
-        periods: Some(periods),
-        unnoticed: Unnoticed {
-            by_sensors: Seconds(periods.parked.0 / 2.0 + AVERAGED.0),
-            by_others: Seconds(0.0),
+        wake_power_ratio: keys.wake_power_ratio,
+        connections: has(Source::Connections).then_some(match keys.count {
+            ConnectionCount::Connections => CountedConnections::Open,
+            ConnectionCount::Recent => CountedConnections::Recent,
+        }),
+        hot: keys.temperature_high_c.map(|high_c| HotAt { high_c, low_c: keys.temperature_low_c }),
+        busy_percent: match server {
+            Some(_) => keys.utilization_threshold_percent.max(BUSY_PERCENT),
+            None => utilization.unwrap_or(0.0),
         },
-        max_ttft_rise: 1.0,
-        retries_last: true,
+        // A server's GPUs are read all the time.
+        periods: server.is_none().then_some(periods),
+        unnoticed: match server {
+            Some(_) => UNNOTICED,
+            None => Unnoticed {
+                by_sensors: Seconds(periods.parked.0 / 2.0 + AVERAGED.0),
+                by_others: Seconds(0.0),
+            },
+        },
+        max_ttft_rise: server.map_or(1.0, |server| server.idle.max_ttft_rise_percent / 100.0),
+        retries_last: server.is_none(),
         dry_run: false,
     }
 }
 
 /// Periods of looks at sensors and connections.
 #[must_use]
-pub fn periods(park: &Park) -> Periods {
-    Periods { active: millis(park.active_poll_ms), parked: millis(park.parked_poll_ms) }
-}
-
-fn millis(number: u64) -> Seconds {
-    Seconds(Duration::from_millis(number).as_secs_f64())
+pub fn periods(keys: &Parking) -> Periods {
+    let millis = |number| Seconds(Duration::from_millis(number).as_secs_f64());
+    Periods { active: millis(keys.active_poll_ms), parked: millis(keys.parked_poll_ms) }
 }
 
 /// The locks that the configuration allows, the simplest first; none if it wants a memory clock lowered that
 /// is the only one.
 #[must_use]
-pub fn locks(park: &Park, clocks: &SupportedClocks) -> Vec<Lever> {
-    let core = park.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));
-    let memory = match park.memory_mhz {
+pub fn locks(keys: &Parking, clocks: &SupportedClocks) -> Vec<Lever> {
+    let core = keys.core_mhz.map_or(clocks.core_min(), |core| clocks.nearest_core(core));
+    let memory = match keys.memory_mhz {
         Some(wanted) => clocks.memory().min_by_key(|memory| memory.abs_diff(wanted)),
         None => clocks.memory().last(),
     };
-    chosen_levers(park.lever.locks(), Lever::of(clocks, core, memory))
+    let mut levers = Lever::of(clocks, core, memory);
+    levers.retain(|lever| match keys.lever {
+        config::Lever::Auto | config::Lever::Pstate => true,
+        config::Lever::Core => lever.kind == LeverKind::Core,
+        config::Lever::Memory => lever.kind == LeverKind::Memory,
+        config::Lever::Both => lever.kind == LeverKind::Both,
+    });
+    levers
 }
 
 /// A GPU that is to be parked, opened for reading.
@@ -132,7 +165,7 @@ fn open(host: AnyHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, Se
     if sensors.setup().mig == Some(true) {
         return Err(GpuError::Mig { gpu: info.to_string(), index: info.index }.into());
     }
-    if park.sources.contains(&ParkSource::Utilization)
+    if park.sources.contains(&Source::Utilization)
         && let Err(error) = sensors.utilization()
         && error.is_missing_sensor()
     {
@@ -142,7 +175,7 @@ fn open(host: AnyHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, Se
         GpuError::NotSupported { .. } => SetupError::NoClocksListed { gpu: info.to_string() },
         error => error.into(),
     })?;
-    let levels = levels(park, &info, &clocks, park.lever == ParkLever::Pstate)?;
+    let levels = levels(park, &info, &clocks, park.lever == config::Lever::Pstate)?;
     Ok(Chosen { sensors, info, clocks, levels })
 }
 
@@ -157,9 +190,9 @@ pub fn find_by_state(host: AnyHost, park: &Park, chosen: &mut [Chosen]) -> anyho
         let uuid = gpu.info.uuid.clone();
         let usable = || host.state_clocks(&gpu.info, park.pstate);
         match park.lever {
-            ParkLever::Core | ParkLever::Memory | ParkLever::Both => continue,
-            ParkLever::Pstate => drop(usable().context("park.lever is pstate")?),
-            ParkLever::Auto => {
+            config::Lever::Core | config::Lever::Memory | config::Lever::Both => continue,
+            config::Lever::Pstate => drop(usable().context("park.lever is pstate")?),
+            config::Lever::Auto => {
                 let reset = give_back(host.clocks(&GpuSelector::Uuid(uuid.clone()))?.as_mut(), false);
                 if !matches!(reset, Err(GpuError::NotSupported { .. })) {
                     continue;
@@ -208,7 +241,7 @@ impl Common {
             clocks,
             sensors,
             actuator,
-            settings: settings(park),
+            settings: of_others(park),
             levels,
             times: TrialTimes::default().faster(options.trial_speed.unwrap_or(1.0)),
             board: Rc::clone(&self.board),

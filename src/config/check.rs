@@ -1,9 +1,9 @@
 //! Keys that bound each other, and combinations that are allowed but odd.
 
-use super::Config;
-use super::choices::{IdleSource, ParkSource};
+use super::choices::{Lever, Source};
 use super::error::{Problem, Warning};
 use super::reader::Reader;
+use super::{Config, Parking};
 
 /// Reports a pair of keys that contradict each other, unless it `holds`.
 fn require(reader: &mut Reader<'_>, holds: bool, [key, than]: [&str; 2], value: String, must_be: String) {
@@ -17,22 +17,52 @@ fn require(reader: &mut Reader<'_>, holds: bool, [key, than]: [&str; 2], value: 
 pub(super) fn relations(config: &Config, reader: &mut Reader<'_>) {
     relations_of_server(config, reader);
     let park = &config.park;
-    if let Some(high) = park.temperature_high_c {
-        require(
-            reader,
-            park.temperature_low_c <= high,
-            ["park.temperature_low_c", "park.temperature_high_c"],
-            park.temperature_low_c.to_string(),
-            format!("at most park.temperature_high_c, which is {high}"),
-        );
-    }
+    relations_of_parking(reader, "park", park);
     require(
         reader,
-        park.ports.is_empty() != park.sources.contains(&ParkSource::Connections),
+        park.ports.is_empty() != park.sources.contains(&Source::Connections),
         ["park.ports", "park.sources"],
         if park.ports.is_empty() { "empty".into() } else { "given".into() },
         "given if, and only if, park.sources has connections".into(),
     );
+    if park.sources.contains(&Source::Metrics) {
+        refuse(
+            reader,
+            "park.sources",
+            "metrics",
+            "without metrics: these GPUs have no server",
+            "leave it out",
+        );
+    }
+}
+
+/// The same of the keys of parking.
+fn relations_of_parking(reader: &mut Reader<'_>, section: &str, parking: &Parking) {
+    if let Some(high) = parking.temperature_high_c {
+        require(
+            reader,
+            parking.temperature_low_c <= high,
+            [&format!("{section}.temperature_low_c"), &format!("{section}.temperature_high_c")],
+            parking.temperature_low_c.to_string(),
+            format!("at most {section}.temperature_high_c, which is {high}"),
+        );
+    }
+}
+
+fn refuse(reader: &mut Reader<'_>, key: &str, value: &str, must_be: &str, remedy: &str) {
+    let [key_text, value, must_be, remedy] = [key, value, must_be, remedy].map(str::to_owned);
+    reader.relation(&[key], Problem::Value { key: key_text, value, must_be, remedy: Some(remedy) });
+}
+
+/// Keys of parking that work for GPUs with a server alone, or for those without, and why.
+pub(super) fn elsewhere(reader: &mut Reader<'_>) {
+    reader.refuse(
+        "idle",
+        "pstate",
+        "performance states are forced on GPUs without a server alone (park.pstate)",
+    );
+    reader.refuse("idle", "wake_core_mhz", "the server's policy chooses the clock after a wake");
+    reader.refuse("park", "max_ttft_rise_percent", "GPUs without a server have no time to first token");
 }
 
 /// The same of the keys that each server may have of its own.
@@ -69,13 +99,17 @@ pub(super) fn relations_of_server(config: &Config, reader: &mut Reader<'_>) {
         "control.convergence_window",
         format!("at most control.convergence_window, which is {}", control.convergence_window),
     );
-    if !idle.sources.contains(&IdleSource::Metrics) || idle.sources.len() < 2 {
+    relations_of_parking(reader, "idle", idle);
+    if !idle.sources.contains(&Source::Metrics) || idle.sources.len() < 2 {
         let value = idle.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let must_be = "metrics, which is asked anyway, and at least one of utilization and connections: the page \
                        alone shows work when a step of it is over";
-        let remedy = Some("write [metrics, utilization, connections]".into());
-        let problem = Problem::Value { key: "idle.sources".into(), value, must_be: must_be.into(), remedy };
-        reader.relation(&["idle.sources"], problem);
+        refuse(reader, "idle.sources", &value, must_be, "write [metrics, utilization, connections]");
+    }
+    if idle.lever == Lever::Pstate {
+        let must_be =
+            "core, memory, both or auto: performance states are forced on GPUs without a server alone";
+        refuse(reader, "idle.lever", "pstate", must_be, "write auto");
     }
 }
 

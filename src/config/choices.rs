@@ -35,12 +35,10 @@ macro_rules! names {
 
 names! {
     EngineKind { Auto = "auto", Vllm = "vllm", }
-    ParkSource { Utilization = "utilization", Connections = "connections", }
-    IdleSource { Metrics = "metrics", Utilization = "utilization", Connections = "connections", }
+    Source { Metrics = "metrics", Utilization = "utilization", Connections = "connections", }
     ConnectionCount { Connections = "connections", Recent = "recent", }
     WaitKind { Timeout = "timeout", SkiRental = "ski-rental", }
-    Lever { Core = "core", Memory = "memory", Both = "both", Auto = "auto", }
-    ParkLever { Core = "core", Memory = "memory", Both = "both", Auto = "auto", Pstate = "pstate", }
+    Lever { Core = "core", Memory = "memory", Both = "both", Auto = "auto", Pstate = "pstate", }
     PolicyKind { LinUcb = "linucb", Structured = "structured", }
     RewardForm { LogRatio = "log_ratio", Clipped = "clipped", }
     Statistic { Mean = "mean", P95 = "p95", P99 = "p99", }
@@ -75,29 +73,19 @@ pub enum PolicyKind {
     Structured,
 }
 
-/// Who tells `agft park` of work (`park.sources`).
+/// Who tells of work (`idle.sources`, `park.sources`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ParkSource {
-    /// The GPU itself.
-    Utilization,
-    /// TCP connections to `park.ports`.
-    Connections,
-}
-
-/// Who tells the learning agft of work (`idle.sources`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IdleSource {
+pub enum Source {
     /// The engine's page.
     Metrics,
     /// The GPUs' sensors: utilisation and power.
     Utilization,
-    /// TCP connections to the engine.
+    /// TCP connections.
     Connections,
 }
 
-/// Which connections are work (`idle.count`).
+/// Which connections are work (`idle.count`, `park.count`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConnectionCount {
@@ -117,7 +105,7 @@ pub enum WaitKind {
     SkiRental,
 }
 
-/// Which clocks parking lowers (`idle.lever`).
+/// What parking lowers (`idle.lever`, `park.lever`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lever {
@@ -127,37 +115,11 @@ pub enum Lever {
     Memory,
     /// Both; a board that cannot is refused.
     Both,
-    /// Whichever was measured to pay most on this board.
+    /// Whichever was measured to pay most on this board; for a GPU without a server the performance state where it
+    /// locks no clocks.
     Auto,
-}
-
-/// What `agft park` lowers (`park.lever`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ParkLever {
-    /// The core clock.
-    Core,
-    /// The memory clock.
-    Memory,
-    /// Both; a board that cannot is refused.
-    Both,
-    /// Whichever was measured to pay most on this board; the performance state where it locks no clocks.
-    Auto,
-    /// The performance state, through NVAPI.
+    /// The performance state, through NVAPI, of a GPU without a server.
     Pstate,
-}
-
-impl ParkLever {
-    /// Which clocks are locked, on a board that is not parked by performance state.
-    #[must_use]
-    pub fn locks(self) -> Lever {
-        match self {
-            Self::Core => Lever::Core,
-            Self::Memory => Lever::Memory,
-            Self::Both => Lever::Both,
-            Self::Auto | Self::Pstate => Lever::Auto,
-        }
-    }
 }
 
 /// Least severity that is logged (`logging.console_level`, `logging.file_level`).

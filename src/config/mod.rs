@@ -1,6 +1,7 @@
 //! The YAML file and what becomes of it: text -> tree -> a [`Config`] whose every value has been checked.
 //!
-//! `sections` is the table of keys: name, type, default and rule on one line each. `rule` has the vocabulary of rules,
+//! `sections` is the table of keys, `parking` that of the keys that two sections share: name, type, default and rule on
+//! one line each. `rule` has the vocabulary of rules,
 //! `reader` matches the file against the table, `check` looks at keys that bound each other. All problems of a file are
 //! reported in one run. Keys that are AGFT's keep AGFT's names and values, so that its files load as they are.
 
@@ -8,6 +9,7 @@ mod check;
 mod choices;
 mod error;
 mod old_keys;
+mod parking;
 mod reader;
 mod rule;
 mod sections;
@@ -21,11 +23,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use choices::{
-    ConnectionCount, EngineKind, IdleSource, Lever, Listen, LogLevel, ParkLever, ParkSource, PolicyKind,
-    WaitKind,
-};
+pub use choices::{ConnectionCount, EngineKind, Lever, Listen, LogLevel, PolicyKind, Source, WaitKind};
 pub use error::{ConfigError, Problem, Warning};
+pub use parking::Parking;
 pub use sections::{
     Control, Discover, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Park, Vllm,
 };
@@ -54,9 +54,9 @@ pub struct Config {
     pub gpu: Gpu,
     /// When and how clocks are chosen.
     pub control: Control,
-    /// What happens while no request is there.
+    /// How GPUs of servers are watched, and parked while no request is there.
     pub idle: Idle,
-    /// `agft park`: GPUs that nobody uses, without an engine to ask.
+    /// The same of GPUs that have no server.
     pub park: Park,
     /// The experiment that proves what is saved.
     pub holdout: Holdout,
@@ -158,6 +158,7 @@ impl Config {
         let (lists, tops): (Vec<_>, Vec<_>) = tops.into_iter().partition(|(key, _)| key == "servers");
         let mut reader = Reader::new(text, tops);
         let mut config = Self::read(&mut reader, Self::default(), false);
+        let windows = reader.windows;
         check::relations(&config, &mut reader);
         if lists.is_empty() {
             check::advice(&config, &mut reader);
@@ -168,7 +169,7 @@ impl Config {
             problems.push(Problem::Repeated { key: "servers".into(), times: lists.len(), lines });
         }
         for (_, list) in lists {
-            let (servers, wrong, advice) = servers::read(list, &config, text);
+            let (servers, wrong, advice) = servers::read(list, &config, windows, text);
             config.servers = servers;
             problems.extend(wrong);
             warnings.extend(advice);
@@ -181,11 +182,14 @@ impl Config {
     }
 
     /// Reads the sections; what is not said is as in `base`. Those of the whole process stand in no entry of a server.
-    fn read(reader: &mut Reader<'_>, base: Self, is_server: bool) -> Self {
+    fn read(reader: &mut Reader<'_>, mut base: Self, is_server: bool) -> Self {
         let mut config = base.clone();
         config.vllm = Vllm::read(reader, base.vllm);
         config.gpu = Gpu::read(reader, base.gpu);
         config.control = Control::read(reader, base.control);
+        if let Some(quiet) = old_keys::quiet(reader, config.control.decision_interval_s) {
+            base.idle.quiet_s = Some(quiet);
+        }
         config.idle = Idle::read(reader, base.idle);
         if !is_server {
             config.park = Park::read(reader, base.park);
@@ -203,6 +207,7 @@ impl Config {
             config.experiment = Experiment::read(reader, base.experiment);
             old_keys::read(reader);
         }
+        check::elsewhere(reader);
         config
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::error::{Problem, Warning};
+use super::old_keys;
 use super::rule::{Rule, likeness};
 use super::servers::{SECTIONS, SHORT_KEYS};
 use super::yaml::{Node, shown};
@@ -28,6 +29,8 @@ pub(super) struct Reader<'t> {
     warnings: Vec<Warning>,
     /// It reads an entry of `servers`: keys that have a short name are called by it.
     is_server: bool,
+    /// So many decisions without a request, by the old key, in place of [`quiet_s`](super::Parking::quiet_s).
+    pub(super) windows: Option<u32>,
 }
 
 impl<'t> Reader<'t> {
@@ -43,6 +46,7 @@ impl<'t> Reader<'t> {
             problems: vec![],
             warnings: vec![],
             is_server: false,
+            windows: None,
         };
         for (section, value) in tops {
             let stray = match value {
@@ -91,6 +95,55 @@ impl<'t> Reader<'t> {
         if !self.take(section, key).is_empty() {
             self.warn(Warning::Unused { key: self.path(section, Some(key)), instead });
         }
+    }
+
+    /// Refuses a key that is another section's alone.
+    pub(super) fn refuse(&mut self, section: &'static str, key: &str, why: &str) {
+        for node in self.take(section, key) {
+            self.wrong(section, key, &node, format!("left out: {why}"), None);
+        }
+    }
+
+    /// Does the file have this key?
+    fn gives(&self, section: &str, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.section == section && entry.key == key)
+    }
+
+    /// The value of `key`, or `default` where the file has none or a wrong one (which is then a problem).
+    pub(super) fn value<T: 'static>(&mut self, section: &str, key: &str, default: T, rule: &Rule<T>) -> T {
+        let mut value = default;
+        for node in self.take(section, key) {
+            match rule.read(&node) {
+                Ok(read) => value = read,
+                Err(remedy) => {
+                    let blank = (node == Node::Null).then(|| "take the line out for the default".into());
+                    self.wrong(section, key, &node, rule.must_be.clone(), remedy.or(blank));
+                }
+            }
+        }
+        value
+    }
+
+    fn wrong(&mut self, section: &str, key: &str, node: &Node, must_be: String, remedy: Option<String>) {
+        let (key, value) = (self.path(section, Some(key)), node.to_string());
+        self.problems.push(Problem::Value { key, value, must_be, remedy });
+    }
+
+    /// The value of a key by its old name, or `default` where the file does not use that.
+    pub(super) fn old_value<T: 'static>(
+        &mut self,
+        [section, key]: [&str; 2],
+        [home, name]: [&str; 2],
+        default: T,
+        rule: &Rule<T>,
+    ) -> T {
+        if self.gives(section, key) && self.gives(home, name) {
+            let (key, now) = (self.path(section, Some(key)), self.path(home, Some(name)));
+            let must_be = format!("left out: it is the old name of {now}");
+            let value = format!("given beside {now}");
+            self.problems.push(Problem::Value { key, value, must_be, remedy: None });
+        }
+        self.value(section, key, default, rule)
     }
 
     /// What the file says for one key: nothing, a value, or (which is a problem) several.
@@ -212,22 +265,11 @@ impl Section<'_, '_> {
     /// The value of `key`, or `default` where the file has none or a wrong one (which is then a problem).
     pub(super) fn key<T: 'static>(&mut self, key: &'static str, default: T, rule: &Rule<T>) -> T {
         self.reader.keys.push((self.name, key));
-        let mut value = default;
-        for node in self.reader.take(self.name, key) {
-            match rule.read(&node) {
-                Ok(read) => value = read,
-                Err(remedy) => {
-                    let blank = (node == Node::Null).then(|| "take the line out for the default".into());
-                    self.reader.problems.push(Problem::Value {
-                        key: self.reader.path(self.name, Some(key)),
-                        value: node.to_string(),
-                        must_be: rule.must_be.clone(),
-                        remedy: remedy.or(blank),
-                    });
-                }
-            }
-        }
-        value
+        let default = match old_keys::old_name(self.name, key) {
+            Some(old) => self.reader.old_value(old, [self.name, key], default, rule),
+            None => default,
+        };
+        self.reader.value(self.name, key, default, rule)
     }
 }
 

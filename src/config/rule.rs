@@ -490,8 +490,8 @@ mod tests {
 
     #[test]
     fn some_of_a_choice_is_a_list_of_different_names() {
-        use crate::config::choices::ParkSource::{self, Connections, Utilization};
-        let rule = some_of::<ParkSource>();
+        use crate::config::choices::Source::{self, Connections, Utilization};
+        let rule = some_of::<Source>();
         assert_eq!(read(&rule, "[connections, Utilization]"), Ok(vec![Connections, Utilization]));
         assert_eq!(read(&rule, "[]"), Err(None));
         assert_eq!(remedy(&rule, "connections"), "write [connections]");

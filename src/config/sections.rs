@@ -2,13 +2,14 @@
 //!
 //! A key's unit is in its type ([`Mhz`], [`Seconds`]) or in its name (`_ms`, `_mb`, `_percent`).
 
-use super::choices::{
-    ConnectionCount, IdleSource, Lever, Listen, LogLevel, ParkLever, ParkSource, PolicyKind, WaitKind,
-};
+use std::ops::{Deref, DerefMut};
+
+use super::choices::{Listen, LogLevel, PolicyKind};
+use super::parking::Parking;
 use super::reader::Reader;
 use super::rule::{
     argv, flag, gpus, gpus_or_auto, host_names, listen, megabytes, memory_clocks, mhz, millis, one_of,
-    optional, page_url, path, ports, real, seconds, some_of, text, whole,
+    optional, page_url, path, real, seconds, text, whole,
 };
 use crate::gpu::GpuSelector;
 use crate::reward::slo::Statistic;
@@ -19,12 +20,12 @@ fn auto_if_empty<S: serde::Serializer>(gpus: &[GpuSelector], to: S) -> Result<S:
     if gpus.is_empty() { to.serialize_str("auto") } else { to.collect_seq(gpus) }
 }
 
-/// One struct per section. Each key: doc comment, `name: type = default, rule;`. Then the keys that are accepted from
-/// AGFT's files and not used, with what decides instead.
+/// One struct per section. Each key: doc comment, `name: type = default, rule;`. The keys of parking stand beside those
+/// of a section that has them, with their defaults.
 macro_rules! sections {
     ($(
         $(#[$about:meta])*
-        $name:ident in $section:literal {
+        $name:ident in $section:literal $(with $parking:ident: $these:ident)? {
             $( $(#[$doc:meta])+ $key:ident: $type:ty = $default:expr, $rule:expr; )+
         }
     )+) => {$(
@@ -32,11 +33,16 @@ macro_rules! sections {
         #[derive(Debug, Clone, PartialEq, serde::Serialize)]
         pub struct $name {
             $( $(#[$doc])+ pub $key: $type, )+
+            $(
+                /// The keys of parking, which are this section's, too.
+                #[serde(flatten)]
+                pub $parking: Parking,
+            )?
         }
 
         impl Default for $name {
             fn default() -> Self {
-                Self { $( $key: $default, )+ }
+                Self { $( $key: $default, )+ $( $parking: Parking::$these(), )? }
             }
         }
 
@@ -44,9 +50,28 @@ macro_rules! sections {
             /// This section of the file; what it does not say is as in `default`.
             pub(super) fn read(reader: &mut Reader<'_>, default: Self) -> Self {
                 let mut section = reader.section($section);
-                Self { $( $key: section.key(stringify!($key), default.$key, &$rule), )+ }
+                Self {
+                    $( $key: section.key(stringify!($key), default.$key, &$rule), )+
+                    $( $parking: Parking::read(&mut section, default.$parking), )?
+                }
             }
         }
+
+        $(
+            impl Deref for $name {
+                type Target = Parking;
+
+                fn deref(&self) -> &Parking {
+                    &self.$parking
+                }
+            }
+
+            impl DerefMut for $name {
+                fn deref_mut(&mut self) -> &mut Parking {
+                    &mut self.$parking
+                }
+            }
+        )?
     )+};
 }
 
@@ -76,8 +101,6 @@ sections! {
         min_frequency: Mhz = Mhz(210), mhz(0..=10_000);
         /// Smallest step between core clocks that are told apart.
         frequency_step: Mhz = Mhz(15), mhz(1..=500);
-        /// Core clock while no request is there; the nearest supported one is taken.
-        idle_frequency: Mhz = Mhz(210), mhz(1..=10_000);
         /// Take the range of core clocks from the driver.
         auto_step: bool = true, flag();
         /// Choose memory clocks too.
@@ -88,8 +111,6 @@ sections! {
         memory_frequencies: Vec<Mhz> = vec![], memory_clocks(64, 1..=50_000);
         /// Period at which the energy counter is read.
         energy_poll_interval_ms: u64 = 10, millis(1..=200);
-        /// Period at which clocks, temperature and utilisation are read.
-        sensor_poll_interval_ms: u64 = 100, millis(10..=1000);
         /// Time after a lock from which the running clock must match it.
         settle_time_s: Seconds = Seconds(0.5), seconds(0.05..=5.0);
         /// Distance of the running clock from the lock that still counts as a match.
@@ -146,79 +167,22 @@ sections! {
         min_action_space_size: usize = 1, whole(1..=1000);
     }
 
-    /// What happens while no request is there.
-    Idle in "idle" {
-        /// Park the core clock at `gpu.idle_frequency`.
+    /// GPUs that have a server: parked while it has no request.
+    Idle in "idle" with parking: of_servers {
+        /// Park them at all.
         enabled: bool = true, flag();
-        /// Decisions in a row without running or waiting requests that count as idle.
-        after_windows: u32 = 2, whole(1..=1000);
-        /// Period at which board power is read while idle.
-        power_poll_interval_ms: u64 = 100, millis(10..=1000);
-        /// Rise of board power over its idle level that wakes before the next scrape does.
-        wake_power_ratio: f64 = 1.12, real(1.01..=3.0);
-        /// Who tells of work; parked only if all of these are quiet.
-        sources: Vec<IdleSource> = vec![IdleSource::Metrics, IdleSource::Utilization, IdleSource::Connections],
-            some_of();
-        /// The engine's ports as it has them itself, for the source `connections`; that of `vllm.prometheus_url` without.
-        ports: Vec<u16> = vec![], ports(64);
-        /// What of its connections is work.
-        count: ConnectionCount = ConnectionCount::Recent, one_of();
-        /// Which clocks are lowered.
-        lever: Lever = Lever::Auto, one_of();
-        /// How long an idle gap is waited out.
-        rule: WaitKind = WaitKind::SkiRental, one_of();
-        /// The fixed time of `timeout`.
-        timeout_s: Seconds = Seconds(60.0), seconds(0.0..=86_400.0);
-        /// What a wake costs, for `ski-rental`; measured without.
-        wake_cost_j: Option<f64> = None, optional(real(0.1..=1e6));
-        /// A wake that took longer raises the bar of `ski-rental`.
-        wake_limit_s: Seconds = Seconds(1.0), seconds(0.1..=60.0);
         /// Rise of the 99th percentile of the time to first token beyond which the measured cost of a wake is raised.
         max_ttft_rise_percent: f64 = 5.0, real(0.1..=1000.0);
     }
 
-    /// `agft park`: GPUs that nobody uses, without an engine to ask.
-    Park in "park" {
-        /// Park the GPUs that no server of the configuration uses; `agft park` does so in any case.
+    /// GPUs that have no server: parked while nobody uses them.
+    Park in "park" with parking: of_others {
+        /// Park those that no server uses, in the daemon that serves; `agft park` parks in any case.
         others: bool = false, flag();
         /// The GPUs that are parked; all of the machine without.
         gpus: Option<Vec<GpuSelector>> = None, optional(gpus());
-        /// Who tells of work; parked only if all of these are quiet.
-        sources: Vec<ParkSource> = vec![ParkSource::Utilization], some_of();
-        /// TCP ports of this machine whose connections are work, for the source `connections`.
-        ports: Vec<u16> = vec![], ports(64);
-        /// What of these connections is work.
-        count: ConnectionCount = ConnectionCount::Connections, one_of();
-        /// How long an idle gap is waited out.
-        rule: WaitKind = WaitKind::Timeout, one_of();
-        /// The fixed time of `timeout`.
-        idle_timeout_s: Seconds = Seconds(60.0), seconds(0.0..=86_400.0);
-        /// All sources are quiet at least this long before a GPU is parked, whatever the rule.
-        quiet_s: Seconds = Seconds(3.2), seconds(0.1..=3600.0);
-        /// Park a GPU that has not worked since the start after `quiet_s` alone.
-        at_start: bool = true, flag();
-        /// What a wake costs, for `ski-rental`; measured without.
-        wake_cost_j: Option<f64> = None, optional(real(0.1..=1e6));
-        /// A wake that took longer raises the bar of `ski-rental`.
-        wake_limit_s: Seconds = Seconds(1.0), seconds(0.1..=60.0);
-        /// Utilisation above this is work.
-        utilization_threshold_percent: f64 = 0.0, real(0.0..=100.0);
-        /// Temperature above which a GPU is parked whatever it does.
-        temperature_high_c: Option<f64> = None, optional(real(30.0..=120.0));
-        /// Temperature down to which it stays so.
-        temperature_low_c: f64 = 75.0, real(0.0..=120.0);
-        /// Period of looks at a GPU that is not parked, and at connections.
-        active_poll_ms: u64 = 100, millis(20..=1000);
-        /// Period of looks at the utilisation of a parked GPU.
-        parked_poll_ms: u64 = 1000, millis(20..=10_000);
-        /// Which clocks are lowered.
-        lever: ParkLever = ParkLever::Auto, one_of();
         /// The performance state of a GPU that is parked by that.
         pstate: u32 = 8, whole(1..=15);
-        /// Core clock while parked; the lowest without.
-        core_mhz: Option<Mhz> = None, optional(mhz(1..=10_000));
-        /// Memory clock while parked; the lowest without.
-        memory_mhz: Option<Mhz> = None, optional(mhz(1..=50_000));
         /// Core clock that a woken GPU is held to; left to the driver without.
         wake_core_mhz: Option<Mhz> = None, optional(mhz(1..=10_000));
         /// Address and port of the metrics page of `agft park`.

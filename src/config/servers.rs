@@ -105,7 +105,13 @@ impl Serialize for Server {
 }
 
 /// Reads `servers`, with `config` as what the rest of the file says; the problems of its entries too.
-pub(super) fn read(node: Node, config: &Config, text: &str) -> (Servers, Vec<Problem>, Vec<super::Warning>) {
+/// `windows` is its `idle.after_windows`, which each server counts by decisions of its own.
+pub(super) fn read(
+    node: Node,
+    config: &Config,
+    windows: Option<u32>,
+    text: &str,
+) -> (Servers, Vec<Problem>, Vec<super::Warning>) {
     let wrong = |value: &Node| {
         let must_be = "auto, or a list of servers, each a mapping with a name and a metrics_url, not empty";
         vec![Problem::Value {
@@ -127,7 +133,7 @@ pub(super) fn read(node: Node, config: &Config, text: &str) -> (Servers, Vec<Pro
             problems.extend(wrong(&node));
             continue;
         };
-        let (server, wrongs, advice) = read_entry(entries, config, text);
+        let (server, wrongs, advice) = read_entry(entries, config, windows, text);
         let known = !server.name.is_empty();
         let place = if known { format!("servers.{}", server.name) } else { format!("servers[{}]", at + 1) };
         problems.extend(wrongs.into_iter().map(|problem| problem.within(&place)));
@@ -148,6 +154,7 @@ pub(super) fn read(node: Node, config: &Config, text: &str) -> (Servers, Vec<Pro
 fn read_entry(
     entries: Vec<(String, Node)>,
     base: &Config,
+    windows: Option<u32>,
     text: &str,
 ) -> (Server, Vec<Problem>, Vec<super::Warning>) {
     let missing = |key: &str| !entries.iter().any(|(name, _)| name == key);
@@ -171,6 +178,7 @@ fn read_entry(
         require("metrics_url", "given: each server has a page of its own");
     }
     let mut reader = Reader::of_server(text, entries);
+    reader.windows = windows;
     let mut own = reader.section("");
     let name = own.key("name", String::new(), &server_name());
     let engine = own.key("engine", EngineKind::Auto, &one_of());

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::{Config, ConfigError, Loaded};
+use super::{Config, ConfigError, Loaded, old_keys};
 
 impl Config {
     /// This configuration with the text of some values (YAML) replaced, checked as a file is.
@@ -31,6 +31,11 @@ impl Config {
                 sections.push((section.to_owned(), Vec::new()));
                 sections.len() - 1
             });
+            if let Some([home, name]) = old_keys::new_name(section, key) {
+                // What is set by an old name is not given by the new one.
+                let keys = sections.iter_mut().filter(|(section, _)| section == home);
+                keys.for_each(|(_, keys)| keys.retain(|(key, _)| key != name));
+            }
             let Some((_, keys)) = sections.get_mut(at) else { continue };
             match keys.iter_mut().find(|(name, _)| name == key) {
                 Some((_, old)) => old.clone_from(value),

@@ -212,7 +212,7 @@ fn unknown_key_is_answered_with_the_one_that_was_meant() {
     assert!(remedy("ttft_limit: 1").ends_with("; move it to section control: control.ttft_limit"));
     assert!(remedy("gpu: {device: 1}").ends_with("did you mean gpu.device_id?"));
     assert!(remedy("control: {Policy: linucb}").ends_with("did you mean control.policy?"));
-    assert!(remedy("idle: {xyzzy: 1}").contains("known here: enabled, after_windows, "));
+    assert!(remedy("idle: {xyzzy: 1}").contains("known here: enabled, max_ttft_rise_percent, sources, "));
     assert!(remedy("xyzzy: {}").contains("known here: vllm, gpu, "));
     assert!(remedy("\"\\e[31m\": 1").contains("\\u001b[31m is not a known key"));
     assert!(remedy("? [a]\n: 1").contains("a list of 1 is not a known key"));
@@ -242,10 +242,12 @@ fn keys_that_contradict_each_other_are_reported_unless_one_is_wrong_anyway() {
         complaint("linucb: {initial_alpha: 0.05}")[0].contains("linucb.min_alpha is 0.1, must be at most")
     );
     assert!(complaint("control: {convergence_top_k: 101}")[0].contains("at most control.convergence_window"));
-    assert!(
-        complaint("park: {temperature_high_c: 70}")[0]
-            .contains("park.temperature_low_c is 75, must be at most")
-    );
+    for section in ["idle", "park"] {
+        assert!(
+            complaint(&format!("{section}: {{temperature_high_c: 70}}"))[0]
+                .contains(&format!("{section}.temperature_low_c is 75, must be at most"))
+        );
+    }
     for ports in ["park: {ports: [5001]}", "park: {sources: [connections]}"] {
         let must_be = "must be given if, and only if, park.sources has connections";
         assert!(complaint(ports)[0].contains(must_be), "{ports}");
@@ -253,6 +255,46 @@ fn keys_that_contradict_each_other_are_reported_unless_one_is_wrong_anyway() {
     parse("park: {sources: [connections], ports: [5001], temperature_high_c: null}");
     let wrong_anyway = complaint("{control: {decision_interval_s: 5}, vllm: {outage_after_s: x}}");
     assert_eq!(wrong_anyway.len(), 1);
+}
+
+#[test]
+fn key_of_parking_that_cannot_work_for_these_gpus_is_refused_with_the_reason() {
+    for (text, why) in [
+        (
+            "idle: {pstate: 8}",
+            "idle.pstate is 8, must be left out: performance states are forced on GPUs without a server",
+        ),
+        (
+            "idle: {lever: pstate}",
+            "idle.lever is pstate, must be core, memory, both or auto: performance states",
+        ),
+        (
+            "idle: {wake_core_mhz: 900}",
+            "idle.wake_core_mhz is 900, must be left out: the server's policy chooses",
+        ),
+        (
+            "idle: {sources: [metrics]}",
+            "idle.sources is metrics, must be metrics, which is asked anyway, and",
+        ),
+        (
+            "park: {max_ttft_rise_percent: 5}",
+            "park.max_ttft_rise_percent is 5, must be left out: GPUs without a server",
+        ),
+        (
+            "park: {sources: [metrics]}",
+            "park.sources is metrics, must be without metrics: these GPUs have no server",
+        ),
+    ] {
+        let lines = complaint(text);
+        assert!(lines.len() == 1 && lines[0].contains(why), "{lines:?}");
+    }
+    let server = "servers: [{name: a, metrics_url: 'http://h:1/metrics', idle: {pstate: 3, lever: pstate}}]";
+    let lines = complaint(server);
+    assert!(
+        lines[0].starts_with("c.yaml: servers.a.idle.pstate is 3")
+            && lines[1].contains("idle.lever is pstate"),
+        "{lines:?}"
+    );
 }
 
 #[test]

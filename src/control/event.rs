@@ -48,6 +48,15 @@ pub enum Event {
         /// The idle clock.
         clocks: Clocks,
     },
+    /// Too hot (`idle.temperature_high_c`): the clocks go down, work or not.
+    TooHot {
+        /// Those of idleness.
+        clocks: Clocks,
+        /// Of the hottest GPU, degrees Celsius.
+        temperature_c: f64,
+    },
+    /// Cool again, and idle: the clocks stay down.
+    Cooled,
     /// What each lever of a parked GPU saves is known now.
     LeversMeasured(Box<LeverBook>),
     /// Work is back.

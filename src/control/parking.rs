@@ -73,14 +73,25 @@ impl Controller {
             activity: self.activity(),
             running: slowest(&self.readings),
             connections: self.connections,
+            temperature_c: self.hottest(),
             read: Sensors::CLOCKS.with(Sensor::Utilization, true).with(Sensor::Power, true),
             ..Sample::at(now)
         }
     }
 
+    fn hottest(&self) -> Option<f64> {
+        let read = self.readings.iter().filter_map(|reading| reading.and_then(|read| read.temperature_c));
+        read.max_by(f64::total_cmp)
+    }
+
     /// Has the parker decide; the clocks that it wants, if they are to change.
     fn park(&mut self, sample: &Sample, out: &mut Output) -> Option<Target> {
+        let was_parked = self.is_parked();
         let parked = self.idle.observe(sample);
+        if self.is_parked() && !was_parked {
+            self.in_force.serving = self.in_force.target;
+            self.learned.policy.interrupt();
+        }
         if parked.reset_again && !self.settings.dry_run {
             out.reset = Some("work runs at the parked clocks though they were given back".into());
         }
@@ -88,9 +99,11 @@ impl Controller {
             match event {
                 parker::Event::Parked(clocks, _) => {
                     out.events.push(Event::Parked { clocks });
-                    self.in_force.serving = self.in_force.target;
-                    self.learned.policy.interrupt();
                 }
+                parker::Event::TooHot(clocks, temperature_c) => {
+                    out.events.push(Event::TooHot { clocks, temperature_c });
+                }
+                parker::Event::Cooled => out.events.push(Event::Cooled),
                 parker::Event::Woken(by, parked) => out.events.push(Event::Woken { by, parked }),
                 parker::Event::Measured => {
                     out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));

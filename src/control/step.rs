@@ -19,9 +19,9 @@ use crate::holdout::{HoldoutSettings, InSlot};
 use crate::metrics::Snapshot;
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
-use crate::park::Parker;
 use crate::park::levers::{LeverBook, Levers};
 use crate::park::wake::Running;
+use crate::park::{Parker, State};
 use crate::reward::baseline::Load;
 use crate::reward::energy::{EnergyMeter, group_power};
 use crate::reward::slo::{self, LatencyWatch, Limited, Limits};
@@ -263,7 +263,8 @@ impl Controller {
     fn close_round(&mut self, window: &Window, now: Time, out: &mut Output) -> Option<Target> {
         let work = self.sees_work(window, out);
         let was_parked = self.is_parked();
-        let held = self.is_held(now);
+        // Heat waits for no experiment.
+        let held = self.is_held(now) && self.idle.state() != State::Hot;
         if held && was_parked {
             // What agft saves by parking is part of what the experiment measures.
             self.idle.interrupt(now);

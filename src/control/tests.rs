@@ -20,6 +20,8 @@ use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Objective, RewardForm};
 use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time, Watts};
 
+mod heat;
+
 const TICK: f64 = 0.3;
 const TOP: Clocks = Clocks { core: Mhz(1400), memory: None };
 const IDLE: Clocks = Clocks { core: Mhz(200), memory: None };
@@ -67,6 +69,8 @@ struct Scene {
     stuck_at: Option<Mhz>,
     /// Event reasons of the GPU.
     reasons: ClockReasons,
+    /// What the GPU's thermometer shows.
+    temperature_c: f64,
     /// Time between tokens on the page.
     itl: f64,
     commands: Vec<Target>,
@@ -121,6 +125,7 @@ impl Scene {
             refuse: None,
             stuck_at: None,
             reasons: ClockReasons::default(),
+            temperature_c: 60.0,
             itl: 0.02,
             commands: Vec::new(),
             orders: Vec::new(),
@@ -155,6 +160,7 @@ impl Scene {
             power: Some(Watts(power)),
             utilization_percent: Some(if server == Server::Idle { 0.0 } else { 95.0 }),
             reasons: Some(self.reasons),
+            temperature_c: Some(self.temperature_c),
             ..GpuReading::default()
         };
         GpuTick { reading: Some(reading), read_at: Some(Time(self.now + seconds)), energy }

@@ -8,8 +8,8 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use url::{Host, Url};
 
-use crate::config::{Config, IdleSource, Server};
-use crate::connections::{Event, Kind, Source, WatchSettings, Watcher};
+use crate::config::{Config, Server, Source};
+use crate::connections::{Event, Kind, Source as Told, WatchSettings, Watcher};
 use crate::control::Connections;
 use crate::park::callers::Callers;
 use crate::units::Time;
@@ -99,7 +99,7 @@ impl Clients {
         // Who is not listened to may still come to want something.
         self.unheard == 0
             && self.watcher.trouble().is_none()
-            && matches!(self.watcher.source(), Source::KernelEvents { requests: true })
+            && matches!(self.watcher.source(), Told::KernelEvents { requests: true })
     }
 
     fn take(&mut self, event: &Event, now: Time) -> bool {
@@ -128,7 +128,7 @@ impl Clients {
 #[must_use]
 pub fn wanted(config: &Config) -> bool {
     let Config { idle, control, .. } = config;
-    idle.enabled && !control.data_collection_mode && idle.sources.contains(&IdleSource::Connections)
+    idle.enabled && !control.data_collection_mode && idle.sources.contains(&Source::Connections)
 }
 
 /// Begins to listen to the clients of these servers, all over one watcher; `None` if none of them wants it, or the kernel
@@ -144,7 +144,7 @@ pub fn listen(servers: &[Server]) -> Option<Arc<Watcher>> {
                 "clients are not listened to: vllm.prometheus_url is not an address of this machine; see idle.ports"
             );
         }
-        seen_anyway &= ports.is_empty() || server.config.idle.sources.contains(&IdleSource::Utilization);
+        seen_anyway &= ports.is_empty() || server.config.idle.sources.contains(&Source::Utilization);
         all.extend(ports);
     }
     all.sort_unstable();
@@ -155,7 +155,7 @@ pub fn listen(servers: &[Server]) -> Option<Arc<Watcher>> {
     let watched = Watcher::start(WatchSettings { ports: all.clone(), ..WatchSettings::default() });
     match watched {
         // The GPU's sensors are no slower, and cost less.
-        Ok(watcher) if seen_anyway && matches!(watcher.source(), Source::Polling { .. }) => {
+        Ok(watcher) if seen_anyway && matches!(watcher.source(), Told::Polling { .. }) => {
             let source = watcher.source();
             tracing::info!(
                 ports = ?all,

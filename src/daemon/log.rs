@@ -195,6 +195,10 @@ fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
         Event::Resumed => info!("resumed by an operator"),
         Event::LeversMeasured(book) => info!("idle: {book}"),
         Event::Parked { clocks } => info!(core_mhz = clocks.core.0, "idle: parked"),
+        Event::TooHot { clocks, temperature_c } => {
+            warn!(core_mhz = clocks.core.0, temperature_c, "too hot: parked, work or not");
+        }
+        Event::Cooled => info!("cool again: parked, since there is no work"),
         Event::Woken { by, parked } => log_woken(by, parked.0),
         Event::ClockNotHeld { asked, running, member } => warn!(
             gpu = member,

@@ -168,10 +168,11 @@ fn merge(old: &Config, new: &Config) -> Config {
     to.gpu.device_id = from.gpu.device_id;
     to.gpu.runtime_dir = from.gpu.runtime_dir;
     to.gpu.energy_poll_interval_ms = from.gpu.energy_poll_interval_ms;
-    to.gpu.sensor_poll_interval_ms = from.gpu.sensor_poll_interval_ms;
-    to.idle.power_poll_interval_ms = from.idle.power_poll_interval_ms;
+    to.idle.active_poll_ms = from.idle.active_poll_ms;
+    to.idle.parked_poll_ms = from.idle.parked_poll_ms;
     // Whoever listens to clients was started with these.
-    (to.idle.sources, to.idle.ports) = (from.idle.sources, from.idle.ports);
+    to.idle.sources.clone_from(&from.idle.sources);
+    to.idle.ports.clone_from(&from.idle.ports);
     to.control.decision_interval_s = from.control.decision_interval_s;
     to.control.policy = from.control.policy;
     to.control.seed = from.control.seed;

@@ -71,8 +71,9 @@ impl SamplerSettings {
     fn pause(&self, watch: Watch) -> Duration {
         match watch {
             Watch::Off => self.energy_every,
-            Watch::Asleep => ASLEEP.max(self.watch_every),
-            Watch::Parked => self.watch_every.max(self.energy_every),
+            Watch::Asleep => ASLEEP,
+            // No longer, or it is taken for stuck.
+            Watch::Parked => self.watch_every.min(ASLEEP).max(self.energy_every),
             Watch::Waking => WAKING.min(self.energy_every),
         }
     }

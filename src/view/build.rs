@@ -317,13 +317,14 @@ fn count(event: &Event, counts: &mut Counts) {
         Event::LimitBroken { violation, .. } => {
             *counts.limit_violations.entry(limited(violation.limit).to_owned()).or_default() += 1;
         }
-        Event::Parked { .. } => counts.parkings += 1,
+        Event::Parked { .. } | Event::TooHot { .. } => counts.parkings += 1,
         Event::Woken { by, .. } => {
             *counts.wakes.entry(by.name().to_owned()).or_default() += 1;
         }
         Event::Health(health::Event::Degraded { .. } | health::Event::Recovered { .. })
         | Event::BaselineDone { .. }
         | Event::LeversMeasured(_)
+        | Event::Cooled
         | Event::LimitKept
         | Event::Paused
         | Event::Resumed

@@ -155,6 +155,10 @@ fn describe(event: &Event) -> (NoteKind, String) {
         Event::Paused => (Info, "paused by an operator".into()),
         Event::Resumed => (Info, "resumed by an operator".into()),
         Event::Parked { clocks } => (Info, format!("idle: parked at {clocks}")),
+        Event::TooHot { clocks, temperature_c } => {
+            (Fault, format!("too hot ({temperature_c:.0} degrees Celsius): parked at {clocks}"))
+        }
+        Event::Cooled => (Info, "cool again: parked".into()),
         Event::LeversMeasured(book) => (Info, book.to_string()),
         Event::Woken { by, parked } => (Info, format!("woken by {by} after {:.1} s", parked.0)),
         Event::ClockNotHeld { asked, running, member } => {

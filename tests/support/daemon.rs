@@ -67,13 +67,13 @@ impl Bench {
             ("vllm.outage_after_s", "0.5"),
             ("gpu.runtime_dir", run.as_str()),
             ("gpu.min_frequency", "500"),
-            ("gpu.idle_frequency", idle.as_str()),
-            ("gpu.sensor_poll_interval_ms", "20"),
+            ("idle.core_mhz", idle.as_str()),
+            ("idle.active_poll_ms", "20"),
             ("control.decision_interval_s", "0.05"),
             // A moment at default clocks that nobody expects would be one more way for a test to go wrong.
             ("holdout.share", "0"),
             ("control.policy", "linucb"),
-            ("idle.power_poll_interval_ms", "20"),
+            ("idle.parked_poll_ms", "20"),
             // Kernel events are not to be had everywhere, and would make a test of the sensors one of something else.
             ("idle.sources", "[metrics, utilization]"),
             ("linucb.coarse_step_mhz", "300"),

@@ -12,7 +12,7 @@ pub(crate) const LOWEST: Range = Range { min: 210, max: 210 };
 pub(crate) fn quick(machine: &MockConfig) -> Bench {
     Bench::with(machine)
         .set("park.quiet_s", "0.3")
-        .set("park.idle_timeout_s", "0.3")
+        .set("park.timeout_s", "0.3")
         .set("park.active_poll_ms", "20")
         .set("park.parked_poll_ms", "50")
 }

@@ -211,7 +211,7 @@ impl ParkGroup {
             ToGroup::Reload(configs, done) => {
                 if let Some(park) = configs.first().map(|config| &config.park) {
                     match levels(park, &self.info, &self.clocks, self.levels.by_state) {
-                        Ok(levels) => self.reconfigure(compose::park::settings(park), levels).await?,
+                        Ok(levels) => self.reconfigure(compose::park::of_others(park), levels).await?,
                         // What is common to all was tried before.
                         Err(error) => {
                             tracing::error!(%error, "configuration not reloaded: the old one stays");

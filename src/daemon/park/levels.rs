@@ -55,7 +55,7 @@ pub fn levels(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ParkLever as Choice;
+    use crate::config::{Lever as Choice, Parking};
     use crate::gpu::MemoryLevel;
     use crate::units::Mhz;
 
@@ -75,8 +75,12 @@ mod tests {
         }
     }
 
+    fn with(lever: Choice) -> Park {
+        Park { parking: Parking { lever, ..Parking::of_others() }, ..Park::default() }
+    }
+
     fn parked(lever: Choice, memory: &[u32]) -> Vec<(u32, Option<u32>)> {
-        let levels = levels(&Park { lever, ..Park::default() }, &gpu(), &clocks(memory), false).unwrap();
+        let levels = levels(&with(lever), &gpu(), &clocks(memory), false).unwrap();
         assert_eq!(levels.levers.first(), Some(&levels.simplest));
         let number = |lever: &Lever| (lever.clocks.core.0, lever.clocks.memory.map(|memory| memory.0));
         levels.levers.iter().map(number).collect()
@@ -96,21 +100,16 @@ mod tests {
     #[test]
     fn board_with_one_memory_clock_is_refused_where_that_is_to_be_lowered() {
         for lever in [Choice::Memory, Choice::Both] {
-            let park = Park { lever, ..Park::default() };
-            let error = levels(&park, &gpu(), &clocks(&[1593]), false).unwrap_err().to_string();
+            let error = levels(&with(lever), &gpu(), &clocks(&[1593]), false).unwrap_err().to_string();
             assert!(error.contains("GPU 1 (Board)") && error.contains("park.lever: auto"), "{error}");
         }
     }
 
     #[test]
     fn configured_clocks_are_the_nearest_supported_ones() {
-        let park = Park {
-            lever: Choice::Both,
-            core_mhz: Some(Mhz(300)),
-            memory_mhz: Some(Mhz(700)),
-            wake_core_mhz: Some(Mhz(1900)),
-            ..Park::default()
-        };
+        let mut park = with(Choice::Both);
+        (park.core_mhz, park.memory_mhz) = (Some(Mhz(300)), Some(Mhz(700)));
+        park.wake_core_mhz = Some(Mhz(1900));
         let levels = levels(&park, &gpu(), &clocks(&[8001, 810, 405]), false).unwrap();
         assert_eq!(levels.simplest.clocks, Clocks { core: Mhz(210), memory: Some(Mhz(810)) });
         assert_eq!(levels.awake, Target::Lock(Clocks::core_only(Mhz(2100))));

@@ -10,7 +10,7 @@ use super::activity::ActivitySource;
 use super::hooks::FanHooks;
 use super::levels::levels;
 use super::setup::{self, SetupError};
-use crate::config::{Config, Park, ParkLever};
+use crate::config::{Config, Lever, Park};
 use crate::daemon::reload::differences;
 use crate::gpu::{GpuInfo, SupportedClocks};
 use crate::park::fans::FanRule;
@@ -36,11 +36,11 @@ fn merge(old: &Config, new: &Config) -> Config {
     let mut merged = old.clone();
     merged.park = Park {
         gpus: old.park.gpus.clone(),
-        active_poll_ms: old.park.active_poll_ms,
         metrics_listen: old.park.metrics_listen,
         pstate: old.park.pstate,
         ..new.park.clone()
     };
+    merged.park.active_poll_ms = old.park.active_poll_ms;
     merged
 }
 
@@ -64,7 +64,7 @@ impl Prepared {
 
 fn can_be_parked_so(old: &Park, new: &Park, gpu: &Parkable) -> Result<(), SetupError> {
     // The guardian of this run was told of the GPUs whose state is forced.
-    if new.lever != old.lever && (gpu.by_state || new.lever == ParkLever::Pstate) {
+    if new.lever != old.lever && (gpu.by_state || new.lever == Lever::Pstate) {
         return Err(SetupError::Pstate { gpu: gpu.info.to_string() });
     }
     levels(new, &gpu.info, &gpu.clocks, gpu.by_state).map(drop)
@@ -135,12 +135,12 @@ mod tests {
         new.park.metrics_listen = Listen(None);
         new.park.active_poll_ms = 50;
         new.park.gpus = Some(Vec::new());
-        new.park.idle_timeout_s = Seconds(5.0);
+        new.park.timeout_s = Seconds(5.0);
         new.control.seed = 7;
         new.gpu.runtime_dir = Some("/elsewhere".into());
         let merged = merge(&old, &new);
         let names = |a, b| differences(a, b).into_iter().map(|(key, _)| key);
-        assert_eq!(names(&old, &merged).collect::<Vec<_>>(), ["park.idle_timeout_s"]);
+        assert_eq!(names(&old, &merged).collect::<Vec<_>>(), ["park.timeout_s"]);
         let waits: Vec<_> = names(&merged, &new).filter(|key| ours(key)).collect();
         assert_eq!(waits, ["gpu.runtime_dir", "park.active_poll_ms", "park.gpus", "park.metrics_listen"]);
     }

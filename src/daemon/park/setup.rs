@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::activity::{ActivitySource, Ports};
 use super::hooks::{FanHooks, Programs};
-use crate::config::{Park, ParkSource};
+use crate::config::{Park, Source};
 use crate::connections::ConnectionError;
 use crate::gpu::GpuError;
 use crate::store::{Untrusted, trusted_path};
@@ -65,7 +65,7 @@ pub enum SetupError {
 /// # Errors
 /// [`SetupError::Connections`]
 pub fn sources(park: &Park) -> Result<Vec<Box<dyn ActivitySource>>, SetupError> {
-    if !park.sources.contains(&ParkSource::Connections) {
+    if !park.sources.contains(&Source::Connections) {
         return Ok(Vec::new());
     }
     let ports = Ports::watch(&park.ports, Duration::from_millis(park.active_poll_ms))?;

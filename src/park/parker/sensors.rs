@@ -79,7 +79,10 @@ impl Parker {
         Sensors::NONE
             .with(Sensor::Utilization, self.reads_utilization() && due(self.due.utilization))
             .with(Sensor::Temperature, self.reads_temperature() && due(self.due.temperature))
-            .with(Sensor::Power, self.due.power || self.power_due().is_some_and(due))
+            .with(
+                Sensor::Power,
+                self.due.power || self.power_due().is_some_and(due) || self.watches_power(now),
+            )
             .with(Sensor::Energy, self.due.energy || (trial && !timing && !self.due.power))
             .with(Sensor::CoreClock, clocks && lowered.core.is_some())
             .with(Sensor::MemoryClock, clocks && lowered.memory.is_some())
@@ -103,6 +106,15 @@ impl Parker {
     pub fn reads_utilization(&self) -> bool {
         let is_source = |settings: &crate::park::Settings| settings.utilization_threshold_percent.is_some();
         self.waking.is_some() || self.settings().is_some_and(is_source)
+    }
+
+    /// Is power to be read with the utilisation, as it may show work sooner?
+    fn watches_power(&self, now: Time) -> bool {
+        let is_source = |settings: &crate::park::Settings| settings.wake_power_ratio.is_some();
+        self.settings().is_some_and(is_source)
+            && self.parked_since().is_some()
+            && self.reads_utilization()
+            && self.due.utilization <= now + SLACK
     }
 
     fn reads_temperature(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use crate::sim::run::{Autopilot, Look, WRITE_DELAY};
 use agft::compose;
-use agft::config::{Park, ParkSource, WaitKind};
+use agft::config::{Park, Source, WaitKind};
 use agft::park::gap::{GapSettings, Wait};
 use agft::park::levers::{Lever, LeverBook, Levers};
 use agft::park::parker::Command;
@@ -33,8 +33,8 @@ impl Pilot {
     /// Parks a fixed time after the last connection was closed.
     #[must_use]
     pub fn fixed(wait: Seconds, parked: Lever, top: Running, park: &Park) -> Self {
-        let quiet = if wait < park.quiet_s { wait } else { park.quiet_s };
         let rule = ski_rental(park);
+        let quiet = if wait < rule.gap.quiet { wait } else { rule.gap.quiet };
         let gap = GapSettings { wait: Wait::Timeout(wait), quiet, ..rule.gap };
         let settings = Settings { gap, utilization_threshold_percent: None, ..rule };
         Self::new(settings, parked, top, park)
@@ -132,11 +132,9 @@ impl Autopilot for Pilot {
 /// The parker's constants by the configuration, but for what is compared here. Heat is left aside: the simulated boards have
 /// no limit.
 fn ski_rental(park: &Park) -> Settings {
-    let park = Park {
-        rule: WaitKind::SkiRental,
-        sources: vec![ParkSource::Utilization, ParkSource::Connections],
-        temperature_high_c: None,
-        ..park.clone()
-    };
-    compose::park::settings(&park)
+    let mut park = park.clone();
+    park.rule = WaitKind::SkiRental;
+    park.sources = vec![Source::Utilization, Source::Connections];
+    park.temperature_high_c = None;
+    compose::park::of_others(&park)
 }
