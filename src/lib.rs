@@ -50,6 +50,7 @@ pub mod view;
 
 pub mod daemon;
 pub mod guardian;
+pub mod open;
 pub mod signals;
 
 pub mod cli;

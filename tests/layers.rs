@@ -87,8 +87,9 @@ fn modules(names: &[&str]) -> Vec<String> {
 
 #[test]
 fn what_decides_touches_neither_the_world_nor_the_shells() {
-    let shells =
-        ["daemon", "cli", "signals", "store", "guardian", "view", "export", "top", "report", "replay"];
+    let shells = [
+        "daemon", "open", "cli", "signals", "store", "guardian", "view", "export", "top", "report", "replay",
+    ];
     let mut forbidden = modules(&shells);
     forbidden.extend(modules(&["connections"]));
     forbidden.extend(OUTSIDE.map(str::to_owned));
@@ -110,19 +111,20 @@ fn gpus_and_pages_know_nothing_of_decisions() {
 
 #[test]
 fn a_vendors_library_is_named_below_the_seam_alone() {
-    let above = ["cli", "daemon", "guardian", "store", "view", "export", "top", "report", "replay", LAB];
+    let above =
+        ["cli", "daemon", "open", "guardian", "store", "view", "export", "top", "report", "replay", LAB];
     assert_eq!(uses(&above, &["nvml::", "nvapi::", "Nvml"].map(str::to_owned)), Vec::<String>::new());
     assert_eq!(uses(&PURE, &["nvml::", "nvapi::", "Nvml"].map(str::to_owned)), Vec::<String>::new());
 }
 
 #[test]
 fn nobody_but_the_command_line_uses_the_daemon() {
-    assert_eq!(uses(&BESIDE, &modules(&["daemon", "cli"])), Vec::<String>::new());
-    let of_agft = ["daemon", "cli"].map(|name| format!("agft::{name}"));
+    assert_eq!(uses(&BESIDE, &modules(&["daemon", "open", "cli"])), Vec::<String>::new());
+    let of_agft = ["daemon", "open", "cli"].map(|name| format!("agft::{name}"));
     let mut hits = uses(&[LAB], &of_agft);
     hits.retain(|hit| !hit.contains("/agft-lab/src/cli/"));
     assert_eq!(hits, Vec::<String>::new());
-    assert_eq!(uses(&["daemon"], &modules(&["cli"])), Vec::<String>::new());
+    assert_eq!(uses(&["daemon", "open"], &modules(&["cli"])), Vec::<String>::new());
 }
 
 #[test]

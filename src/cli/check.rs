@@ -5,7 +5,6 @@ use std::path::Path;
 use clap::Args;
 
 use super::{Cli, Exit, report_config_error};
-use crate::compose::auto::{self, Seeker};
 use crate::config::{Config, Server, Servers};
 use crate::connections::{self, Source};
 use crate::daemon::clients;
@@ -17,6 +16,7 @@ use crate::guardian::undo::runtime_dir;
 use crate::metrics::page::Page;
 use crate::metrics::report::{EngineReport, describe};
 use crate::metrics::scrape::{Scraper, exposed, without_query};
+use crate::open::auto::{self, Seeker};
 use crate::store::{Distrust, trusted_dir};
 
 /// Options of `check`.

@@ -8,10 +8,7 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 
 use super::{Cli, Exit, LogFormat, exit_of, load_config, logging};
-use crate::compose::auto::{self, Seeker};
-use crate::compose::group::{self, Candidate, HELP, Memory, Options, Shared};
-use crate::compose::guarded::Guarded;
-use crate::compose::park::{self, Around};
+use crate::compose::park::periods;
 use crate::config::{Config, Listen, Server};
 use crate::daemon::clients;
 use crate::daemon::clock::Clock;
@@ -28,6 +25,10 @@ use crate::gpu::host::{self, AnyHost};
 use crate::gpu::{GpuError, GpuInfo};
 use crate::guardian::undo::runtime_dir;
 use crate::metrics::scrape;
+use crate::open::auto::{self, Seeker};
+use crate::open::group::{self, Candidate, HELP, Memory, Options, Shared};
+use crate::open::guarded::Guarded;
+use crate::open::park::{self, Around};
 use crate::signals::Signals;
 use crate::store::held::{ClaimError, HeldDir};
 use crate::store::own_dir;
@@ -193,9 +194,9 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
         true => None,
         false => {
             let servers = config.servers().into_iter().map(|server| server.config).chain([config.clone()]);
-            let periods = servers.map(|config| config.control.decision_interval_s.0);
-            let active = if parks { park::periods(&config.park).active.0 } else { 0.0 };
-            let period = Seconds(periods.fold(active, f64::max));
+            let ticks = servers.map(|config| config.control.decision_interval_s.0);
+            let active = if parks { periods(&config.park).active.0 } else { 0.0 };
+            let period = Seconds(ticks.fold(active, f64::max));
             let json = cli.log_format == LogFormat::Json;
             let mut guarded = Guarded::claim(&cli.config, json, config, host, &locked, others, period)?;
             if !dry_run {

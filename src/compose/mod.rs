@@ -1,9 +1,5 @@
-//! From a checked configuration to the constants of the parts, and to the groups that run.
+//! From a checked configuration to the constants of the parts.
 
-pub mod auto;
-pub mod group;
-pub mod guarded;
-pub mod join;
 pub mod park;
 
 use std::path::PathBuf;
@@ -16,30 +12,16 @@ use crate::bandit::structured::StructuredSettings;
 use crate::config::{Config, EngineKind, PolicyKind};
 use crate::control::Settings;
 use crate::engine;
-use crate::gpu::{GpuInfo, SupportedClocks};
+use crate::gpu::SupportedClocks;
 use crate::holdout::HoldoutSettings;
 use crate::metrics::scrape::ScrapeSettings;
 use crate::park::levers::{LeverBook, Levers};
 use crate::park::wake::Running;
 use crate::reward::slo::Limits;
-use crate::store::Identity;
 use crate::units::{Mhz, Seconds};
 
 /// Part of a window after a clock change that is not measured: clocks take 10-100 ms to change.
 const SETTLE: Seconds = Seconds(0.1);
-
-/// Whose model is learned on these GPUs.
-#[must_use]
-pub fn identity(config: &Config, gpus: &[GpuInfo]) -> Identity {
-    Identity {
-        gpu_name: gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default(),
-        gpu_uuids: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
-        feature_names: crate::features::NAMES.iter().map(|name| (*name).to_owned()).collect(),
-        policy: config.control.policy.to_string(),
-        model_version: crate::control::learned::MODEL_VERSION,
-        engine_model: None,
-    }
-}
 
 /// Where and how to scrape, and whose page is expected there.
 #[must_use]
@@ -57,7 +39,7 @@ pub fn scrape_settings(config: &Config, engine: EngineKind) -> ScrapeSettings {
 
 /// The latency limits; `None` ignores them.
 #[must_use]
-fn limits(config: &Config) -> Option<Limits> {
+pub fn limits(config: &Config) -> Option<Limits> {
     let control = &config.control;
     (!control.ignore_slo).then_some(Limits {
         ttft: control.ttft_limit,

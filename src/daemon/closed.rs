@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::compose::join::name;
 use crate::config::Server;
+use crate::open::join::name;
 
 /// A group that ended is opened again after so long, after twice as long if that fails ...
 const REOPEN_AFTER: Duration = Duration::from_secs(5);

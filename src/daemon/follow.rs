@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::compose::auto::{self, Seeker};
 use crate::config::{Config, Server};
 use crate::discover::{Change, Follower, Found};
 use crate::export::Published;
 use crate::gpu::GpuInfo;
 use crate::metrics::scrape::without_query;
+use crate::open::auto::{self, Seeker};
 
 /// Looks whose changes may wait for the loop.
 const WAITING: usize = 4;

@@ -22,12 +22,12 @@ use super::park::{Looks, ParkGroup, Surroundings, group_name};
 use super::reload::{differences, hung_up, is_of_a_server, read_again};
 use super::tick::{End, Ending, Group, RunError, ToGroup};
 use super::watch::{Alarm, Pulse, Watch};
-use crate::compose::join::name;
 use crate::config::{Config, ConfigError, Server};
 use crate::control::Order;
 use crate::discover::Change;
 use crate::export::protocol::Directed;
 use crate::gpu::GpuInfo;
+use crate::open::join::name;
 
 /// The loop shows that it goes on this often, whatever the groups do.
 const ALIVE_EVERY: Duration = Duration::from_millis(200);
@@ -445,7 +445,8 @@ impl Host {
             Ok(group) => {
                 // One has gone, or moved on, meanwhile.
                 running.leave(name, group.end(&Ok(())));
-                for gone in servers.iter().filter(|server| !current.iter().any(|now| now.name == server.name)) {
+                for gone in servers.iter().filter(|server| !current.iter().any(|now| now.name == server.name))
+                {
                     self.follow.iter().for_each(|follow| follow.forget(&gone.name));
                 }
                 if !current.is_empty() {

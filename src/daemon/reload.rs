@@ -14,12 +14,13 @@ use tokio::signal::unix::Signal;
 use super::clock::Clock;
 use super::feed::{Feed, Schedule};
 use crate::bandit::{ActionSpace, Policy};
-use crate::compose::group::scrapers;
-use crate::compose::{self, join};
+use crate::compose;
 use crate::config::{self, Config, ConfigError, Server};
 use crate::control::{Controller, Learned, Settings};
 use crate::gpu::SupportedClocks;
 use crate::metrics::scrape::without_query;
+use crate::open::group::scrapers;
+use crate::open::join;
 use crate::park::levers::LeverBook;
 
 /// What a group has to know to take up a new configuration.

@@ -11,7 +11,6 @@ use super::levels::{Levels, levels};
 use super::probe::{Probe, Readings};
 use super::{Board, group_name};
 use crate::compose;
-use crate::compose::guarded::CLOCK_THREAD;
 use crate::control::{ClockOutcome, Order};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
@@ -19,6 +18,7 @@ use crate::daemon::tick::{Ending, RunError, ToGroup, alarm, end_actuator, unix_s
 use crate::daemon::trust::Trusted;
 use crate::daemon::watch::{GroupWatch, Wards, WatchedGroup};
 use crate::gpu::{GpuError, GpuInfo, GpuSensors, Refusal, SupportedClocks};
+use crate::open::guarded::CLOCK_THREAD;
 use crate::park::levers::{LeverBook, Levers, TrialTimes};
 use crate::park::parker::{Command, Event, Refused};
 use crate::park::sample::{Activity, Sensor, Sensors};

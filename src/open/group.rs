@@ -11,6 +11,7 @@ use anyhow::Context;
 use super::guarded::{CLOCK_THREAD, Guarded};
 use super::join;
 use crate::bandit::ActionSpace;
+use crate::compose;
 use crate::config::{Config, Server};
 use crate::connections::Watcher;
 use crate::control::{Controller, Learned, Model};
@@ -232,9 +233,22 @@ impl Candidate {
 /// # Errors
 /// An address or a file cannot be used.
 pub fn scrapers(servers: &[Server]) -> Result<Servers<Scraper>, ScrapeError> {
-    let one =
-        |server: &Server| Ok((server.name.clone(), Scraper::new(&super::scrape_settings(&server.config, server.engine))?));
+    let one = |server: &Server| {
+        Ok((server.name.clone(), Scraper::new(&compose::scrape_settings(&server.config, server.engine))?))
+    };
     servers.iter().map(one).collect::<Result<_, _>>().map(Servers::new)
+}
+
+/// Whose model is learned on these GPUs.
+fn identity(config: &Config, gpus: &[GpuInfo]) -> Identity {
+    Identity {
+        gpu_name: gpus.first().map(|gpu| gpu.name.clone()).unwrap_or_default(),
+        gpu_uuids: gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+        feature_names: crate::features::NAMES.iter().map(|name| (*name).to_owned()).collect(),
+        policy: config.control.policy.to_string(),
+        model_version: crate::control::learned::MODEL_VERSION,
+        engine_model: None,
+    }
 }
 
 /// What was learned of a server before.
@@ -253,7 +267,7 @@ impl Memory {
     pub fn load(candidate: &Candidate, options: Options) -> anyhow::Result<Self> {
         let config = &candidate.server.config;
         let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
-        let identity = super::identity(config, &candidate.gpus.infos);
+        let identity = identity(config, &candidate.gpus.infos);
         let learned = load_model(options, config, &store, &identity)?;
         let savings = load_savings(&store, &identity)?;
         Ok(Self { store, identity, learned, savings })
@@ -267,7 +281,7 @@ fn load_model(
     identity: &Identity,
 ) -> anyhow::Result<Learned> {
     let now = jiff::Timestamp::now();
-    let fresh = || Learned::fresh(super::learner(config), config.metrics.baseline_measurements);
+    let fresh = || Learned::fresh(compose::learner(config), config.metrics.baseline_measurements);
     if options.reset_model {
         for kept in store.reset(now)? {
             tracing::info!(kept_as = %kept.display(), "model put aside");
@@ -289,7 +303,7 @@ fn load_model(
                 return Ok(fresh());
             }
             tracing::info!(rounds = learned.rounds, generation = ?restored.generation, "model loaded");
-            super::configure(&mut learned.policy, config);
+            compose::configure(&mut learned.policy, config);
             Ok(learned)
         }
         Load::Fresh { reasons } => {
@@ -396,8 +410,8 @@ impl Shared {
         let entered = span.clone().entered();
         let actuator =
             lease.map(|lease| Actuator::spawn(lease, clock)).transpose().context("clock thread")?;
-        let memory_clocks = super::memory_clocks(config, &gpus.clocks);
-        let space = ActionSpace::new(&gpus.clocks, &super::space_settings(config, memory_clocks));
+        let memory_clocks = compose::memory_clocks(config, &gpus.clocks);
+        let space = ActionSpace::new(&gpus.clocks, &compose::space_settings(config, memory_clocks));
         tracing::info!(arms = space.arms().len(), "action space");
         if config.gpu.min_frequency > gpus.clocks.core_max() {
             let (minimum, highest) = (config.gpu.min_frequency, gpus.clocks.core_max());
@@ -406,7 +420,7 @@ impl Shared {
                 "gpu.min_frequency is above every clock of the board: the highest alone is used"
             );
         }
-        let mut settings = super::control_settings(config, dry_run);
+        let mut settings = compose::control_settings(config, dry_run);
         if let Some(holdout) = &mut settings.holdout {
             // No load may come to know the moments, not even one that starts with every run.
             holdout.seed ^= unix_seconds().to_bits().rotate_left(32);
@@ -440,7 +454,7 @@ impl Shared {
             _ => None,
         };
         let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0], gpus.infos.len());
-        let levers = super::parking(&mut settings, config, &gpus.clocks, known);
+        let levers = compose::parking(&mut settings, config, &gpus.clocks, known);
         let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
         let controller = controller.with_levers(levers).with_sharers(join::sharers(&servers));
         let period = config.control.decision_interval_s;

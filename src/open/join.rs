@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::compose;
 use crate::config::{Config, EngineKind, SERVER_SECTIONS, Server};
 use crate::control::Sharer;
 use crate::daemon::{clients, reload};
@@ -129,7 +130,7 @@ fn shorter(a: Seconds, b: Seconds) -> Seconds {
 /// What each of the servers promises its clients.
 #[must_use]
 pub fn sharers(servers: &[Server]) -> Vec<Sharer> {
-    servers.iter().map(|server| Sharer::new(server.name.clone(), super::limits(&server.config))).collect()
+    servers.iter().map(|server| Sharer::new(server.name.clone(), compose::limits(&server.config))).collect()
 }
 
 #[cfg(test)]
