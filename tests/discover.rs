@@ -498,3 +498,23 @@ fn reload_and_orders_go_for_servers_that_were_found_and_for_those_that_come() {
     is_locked(&bench, 0, &daemon);
     daemon.stop();
 }
+
+#[test]
+fn one_of_two_servers_on_a_gpu_that_goes_leaves_the_other_served() {
+    let mut bench = bench(1);
+    let (first, second) = (Server::start("a", 1), Server::start("b", 1));
+    bench.list_auto(&[("a", &first.url()), ("b", &second.url())]);
+    computes(&bench.mock, 0, &[first.workers[0], second.workers[0]]);
+    bench.mock.set_load(0, 0.6).expect("a GPU");
+    let mut daemon = bench.start(&[]);
+    is_locked(&bench, 0, &daemon);
+    drop(first);
+    computes(&bench.mock, 0, &second.workers);
+    daemon.wait_for_log("opened server=\"b\"");
+    is_locked(&bench, 0, &daemon);
+    let alone = bench.run(&["status"]).out;
+    assert!(!alone.contains("a+b"), "{alone}");
+    daemon.stop();
+    assert_eq!(["a", "b", "a+b"].map(|name| runs(&bench, name)), [0, 1, 1]);
+    assert!(bench.is_free() && bench.journals().is_empty());
+}

@@ -210,8 +210,7 @@ impl Running {
         let (inbox, mut messages) = mpsc::channel(INBOX);
         let is_served = matches!(group, AnyGroup::Served(_));
         if self.paused {
-            // There is room: it is the first message.
-            let _ = inbox.try_send(ToGroup::Order(Order::Pause));
+            let _ = inbox.try_send(ToGroup::Order(Order::Pause)); // There is room for the first.
         }
         let servers = group.servers().into_iter().map(|server| server.name).collect();
         let inbox = Inbox { sender: inbox, is_served, servers, gpus: group.gpus() };
@@ -355,8 +354,11 @@ impl Host {
                     if let Err(error) = &result {
                         tracing::error!(name, %error, "left alone; the others go on");
                     }
-                    running.leave(name, ending);
                     let servers = self.current(servers);
+                    // What is left of several, if any, goes by another name.
+                    let is_gone = self::name(&servers) != name;
+                    self.follow.iter().filter(|_| is_gone).for_each(|follow| follow.forget(&name));
+                    running.leave(name, ending);
                     match result {
                         _ if servers.is_empty() => {}
                         Ok(()) => closed.push_found(servers),
@@ -405,9 +407,8 @@ impl Host {
                         taking_back.spawn_local(async move { (opened.await, gpu) });
                     }
                 }
-                Some(Ok((opened, servers))) = opening.join_next() => {
-                    self.opened(opened, servers, running, &mut closed);
-                }
+                Some(Ok((opened, servers))) = opening.join_next() =>
+                    self.opened(opened, servers, running, &mut closed),
                 Some(Ok((opened, gpu))) = taking_back.join_next() => self.taken_back(opened, &gpu, running),
             }
         }

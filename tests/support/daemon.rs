@@ -108,6 +108,14 @@ impl Bench {
         self.change("discover.every_s", "0.2");
     }
 
+    /// Has the GPUs of these servers, each with the URL of its page, looked for, often.
+    pub(crate) fn list_auto(&mut self, servers: &[(&str, &str)]) {
+        for (name, url) in servers {
+            let _ = writeln!(self.entries, "  - {{name: {name}, metrics_url: \"{url}\", gpus: auto}}");
+        }
+        self.change("discover.every_s", "0.2");
+    }
+
     /// Changes a key (`section.key`) of the configuration; the value is YAML.
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
         self.change(key, value);
