@@ -232,8 +232,9 @@ impl Candidate {
 /// # Errors
 /// An address or a file cannot be used.
 pub fn scrapers(servers: &[Server]) -> Result<Servers<Scraper>, ScrapeError> {
-    let one =
-        |server: &Server| Ok((server.name.clone(), Scraper::new(&super::scrape_settings(&server.config, server.engine))?));
+    let one = |server: &Server| {
+        Ok((server.name.clone(), Scraper::new(&super::scrape_settings(&server.config, server.engine))?))
+    };
     servers.iter().map(one).collect::<Result<_, _>>().map(Servers::new)
 }
 

@@ -445,7 +445,8 @@ impl Host {
             Ok(group) => {
                 // One has gone, or moved on, meanwhile.
                 running.leave(name, group.end(&Ok(())));
-                for gone in servers.iter().filter(|server| !current.iter().any(|now| now.name == server.name)) {
+                for gone in servers.iter().filter(|server| !current.iter().any(|now| now.name == server.name))
+                {
                     self.follow.iter().for_each(|follow| follow.forget(&gone.name));
                 }
                 if !current.is_empty() {
