@@ -449,7 +449,7 @@ fn parked_gpu_goes_to_the_server_that_comes_and_is_parked_again_after_it() {
     let bench = looking(2)
         .set("park.others", "true")
         .set("park.quiet_s", "0.3")
-        .set("park.idle_timeout_s", "0.3")
+        .set("park.timeout_s", "0.3")
         .set("park.active_poll_ms", "20")
         .set("park.parked_poll_ms", "50");
     let is_parked = |gpu: usize, daemon: &Daemon| {
