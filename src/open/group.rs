@@ -234,11 +234,7 @@ impl Candidate {
 /// An address or a file cannot be used.
 pub fn scrapers(servers: &[Server]) -> Result<Servers<Scraper>, ScrapeError> {
     let one = |server: &Server| {
-<<<<<<< HEAD:src/open/group.rs
         Ok((server.name.clone(), Scraper::new(&compose::scrape_settings(&server.config, server.engine))?))
-=======
-        Ok((server.name.clone(), Scraper::new(&super::scrape_settings(&server.config, server.engine))?))
->>>>>>> h-vocab:src/compose/group.rs
     };
     servers.iter().map(one).collect::<Result<_, _>>().map(Servers::new)
 }
