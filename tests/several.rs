@@ -242,6 +242,9 @@ fn gpu_of_two_servers_is_parked_when_both_are_idle_and_given_back_when_one_is_ou
             std::fs::read_dir(bench.path(dir)).unwrap().map(|dir| dir.unwrap().file_name()).collect();
         assert_eq!(inside, ["chat+code"], "{dir}");
     }
+    let run = std::fs::read_dir(bench.path("runs/chat+code")).unwrap().next().unwrap().unwrap().path();
+    let replayed = bench.run(&["replay", run.to_str().unwrap()]);
+    assert!(replayed.out.contains("every step came out the same, bit for bit"), "{}", replayed.out);
 }
 
 #[test]

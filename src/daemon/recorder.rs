@@ -283,9 +283,11 @@ impl Observer for Recorder {
                 }
             }
         }
-        if let Scrape::Page(page) = &facts.seen.scrape {
-            self.engine = Some(page.engine().name());
-        }
+        let first = match &facts.seen.scrape {
+            Scrape::Page(page) => Some(page.as_ref()),
+            scrape => scrape.each().first(),
+        };
+        self.engine = first.map(|page| page.engine().name()).or(self.engine);
         let Some(round) = &facts.output.round else { return };
         let at = Timestamp::now();
         self.totals.rounds += 1;
