@@ -146,13 +146,21 @@ fn sigkill_of_the_controller_or_its_group_at_any_moment_releases_within_a_second
     }
 }
 
+/// Two servers, and a GPU of none that is parked.
+fn host() -> Bench {
+    let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 3)).set("park.others", "true");
+    let bench = bench.set("park.quiet_s", "0.3").set("park.timeout_s", "0.3");
+    let bench = bench.server("chat", &[0], "").server("code", &[1], "");
+    bench.servers.iter().for_each(|server| server.set_load(0.6));
+    bench
+}
+
 /// `scripts/kill-test.sh` runs this; `KILLS` says how many.
 #[test]
 #[ignore = "minutes; scripts/kill-test.sh"]
 fn many_kills() {
     let kills = std::env::var("KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(200);
-    let bench = Bench::new();
-    bench.engine.set_load(0.6);
+    let bench = host();
     for (fault, from, limit) in
         [(false, "kill()", RELEASED_WITHIN), (true, "the end of a fault around kill()", FREED_WITHIN)]
     {
