@@ -1,4 +1,5 @@
-//! Shows the [`HostState`] to the outside: a page for people, one for Prometheus, a socket for `agft status`.
+//! Shows the [state of the host](crate::view::HostState) to the outside: a page for people, one for Prometheus, a socket
+//! for `agft status`.
 //!
 //! Threads of their own with runtimes of their own answer: whatever clients do, no tick waits for them.
 

@@ -36,7 +36,7 @@ pub use writer::{StepLimits, StepWriter};
 
 /// Version of the form; raised when a frame changes its meaning. Written is this one only.
 pub const STEPS_VERSION: u32 = 4;
-/// The oldest version that is read. In 3 the snapshot is another one, see [`crate::control::v3`].
+/// The oldest version that is read. In 3 the snapshot is another one, see `control::v3`.
 pub const OLDEST_STEPS_VERSION: u32 = 3;
 
 /// The directory of the segments inside of a run's.

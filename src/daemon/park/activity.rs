@@ -1,6 +1,6 @@
 //! Who else knows of work: connections to the services that the GPUs serve.
 //!
-//! The GPU's own sensors are read by [`super::member`]; what is machine-wide comes through [`ActivitySource`].
+//! The GPU's own sensors are read by [`super::group`]; what is machine-wide comes through [`ActivitySource`].
 
 use std::time::Duration;
 
