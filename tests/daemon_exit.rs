@@ -123,7 +123,8 @@ fn permission_lost_while_running_is_waited_out() {
     let address = daemon.page_address();
     let clocks = || {
         let page = get(&address, "/metrics").expect("the page");
-        ["agft_clocks_locked", "agft_clocks_not_given_back"].map(|name| value(&page, name))
+        ["agft_clocks_locked", "agft_clocks_not_given_back"]
+            .map(|name| value(&page, &format!("{name}{{server=\"server\",gpu=\"0\"}}")))
     };
     for call in [SET_CORE, RESET_CORE] {
         bench.mock.inject(&Injection::error(call, NO_PERMISSION)).expect("a free slot");
