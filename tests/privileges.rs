@@ -411,9 +411,12 @@ fn only_programs_that_are_ever_started_are_agft_itself_and_the_fan_programs_of_p
         let found = starts.iter().find(|(path, _)| path.ends_with(file));
         found.map(|(_, line)| line.as_str())
     };
-    assert_eq!(starts.len(), 2, "{starts:?}");
+    assert_eq!(starts.len(), 3, "{starts:?}");
     let itself = r#"let mut command = Command::new("/proc/self/exe");"#;
     assert_eq!(started("src/guardian/link.rs"), Some(itself));
+    // The program beside it, which root runs only if nobody else could have written it; see tests/lab.rs.
+    let lab = "let error = Command::new(program).args(std::env::args_os().skip(1)).exec();";
+    assert_eq!(started("src/cli/lab.rs"), Some(lab));
     // By the configuration alone, which root obeys only if nobody else could have written it; see tests/park.rs.
     assert_eq!(started("src/daemon/park/hooks.rs"), Some("let mut command = Command::new(program);"));
 }

@@ -92,11 +92,11 @@ fn group_of_which_one_has_no_energy_has_none_and_shows_no_made_up_zero() {
     let mut daemon = bench.start(&["--metrics-listen", "127.0.0.1:0"]);
     daemon.wait_for_log("the energy of the whole group is unknown");
     let address = daemon.page_address();
-    let first = r#"agft_gpu_energy_joules_total{gpu="0"}"#;
+    let first = r#"agft_gpu_energy_joules_total{server="server",gpu="0"}"#;
     let page = eventually(|| get(&address, "/metrics").unwrap_or_default(), |page| page.contains(first));
     assert!(page.contains(first), "{page}");
-    assert!(!page.contains(r#"agft_gpu_energy_joules_total{gpu="1"}"#), "{page}");
-    assert!(!page.contains(r#"agft_gpu_power_watts{gpu="1"}"#), "{page}");
+    assert!(!page.contains(r#"agft_gpu_energy_joules_total{server="server",gpu="1"}"#), "{page}");
+    assert!(!page.contains(r#"agft_gpu_power_watts{server="server",gpu="1"}"#), "{page}");
     daemon.stop();
     assert!(bench.rounds().iter().all(|round| round.power_w.is_none()), "a part shown as the whole");
 }

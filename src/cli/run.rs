@@ -302,22 +302,23 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
     })
 }
 
-/// Those that nothing about the set-up of their GPUs is in the way of; where servers are looked for, others are left for
-/// later.
+/// Those that nothing is in the way of; one that is not is left for later, unless it is the only one that is named.
 fn check_all(
     candidates: Vec<Candidate>,
     closed: &mut Vec<Vec<Server>>,
     follows: bool,
 ) -> anyhow::Result<Vec<Candidate>> {
     let mut fit = Vec::new();
-    for candidate in candidates {
+    let is_alone = candidates.len() == 1;
+    for mut candidate in candidates {
         match candidate.check() {
             Ok(()) => fit.push(candidate),
-            Err(error) if follows => {
-                tracing::error!(name = candidate.server.name, %error, "left alone; the others go on");
+            Err(error) if follows || !is_alone => {
+                let error = format!("{error:#}");
+                tracing::error!(name = candidate.server.name, error, "left alone; the others go on");
                 closed.push(candidate.servers);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
     Ok(fit)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::control::{Mode, Order};
-use crate::view::{History, HostState, ParkMode, ParkState, ParkedGpu, State};
+use crate::view::{History, HostState, ParkMode, ParkStanding, ParkState, ParkedGpu, State};
 
 /// What the loop of one server published last.
 #[derive(Debug, Clone)]
@@ -161,7 +161,8 @@ fn has_carried_out(state: &State, order: Order) -> bool {
 }
 
 fn is_parked_as(park: &ParkState, order: Order) -> bool {
-    let free = |gpu: &ParkedGpu| gpu.in_force.is_none() && !gpu.not_given_back;
+    let free =
+        |gpu: &ParkedGpu| gpu.state == ParkStanding::Paused && gpu.in_force.is_none() && !gpu.not_given_back;
     match order {
         Order::Pause => park.mode == ParkMode::Paused && park.gpus.iter().all(free),
         Order::Resume => park.mode == ParkMode::Parking,

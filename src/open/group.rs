@@ -156,7 +156,8 @@ pub struct Candidate {
     pub servers: Vec<Server>,
     /// Their GPUs.
     pub gpus: Gpus,
-    scrapers: Servers<Scraper>,
+    /// Once it was checked: what is said of their files is for the log.
+    scrapers: Option<Servers<Scraper>>,
     /// No clock is ever written.
     pub hands_off: bool,
 }
@@ -174,9 +175,8 @@ impl Candidate {
         }
         server.config.control.data_collection_mode |= gpus.unlisted;
         let servers = vec![server.clone()];
-        let scrapers = scrapers(&servers)?;
         let hands_off = options.dry_run || server.config.control.data_collection_mode;
-        Ok(Self { server, servers, gpus, scrapers, hands_off })
+        Ok(Self { server, servers, gpus, scrapers: None, hands_off })
     }
 
     /// Those whose GPUs overlap become one each, which is said in the log.
@@ -205,7 +205,6 @@ impl Candidate {
         {
             let selector = |gpu: &GpuInfo| GpuSelector::Uuid(gpu.uuid.clone());
             server.config.gpu.device_id = whole.gpus.infos.iter().map(selector).collect();
-            whole.scrapers = scrapers(&whole.servers)?;
             tracing::warn!(
                 servers = server.name,
                 gpus = whole.gpus.infos.len(),
@@ -216,15 +215,16 @@ impl Candidate {
         Ok(Some(whole))
     }
 
-    /// Says what may be unexpected.
+    /// Opens the ways to the pages, and says what may be unexpected.
     ///
     /// # Errors
-    /// [`GpuError`]: the GPUs are set up so that their clocks cannot be controlled.
-    pub fn check(&self) -> Result<(), GpuError> {
+    /// An address or a file cannot be used; the GPUs are set up so that their clocks cannot be controlled.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.scrapers = Some(scrapers(&self.servers)?);
         if self.gpus.unlisted {
             tracing::warn!(gpu = %self.gpus.infos[0], "only measured: {NO_CLOCKS_LISTED}");
         }
-        self.gpus.check_setup(!self.hands_off)
+        Ok(self.gpus.check_setup(!self.hands_off)?)
     }
 }
 
@@ -367,7 +367,7 @@ impl Shared {
                 let opened = tokio::task::spawn_blocking(move || {
                     let opened = servers.into_iter().map(|server| Candidate::open(host, server, options));
                     let candidate = Candidate::join(opened.collect::<Result<_, _>>()?)?;
-                    let candidate = candidate.context("no server")?;
+                    let mut candidate = candidate.context("no server")?;
                     if let Some(other) = candidate.gpus.infos.iter().find(|gpu| taken.contains(&gpu.uuid)) {
                         anyhow::bail!(
                             "{other} is controlled for another server; both share it after a restart of agft"
@@ -401,6 +401,7 @@ impl Shared {
         lease: Option<ClockLease>,
     ) -> anyhow::Result<Group> {
         let Candidate { server, servers, gpus, scrapers, .. } = candidate;
+        let scrapers = scrapers.context("a candidate that was not checked")?;
         let config = &server.config;
         let (clock, dry_run, uuids) = (self.clock, self.options.dry_run, gpus.uuids());
         let span = match self.is_several {
