@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream as Stream;
 use super::*;
 use crate::control::Mode;
 use crate::export::testing::Stage;
-use crate::view::{ParkMode, State, testing};
+use crate::view::{ParkMode, ParkStanding, State, testing};
 
 struct Talk(BufReader<Stream>);
 
@@ -122,6 +122,7 @@ fn an_order_to_all_waits_for_every_server_and_for_the_gpus_without_one() {
     std::thread::sleep(Duration::from_millis(100));
     let mut park = testing::host().park.unwrap();
     (park.mode, park.gpus[0].in_force) = (ParkMode::Paused, None);
+    park.gpus.iter_mut().for_each(|gpu| gpu.state = ParkStanding::Paused);
     stage.park.send_replace(Arc::new(park.clone()));
     let wanted = testing::of(vec![paused, testing::host().servers.remove(1)], Some(park));
     assert_eq!(serde_json::from_str::<Answer>(&talk.hear()).unwrap(), Answer::state(wanted));
