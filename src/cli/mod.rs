@@ -254,7 +254,7 @@ fn load_config(cli: &Cli) -> Result<Config, Exit> {
 /// A configuration that was read; warnings and problems go to standard error.
 ///
 /// # Errors
-/// How to end where there is none.
+/// The exit code, if the configuration cannot be used.
 pub fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Config, Exit> {
     match loaded {
         Ok(loaded) => {

@@ -275,10 +275,8 @@ impl Running {
 fn joined(ended: Ended) -> (AnyGroup, Result<(), RunError>) {
     match ended {
         Ok(ended) => ended,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => unreachable!("no task of a group is ever aborted"),
-        },
+        // No task of a group is ever aborted: a panic is the only other end.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

@@ -78,7 +78,7 @@ impl Facts {
     /// The addresses at which agft reaches the socket, the best first.
     ///
     /// # Errors
-    /// Why there is none. An address that is not the machine's own is never given: it would lead outside.
+    /// The reason, if agft cannot reach the socket. Only addresses of this machine are returned.
     pub fn reach(&self, socket: &Socket) -> Result<Vec<SocketAddr>, &'static str> {
         let (ip, port) = (socket.listens.ip(), socket.listens.port());
         let its_own = self.addresses.get(&socket.netns).map_or(&[][..], Vec::as_slice);

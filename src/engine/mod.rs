@@ -90,7 +90,7 @@ impl PartialEq for dyn Engine {
 
 impl Eq for dyn Engine {}
 
-/// The engine whose page this is; `None` if it is none that agft knows.
+/// The engine that wrote this page; `None` if agft does not know it.
 #[must_use]
 pub fn recognise(page: Text<'_>) -> Option<&'static dyn Engine> {
     find(ENGINES.iter().copied(), page).map(|(engine, _)| engine)

@@ -293,15 +293,14 @@ impl Guardian {
                         self.say(&FromGuardian::Alive).await;
                     }
                     Some(Ok(ToGuardian::Stuck(part))) => {
-                        self.release_under_controller(&format!("the controller is stuck: {part}")).await;
+                        let why = format!("the controller is stuck: {part}");
+                        self.release_under_controller(&why, self.held.clone()).await;
                         kill_at.get_or_insert(Instant::now() + STUCK_END);
                     }
                     Some(Ok(ToGuardian::StuckGpus { part, gpus })) => {
-                        let held = std::mem::take(&mut self.held);
-                        let (these, others) = held.into_iter().partition(|gpu| gpus.contains(gpu));
-                        self.held = these;
-                        self.release_under_controller(&format!("a part is stuck: {part}")).await;
-                        self.held.extend::<BTreeSet<String>>(others);
+                        let why = format!("a part is stuck: {part}");
+                        let theirs = self.held.iter().filter(|gpu| gpus.contains(gpu)).cloned().collect();
+                        self.release_under_controller(&why, theirs).await;
                     }
                     Some(Ok(ToGuardian::Goodbye)) => return Why::Goodbye,
                     Some(Ok(message)) => {
@@ -313,7 +312,7 @@ impl Guardian {
                     None => return Why::Gone,
                 },
                 _ = self.dying.recv() => {
-                    self.release_under_controller("the controller is being killed").await;
+                    self.release_under_controller("the controller is being killed", self.held.clone()).await;
                 }
                 name = signals.wait() => return Why::Signal(name),
                 () = self.controller.gone.notified() => {
@@ -340,7 +339,7 @@ impl Guardian {
                     let quiet = now.duration_since(heard);
                     if quiet >= self.silence && !silent {
                         let why = format!("no word from the controller for {:.1} s", quiet.as_secs_f64());
-                        silent = self.release_under_controller(&why).await;
+                        silent = self.release_under_controller(&why, self.held.clone()).await;
                     }
                     if kill_at.is_some_and(|at| now >= at) {
                         tracing::error!("the stuck controller does not end: killed");
@@ -361,20 +360,20 @@ impl Guardian {
         }
     }
 
-    /// Gives back what is held while the controller lives, and says so. The journals are the controller's:
+    /// Gives back these of what is held while the controller lives, and says so. The journals are the controller's:
     /// what was held stays in `held` until it says otherwise.
-    async fn release_under_controller(&mut self, why: &str) -> bool {
-        let mut failed = self.reset_held();
+    async fn release_under_controller(&mut self, why: &str, gpus: BTreeSet<String>) -> bool {
+        let mut failed = self.reset(&gpus);
         for _ in 1..TRIES_UNDER_CONTROLLER {
             if failed.is_empty() {
                 break;
             }
             tokio::time::sleep(RETRY).await;
-            failed = self.reset_held();
+            failed = self.reset(&gpus);
         }
         let Some((gpu, error)) = failed.first() else {
             self.refused.succeeded();
-            let gpus = self.held.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let gpus = gpus.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             tracing::warn!(%why, gpus, "guardian gave the clocks back");
             self.say(&FromGuardian::Released(why.to_owned())).await;
             return true;
@@ -402,7 +401,7 @@ impl Guardian {
                 asked = None;
                 self.hold_journalled();
             }
-            let failed = self.reset_held();
+            let failed = self.reset(&self.held.clone());
             let is_back = |gpu: &String| !failed.iter().any(|(uuid, _)| uuid == gpu);
             for gpu in self.held.iter().filter(|gpu| is_back(gpu)).cloned().collect::<Vec<_>>() {
                 let took_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -514,11 +513,11 @@ impl Guardian {
         self.held.len() < before
     }
 
-    /// One try on every GPU held; what failed, and where.
-    fn reset_held(&mut self) -> Vec<(String, GpuError)> {
-        for gpu in self.gpus.iter_mut().filter(|gpu| self.held.contains(&gpu.uuid)) {
+    /// One try on each of these GPUs; what failed, and where.
+    fn reset(&mut self, gpus: &BTreeSet<String>) -> Vec<(String, GpuError)> {
+        for gpu in self.gpus.iter_mut().filter(|gpu| gpus.contains(&gpu.uuid)) {
             gpu.memory_locked = self.dir.memory_is_locked(&gpu.uuid);
         }
-        reset_all(self.gpus.iter().filter(|gpu| self.held.contains(&gpu.uuid)))
+        reset_all(self.gpus.iter().filter(|gpu| gpus.contains(&gpu.uuid)))
     }
 }

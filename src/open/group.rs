@@ -444,7 +444,7 @@ impl Shared {
         say_sources(&gpus.infos, sampler.sources());
         let watch = match (&self.wards, &actuator) {
             (Some(wards), Some(actuator)) => Some(wards.watch(WatchedGroup {
-                gpus: gpus.infos.iter().map(|gpu| gpu.uuid.clone()).collect(),
+                gpus: uuids.iter().cloned().collect(),
                 parts: vec![
                     (CLOCK_THREAD, actuator.pulse()),
                     ("the thread that reads the GPUs", sampler.pulse()),
