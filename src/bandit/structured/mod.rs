@@ -11,6 +11,7 @@
 //! ```
 
 mod balance;
+mod budget;
 mod by_load;
 mod context;
 mod guard;
@@ -32,6 +33,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use self::budget::Budget;
 use self::context::Context;
 use self::guard::Guard;
 use self::model::Model;
@@ -57,6 +59,17 @@ const CEILING_RELAX: f64 = 1.02;
 const SETTLED_SHARE: f64 = 0.1;
 /// ... over so many choices.
 const SETTLED_CHOICES: u32 = 10;
+
+/// The preferred clock changes between two deviations only for a gain above this.
+const QUIET_HYSTERESIS: f64 = 0.03;
+/// After a deviation the clock changes anyway.
+const RETURN_HYSTERESIS: f64 = 0.004;
+/// A clock below the preferred one, as its share, at which predictions have to be sure.
+const SURE_BELOW: f64 = 0.93;
+/// Standard deviation of the predicted gain from which on the choice is sure ...
+const SURE_GAIN: f64 = 0.015;
+/// ... and of the predicted slowdown, where that is bounded.
+const SURE_SLOWDOWN: f64 = 0.012;
 
 /// What the policy has learned: all of it that a model file holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,8 +98,11 @@ pub struct Durable {
     /// Around which clock the choice has stayed, and for how many choices.
     settled: Option<(f64, u32)>,
     converged: bool,
-    /// Learning time of the last window at default clocks.
-    last_default: f64,
+    /// Learning time of the last deviation.
+    deviated: f64,
+    /// Does a deviation run now?
+    deviates: bool,
+    budget: Budget,
 }
 
 impl Durable {
@@ -108,7 +124,9 @@ impl Durable {
             preferred: None,
             settled: None,
             converged: false,
-            last_default: 0.0,
+            deviated: 0.0,
+            deviates: false,
+            budget: Budget::default(),
         }
     }
 
@@ -121,6 +139,7 @@ impl Durable {
             && self.model.as_ref().is_none_or(Model::is_sound)
             && [self.default_clock, self.ceiling, self.lowest, self.preferred].into_iter().all(positive)
             && self.learning_time.is_finite()
+            && self.budget.is_sound()
     }
 
     /// Collects the first windows at default clocks, which give the units.
@@ -148,7 +167,6 @@ impl Durable {
         }
         match lesson.target {
             Target::Default => {
-                self.last_default = lesson.at;
                 // Under the cap the read-back tells the cap, not what default clocks are.
                 let seen = self.default_clock.filter(|_| lesson.capped > 0.0);
                 self.default_clock = Some(seen.map_or(lesson.clock, |known| known.max(lesson.clock)));
@@ -165,15 +183,11 @@ impl Durable {
         if targets.len() < 2 {
             return (Target::Default, None, Reason::NothingAllowed);
         }
-        let (index, motive) = if wants_default || self.owes_reference() {
-            (0, Motive::Preferred)
-        } else {
-            self.pick(&outlooks)
-        };
+        let (index, motive) = if wants_default { (0, Motive::Preferred) } else { self.pick(&outlooks) };
         let reason = match motive {
             Motive::Descent => Reason::Sweep,
             Motive::Probe => Reason::Ucb,
-            Motive::Preferred | Motive::Dither => Reason::Greedy,
+            Motive::Preferred | Motive::Beside | Motive::Reference => Reason::Greedy,
         };
         let target = targets.get(index).copied().unwrap_or(Target::Default);
         (target, outlooks.get(index).copied(), reason)
@@ -181,7 +195,8 @@ impl Durable {
 
     fn pick(&mut self, outlooks: &[Outlook]) -> (usize, Motive) {
         let lowest = self.lowest.unwrap_or(f64::INFINITY);
-        let options = Options { outlooks, lowest, settings: &self.settings };
+        let settings = self.settings.clone();
+        let options = Options { outlooks, lowest, bound: self.bound(), settings: &settings };
         if let Stage::Descend(left) = self.stage {
             match options.descend().filter(|_| left > 0) {
                 Some(next) => {
@@ -191,28 +206,67 @@ impl Durable {
                 None => self.stage = Stage::Run,
             }
         }
-        let preferred = options.preferred(self.preferred);
-        self.turn += 1;
-        let every = self.settings.probe_every;
-        let probe =
-            (every > 0 && self.turn.is_multiple_of(every)).then(|| options.probe(preferred)).flatten();
-        let (index, motive) = if let Some(probe) = probe {
-            (probe, Motive::Probe)
+        let sure = self.preferred.is_some_and(|clock| self.is_sure(&options, clock));
+        let (every, hysteresis) = if sure {
+            (self.settings.quiet_every, QUIET_HYSTERESIS)
         } else {
-            let beside = match self.turn % 3 {
-                1 => options.dither(preferred, true),
-                2 => options.dither(preferred, false),
-                _ => None,
-            };
-            beside.map_or((preferred, Motive::Preferred), |beside| (beside, Motive::Dither))
+            (self.settings.deviate_every, self.settings.hysteresis)
         };
+        let returns = std::mem::take(&mut self.deviates);
+        let hysteresis = if returns { RETURN_HYSTERESIS } else { hysteresis };
+        let preferred = options.preferred(self.preferred, hysteresis);
+        let due = !returns && self.learning_time - self.deviated >= every.0;
+        let deviation = due.then(|| self.deviation(&options, preferred)).flatten();
         if let Some(outlook) = outlooks.get(preferred) {
-            self.note_preferred(outlook.clock);
+            self.note_preferred(outlook);
         }
-        (index, motive)
+        deviation.unwrap_or((preferred, Motive::Preferred))
     }
 
-    fn note_preferred(&mut self, clock: f64) {
+    /// A clock other than the preferred one, to learn from.
+    fn deviation(&mut self, options: &Options<'_>, preferred: usize) -> Option<(usize, Motive)> {
+        self.turn += 1;
+        let deviation = match self.turn % 3 {
+            0 => options.probe(preferred).map(|probe| (probe, Motive::Probe)),
+            1 if self.settings.max_slowdown.is_some() => (preferred != 0).then_some((0, Motive::Reference)),
+            1 => options.beside(preferred, true).map(|beside| (beside, Motive::Beside)),
+            _ => options.beside(preferred, false).map(|beside| (beside, Motive::Beside)),
+        };
+        self.deviated = self.learning_time;
+        self.deviates = deviation.is_some();
+        deviation
+    }
+
+    /// Takes the slowdown of a window into the account of the bound.
+    fn account(&mut self, lesson: &Lesson) {
+        let Some(allowed) = self.settings.max_slowdown else { return };
+        let (Some(model), Some(load), Some(default)) =
+            (&self.model, self.context.load(), self.clock_of_default())
+        else {
+            return;
+        };
+        let predictor = Predictor::new(model, load, 0, &mut Dice::new(0));
+        let slowdown = predictor.steady(lesson.clock).step.0 / predictor.steady(default).step.0 - 1.0;
+        if slowdown.is_finite() {
+            self.budget.push(lesson.seconds, slowdown, allowed);
+        }
+    }
+
+    /// Is what the choice rests on known well enough?
+    fn is_sure(&self, options: &Options<'_>, clock: f64) -> bool {
+        // A step below: at default clocks the prediction against them is trivially sure.
+        let Some(outlook) = options.outlooks.get(options.nearest(SURE_BELOW * clock)) else { return false };
+        let bounded = self.settings.max_slowdown.is_some();
+        outlook.sd <= SURE_GAIN && (!bounded || outlook.slowdown_sd <= SURE_SLOWDOWN)
+    }
+
+    /// Largest slowdown that the preferred clock may have, as a logarithm.
+    fn bound(&self) -> f64 {
+        self.settings.max_slowdown.map_or(f64::INFINITY, |allowed| self.budget.bound(allowed).ln_1p())
+    }
+
+    fn note_preferred(&mut self, outlook: &Outlook) {
+        let clock = outlook.clock;
         self.preferred = Some(clock);
         self.settled = match self.settled {
             Some((around, choices)) if (clock / around - 1.0).abs() < SETTLED_SHARE => {
@@ -221,13 +275,6 @@ impl Durable {
             _ => Some((clock, 1)),
         };
         self.converged |= self.settled.is_some_and(|(_, choices)| choices >= SETTLED_CHOICES);
-    }
-
-    /// With a slowdown bound: is a look at default clocks due?
-    fn owes_reference(&self) -> bool {
-        self.settings.max_slowdown.is_some()
-            && self.stage == Stage::Run
-            && self.learning_time - self.last_default > self.settings.reference_every.0
     }
 
     /// Targets, highest clock first with default's ahead, and their outlooks; `None` before there is a model.
@@ -374,6 +421,7 @@ impl Structured {
             self.running.guard.on_misfit(time.map(|time| (time.0, expected.0)), power, lesson.seconds);
         }
         model.learn(lesson, self.durable.settings.memory)?;
+        self.durable.account(&lesson);
         Ok(true)
     }
 

@@ -15,10 +15,14 @@ const ARRIVED: f64 = 0.985;
 const DESCENT_OPTIMISM: f64 = 0.5;
 /// Probes and descents stay out of predicted slowdowns above this factor.
 const BOLDEST_SLOWDOWN: f64 = 1.6;
+/// A probe may be this many times as slow as the bound allows.
+const PROBE_SLOWDOWN: f64 = 2.5;
 /// A probe nearer to the preferred clock than this share is none.
 const PROBE_DISTANCE: f64 = 0.04;
 /// Deviations from the preferred clock, boldest first.
-const DITHER: [f64; 4] = [0.05, 0.035, 0.022, 0.012];
+const BESIDE: [f64; 4] = [0.15, 0.1, 0.05, 0.025];
+/// The pessimism of a choice within a slowdown bound.
+const BOUNDED_PESSIMISM: f64 = 0.1;
 /// Standard deviations of the slowdown that count against a slowdown bound.
 const SLOWDOWN_CAUTION: f64 = 0.5;
 
@@ -41,7 +45,9 @@ pub(super) enum Motive {
     /// The pessimist's choice.
     Preferred,
     /// A step beside it.
-    Dither,
+    Beside,
+    /// Default clocks, which slowdowns are against.
+    Reference,
     /// Where an optimist would be.
     Probe,
 }
@@ -53,6 +59,8 @@ pub(super) struct Options<'a> {
     pub outlooks: &'a [Outlook],
     /// Lowest clock ever run at, MHz.
     pub lowest: f64,
+    /// Largest slowdown that the preferred clock may have, as a logarithm.
+    pub bound: f64,
     /// Constants.
     pub settings: &'a StructuredSettings,
 }
@@ -64,18 +72,22 @@ impl Options<'_> {
             .iter()
             .enumerate()
             .skip(1)
-            .filter(|(_, outlook)| self.is_open(outlook) && allow(outlook))
+            .filter(|(_, outlook)| self.is_in_reach(outlook) && allow(outlook))
             .map(|(index, outlook)| (index, score(outlook)))
             .filter(|(_, score)| *score < 0.0)
             .min_by(|a, b| a.1.total_cmp(&b.1))
             .map_or(0, |(index, _)| index)
     }
 
-    /// Within one step of what was tried, and within the slowdown bound?
-    fn is_open(&self, outlook: &Outlook) -> bool {
-        let bound = self.settings.max_slowdown.map_or(f64::INFINITY, |share| (1.0 + share).ln());
+    /// Within one step of what was tried?
+    fn is_in_reach(&self, outlook: &Outlook) -> bool {
         outlook.clock >= STEP_DOWN * self.lowest
-            && outlook.slowdown + SLOWDOWN_CAUTION * outlook.slowdown_sd <= bound
+    }
+
+    /// Within one step of what was tried, and within the slowdown bound by `slack` at least?
+    fn is_open(&self, outlook: &Outlook, slack: f64) -> bool {
+        self.is_in_reach(outlook)
+            && outlook.slowdown + SLOWDOWN_CAUTION * outlook.slowdown_sd <= self.bound + slack
     }
 
     fn is_bold_but_sane(outlook: &Outlook) -> bool {
@@ -98,15 +110,17 @@ impl Options<'_> {
         (outlook.clock < ARRIVED * self.lowest).then_some(wanted)
     }
 
-    /// The pessimist's choice; `held` keeps it unless there is something better by more than the hysteresis.
+    /// The pessimist's choice; `held` stays unless there is something better by more than `hysteresis`.
     #[must_use]
-    pub(super) fn preferred(&self, held: Option<f64>) -> usize {
-        let score = |o: &Outlook| o.gain + self.settings.pessimism * o.sd;
-        let best = self.best(score, |_| true);
+    pub(super) fn preferred(&self, held: Option<f64>, hysteresis: f64) -> usize {
+        // Where the slowdown is bounded, so is what a wrong choice can cost.
+        let pessimism = if self.bound.is_finite() { BOUNDED_PESSIMISM } else { self.settings.pessimism };
+        let score = |o: &Outlook| o.gain + pessimism * o.sd;
+        let best = self.best(score, |outlook| self.is_open(outlook, 0.0));
         let Some(held) = held.map(|clock| self.nearest(clock)) else { return best };
         match (self.outlooks.get(held), self.outlooks.get(best)) {
             (Some(old), Some(new))
-                if (held == 0 || self.is_open(old)) && score(new) > score(old) - self.settings.hysteresis =>
+                if (held == 0 || self.is_open(old, hysteresis)) && score(new) > score(old) - hysteresis =>
             {
                 held
             }
@@ -118,7 +132,8 @@ impl Options<'_> {
     #[must_use]
     pub(super) fn probe(&self, preferred: usize) -> Option<usize> {
         let score = |o: &Outlook| o.gain - o.sd;
-        let probe = self.best(score, Self::is_bold_but_sane);
+        let most = PROBE_SLOWDOWN * self.bound;
+        let probe = self.best(score, |outlook| Self::is_bold_but_sane(outlook) && outlook.slowdown < most);
         let (there, here) = (self.outlooks.get(probe)?, self.outlooks.get(preferred)?);
         let promises = score(there) < here.gain - self.settings.probe_gain;
         let far = (there.clock / here.clock - 1.0).abs() > PROBE_DISTANCE;
@@ -127,13 +142,14 @@ impl Options<'_> {
 
     /// A clock beside the preferred one, above or below: the farthest whose predicted cost is bearable.
     #[must_use]
-    pub(super) fn dither(&self, preferred: usize, above: bool) -> Option<usize> {
+    pub(super) fn beside(&self, preferred: usize, above: bool) -> Option<usize> {
         let here = self.outlooks.get(preferred)?;
-        DITHER.into_iter().find_map(|share| {
+        BESIDE.into_iter().find_map(|share| {
             let beside = self.nearest(here.clock * if above { 1.0 + share } else { 1.0 - share });
             let there = self.outlooks.get(beside)?;
-            let bearable = there.gain - here.gain < self.settings.dither_cost;
-            (beside != preferred && bearable && (beside == 0 || self.is_open(there))).then_some(beside)
+            let bearable = (there.gain - here.gain).abs() < self.settings.deviation_cost;
+            let sane = self.is_in_reach(there) && Self::is_bold_but_sane(there);
+            (beside != preferred && bearable && (beside == 0 || sane)).then_some(beside)
         })
     }
 

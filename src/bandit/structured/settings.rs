@@ -35,13 +35,13 @@ pub struct StructuredSettings {
     /// The preferred clock changes only for a gain above this (in the logarithm of the objective).
     pub hysteresis: f64,
     /// Predicted loss that a deliberate deviation from the preferred clock may cost.
-    pub dither_cost: f64,
-    /// Of so many windows one goes to where an optimist would be, if he promises enough; 0 never.
-    pub probe_every: u64,
-    /// Gain that he has to promise.
+    pub deviation_cost: f64,
+    /// A deviation as often as this until the choice is sure ...
+    pub deviate_every: Seconds,
+    /// ... and as often as this from then on.
+    pub quiet_every: Seconds,
+    /// Gain that an optimist's clock has to promise before it is tried.
     pub probe_gain: f64,
-    /// With `max_slowdown`: a window at driver-default clocks as often as this.
-    pub reference_every: Seconds,
 }
 
 impl Default for StructuredSettings {
@@ -59,10 +59,10 @@ impl Default for StructuredSettings {
             draws: 24,
             pessimism: 0.5,
             hysteresis: 0.01,
-            dither_cost: 0.006,
-            probe_every: 6,
+            deviation_cost: 0.02,
+            deviate_every: Seconds(8.0),
+            quiet_every: Seconds(60.0),
             probe_gain: 0.01,
-            reference_every: Seconds(75.0),
         }
     }
 }

@@ -18,15 +18,15 @@ use crate::bandit::BanditError;
 use crate::stats::Dice;
 
 /// Number of coefficients: `a₀ a₁ b₀ b₁ c₀ c₁`.
-pub(super) const COEFFICIENTS: usize = 6;
+pub(super) const COEFFICIENTS: usize = 7;
 /// Kinds of rows: time between tokens, and busy time per engine step.
 const KINDS: usize = 2;
 const BETWEEN_TOKENS: usize = 0;
 const PER_STEP: usize = 1;
 
 const PRIOR: Prior<'static> = Prior {
-    mean: &[0.25, 0.35, 0.02, 0.2, 0.03, 0.02],
-    sd: &[0.5, 0.35, 0.12, 0.4, 0.2, 0.1],
+    mean: &[0.25, 0.35, 0.1, 0.02, 0.2, 0.03, 0.02],
+    sd: &[0.5, 0.35, 0.3, 0.12, 0.4, 0.2, 0.1],
     nonnegative: &[true; COEFFICIENTS],
     noise: 0.06,
 };
@@ -54,9 +54,10 @@ impl Brackets {
     #[must_use]
     pub(super) fn at(coefficients: ArrayView1<'_, f64>, scales: &Scales, clock: f64) -> Self {
         let g = scales.clock / clock;
-        let [a0, a1, b0, b1, c0, c1] = std::array::from_fn(|i| coefficients.get(i).copied().unwrap_or(0.0));
+        let [a0, a1, a2, b0, b1, c0, c1] =
+            std::array::from_fn(|i| coefficients.get(i).copied().unwrap_or(0.0));
         Self {
-            step: scales.step * (a0 + a1 * g).max(LEAST_STEP),
+            step: scales.step * (a0 + a1 * g + a2 * convex(g)).max(LEAST_STEP),
             prefill: scales.step / scales.prefill * (b0 + b1 * g),
             decode: scales.step / scales.decode * (c0 + c1 * g),
         }
@@ -140,5 +141,10 @@ fn features(scales: &Scales, lesson: &Lesson) -> [f64; COEFFICIENTS] {
     let g = scales.clock / lesson.clock;
     let r = lesson.prefill_per_step() / scales.prefill;
     let k = lesson.decode_per_step() / scales.decode;
-    [1.0, g, r, r * g, k, k * g]
+    [1.0, g, convex(g), r, r * g, k, k * g]
+}
+
+/// What bends the step time upwards below the first clock: see the module's formula.
+fn convex(g: f64) -> f64 {
+    (g - 1.0).max(0.0).powi(2)
 }

@@ -1,0 +1,43 @@
+//! The slowdown bound as an account: what was granted and not used pays for deviations, what was overdrawn is saved again.
+//!
+//! The bound is about the mean over minutes, not about every window. Windows at default clocks, deviations towards low
+//! clocks and loads at which little can be gained all move that mean. So the bound of the next choice is the target plus
+//! what the account holds, paid out over [`PAY_OUT`].
+
+use serde::{Deserialize, Serialize};
+
+/// Seconds of learning over which the account forgets.
+const MEMORY: f64 = 300.0;
+/// Seconds over which what it holds is paid out.
+const PAY_OUT: f64 = 100.0;
+/// Share of the bound that is aimed at: predictions are off by some percent of it.
+const TARGET: f64 = 0.92;
+/// Largest bound of a single choice, as a multiple of what the user allows.
+const MOST: f64 = 1.5;
+
+/// Slowdown times seconds, granted less used.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub(super) struct Budget {
+    holds: f64,
+}
+
+impl Budget {
+    /// Takes a window of `seconds` in at `slowdown` (share, not logarithm) where `allowed` is the user's bound.
+    pub(super) fn push(&mut self, seconds: f64, slowdown: f64, allowed: f64) {
+        let keep = (-seconds / MEMORY).exp();
+        let granted = TARGET * allowed - slowdown.clamp(-allowed, 10.0);
+        self.holds = (keep * self.holds + seconds * granted).min(PAY_OUT * (MOST - TARGET) * allowed);
+    }
+
+    /// The bound of the next choice, as a share.
+    #[must_use]
+    pub(super) fn bound(&self, allowed: f64) -> f64 {
+        (TARGET * allowed + self.holds / PAY_OUT).clamp(0.0, MOST * allowed)
+    }
+
+    /// Is the number usable?
+    #[must_use]
+    pub(super) fn is_sound(&self) -> bool {
+        self.holds.is_finite()
+    }
+}
