@@ -16,7 +16,7 @@ pub enum Event {
     Discontinuity(String),
     /// Values on the page were refused.
     Refused(Vec<String>),
-    /// The page says that requests run, and for long nothing happened: from now on that is not taken for work.
+    /// The page says that requests run, and for long nothing happened: that is not taken for work any more.
     StaleGauges {
         /// Requests that it says run.
         running: f64,
@@ -75,8 +75,8 @@ pub enum Event {
         /// GPU, as its place in the group.
         member: usize,
     },
-    /// A clock that held does not hold any more: somebody else changed it, or the driver was reset. The clocks are given
-    /// back for a while.
+    /// A clock that held does not hold any more: somebody else changed it, or the driver was reset. The
+    /// clocks are given back for a while.
     ClocksChanged {
         /// What was asked.
         asked: Clocks,
@@ -125,7 +125,7 @@ pub enum Event {
     Converged {
         /// The clock it prefers.
         best: Option<Clocks>,
-        /// Lessons it took.
+        /// Training samples it took.
         rounds: u64,
     },
 }

@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::event::Event;
+use super::stale::GaugeTrust;
+use crate::features::{Context, Ema};
 use crate::metrics::window::Window;
+use crate::park::sample::Activity;
 use crate::reward::baseline::Load;
 use crate::units::Seconds;
 
@@ -35,14 +39,58 @@ impl LoadEstimate {
     }
 }
 
+/// What the engine serves, as its pages tell.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Serving {
+    concurrency: Ema,
+    load: LoadEstimate,
+    gauges: GaugeTrust,
+}
+
+impl Serving {
+    pub(super) fn new(concurrency: Ema, load: LoadEstimate, gauges: GaugeTrust) -> Self {
+        Self { concurrency, load, gauges }
+    }
+
+    /// The load of the moment; `None` before the first window.
+    pub(super) fn load(&self) -> Option<Load> {
+        self.load.load
+    }
+
+    /// Takes a window in: whether it shows work, as far as its gauges can be believed; the load; the context.
+    pub(super) fn take(
+        &mut self,
+        window: &Window,
+        gpus: Activity,
+        events: &mut Vec<Event>,
+    ) -> (bool, Load, Context) {
+        let work = self.gauges.sees_work(window, gpus, events);
+        let running = self.concurrency.push(window.at_end.running.unwrap_or(0.0));
+        (work, self.load.push(window), Context::from_window(window, running))
+    }
+
+    /// What comes is another load.
+    pub(super) fn forget_load(&mut self) {
+        self.load = LoadEstimate::default();
+    }
+
+    /// What comes is another engine.
+    pub(super) fn forget(&mut self) {
+        self.concurrency.clear();
+        self.forget_load();
+    }
+}
+
 /// Does the page show work, at the window's end or in its counters?
 pub(crate) fn has_work(window: &Window) -> bool {
-    let positive = |value: Option<f64>| value.is_some_and(|value| value > 0.0);
-    positive(window.at_end.running) || positive(window.at_end.waiting) || has_progress(window)
+    is_positive(window.at_end.running) || is_positive(window.at_end.waiting) || has_progress(window)
 }
 
 /// Were tokens processed in the window?
 pub(crate) fn has_progress(window: &Window) -> bool {
-    let positive = |value: Option<f64>| value.is_some_and(|value| value > 0.0);
-    positive(window.generation_tokens) || positive(window.prompt_tokens)
+    is_positive(window.generation_tokens) || is_positive(window.prompt_tokens)
+}
+
+fn is_positive(value: Option<f64>) -> bool {
+    value.is_some_and(|value| value > 0.0)
 }

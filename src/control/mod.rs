@@ -4,13 +4,15 @@
 //! [`Observation`] and carry out the [`Output`].
 
 mod claim;
+mod clocks;
 pub mod event;
 pub mod learned;
 pub mod load;
 mod parking;
+mod readings;
 pub mod round;
 mod seen;
-mod sharers;
+mod servers;
 pub mod stale;
 pub mod step;
 pub(crate) mod v3;
@@ -36,7 +38,7 @@ pub use crate::park::source::Connections;
 pub use event::Event;
 pub use learned::{Learned, Model};
 pub use round::Round;
-pub use sharers::Sharer;
+pub use servers::Sharer;
 pub use step::Controller;
 
 /// Everything seen since the previous step.
@@ -237,7 +239,7 @@ pub struct Settings {
     pub objective: Objective,
     /// How cost becomes reward.
     pub reward: RewardForm,
-    /// Latency limits; `None` ignores them. Of several servers the tightest: what counts is what each one's [`Sharer`] says.
+    /// Latency limits; `None` ignores them. Of several servers the tightest: each [`Sharer`] has its own.
     pub limits: Option<Limits>,
     /// Parking; `None` never parks.
     pub idle: Option<ParkSettings>,

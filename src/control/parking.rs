@@ -3,61 +3,29 @@
 use super::step::Controller;
 use super::{Event, Output};
 use crate::bandit::{Phase, Policy};
-use crate::gpu::GpuReading;
 use crate::metrics::window::Window;
 use crate::park::Sample;
 use crate::park::parker::{self, Command};
-use crate::park::sample::{Activity, PageSight, Sensor, Sensors};
-use crate::park::wake::Running;
-use crate::reward::energy::{EnergyMeter, EnergyPoint, group_power};
-use crate::reward::slo::Limited;
-use crate::units::{Joules, Mhz, Seconds, Target, Time, Watts};
+use crate::park::sample::{PageSight, Sensor, Sensors};
+use crate::units::{Seconds, Target, Time};
 
 impl Controller {
-    /// The energy counters of all GPUs, as last read.
-    fn counter(&self) -> Option<EnergyPoint> {
-        let newest: Option<Vec<EnergyPoint>> = self.meters.iter().map(EnergyMeter::newest).collect();
-        let newest = newest.filter(|points| !points.is_empty())?;
-        let at = newest.iter().map(|point| point.at.0).fold(f64::INFINITY, f64::min);
-        Some(EnergyPoint { at: Time(at), total: Joules(newest.iter().map(|point| point.total.0).sum()) })
-    }
-
-    pub(super) fn activity(&self) -> Activity {
-        let powers: Option<Vec<f64>> =
-            self.readings.iter().map(|r| r.and_then(|r| r.power).map(|power| power.0)).collect();
-        Activity {
-            power: powers.filter(|p| !p.is_empty()).map(|powers| Watts(powers.iter().sum())),
-            // One that does not tell may be the one that works.
-            utilization_percent: self
-                .readings
-                .iter()
-                .map(|reading| reading.and_then(|reading| reading.utilization_percent))
-                .collect::<Option<Vec<f64>>>()
-                .and_then(|all| all.into_iter().max_by(f64::total_cmp)),
-        }
-    }
-
-    /// Between two pages only a parked GPU is judged. The clocks that the parker wants, if they are to change.
-    pub(super) fn park_between_pages(&mut self, now: Time, out: &mut Output) -> Option<Target> {
-        self.park(&self.sample(now), out)
-    }
-
-    /// A window of the page has closed.
+    /// A window of the page has closed. The clocks that the parker wants, if they are to change.
     pub(super) fn park_by_page(
         &mut self,
         window: &Window,
         work: bool,
-        held: bool,
+        control_slot: bool,
         now: Time,
         out: &mut Output,
     ) -> Option<Target> {
-        let power = group_power(&self.meters, window.start, window.end).map(|(power, _)| power);
+        let affordable = self.servers.can_wait(self.idle.wake_delay(), now);
         let seen = self.sample(now);
         let seen = Sample {
             page: Some(PageSight { start: window.start, work, step_time: step_time(window) }),
-            window_power: power,
-            energy: self.counter(),
-            may_park: !held && !self.hands_off(now) && self.can_afford_wakes(now),
+            window_power: self.readings.power(window.start, window.end),
+            energy: self.readings.counter(),
+            may_park: !control_slot && !self.clocks.hands_off(now) && affordable,
             read: seen.read.with(Sensor::Energy, true),
             ..seen
         };
@@ -68,48 +36,37 @@ impl Controller {
     }
 
     /// What the parker is shown between two pages.
-    fn sample(&self, now: Time) -> Sample {
+    pub(super) fn sample(&self, now: Time) -> Sample {
         Sample {
-            activity: self.activity(),
-            running: slowest(&self.readings),
+            activity: self.readings.activity(),
+            running: self.readings.slowest(),
             connections: self.connections,
-            temperature_c: self.hottest(),
+            temperature_c: self.readings.hottest(),
             read: Sensors::CLOCKS.with(Sensor::Utilization, true).with(Sensor::Power, true),
             ..Sample::at(now)
         }
     }
 
-    fn hottest(&self) -> Option<f64> {
-        let read = self.readings.iter().filter_map(|reading| reading.and_then(|read| read.temperature_c));
-        read.max_by(f64::total_cmp)
-    }
-
     /// Has the parker decide; the clocks that it wants, if they are to change.
-    fn park(&mut self, sample: &Sample, out: &mut Output) -> Option<Target> {
+    pub(super) fn park(&mut self, sample: &Sample, out: &mut Output) -> Option<Target> {
         let was_parked = self.is_parked();
         let parked = self.idle.observe(sample);
         if self.is_parked() && !was_parked {
-            self.in_force.serving = self.in_force.target;
+            self.clocks.parked();
             self.learned.policy.interrupt();
         }
         if parked.reset_again && !self.settings.dry_run {
             out.reset = Some("work runs at the parked clocks though they were given back".into());
         }
         for event in parked.events {
-            match event {
-                parker::Event::Parked(clocks, _) => {
-                    out.events.push(Event::Parked { clocks });
-                }
-                parker::Event::TooHot(clocks, temperature_c) => {
-                    out.events.push(Event::TooHot { clocks, temperature_c });
-                }
-                parker::Event::Cooled => out.events.push(Event::Cooled),
-                parker::Event::Woken(by, parked) => out.events.push(Event::Woken { by, parked }),
-                parker::Event::Measured => {
-                    out.events.push(Event::LeversMeasured(Box::new(self.idle.levers().book().clone())));
-                }
-                _ => {}
-            }
+            out.events.push(match event {
+                parker::Event::Parked(clocks, _) => Event::Parked { clocks },
+                parker::Event::TooHot(clocks, temperature_c) => Event::TooHot { clocks, temperature_c },
+                parker::Event::Cooled => Event::Cooled,
+                parker::Event::Woken(by, parked) => Event::Woken { by, parked },
+                parker::Event::Measured => Event::LeversMeasured(self.idle.levers().book().clone().into()),
+                _ => continue,
+            });
         }
         Some(match parked.command? {
             Command::Park(target) => target,
@@ -119,18 +76,11 @@ impl Controller {
 
     /// The clocks to wake into.
     fn wake(&mut self, now: Time) -> Target {
-        self.upkeep.woken = true;
-        let serving = self.in_force.serving;
+        let serving = self.clocks.woken();
         let allowed = serving.clocks().is_none_or(|clocks| self.space.is_allowed(clocks, now));
         // While exploring, what ran last may be a clock that was only being tried.
         let known_good = self.learned.policy.summary().phase == Phase::Exploitation;
         if allowed && known_good { serving } else { Target::Default }
-    }
-
-    /// Would the limit on the time to first token be kept if it took as much longer as a wake takes?
-    fn can_afford_wakes(&self, now: Time) -> bool {
-        let wake = self.idle.wake_delay();
-        self.promises().all(|(limits, latency)| latency.leaves(Limited::Ttft, wake, limits, now))
     }
 }
 
@@ -138,12 +88,4 @@ impl Controller {
 fn step_time(window: &Window) -> Option<Seconds> {
     let histogram = window.itl.as_ref().or(window.request_tpot.as_ref())?;
     (histogram.count > 0.0).then(|| Seconds(histogram.sum / histogram.count))
-}
-
-/// The slowest clocks of a group: what work waits for.
-fn slowest(readings: &[Option<GpuReading>]) -> Running {
-    let lowest = |clock: fn(&GpuReading) -> Option<Mhz>| {
-        readings.iter().map(|reading| reading.as_ref().and_then(clock)).min().flatten()
-    };
-    Running { core: lowest(|reading| reading.core_clock), memory: lowest(|reading| reading.memory_clock) }
 }

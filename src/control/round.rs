@@ -55,7 +55,7 @@ pub struct Round {
     pub command: Target,
     /// Exploration rate after this round.
     pub alpha: f64,
-    /// Lessons learned at the clocks that ran.
+    /// Training samples learned at the clocks that ran.
     pub lessons_at_clock: u64,
     /// Clocks that may be chosen now.
     pub arms_allowed: usize,

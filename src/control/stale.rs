@@ -1,14 +1,15 @@
-//! Gauges that stay high after all requests were aborted: the page says that requests run, and nothing happens.
+//! Gauges that stay high after all requests were aborted: by the page requests run, and nothing happens.
 
 use serde::{Deserialize, Serialize};
 
+use super::event::Event;
 use super::load::{has_progress, has_work};
 use crate::metrics::window::Window;
 use crate::park::sample::Activity;
 use crate::units::{Seconds, Time};
 
-/// For so long no counter and no gauge moves and every GPU is idle before gauges are not believed. Longer than any pause
-/// of a working engine: its GPUs work in every step.
+/// For so long no counter and no gauge moves and every GPU is idle before gauges are not believed. Longer
+/// than any pause of a working engine: its GPUs work in every step.
 pub const STALE_AFTER: Seconds = Seconds(30.0);
 /// Above this utilisation, in percent, a GPU works.
 const IDLE_PERCENT: f64 = 10.0;
@@ -23,10 +24,10 @@ pub(super) struct GaugeTrust {
 }
 
 impl GaugeTrust {
-    /// Does the window show work? Once, when the gauges are found stale, the second value is `true`.
+    /// Does the window show work? An event says once that the gauges are stale.
     ///
     /// GPUs whose utilisation is not known may work: then the gauges are believed.
-    pub(super) fn sees_work(&mut self, window: &Window, gpus: Activity) -> (bool, bool) {
+    pub(super) fn sees_work(&mut self, window: &Window, gpus: Activity, events: &mut Vec<Event>) -> bool {
         let idle = gpus.utilization_percent.is_some_and(|percent| percent <= IDLE_PERCENT);
         let (before, after) = (window.at_start, window.at_end);
         let moved = has_progress(window)
@@ -35,12 +36,15 @@ impl GaugeTrust {
             || (before.running, before.waiting) != (after.running, after.waiting);
         if !idle || moved || !has_work(window) {
             *self = Self::default();
-            return (has_work(window), false);
+            return has_work(window);
         }
         let since = *self.alone_since.get_or_insert(window.start);
-        let was_stale = self.stale;
-        self.stale |= window.end.since(since) >= STALE_AFTER;
-        (!self.stale, self.stale && !was_stale)
+        if !self.stale && window.end.since(since) >= STALE_AFTER {
+            self.stale = true;
+            let (running, waiting) = (after.running.unwrap_or(0.0), after.waiting.unwrap_or(0.0));
+            events.push(Event::StaleGauges { running, waiting });
+        }
+        !self.stale
     }
 }
 
@@ -65,15 +69,13 @@ mod tests {
 
     /// Windows of a second each with these pages and this activity: when work was seen, and when it was said.
     fn watch(trust: &mut GaugeTrust, seconds: u32, gpus: Activity) -> (Vec<bool>, usize) {
-        let mut said = 0;
+        let mut said = Vec::new();
         let seen = (0..seconds).map(|second| {
             let at = f64::from(second);
             let window = Window::between(&page(at, 8.0, 5.0), &page(at + 1.0, 8.0, 5.0)).unwrap();
-            let (work, news) = trust.sees_work(&window, gpus);
-            said += usize::from(news);
-            work
+            trust.sees_work(&window, gpus, &mut said)
         });
-        (seen.collect(), said)
+        (seen.collect(), said.len())
     }
 
     #[test]
@@ -99,7 +101,8 @@ mod tests {
             let mut trust = GaugeTrust::default();
             watch(&mut trust, 40, gpus(0.0));
             let window = Window::between(&page(50.0, 8.0, 5.0), &page(51.0, running, tokens)).unwrap();
-            assert_eq!(trust.sees_work(&window, gpus(percent)), (true, false));
+            let mut said = Vec::new();
+            assert!(trust.sees_work(&window, gpus(percent), &mut said) && said.is_empty());
         }
     }
 }

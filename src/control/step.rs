@@ -1,20 +1,19 @@
-//! The step itself: page in, window closed, reward, lesson, choice, command out. `seen` is its first half.
+//! The step itself: observe, account, decide, emit. `seen` is the first of it, `claim` the third.
 
 use serde::{Deserialize, Serialize};
 
+use super::clocks::GroupClocks;
 use super::event::Event;
 use super::learned::Learned;
-use super::load::{LoadEstimate, has_progress, has_work};
+use super::load::{LoadEstimate, Serving, has_progress, has_work};
+use super::readings::{Readings, to_mhz};
 use super::round::Round;
-use super::seen::ClockUpkeep;
-use super::sharers::{Sharer, Sharers};
+use super::servers::{Servers, Sharer};
 use super::stale::GaugeTrust;
-use super::verify::ClockVerifier;
 use super::{Connections, Mode, Observation, Output, Settings};
-use crate::bandit::{ActionSpace, Choice, Evidence, Policy};
-use crate::features::DIMENSION;
-use crate::features::{Context, Ema};
-use crate::gpu::GpuReading;
+use crate::bandit::{ActionSpace, Evidence, Policy};
+use crate::features::Ema;
+use crate::gpu::ClockReasons;
 use crate::holdout::{HoldoutSettings, InSlot};
 use crate::metrics::Snapshot;
 use crate::metrics::health::{self, Health};
@@ -23,14 +22,10 @@ use crate::park::levers::{LeverBook, Levers};
 use crate::park::wake::Running;
 use crate::park::{Parker, State};
 use crate::reward::baseline::Load;
-use crate::reward::energy::{EnergyMeter, group_power};
-use crate::reward::slo::{self, LatencyWatch, Limited, Limits};
-use crate::reward::{Cost, delay, reward};
-use crate::units::{Joules, Mhz, Target, Time, Watts};
+use crate::reward::slo::{LatencyWatch, Limited, Violation};
+use crate::reward::{Cost, DelaySource, delay, reward};
+use crate::units::{Joules, Target, Time, Watts};
 
-/// A clock change this early in a window still counts as the window's clock: commands follow a scrape by some
-/// milliseconds.
-const CHANGE_SLACK: f64 = 0.35;
 /// The control loop's state. Everything that decides is in here.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Controller {
@@ -38,84 +33,54 @@ pub struct Controller {
     pub(super) learned: Learned,
     pub(super) space: ActionSpace,
     pub(super) health: Health,
+    /// The last page.
     pub(super) previous: Option<Snapshot>,
-    pub(super) meters: Vec<EnergyMeter>,
-    pub(super) readings: Vec<Option<GpuReading>>,
-    pub(super) read_at: Vec<Option<Time>>,
-    pub(super) in_force: InForce,
-    /// The last command: what runs as soon as the driver confirms it.
-    pub(super) asked: Target,
-    pub(super) verifier: ClockVerifier,
+    pub(super) readings: Readings,
+    pub(super) clocks: GroupClocks,
     pub(super) idle: Parker,
     pub(super) connections: Option<Connections>,
-    pub(super) latency: LatencyWatch,
-    pub(super) concurrency: Ema,
-    pub(super) load: LoadEstimate,
-    pub(super) limit_broken: bool,
-    /// Until then the clocks are the driver's.
-    pub(super) fault_until: Option<Time>,
-    pub(super) upkeep: ClockUpkeep,
+    pub(super) servers: Servers,
+    pub(super) serving: Serving,
     pub(super) mode: Mode,
     /// An operator paused the loop.
     pub(super) paused: bool,
-    pub(super) gauges: GaugeTrust,
     /// Begin of the holdout experiment.
     pub(super) started: Time,
-    /// The servers, where several share the GPUs.
-    pub(super) sharers: Sharers,
 }
 
-/// What runs, as far as the driver has confirmed.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct InForce {
-    pub(super) target: Target,
-    pub(super) since: Time,
-    /// What ran before parking, to wake into.
-    pub(super) serving: Target,
-}
-
-/// What one window says about energy and delay.
-struct Weighed {
-    ran_at: Option<Target>,
-    power: Option<Watts>,
-    cost: Option<Cost>,
-    delay_source: Option<crate::reward::DelaySource>,
+/// What a claim to the clocks rests on, at the end of a window.
+pub(super) struct Standing {
+    pub(super) work: bool,
+    /// A control slot of the holdout experiment: the clocks are the driver's.
+    pub(super) control_slot: bool,
+    /// The clocks that the parker wants, if they are to change.
+    pub(super) by_parker: Option<Target>,
+    /// How many windows speak for the baseline.
+    pub(super) support: Option<f64>,
 }
 
 impl Controller {
-    /// A controller for `gpus` GPUs, starting from what was learned before (or [`Learned::fresh`]) at time `now`. It parks
-    /// nothing before it has [`with_levers`](Self::with_levers).
+    /// A controller for `gpus` GPUs, starting from what was learned before (or [`Learned::fresh`]) at time
+    /// `now`. It parks nothing before it has [`with_levers`](Self::with_levers).
     #[must_use]
     pub fn new(settings: Settings, learned: Learned, space: ActionSpace, gpus: usize, now: Time) -> Self {
-        let concurrency = Ema::new(settings.ema_alpha);
-        let health = Health::new(now, settings.outage_after);
         let levers = Levers::new(Vec::new(), LeverBook::default(), Running::default());
-        let idle = Parker::new(settings.idle, levers, now);
+        let concurrency = Ema::new(settings.ema_alpha);
         Self {
-            settings,
             learned,
             space,
-            health,
+            health: Health::new(now, settings.outage_after),
             previous: None,
-            meters: vec![EnergyMeter::default(); gpus],
-            readings: vec![None; gpus],
-            read_at: vec![None; gpus],
-            in_force: InForce { target: Target::Default, since: now, serving: Target::Default },
-            asked: Target::Default,
-            verifier: ClockVerifier::default(),
-            idle,
+            readings: Readings::new(gpus),
+            clocks: GroupClocks::new(now),
+            idle: Parker::new(settings.idle, levers, now),
             connections: None,
-            latency: LatencyWatch::default(),
-            concurrency,
-            load: LoadEstimate::default(),
-            limit_broken: false,
-            fault_until: None,
-            upkeep: ClockUpkeep::default(),
+            servers: Servers::alone(settings.limits, LatencyWatch::default(), false),
+            serving: Serving::new(concurrency, LoadEstimate::default(), GaugeTrust::default()),
             mode: Mode::Starting,
             paused: false,
-            gauges: GaugeTrust::default(),
             started: now,
-            sharers: Sharers::default(),
+            settings,
         }
     }
 
@@ -123,19 +88,17 @@ impl Controller {
     pub fn step(&mut self, seen: &Observation) -> Output {
         let mut out = Output::default();
         let now = seen.now;
-        self.take_gpus(seen);
-        self.connections = seen.connections;
-        self.take_outcomes(seen, &mut out);
-        self.take_orders(&seen.orders, now, &mut out);
-        let window = self.take_scrape(seen, &mut out);
+        let window = self.observe(seen, &mut out);
         let command = if self.health.status() == health::Status::Outage {
             self.enter_outage(now)
         } else if self.paused {
             self.mode = Mode::Paused;
             Some(Target::Default)
         } else if let Some(window) = window {
-            self.verify_clocks(&window, now, &mut out);
-            self.close_round(&window, now, &mut out)
+            let (mut round, standing) = self.account(window, now, &mut out);
+            let command = self.decide(&mut round, &standing, now);
+            out.round = Some(round);
+            command
         } else {
             self.between_windows(now, &mut out)
         };
@@ -153,12 +116,12 @@ impl Controller {
     /// Serves several servers on the same GPUs: each with its own limits, and all of them are to be kept.
     #[must_use]
     pub fn with_sharers(mut self, sharers: Vec<Sharer>) -> Self {
-        self.sharers = Sharers::new(sharers);
+        self.servers.share(sharers);
         self
     }
 
-    /// Takes the place of `before`: keeps what was measured of parking, and unless it was set otherwise the holdout
-    /// experiment goes on where it was.
+    /// Takes the place of `before`: keeps what was measured of parking, and unless it was set otherwise the
+    /// holdout experiment goes on where it was.
     pub fn take_over(&mut self, before: &Self) {
         self.idle.take_over(&before.idle);
         if let (Some(now), Some(old)) = (&mut self.settings.holdout, before.settings.holdout) {
@@ -196,7 +159,7 @@ impl Controller {
     /// What driver-default clocks would cost under the load of the moment, as far as is known.
     #[must_use]
     pub fn baseline(&self) -> Option<Cost> {
-        let load = self.load.load?;
+        let load = self.serving.load()?;
         self.learned.baseline.estimate(load).map(|baseline| baseline.cost)
     }
 
@@ -221,25 +184,25 @@ impl Controller {
     /// What was commanded last; it runs as soon as the driver confirms it.
     #[must_use]
     pub fn asked(&self) -> Target {
-        self.asked
+        self.clocks.asked()
     }
 
     /// Does it hold together, with numbers that can be used? A snapshot from a file could be anything.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        let gpus = self.meters.len();
-        self.readings.len() == gpus && self.read_at.len() == gpus && self.learned.is_sound()
+        self.readings.is_sound() && self.learned.is_sound()
     }
 
     /// What runs, as far as the driver has confirmed.
     #[must_use]
     pub fn running(&self) -> Target {
-        self.in_force.target
+        self.clocks.running()
     }
 
-    /// Are the clocks the driver's for a while, because of a fault?
-    pub(super) fn hands_off(&self, now: Time) -> bool {
-        self.fault_until.is_some_and(|until| now < until)
+    /// Does a GPU stay at a low clock under load, whatever is asked?
+    #[must_use]
+    pub fn is_held_low(&self) -> bool {
+        self.clocks.is_held_low()
     }
 
     fn enter_outage(&mut self, now: Time) -> Option<Target> {
@@ -257,23 +220,23 @@ impl Controller {
             self.mode = Mode::Starting;
             return Some(Target::Default);
         }
-        self.park_between_pages(now, out)
+        self.park(&self.sample(now), out)
     }
 
-    fn close_round(&mut self, window: &Window, now: Time, out: &mut Output) -> Option<Target> {
-        let work = self.sees_work(window, out);
+    /// What a window tells of energy, delay and limits, and what is learned from it. [`Self::decide`] fills
+    /// in what the round lacks: mode, choice, command, and what the policy has come to.
+    fn account(&mut self, window: Window, now: Time, out: &mut Output) -> (Round, Standing) {
+        self.verify_clocks(&window, now, out);
+        let gpus = self.readings.activity();
+        let (work, load, context) = self.serving.take(&window, gpus, &mut out.events);
         let was_parked = self.is_parked();
         // Heat waits for no experiment.
-        let held = self.is_held(now) && self.idle.state() != State::Hot;
-        if held && was_parked {
+        let control_slot = self.in_control_slot(now) && self.idle.state() != State::Hot;
+        if control_slot && was_parked {
             // What agft saves by parking is part of what the experiment measures.
             self.idle.interrupt(now);
         }
-        let by_parker = self.park_by_page(window, work, held, now, out);
-
-        let load = self.load.push(window);
-        let running = self.concurrency.push(window.at_end.running.unwrap_or(0.0));
-        let context = Context::from_window(window, running);
+        let by_parker = self.park_by_page(&window, work, control_slot, now, out);
         let raw = context.to_array();
         if work && !was_parked {
             self.learned.scaler.observe(&raw);
@@ -281,10 +244,11 @@ impl Controller {
         let scaled = self.learned.scaler.scale(&raw);
         self.learned.rounds += 1;
 
-        let evidence = self.weigh(window, was_parked);
+        let serving = !was_parked && !self.is_parked();
+        let (ran_at, power, cost, delay_source) = self.weigh(&window, serving);
         let baseline = self.learned.baseline.estimate(load);
         let mut earned = None;
-        if let (Some(cost), Some(ran_at)) = (evidence.cost, evidence.ran_at) {
+        if let (Some(cost), Some(ran_at)) = (cost, ran_at) {
             earned = baseline
                 .map(|b| reward(cost, b.cost, self.settings.objective, self.settings.reward))
                 .filter(|reward| reward.is_finite());
@@ -292,27 +256,42 @@ impl Controller {
                 self.take_baseline(load, cost, out);
             }
         }
-        let serving = !was_parked && !self.is_parked();
-        let taught = serving && self.teach(window, &scaled, evidence.ran_at, earned, now, out);
-        if let Some(limits) = self.settings.limits {
-            self.latency.push(window, &limits);
-        }
-        self.sharers.close();
-        let violation = self.guard_limits(now, out);
-
-        let support = baseline.map(|b| b.support);
-        let claim = self.claim(work, held, support, window.elapsed, now);
-        let (mode, command, choice) = self.decide(claim, by_parker, &scaled, now);
-        self.mode = mode;
-        let holdout = self.place_in_experiment(window);
-        let round =
-            self.describe(window, context, scaled, now, &evidence, baseline.map(|b| b.cost), choice, command);
-        out.round = Some(Round { reward: earned, learned: taught, violation, holdout, ..round });
-        command
+        let reading = self.readings.first();
+        let mut round = Round {
+            number: self.learned.rounds,
+            at: now,
+            mode: self.mode,
+            context,
+            scaled,
+            ran_at,
+            read_core: reading.and_then(|r| r.core_clock),
+            read_memory: reading.and_then(|r| r.memory_clock),
+            power,
+            energy: power.map(|power| Joules(power.0 * window.elapsed.0)),
+            cost,
+            delay_source,
+            baseline: baseline.map(|baseline| baseline.cost),
+            reward: earned,
+            learned: false,
+            violation: None,
+            holdout: self.place_in_experiment(&window),
+            choice: None,
+            command: self.running(),
+            alpha: 0.0,
+            lessons_at_clock: 0,
+            arms_allowed: 0,
+            arms_out: 0,
+            window,
+        };
+        round.learned = serving && self.teach(&round, out);
+        self.servers.close(&round.window);
+        round.violation = self.guard_limits(now, out);
+        let support = baseline.map(|baseline| baseline.support);
+        (round, Standing { work, control_slot, by_parker, support })
     }
 
     /// Does a slot of the holdout experiment leave the clocks to the driver now?
-    fn is_held(&self, now: Time) -> bool {
+    fn in_control_slot(&self, now: Time) -> bool {
         self.experiment().is_some_and(|holdout| holdout.slot_at(self.started, now).held)
     }
 
@@ -324,33 +303,26 @@ impl Controller {
     /// Where the window lies in the experiment; `None` for one that was not what its slot is for.
     fn place_in_experiment(&self, window: &Window) -> Option<InSlot> {
         let place = self.experiment()?.place(self.started, window.start, window.end)?;
-        let as_meant = !place.held || self.in_force.target == Target::Default;
-        (as_meant && !self.hands_off(window.end)).then_some(place)
+        let as_meant = !place.held || self.running() == Target::Default;
+        (as_meant && !self.clocks.hands_off(window.end)).then_some(place)
     }
 
-    /// Energy and delay of a window, and the clocks they belong to.
-    fn weigh(&self, window: &Window, was_parked: bool) -> Weighed {
-        let since = self.in_force.since;
-        let early = since.since(window.start).0 <= CHANGE_SLACK * window.elapsed.0;
-        let confirmed = self.settings.dry_run || self.asked == self.in_force.target;
-        // A card that is too hot, or that runs at another clock than asked, says nothing about the one asked for.
-        let throttled = self.readings.iter().flatten().any(|reading| reading.reasons().is_throttled());
-        let ours = confirmed && !throttled && !self.upkeep.off;
-        let ran_at = (early && ours && !was_parked && !self.is_parked()).then_some(self.in_force.target);
-        let settled = since + self.settings.settle;
-        let from = if settled.0 > window.start.0 { settled } else { window.start };
-        let power = group_power(&self.meters, from, window.end).map(|(power, _)| power);
+    /// The clocks that a window belongs to, its power, its cost, and where the delay of that is from.
+    fn weigh(
+        &self,
+        window: &Window,
+        serving: bool,
+    ) -> (Option<Target>, Option<Watts>, Option<Cost>, Option<DelaySource>) {
+        // A card that is too hot, or runs at another clock than asked, says nothing about the one asked for.
+        let throttled = self.readings.any(ClockReasons::is_throttled);
+        let ran_at = self.clocks.ran_in(window, self.settings.dry_run).filter(|_| serving && !throttled);
+        let power = self.readings.power(self.clocks.settled(self.settings.settle, window.start), window.end);
         let delay = delay(window).filter(|_| has_progress(window));
         let cost = match (power, delay) {
             (Some(power), Some((delay, _))) if !throttled => Some(Cost { power, delay }),
             _ => None,
         };
-        Weighed {
-            ran_at,
-            power,
-            cost: cost.filter(Cost::is_sound),
-            delay_source: delay.map(|(_, source)| source),
-        }
+        (ran_at, power, cost.filter(Cost::is_sound), delay.map(|(_, source)| source))
     }
 
     fn take_baseline(&mut self, load: Load, cost: Cost, out: &mut Output) {
@@ -362,31 +334,24 @@ impl Controller {
         }
     }
 
-    fn teach(
-        &mut self,
-        window: &Window,
-        context: &[f64; DIMENSION],
-        ran_at: Option<Target>,
-        reward: Option<f64>,
-        now: Time,
-        out: &mut Output,
-    ) -> bool {
+    /// Did the policy learn from it?
+    fn teach(&mut self, round: &Round, out: &mut Output) -> bool {
         let evidence = Evidence {
-            now,
-            window,
-            ran_at,
-            read_core: self.mean_core_clock(),
-            capped: self.readings.iter().flatten().any(|reading| reading.reasons().is_capped()),
-            utilization: self.activity().utilization_percent.map(|percent| percent / 100.0),
-            work: has_work(window),
-            meters: &self.meters,
-            context,
-            reward,
+            now: round.at,
+            window: &round.window,
+            ran_at: round.ran_at,
+            read_core: self.readings.mean_core_clock(),
+            capped: self.readings.any(ClockReasons::is_capped),
+            utilization: self.readings.activity().utilization_percent.map(|percent| percent / 100.0),
+            work: has_work(&round.window),
+            meters: self.readings.meters(),
+            context: &round.scaled,
+            reward: round.reward,
         };
-        // A lesson that is refused (not finite) is no reason to stop.
+        // A training sample that is refused (not finite) is no reason to stop.
         let taught = self.learned.policy.observe(&evidence).unwrap_or(false);
         if taught {
-            self.learned.reward_sum += reward.unwrap_or(0.0);
+            self.learned.reward_sum += round.reward.unwrap_or(0.0);
             let summary = self.learned.policy.summary();
             if summary.converged && self.learned.converged_at.is_none() {
                 self.learned.converged_at = Some(self.learned.rounds);
@@ -397,36 +362,14 @@ impl Controller {
         taught
     }
 
-    fn mean_core_clock(&self) -> Option<Mhz> {
-        let clocks: Vec<f64> =
-            self.readings.iter().flatten().filter_map(|r| r.core_clock).map(Mhz::as_f64).collect();
-        #[expect(clippy::cast_precision_loss, reason = "a handful of GPUs")]
-        let count = clocks.len() as f64;
-        (!clocks.is_empty()).then(|| to_mhz(clocks.iter().sum::<f64>() / count))
-    }
-
-    /// The limits that are to be kept, and the latencies that each is about: the one server's, or those of each.
-    pub(super) fn promises(&self) -> impl Iterator<Item = (&Limits, &LatencyWatch)> {
-        let one = self.settings.limits.iter().filter(|_| self.sharers.is_empty());
-        one.map(|limits| (limits, &self.latency)).chain(self.sharers.promises())
-    }
-
-    /// Is not to hold anything against the latencies of before.
-    pub(super) fn forget_latencies(&mut self) {
-        self.latency.clear();
-        self.sharers.forget_latencies();
-    }
-
-    fn guard_limits(&mut self, now: Time, out: &mut Output) -> Option<crate::reward::slo::Violation> {
-        self.promises().next()?;
+    fn guard_limits(&mut self, now: Time, out: &mut Output) -> Option<Violation> {
+        let (violation, is_news) = self.servers.judge(now)?;
         let step = self.settings.floor_step.as_f64();
-        let violation =
-            slo::worst(self.promises().filter_map(|(limits, latency)| latency.violation(limits, now)));
         if let Some(violation) = violation {
             if violation.limit == Limited::Ttft {
                 self.idle.limit_broken(now);
             }
-            let running = self.in_force.target;
+            let running = self.running();
             let clock = running.clocks().map(|clocks| clocks.core.as_f64());
             if !self.settings.data_collection {
                 self.learned.floor.violated(clock, step, now);
@@ -434,85 +377,31 @@ impl Controller {
                     self.learned.policy.limit_broken(clocks);
                 }
             }
-            if !self.limit_broken {
+            if is_news {
                 let floor = self.learned.floor.floor_mhz().map(to_mhz);
                 out.events.push(Event::LimitBroken { violation, running, floor });
             }
         } else {
             let lowest = self.space.arms().last().map_or(0.0, |arm| arm.core.as_f64());
             self.learned.floor.relax(step, lowest, now);
-            if self.limit_broken {
+            if is_news {
                 out.events.push(Event::LimitKept);
             }
         }
-        self.limit_broken = violation.is_some();
         let top = self.space.arms().first().map_or(0.0, |arm| arm.core.as_f64());
         self.space.set_floor(self.learned.floor.floor_mhz().map(|floor| to_mhz(floor.min(top))));
         violation
     }
 
+    /// The last gate: a restored model or a reading may name any clock, board and configuration only some.
     fn issue(&mut self, command: Option<Target>, now: Time, out: &mut Output) {
-        if self.settings.data_collection {
-            return;
-        }
-        let Some(mut target) = command else { return };
-        if self.hands_off(now) || !target.clocks().is_none_or(|clocks| self.is_lawful(clocks)) {
-            target = Target::Default;
-        }
-        // Until the driver confirms, nothing is attributed to either clock (see `weigh`).
-        if self.asked != target {
-            self.asked = target;
-            out.command = Some(target);
-        }
+        let Some(target) = command.filter(|_| !self.settings.data_collection) else { return };
+        let is_lawful = match target {
+            Target::Default => true,
+            Target::Lock(_) if self.is_parked() => self.idle.target() == target,
+            Target::Lock(clocks) => self.space.is_lockable(clocks),
+        };
+        let may_lock = is_lawful && !self.clocks.hands_off(now);
+        out.command = self.clocks.ask(if may_lock { target } else { Target::Default });
     }
-
-    #[expect(clippy::too_many_arguments, reason = "assembles one record from the parts of one round")]
-    fn describe(
-        &self,
-        window: &Window,
-        context: Context,
-        scaled: [f64; DIMENSION],
-        now: Time,
-        evidence: &Weighed,
-        baseline: Option<Cost>,
-        choice: Option<Choice>,
-        command: Option<Target>,
-    ) -> Round {
-        let summary = self.learned.policy.summary();
-        let clocks = evidence.ran_at.and_then(Target::clocks);
-        let lessons = summary.arms.iter().find(|arm| Some(arm.clocks) == clocks).map_or(0, |arm| arm.lessons);
-        let reading = self.readings.first().copied().flatten();
-        let allowed = self.space.allowed(now).count();
-        Round {
-            number: self.learned.rounds,
-            at: now,
-            mode: self.mode,
-            window: window.clone(),
-            context,
-            scaled,
-            ran_at: evidence.ran_at,
-            read_core: reading.and_then(|r| r.core_clock),
-            read_memory: reading.and_then(|r| r.memory_clock),
-            power: evidence.power,
-            energy: evidence.power.map(|power| Joules(power.0 * window.elapsed.0)),
-            cost: evidence.cost,
-            delay_source: evidence.delay_source,
-            baseline,
-            reward: None,
-            learned: false,
-            violation: None,
-            holdout: None,
-            choice,
-            command: command.unwrap_or(self.in_force.target),
-            alpha: summary.alpha,
-            lessons_at_clock: lessons,
-            arms_allowed: allowed,
-            arms_out: self.space.arms().len() - allowed,
-        }
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to u32 first")]
-fn to_mhz(value: f64) -> Mhz {
-    Mhz(value.clamp(0.0, f64::from(u32::MAX)).round() as u32)
 }

@@ -381,7 +381,7 @@ proptest::proptest! {
     }
 }
 
-fn lessons(outputs: &[Output]) -> usize {
+fn trained(outputs: &[Output]) -> usize {
     outputs.iter().filter_map(|output| output.round.as_ref()).filter(|round| round.learned).count()
 }
 
@@ -390,7 +390,7 @@ fn neither_policy_learns_from_windows_of_a_throttled_gpu() {
     let structured = || Learner::structured(StructuredSettings::default(), policy(0.0));
     for learner in [structured(), Learner::linucb(policy(0.0))] {
         let mut scene = Scene::with_learner(settings(), learner);
-        assert!(lessons(&scene.ticks(Server::Busy, 80)) > 0);
+        assert!(trained(&scene.ticks(Server::Busy, 80)) > 0);
         for reason in [
             ClockReasons::HW_SLOWDOWN,
             ClockReasons::SW_THERMAL,
@@ -399,11 +399,11 @@ fn neither_policy_learns_from_windows_of_a_throttled_gpu() {
         ] {
             scene.reasons = reason;
             let samples = scene.controller.learned().baseline.samples();
-            assert_eq!(lessons(&scene.ticks(Server::Busy, 80)), 0, "{reason:?}");
+            assert_eq!(trained(&scene.ticks(Server::Busy, 80)), 0, "{reason:?}");
             assert_eq!(scene.controller.learned().baseline.samples(), samples);
         }
         scene.reasons = ClockReasons::default();
-        assert!(lessons(&scene.ticks(Server::Busy, 80)) > 0);
+        assert!(trained(&scene.ticks(Server::Busy, 80)) > 0);
     }
 }
 
@@ -418,13 +418,13 @@ fn gpu_held_at_a_low_clock_raises_an_alarm_and_teaches_nothing() {
             let alarms = |outputs: &[Output]| {
                 events(outputs).filter(|event| matches!(event, Event::ClockHeldLow { .. })).count()
             };
-            assert_eq!((alarms(&outputs), lessons(&outputs)), (1, 0));
+            assert_eq!((alarms(&outputs), trained(&outputs)), (1, 0));
             assert!(scene.controller.is_held_low());
             assert!(!events(&outputs).any(|event| matches!(event, Event::Converged { .. })));
             assert_eq!(scene.controller.learned().baseline.samples(), 0);
             (scene.stuck_at, scene.reasons) = (None, ClockReasons::default());
             let outputs = scene.ticks(Server::Busy, 200);
-            assert!(lessons(&outputs) > 0 && !scene.controller.is_held_low());
+            assert!(trained(&outputs) > 0 && !scene.controller.is_held_low());
         }
     }
 }
@@ -433,7 +433,7 @@ fn gpu_held_at_a_low_clock_raises_an_alarm_and_teaches_nothing() {
 fn power_cap_is_learned_from() {
     let mut scene = Scene::new(settings());
     scene.reasons = ClockReasons::SW_POWER_CAP;
-    assert!(lessons(&scene.ticks(Server::Busy, 80)) > 0);
+    assert!(trained(&scene.ticks(Server::Busy, 80)) > 0);
 }
 
 #[test]

@@ -1,32 +1,32 @@
-//! The controller as steps of version 3 hold it, and what it is today. Only parking has another form since.
+//! The controller as steps of version 3 hold it, and what it is today. Since then the fields have another
+//! order, and parking another form.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
+use super::clocks::{Command, GroupClocks, Trouble};
 use super::learned::Learned;
-use super::load::LoadEstimate;
-use super::seen::ClockUpkeep;
-use super::sharers::Sharers;
+use super::load::{LoadEstimate, Serving};
+use super::readings::Readings;
+use super::servers::Servers;
 use super::stale::GaugeTrust;
-use super::step::{self, InForce};
-use super::verify::ClockVerifier;
-use super::{Connections, Mode};
+use super::step;
+use super::{Connections, Mode, ParkSettings};
 use crate::bandit::ActionSpace;
 use crate::features::Ema;
-use crate::gpu::GpuReading;
 use crate::holdout::HoldoutSettings;
 use crate::metrics::Snapshot;
 use crate::metrics::health::Health;
 use crate::park::parker::v3::{IdleSettings, Parking};
-use crate::reward::energy::EnergyMeter;
 use crate::reward::slo::{LatencyWatch, Limits};
 use crate::reward::{Objective, RewardForm};
-use crate::units::{Mhz, Seconds, Target, Time};
+use crate::units::{Mhz, Seconds, Time};
 
 /// The version of steps whose snapshot this is.
 pub(crate) const VERSION: u32 = 3;
 
 /// Constants of the control loop.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
+#[serde(remote = "super::Settings")]
 struct Settings {
     outage_after: Seconds,
     settle: Seconds,
@@ -35,7 +35,8 @@ struct Settings {
     objective: Objective,
     reward: RewardForm,
     limits: Option<Limits>,
-    idle: Option<IdleSettings>,
+    #[serde(deserialize_with = "of_idle")]
+    idle: Option<ParkSettings>,
     holdout: Option<HoldoutSettings>,
     data_collection: bool,
     dry_run: bool,
@@ -44,49 +45,28 @@ struct Settings {
     recover_arms_below: Option<usize>,
 }
 
-impl From<Settings> for super::Settings {
-    fn from(v3: Settings) -> Self {
-        Self {
-            outage_after: v3.outage_after,
-            settle: v3.settle,
-            verify_after: v3.verify_after,
-            clock_tolerance: v3.clock_tolerance,
-            objective: v3.objective,
-            reward: v3.reward,
-            limits: v3.limits,
-            idle: v3.idle.map(Into::into),
-            holdout: v3.holdout,
-            data_collection: v3.data_collection,
-            dry_run: v3.dry_run,
-            ema_alpha: v3.ema_alpha,
-            floor_step: v3.floor_step,
-            recover_arms_below: v3.recover_arms_below,
-        }
-    }
+fn of_idle<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ParkSettings>, D::Error> {
+    Ok(Option::<IdleSettings>::deserialize(from)?.map(Into::into))
 }
 
 /// The control loop's state.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Controller {
-    settings: Settings,
+    #[serde(with = "Settings")]
+    settings: super::Settings,
     learned: Learned,
     space: ActionSpace,
     health: Health,
     previous: Option<Snapshot>,
-    meters: Vec<EnergyMeter>,
-    readings: Vec<Option<GpuReading>>,
-    read_at: Vec<Option<Time>>,
-    in_force: InForce,
-    asked: Target,
-    verifier: ClockVerifier,
+    readings: Readings,
+    command: Command,
     idle: Parking,
     connections: Option<Connections>,
     latency: LatencyWatch,
     concurrency: Ema,
     load: LoadEstimate,
     limit_broken: bool,
-    fault_until: Option<Time>,
-    upkeep: ClockUpkeep,
+    trouble: Trouble,
     mode: Mode,
     paused: bool,
     gauges: GaugeTrust,
@@ -95,32 +75,21 @@ pub(crate) struct Controller {
 
 impl From<Controller> for step::Controller {
     fn from(v3: Controller) -> Self {
-        let settings: super::Settings = v3.settings.into();
         Self {
-            idle: v3.idle.with(settings.idle, v3.started),
-            settings,
+            idle: v3.idle.with(v3.settings.idle, v3.started),
+            servers: Servers::alone(v3.settings.limits, v3.latency, v3.limit_broken),
+            settings: v3.settings,
             learned: v3.learned,
             space: v3.space,
             health: v3.health,
             previous: v3.previous,
-            meters: v3.meters,
             readings: v3.readings,
-            read_at: v3.read_at,
-            in_force: v3.in_force,
-            asked: v3.asked,
-            verifier: v3.verifier,
+            clocks: GroupClocks::of_parts(v3.command, v3.trouble),
             connections: v3.connections,
-            latency: v3.latency,
-            concurrency: v3.concurrency,
-            load: v3.load,
-            limit_broken: v3.limit_broken,
-            fault_until: v3.fault_until,
-            upkeep: v3.upkeep,
+            serving: Serving::new(v3.concurrency, v3.load, v3.gauges),
             mode: v3.mode,
             paused: v3.paused,
-            gauges: v3.gauges,
             started: v3.started,
-            sharers: Sharers::default(),
         }
     }
 }

@@ -1,10 +1,12 @@
-//! Several servers on the same GPUs: each has a page, limits and latencies of its own, and one clock serves all.
+//! The servers on the GPUs, and whether their latency limits are kept. Of several, each has a page, limits
+//! and latencies of its own, and one clock serves all.
 
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Snapshot;
 use crate::metrics::window::Window;
-use crate::reward::slo::{LatencyWatch, Limits};
+use crate::reward::slo::{self, LatencyWatch, Limited, Limits, Violation};
+use crate::units::{Seconds, Time};
 
 /// One of several servers on the same GPUs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,29 +28,56 @@ impl Sharer {
     }
 }
 
-/// All of them; none where the GPUs have one server.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Sharers(Vec<Sharer>);
+/// All servers of the group; mostly one, and then what is seen of the whole group is its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Servers {
+    all: Vec<Sharer>,
+    /// A limit was broken when they were judged last.
+    broken: bool,
+}
 
-impl Sharers {
-    /// One server alone shares with nobody.
-    pub(super) fn new(sharers: Vec<Sharer>) -> Self {
-        Self(if sharers.len() > 1 { sharers } else { Vec::new() })
+impl Servers {
+    /// One server.
+    pub(super) fn alone(limits: Option<Limits>, latency: LatencyWatch, broken: bool) -> Self {
+        Self { all: vec![Sharer { latency, ..Sharer::new(String::new(), limits) }], broken }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Several instead. One that is named shares with nobody.
+    pub(super) fn share(&mut self, sharers: Vec<Sharer>) {
+        if sharers.len() > 1 {
+            self.all = sharers;
+        }
+    }
+
+    fn is_one(&self) -> bool {
+        self.all.len() == 1
     }
 
     /// The limits of each that has some, and the latencies they are about.
-    pub(super) fn promises(&self) -> impl Iterator<Item = (&Limits, &LatencyWatch)> {
-        self.0.iter().filter_map(|sharer| Some((sharer.limits.as_ref()?, &sharer.latency)))
+    fn promises(&self) -> impl Iterator<Item = (&Limits, &LatencyWatch)> {
+        self.all.iter().filter_map(|server| Some((server.limits.as_ref()?, &server.latency)))
     }
 
-    /// Takes the page of each. The error says whose counters began anew: nothing can be said of the time between then.
+    /// The limit that is broken worst now, and whether it is news that one is or none; `None` without limits.
+    pub(super) fn judge(&mut self, now: Time) -> Option<(Option<Violation>, bool)> {
+        self.promises().next()?;
+        let violations = self.promises().filter_map(|(limits, latency)| latency.violation(limits, now));
+        let worst = slo::worst(violations);
+        let was_broken = std::mem::replace(&mut self.broken, worst.is_some());
+        Some((worst, worst.is_some() != was_broken))
+    }
+
+    /// Would the limits on the time to first token be kept if it took this much longer?
+    pub(super) fn can_wait(&self, longer: Seconds, now: Time) -> bool {
+        self.promises().all(|(limits, latency)| latency.leaves(Limited::Ttft, longer, limits, now))
+    }
+
+    /// Takes the page of each of several. The error says whose counters began anew: of the time between
+    /// nothing can be said then.
     pub(super) fn take(&mut self, pages: &[Snapshot]) -> Result<(), String> {
         let mut whole = Ok(());
-        for (sharer, page) in self.0.iter_mut().zip(pages) {
+        let pages = if self.is_one() { &[] } else { pages };
+        for (sharer, page) in self.all.iter_mut().zip(pages) {
             let before = sharer.page.replace(page.clone());
             sharer.window = match before.map(|before| Window::between(&before, page)).transpose() {
                 Ok(window) => window,
@@ -61,31 +90,34 @@ impl Sharers {
         whole
     }
 
-    /// The round is closed: what the last pages said of latencies is held against the limits.
-    pub(super) fn close(&mut self) {
-        for sharer in &mut self.0 {
-            if let (Some(limits), Some(window)) = (&sharer.limits, sharer.window.take()) {
-                sharer.latency.push(&window, limits);
+    /// A round is closed, with `whole` as the window of all: takes the latencies in each one's own.
+    pub(super) fn close(&mut self, whole: &Window) {
+        let one = self.is_one().then_some(whole);
+        for server in &mut self.all {
+            let own = server.window.take();
+            if let (Some(limits), Some(window)) = (&server.limits, one.or(own.as_ref())) {
+                server.latency.push(window, limits);
             }
         }
     }
 
-    /// Forgets latencies: after an outage or a restart of an engine.
+    /// Nothing is news of what comes.
+    pub(super) fn forget(&mut self) {
+        self.forget_latencies();
+        self.broken = false;
+    }
+
+    /// Holds nothing of before against the limits: after an outage or a restart of an engine.
     pub(super) fn forget_latencies(&mut self) {
-        for sharer in &mut self.0 {
+        for sharer in &mut self.all {
             sharer.latency.clear();
             sharer.window = None;
         }
     }
 
-    /// What is counted from here on begins with other pages.
-    pub(super) fn forget_pages(&mut self) {
-        self.begin(&[]);
-    }
-
-    /// What is counted from here on begins with these pages.
+    /// What is counted from here on begins with these pages, or where there are none with the next.
     pub(super) fn begin(&mut self, pages: &[Snapshot]) {
-        for (at, sharer) in self.0.iter_mut().enumerate() {
+        for (at, sharer) in self.all.iter_mut().enumerate() {
             sharer.page = pages.get(at).cloned();
             sharer.window = None;
         }
@@ -98,8 +130,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::{Histogram, Signals};
-    use crate::reward::slo::{self, Statistic, Violation};
-    use crate::units::{Seconds, Time};
+    use crate::reward::slo::Statistic;
 
     fn limits(tpot: f64) -> Limits {
         Limits { ttft: Seconds(1.0), tpot: Seconds(tpot), statistic: Statistic::Mean, window: Seconds(30.0) }
@@ -138,15 +169,16 @@ mod tests {
     fn together(servers: &[(&[f64], f64)]) -> Option<Violation> {
         let sharer =
             |(at, (_, tpot)): (usize, &(&[f64], f64))| Sharer::new(format!("s{at}"), Some(limits(*tpot)));
-        let mut sharers = Sharers(servers.iter().enumerate().map(sharer).collect());
-        let length = servers[0].0.len();
-        for end in 0..=length {
-            let pages: Vec<Snapshot> = servers.iter().map(|(itls, _)| page(&itls[..end])).collect();
-            sharers.take(&pages).unwrap();
-            sharers.close();
+        let sharers: Vec<Sharer> = servers.iter().enumerate().map(sharer).collect();
+        let mut watched = Servers::alone(sharers[0].limits, LatencyWatch::default(), false);
+        watched.share(sharers);
+        let pages = |end| servers.iter().map(|(itls, _)| page(&itls[..end])).collect::<Vec<Snapshot>>();
+        watched.take(&pages(0)).unwrap();
+        for end in 1..=servers[0].0.len() {
+            watched.take(&pages(end)).unwrap();
+            watched.close(&Window::between(&pages(end - 1)[0], &pages(end)[0]).unwrap());
         }
-        let now = page(servers[0].0).at;
-        slo::worst(sharers.promises().filter_map(|(limits, latency)| latency.violation(limits, now)))
+        watched.judge(page(servers[0].0).at).and_then(|(worst, _)| worst)
     }
 
     proptest! {
@@ -166,8 +198,8 @@ mod tests {
 
     #[test]
     fn restart_of_one_is_named_and_what_follows_begins_anew() {
-        let mut sharers =
-            Sharers::new(["chat", "code"].map(|name| Sharer::new(name.into(), Some(limits(0.05)))).into());
+        let mut sharers = Servers::alone(None, LatencyWatch::default(), false);
+        sharers.share(["chat", "code"].map(|name| Sharer::new(name.into(), Some(limits(0.05)))).into());
         let later = |itls: &[f64]| Snapshot { at: Time(0.6), ..page(itls) };
         sharers.take(&[page(&[0.01]), page(&[0.01])]).unwrap();
         let pages = [later(&[0.01, 0.01]), later(&[])];
@@ -175,11 +207,14 @@ mod tests {
         assert!(error.starts_with("code: the engine restarted"), "{error}");
         sharers.begin(&pages);
         sharers.take(&[page(&[0.01; 3]), page(&[0.01; 3])]).unwrap();
-        assert!(sharers.0.iter().all(|sharer| sharer.window.is_some()));
+        assert!(sharers.all.iter().all(|sharer| sharer.window.is_some()));
     }
 
     #[test]
     fn one_server_shares_with_nobody() {
-        assert!(Sharers::new(vec![Sharer::new("chat".into(), None)]).is_empty());
+        let alone = Servers::alone(None, LatencyWatch::default(), false);
+        let mut named = alone.clone();
+        named.share(vec![Sharer::new("chat".into(), Some(limits(0.05)))]);
+        assert_eq!(named, alone);
     }
 }
