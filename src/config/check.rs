@@ -136,7 +136,8 @@ pub(super) fn advice(config: &Config, reader: &mut Reader<'_>) {
             reader.warn(Warning::TokenInClear);
         }
     }
-    if control.ignore_slo && control.max_slowdown_percent.is_some() {
+    let bound = control.max_slowdown_percent;
+    if control.ignore_slo && bound.is_some() && bound != Config::default().control.max_slowdown_percent {
         let because = "control.ignore_slo is true";
         reader.warn(Warning::NoEffect { key: "control.max_slowdown_percent", because });
     }

@@ -132,11 +132,11 @@ sections! {
         /// How a measured window becomes a reward.
         reward: RewardForm = RewardForm::LogRatio, one_of();
         /// Limit on the time to first token.
-        ttft_limit: Seconds = Seconds(1000.0), seconds(0.001..=1e6);
+        ttft_limit: Seconds = Seconds(2.0), seconds(0.001..=1e6);
         /// Limit on the time per output token.
-        tpot_limit: Seconds = Seconds(0.8), seconds(0.001..=1e6);
+        tpot_limit: Seconds = Seconds(0.25), seconds(0.001..=1e6);
         /// Limit on the slowdown against default clocks; none without.
-        max_slowdown_percent: Option<f64> = None, optional(real(0.0..=500.0));
+        max_slowdown_percent: Option<f64> = Some(10.0), optional(real(0.0..=500.0));
         /// Statistic of a latency that is held against its limit.
         slo_statistic: Statistic = Statistic::Mean, one_of();
         /// Length of the sliding window of that statistic.

@@ -20,8 +20,8 @@ impl Controller {
             (self.is_parked(), Some(Mode::Idle), Some(self.idle.target())),
             // There is no work to choose a clock for: the parker has them wake, or they stay.
             (!standing.work, None, standing.by_parker),
-            // The driver, since a latency limit was just broken.
-            (self.learned.floor.is_lifted(now), Some(Mode::SloGuard), default),
+            // The driver, while a latency limit is broken.
+            (self.learned.floor.is_lifted(), Some(Mode::SloGuard), default),
         ];
         let first = ladder.into_iter().find(|(applies, ..)| *applies);
         let claim = first.map(|(_, mode, command)| (mode, command)).or_else(|| {

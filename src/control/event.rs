@@ -4,6 +4,7 @@ use crate::gpu::ClockReasons;
 use crate::metrics::health;
 use crate::park::levers::LeverBook;
 use crate::park::source::WakeSource;
+use crate::reward::floor::Cause;
 use crate::reward::slo::Violation;
 use crate::units::{Clocks, Mhz, Seconds, Target};
 
@@ -36,6 +37,13 @@ pub enum Event {
         running: Target,
         /// The floor from now on.
         floor: Option<Mhz>,
+        /// What breaks it, as far as is known.
+        cause: Cause,
+    },
+    /// Driver-default clocks break the limit for a whole window as well: no clock can keep it under this load.
+    LimitOutOfReach {
+        /// Which, and by how much.
+        violation: Violation,
     },
     /// The limit is kept again.
     LimitKept,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::bandit::{Learner, learner};
 use crate::features::Scaler;
 use crate::reward::baseline::{BaselineBook, BaselineSchedule};
-use crate::reward::slo::SloFloor;
+use crate::reward::floor::Floor;
 
 /// Version of the contents of [`Model`]: a model file of another one is not loaded.
 pub const MODEL_VERSION: u32 = 1;
@@ -15,7 +15,7 @@ pub const MODEL_VERSION: u32 = 1;
 /// In a run, policy and floor hold what is only for the moment, too; a snapshot of the run includes that. A model
 /// file does not, see [`Model`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Learned<Policy = Learner, Floor = SloFloor> {
+pub struct Learned<Policy = Learner, Lowest = Floor> {
     /// Scales of the features. The policy's coefficients mean nothing without them.
     pub scaler: Scaler,
     /// Cost of driver-default clocks, by load.
@@ -25,7 +25,7 @@ pub struct Learned<Policy = Learner, Floor = SloFloor> {
     /// The policy.
     pub policy: Policy,
     /// The floor that broken limits have set.
-    pub floor: Floor,
+    pub floor: Lowest,
     /// Rounds closed, over all runs.
     pub rounds: u64,
     /// Sum of all rewards, over all runs.
@@ -46,7 +46,7 @@ impl Learned {
             baseline: BaselineBook::default(),
             schedule: BaselineSchedule::new(baseline_windows),
             policy,
-            floor: SloFloor::default(),
+            floor: Floor::default(),
             rounds: 0,
             reward_sum: 0.0,
             converged_at: None,
@@ -56,7 +56,7 @@ impl Learned {
     /// A copy of what outlives the run.
     #[must_use]
     pub fn model(&self) -> Model {
-        self.with(self.policy.durable(), self.floor.floor_mhz())
+        self.with(self.policy.durable(), self.floor.mhz())
     }
 
     /// Is every number usable? The checksum says a file is what was written, this says it made sense.
@@ -65,19 +65,19 @@ impl Learned {
         self.baseline.is_sound()
             && self.policy.is_sound()
             && self.reward_sum.is_finite()
-            && self.floor.floor_mhz().is_none_or(f64::is_finite)
+            && self.floor.mhz().is_none_or(f64::is_finite)
     }
 }
 
 impl From<Model> for Learned {
     fn from(model: Model) -> Self {
-        model.with(model.policy.clone().into(), SloFloor::left_at(model.floor))
+        model.with(model.policy.clone().into(), Floor::left_at(model.floor))
     }
 }
 
 impl<P, F> Learned<P, F> {
     /// The same in another form: with this policy and floor.
-    fn with<Policy, Floor>(&self, policy: Policy, floor: Floor) -> Learned<Policy, Floor> {
+    fn with<Policy, Lowest>(&self, policy: Policy, floor: Lowest) -> Learned<Policy, Lowest> {
         Learned {
             scaler: self.scaler.clone(),
             baseline: self.baseline.clone(),

@@ -67,6 +67,17 @@ impl Servers {
         Some((worst, worst.is_some() != was_broken))
     }
 
+    /// The largest statistic as a share of its limit; `None` without samples.
+    pub(super) fn pressure(&self, now: Time) -> Option<f64> {
+        self.promises().filter_map(|(limits, latency)| latency.pressure(limits, now)).max_by(f64::total_cmp)
+    }
+
+    /// The longest of the windows that limits are judged over.
+    pub(super) fn longest_window(&self) -> Seconds {
+        let longest = self.promises().map(|(limits, _)| limits.window.0).max_by(f64::total_cmp);
+        Seconds(longest.unwrap_or(0.0))
+    }
+
     /// Would the limits on the time to first token be kept if it took this much longer?
     pub(super) fn can_wait(&self, longer: Seconds, now: Time) -> bool {
         self.promises().all(|(limits, latency)| latency.leaves(Limited::Ttft, longer, limits, now))

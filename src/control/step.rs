@@ -22,6 +22,7 @@ use crate::park::levers::{LeverBook, Levers};
 use crate::park::wake::Running;
 use crate::park::{Parker, State};
 use crate::reward::baseline::Load;
+use crate::reward::floor::Cause;
 use crate::reward::slo::{LatencyWatch, Limited, Violation};
 use crate::reward::{Cost, DelaySource, delay, reward};
 use crate::units::{Joules, Target, Time, Watts};
@@ -364,6 +365,7 @@ impl Controller {
 
     fn guard_limits(&mut self, now: Time, out: &mut Output) -> Option<Violation> {
         let (violation, is_news) = self.servers.judge(now)?;
+        let window = self.servers.longest_window();
         let step = self.settings.floor_step.as_f64();
         if let Some(violation) = violation {
             if violation.limit == Limited::Ttft {
@@ -371,25 +373,28 @@ impl Controller {
             }
             let running = self.running();
             let clock = running.clocks().map(|clocks| clocks.core.as_f64());
+            let (was_clock, mut cause) = (self.learned.floor.is_raised(), Cause::Load);
             if !self.settings.data_collection {
-                self.learned.floor.violated(clock, step, now);
+                cause = self.learned.floor.violated(clock, step, window, now);
                 if let Some(clocks) = running.clocks() {
                     self.learned.policy.limit_broken(clocks);
                 }
             }
             if is_news {
-                let floor = self.learned.floor.floor_mhz().map(to_mhz);
-                out.events.push(Event::LimitBroken { violation, running, floor });
+                let floor = self.learned.floor.mhz().map(to_mhz);
+                out.events.push(Event::LimitBroken { violation, running, floor, cause });
+            } else if was_clock && cause == Cause::Load {
+                out.events.push(Event::LimitOutOfReach { violation });
             }
         } else {
             let lowest = self.space.arms().last().map_or(0.0, |arm| arm.core.as_f64());
-            self.learned.floor.relax(step, lowest, now);
+            self.learned.floor.kept(self.servers.pressure(now), step, lowest, window, now);
             if is_news {
                 out.events.push(Event::LimitKept);
             }
         }
         let top = self.space.arms().first().map_or(0.0, |arm| arm.core.as_f64());
-        self.space.set_floor(self.learned.floor.floor_mhz().map(|floor| to_mhz(floor.min(top))));
+        self.space.set_floor(self.learned.floor.mhz().map(|floor| to_mhz(floor.min(top))));
         violation
     }
 

@@ -10,6 +10,7 @@ use crate::control::stale::STALE_AFTER;
 use crate::control::{Controller, Event, Mode, Round, Settings};
 use crate::holdout::Savings;
 use crate::metrics::health;
+use crate::reward::floor::Cause;
 use crate::park::source::WakeSource;
 use crate::seldom::Seldom;
 use crate::units::Time;
@@ -84,7 +85,7 @@ fn kind(event: &Event) -> Kind {
         Event::Health(health::Event::Recovered { .. }) => Kind::Over("outage"),
         Event::Discontinuity(_) => Kind::Trouble("discontinuity"),
         Event::StaleGauges { .. } => Kind::Trouble("stale gauges"),
-        Event::LimitBroken { .. } => Kind::Trouble("limit"),
+        Event::LimitBroken { .. } | Event::LimitOutOfReach { .. } => Kind::Trouble("limit"),
         Event::LimitKept => Kind::Over("limit"),
         Event::ClockNotHeld { .. } => Kind::Trouble("not held"),
         Event::StuckAtIdleClock { .. } => Kind::Trouble("stuck"),
@@ -182,13 +183,23 @@ fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
              requests aborted?) and are not taken for work until something moves"
         ),
         Event::BaselineDone { windows } => info!(windows, "baseline measured"),
-        Event::LimitBroken { violation, running, floor } => warn!(
+        Event::LimitBroken { violation, running, floor, cause } => warn!(
             limit = %violation.limit,
             measured_s = violation.measured.0,
             allowed_s = violation.allowed.0,
             %running,
             floor_mhz = floor.map(|floor| floor.0),
-            "latency limit broken: clocks up"
+            "latency limit broken: {}",
+            match cause {
+                Cause::Clock => "clocks up",
+                Cause::Load => "by load alone, the clocks are the driver's already",
+            }
+        ),
+        Event::LimitOutOfReach { violation } => warn!(
+            limit = %violation.limit,
+            measured_s = violation.measured.0,
+            allowed_s = violation.allowed.0,
+            "driver-default clocks break the latency limit as well: the load is the cause, not the clock"
         ),
         Event::LimitKept => info!("latency limits kept again"),
         Event::Paused => info!("paused by an operator: driver-default clocks"),

@@ -1,10 +1,11 @@
 //! What a window was worth: the energy-delay product against driver-default clocks under comparable load.
 //!
 //! [`energy`] turns counter ticks into power, [`baseline`] remembers what default clocks cost under which load,
-//! [`slo`] watches the latency limits. A window that says nothing teaches nothing: there are no zero rewards.
+//! [`slo`] watches the latency limits, [`floor`] is what broken ones leave. A window that says nothing teaches nothing: there are no zero rewards.
 
 pub mod baseline;
 pub mod energy;
+pub mod floor;
 pub mod slo;
 
 use serde::{Deserialize, Serialize};

@@ -1,11 +1,11 @@
-//! The latency limits: are they kept, over the last half minute and right now?
+//! The latency limits: is the statistic of each within it, over its window?
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Histogram;
-use crate::metrics::window::Window;
+use crate::metrics::window::{Gauges, Window};
 use crate::units::{Seconds, Time};
 
 /// Which statistic of a latency a limit is about.
@@ -46,6 +46,17 @@ pub struct Limits {
     pub window: Seconds,
 }
 
+impl Limits {
+    /// The limit on this latency.
+    #[must_use]
+    pub fn of(&self, limit: Limited) -> Seconds {
+        match limit {
+            Limited::Ttft => self.ttft,
+            Limited::Tpot => self.tpot,
+        }
+    }
+}
+
 /// Which limit was broken, and by how much.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Violation {
@@ -67,16 +78,6 @@ pub enum Limited {
     Tpot,
 }
 
-impl Limited {
-    /// Samples that the short window needs to count.
-    fn least_samples(self) -> f64 {
-        match self {
-            Self::Ttft => 2.0,
-            Self::Tpot => 16.0,
-        }
-    }
-}
-
 impl std::fmt::Display for Limited {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -91,62 +92,142 @@ pub fn worst(violations: impl Iterator<Item = Violation>) -> Option<Violation> {
     violations.max_by(|a, b| (a.measured.0 / a.allowed.0).total_cmp(&(b.measured.0 / b.allowed.0)))
 }
 
-/// Length of the short window: a limit broken right now is acted on before it shows in the long one.
-const SHORT: Seconds = Seconds(2.0);
+/// What one page-to-page window says of latencies.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Sample {
+    /// End of the window.
+    at: Time,
+    ttft: Option<Histogram>,
+    /// Time between tokens.
+    between_tokens: Option<Histogram>,
+    /// Time per output token of the requests that finished; `None` of an engine that does not tell.
+    tpot: Option<Histogram>,
+    /// Requests that arrived.
+    arrived: f64,
+    /// Requests that wait for their first token and that generate, at the end.
+    waiting: f64,
+    running: f64,
+}
+
+impl Sample {
+    fn of(window: &Window) -> Self {
+        let count = |value: Option<f64>| value.unwrap_or(0.0).max(0.0);
+        let in_flight = |at: &Gauges| count(at.running) + count(at.waiting);
+        Self {
+            at: window.end,
+            ttft: window.ttft.clone(),
+            between_tokens: window.itl.clone(),
+            tpot: window.request_tpot.clone(),
+            arrived: (count(window.finished) + in_flight(&window.at_end) - in_flight(&window.at_start))
+                .max(0.0),
+            waiting: count(window.at_end.waiting),
+            running: count(window.at_end.running),
+        }
+    }
+}
+
+/// Spans over which tokens have to come too slowly, as shares of the window, before requests in flight count as slow.
+const PACE_SPANS: [f64; 2] = [0.17, 0.5];
 
 /// Latencies of the recent windows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencyWatch {
-    recent: VecDeque<(Time, Option<Histogram>, Option<Histogram>)>,
+    recent: VecDeque<Sample>,
 }
 
 impl LatencyWatch {
     /// Takes a window that ended at `window.end`.
     pub fn push(&mut self, window: &Window, limits: &Limits) {
-        let tpot = window.itl.clone().or_else(|| window.request_tpot.clone());
-        self.recent.push_back((window.end, window.ttft.clone(), tpot));
-        while self.recent.front().is_some_and(|(at, ..)| window.end.since(*at) > limits.window) {
+        self.recent.push_back(Sample::of(window));
+        while self.recent.front().is_some_and(|old| window.end.since(old.at) > limits.window) {
             self.recent.pop_front();
         }
     }
 
     /// The worst broken limit, if any; `now` is the end of the last window.
     ///
-    /// Broken means certainly so: a percentile whose bucket holds the limit is not broken. No samples, no violation.
+    /// A limit is about its statistic over its window, and about nothing else. Broken means certainly so: a percentile
+    /// whose bucket holds the limit is not broken. A limit on a mean counts as broken before its window shows it only
+    /// where the requests in flight are certain to break it: those that have waited so long already, or whose tokens
+    /// come too slowly for half of the window. No samples, no violation.
     #[must_use]
     pub fn violation(&self, limits: &Limits, now: Time) -> Option<Violation> {
-        let spans = [limits.window, Seconds(SHORT.0.min(limits.window.0))];
-        let candidates = [(Limited::Ttft, limits.ttft), (Limited::Tpot, limits.tpot)];
-        let each =
-            candidates.into_iter().flat_map(|(limit, allowed)| spans.map(|span| (limit, allowed, span)));
-        worst(each.filter_map(|(limit, allowed, span)| {
-            let pooled = self.pooled(limit, now - span)?;
-            // One slow step is no statistic: it shows in the long window, if there are no others.
-            let few = span < limits.window && pooled.count < limit.least_samples();
-            let (lower, _) = limits.statistic.of(&pooled).filter(|_| !few)?;
-            (lower > allowed.0).then_some(Violation { limit, measured: Seconds(lower), allowed })
+        worst([Limited::Ttft, Limited::Tpot].into_iter().filter_map(|limit| {
+            let allowed = limits.of(limit);
+            let measured = self.measured(limit, limits, now)?;
+            (measured > allowed).then_some(Violation { limit, measured, allowed })
         }))
+    }
+
+    /// The largest statistic as a share of its limit; `None` without samples.
+    #[must_use]
+    pub fn pressure(&self, limits: &Limits, now: Time) -> Option<f64> {
+        let share = |limit| self.measured(limit, limits, now).map(|measured| measured.0 / limits.of(limit).0);
+        [Limited::Ttft, Limited::Tpot].into_iter().filter_map(share).max_by(f64::total_cmp)
+    }
+
+    /// The statistic over the window, or what the requests in flight are certain to make of it.
+    fn measured(&self, limit: Limited, limits: &Limits, now: Time) -> Option<Seconds> {
+        let pooled = self.pooled(limit, now - limits.window);
+        let so_far = pooled.as_ref().and_then(|pooled| limits.statistic.of(pooled)).map(|(lower, _)| lower);
+        let projected = match (limits.statistic, limit) {
+            (Statistic::Mean, Limited::Ttft) => self.projected_ttft(pooled.as_ref(), now),
+            (Statistic::Mean, Limited::Tpot) => self.projected_tpot(pooled.as_ref(), limits, now),
+            (Statistic::P95 | Statistic::P99, _) => None,
+        };
+        [so_far, projected].into_iter().flatten().max_by(f64::total_cmp).map(Seconds)
+    }
+
+    /// The mean if the waiting requests had their first token now. Served in order, those that wait came last.
+    fn projected_ttft(&self, pooled: Option<&Histogram>, now: Time) -> Option<f64> {
+        let mut left = self.recent.back()?.waiting;
+        let (mut waited, mut count) = (0.0, 0.0);
+        for sample in self.recent.iter().rev() {
+            let here = sample.arrived.min(left);
+            waited += here * now.since(sample.at).0.max(0.0);
+            count += here;
+            left -= here;
+        }
+        let (sum, samples) = pooled.map_or((0.0, 0.0), |pooled| (pooled.sum, pooled.count));
+        (count > 0.0).then(|| (sum + waited) / (samples + count))
+    }
+
+    /// The mean if the requests that generate went on as tokens came of late, over the longer and the shorter span.
+    fn projected_tpot(&self, pooled: Option<&Histogram>, limits: &Limits, now: Time) -> Option<f64> {
+        let running = self.recent.back()?.running;
+        let pace = |share: f64| {
+            self.pool(now - Seconds(share * limits.window.0), |sample| sample.between_tokens.as_ref())?.mean()
+        };
+        let [short, long] = PACE_SPANS.map(pace);
+        // An engine that tells of tokens only is judged by these.
+        let pooled = pooled.filter(|_| self.tells_of_requests())?;
+        Some((pooled.sum + running * short?.min(long?)) / (pooled.count + running))
+    }
+
+    fn tells_of_requests(&self) -> bool {
+        self.recent.iter().any(|sample| sample.tpot.is_some())
     }
 
     /// If `limit` took `longer` than it did of late, would it still be kept? Without samples nothing speaks against it.
     #[must_use]
     pub fn leaves(&self, limit: Limited, longer: Seconds, limits: &Limits, now: Time) -> bool {
-        let allowed = match limit {
-            Limited::Ttft => limits.ttft,
-            Limited::Tpot => limits.tpot,
-        };
+        let allowed = limits.of(limit);
         let lower = self.pooled(limit, now - limits.window).and_then(|pooled| limits.statistic.of(&pooled));
         lower.is_none_or(|(lower, _)| lower + longer.0 <= allowed.0)
     }
 
+    /// The samples that a limit is about: of requests where the engine tells of them, else of tokens.
     fn pooled(&self, limit: Limited, from: Time) -> Option<Histogram> {
+        match limit {
+            Limited::Ttft => self.pool(from, |sample| sample.ttft.as_ref()),
+            Limited::Tpot if self.tells_of_requests() => self.pool(from, |sample| sample.tpot.as_ref()),
+            Limited::Tpot => self.pool(from, |sample| sample.between_tokens.as_ref()),
+        }
+    }
+
+    fn pool(&self, from: Time, part: impl Fn(&Sample) -> Option<&Histogram>) -> Option<Histogram> {
         let mut pooled: Option<Histogram> = None;
-        for (at, ttft, tpot) in &self.recent {
-            let part = match limit {
-                Limited::Ttft => ttft,
-                Limited::Tpot => tpot,
-            };
-            let Some(part) = part.as_ref().filter(|_| *at > from) else { continue };
+        for part in self.recent.iter().filter(|sample| sample.at > from).filter_map(part) {
             match &mut pooled {
                 Some(sum) => sum.add(part),
                 None => pooled = Some(part.clone()),
@@ -158,68 +239,6 @@ impl LatencyWatch {
     /// Forgets: after an outage or a restart of the engine.
     pub fn clear(&mut self) {
         self.recent.clear();
-    }
-}
-
-/// Moments of the run at hand.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Running {
-    /// Next moment at which the floor may sink.
-    relax_at: Option<Time>,
-    /// While a limit is broken, and a little longer, the clocks stay at the driver's default.
-    lifted_until: Option<Time>,
-}
-
-/// The lowest core clock that the limits allow: goes up at once, comes down slowly. The clock outlives the run.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct SloFloor {
-    floor_mhz: Option<f64>,
-    running: Running,
-}
-
-/// How long the clocks stay up after a limit was last seen broken.
-const LIFT: Seconds = Seconds(5.0);
-/// The floor sinks by one step every so often.
-const RELAX_EVERY: Seconds = Seconds(60.0);
-
-impl SloFloor {
-    /// A floor that an earlier run has left, in MHz.
-    #[must_use]
-    pub fn left_at(floor_mhz: Option<f64>) -> Self {
-        Self { floor_mhz, running: Running::default() }
-    }
-
-    /// A limit is broken while `running_mhz` was asked for (`None`: driver default, where more cannot be done).
-    pub fn violated(&mut self, running_mhz: Option<f64>, step_mhz: f64, now: Time) {
-        if let Some(clock) = running_mhz {
-            let above = clock + step_mhz;
-            self.floor_mhz = Some(self.floor_mhz.map_or(above, |floor| floor.max(above)));
-        }
-        self.running.lifted_until = Some(now + LIFT);
-        self.running.relax_at = Some(now + RELAX_EVERY);
-    }
-
-    /// Time passes without a violation: sinks by `step_mhz` a minute until below `lowest_mhz`, then is gone.
-    pub fn relax(&mut self, step_mhz: f64, lowest_mhz: f64, now: Time) {
-        let Some(floor) = self.floor_mhz else { return };
-        let due = *self.running.relax_at.get_or_insert(now + RELAX_EVERY);
-        if now >= due {
-            let lower = floor - step_mhz;
-            self.floor_mhz = (lower > lowest_mhz).then_some(lower);
-            self.running.relax_at = Some(now + RELAX_EVERY);
-        }
-    }
-
-    /// Must the clocks be at the driver's default now?
-    #[must_use]
-    pub fn is_lifted(&self, now: Time) -> bool {
-        self.running.lifted_until.is_some_and(|until| now < until)
-    }
-
-    /// The floor in MHz.
-    #[must_use]
-    pub fn floor_mhz(&self) -> Option<f64> {
-        self.floor_mhz
     }
 }
 
@@ -296,28 +315,5 @@ mod tests {
         assert_eq!(unsure.violation(&limits, now), None);
         let (broken, now) = watch([0.08; 50], &limits);
         assert_eq!(broken.violation(&limits, now).unwrap().measured, Seconds(0.05));
-    }
-
-    #[test]
-    fn floor_rises_at_once_and_sinks_slowly() {
-        let mut floor = SloFloor::default();
-        floor.violated(Some(900.0), 90.0, Time(0.0));
-        assert!(floor.is_lifted(Time(1.0)));
-        assert_eq!(floor.floor_mhz(), Some(990.0));
-        floor.violated(Some(600.0), 90.0, Time(2.0));
-        assert_eq!(floor.floor_mhz(), Some(990.0));
-        assert!(!floor.is_lifted(Time(7.5)));
-        floor.relax(90.0, 210.0, Time(61.0));
-        assert_eq!(floor.floor_mhz(), Some(990.0));
-        floor.relax(90.0, 210.0, Time(62.0));
-        assert_eq!(floor.floor_mhz(), Some(900.0));
-    }
-
-    #[test]
-    fn violation_at_default_clocks_sets_no_floor() {
-        let mut floor = SloFloor::default();
-        floor.violated(None, 90.0, Time(0.0));
-        assert_eq!(floor.floor_mhz(), None);
-        assert!(floor.is_lifted(Time(0.1)));
     }
 }

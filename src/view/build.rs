@@ -325,6 +325,7 @@ fn count(event: &Event, counts: &mut Counts) {
         | Event::BaselineDone { .. }
         | Event::LeversMeasured(_)
         | Event::Cooled
+        | Event::LimitOutOfReach { .. }
         | Event::LimitKept
         | Event::Paused
         | Event::Resumed

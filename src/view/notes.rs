@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::bandit::Reason;
 use crate::control::{Event, Output};
 use crate::metrics::health;
+use crate::reward::floor::Cause;
 
 /// Notes that are kept; older ones go.
 pub const NOTES: usize = 40;
@@ -142,14 +143,19 @@ fn describe(event: &Event) -> (NoteKind, String) {
             ),
         ),
         Event::BaselineDone { windows } => (Info, format!("default clocks measured, {windows} windows")),
-        Event::LimitBroken { violation, .. } => (
+        Event::LimitBroken { violation, cause, .. } => (
             Limit,
             format!(
-                "{} limit broken: {:.0} ms, {:.0} ms allowed",
+                "{} limit broken{}: {:.0} ms, {:.0} ms allowed",
                 violation.limit,
+                if *cause == Cause::Load { " by load alone" } else { "" },
                 1e3 * violation.measured.0,
                 1e3 * violation.allowed.0
             ),
+        ),
+        Event::LimitOutOfReach { violation } => (
+            Limit,
+            format!("{} limit: default clocks break it as well, the load is the cause", violation.limit),
         ),
         Event::LimitKept => (Limit, "latency limits kept again".into()),
         Event::Paused => (Info, "paused by an operator".into()),

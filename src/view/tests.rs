@@ -8,6 +8,7 @@ use crate::control::{GpuTick, Settings};
 use crate::gpu::{GpuReading, MemoryLevel, SupportedClocks};
 use crate::park::source::WakeSource;
 use crate::reward::energy::EnergyPoint;
+use crate::reward::floor::Cause;
 use crate::reward::slo::Violation;
 use crate::reward::{Objective, RewardForm};
 use crate::units::{Mhz, Watts};
@@ -133,7 +134,7 @@ fn rounds_events_and_outcomes_are_counted_once_each() {
     let output = Output {
         events: vec![
             Event::Discontinuity("restart".into()),
-            Event::LimitBroken { violation, running: Target::Default, floor: None },
+            Event::LimitBroken { violation, running: Target::Default, floor: None, cause: Cause::Load },
             Event::Woken { by: WakeSource::Page, parked: Seconds(9.0) },
             Event::LimitKept,
         ],
