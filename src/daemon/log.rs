@@ -10,8 +10,8 @@ use crate::control::stale::STALE_AFTER;
 use crate::control::{Controller, Event, Mode, Round, Settings};
 use crate::holdout::Savings;
 use crate::metrics::health;
-use crate::reward::floor::Cause;
 use crate::park::source::WakeSource;
+use crate::reward::floor::Cause;
 use crate::seldom::Seldom;
 use crate::units::Time;
 

@@ -52,13 +52,7 @@ impl Floor {
     /// A limit is broken over `window` while `running_mhz` was asked for (`None`: driver-default clocks). Raises the
     /// floor to `step_mhz` above a clock that broke it. Where default clocks break it for a whole window as well, the load
     /// was the cause, and the floor goes back.
-    pub fn violated(
-        &mut self,
-        running_mhz: Option<f64>,
-        step_mhz: f64,
-        window: Seconds,
-        now: Time,
-    ) -> Cause {
+    pub fn violated(&mut self, running_mhz: Option<f64>, step_mhz: f64, window: Seconds, now: Time) -> Cause {
         let running = &mut self.running;
         if running.broken_since.is_none() {
             *running = Running { broken_since: Some(now), before: self.mhz, ..Running::default() };

@@ -11,22 +11,34 @@ const MEMORY: f64 = 300.0;
 /// Seconds over which what it holds is paid out.
 const PAY_OUT: f64 = 100.0;
 /// Share of the bound that is aimed at: predictions are off by some percent of it.
-const TARGET: f64 = 0.92;
+const TARGET: f64 = 0.88;
 /// Largest bound of a single choice, as a multiple of what the user allows.
 const MOST: f64 = 1.5;
+
+/// A window counts at least and at most this many times its length, whatever happened in it.
+const WEIGHTS: (f64, f64) = (0.2, 5.0);
 
 /// Slowdown times seconds, granted less used.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Budget {
     holds: f64,
+    /// Decayed sums of seconds, and of requests times their time per output token at default clocks.
+    seconds: f64,
+    delay: f64,
 }
 
 impl Budget {
-    /// Takes a window of `seconds` in at `slowdown` (share, not logarithm) where `allowed` is the user's bound.
-    pub(super) fn push(&mut self, seconds: f64, slowdown: f64, allowed: f64) {
+    /// Takes a window of `seconds` in at `slowdown` (share, not logarithm) where `allowed` is the user's bound. The bound is
+    /// about a mean over requests: a window counts by its share of their `delay` (requests times time per output token).
+    pub(super) fn push(&mut self, seconds: f64, delay: f64, slowdown: f64, allowed: f64) {
         let keep = (-seconds / MEMORY).exp();
+        self.seconds = keep * self.seconds + seconds;
+        self.delay = keep * self.delay + delay;
+        let share = delay / seconds / (self.delay / self.seconds);
+        let weight = if share.is_finite() { share.clamp(WEIGHTS.0, WEIGHTS.1) } else { 1.0 };
         let granted = TARGET * allowed - slowdown.clamp(-allowed, 10.0);
-        self.holds = (keep * self.holds + seconds * granted).min(PAY_OUT * (MOST - TARGET) * allowed);
+        self.holds =
+            (keep * self.holds + weight * seconds * granted).min(PAY_OUT * (MOST - TARGET) * allowed);
     }
 
     /// The bound of the next choice, as a share.
@@ -35,9 +47,9 @@ impl Budget {
         (TARGET * allowed + self.holds / PAY_OUT).clamp(0.0, MOST * allowed)
     }
 
-    /// Is the number usable?
+    /// Is every number usable?
     #[must_use]
     pub(super) fn is_sound(&self) -> bool {
-        self.holds.is_finite()
+        [self.holds, self.seconds, self.delay].into_iter().all(f64::is_finite)
     }
 }

@@ -60,16 +60,19 @@ const SETTLED_SHARE: f64 = 0.1;
 /// ... over so many choices.
 const SETTLED_CHOICES: u32 = 10;
 
-/// The preferred clock changes between two deviations only for a gain above this.
+/// Between two deviations the preferred clock changes only for a gain above this.
 const QUIET_HYSTERESIS: f64 = 0.03;
-/// After a deviation the clock changes anyway.
-const RETURN_HYSTERESIS: f64 = 0.004;
+/// Seconds of learning between deviations while the choice is sure: two clock changes a minute.
+const QUIET_EVERY: f64 = 60.0;
+/// While it is not, this share of the time learned so far, within bounds in seconds: more at first.
+const UNSURE_SHARE: f64 = 0.125;
+const UNSURE_EVERY: (f64, f64) = (5.0, 30.0);
 /// A clock below the preferred one, as its share, at which predictions have to be sure.
 const SURE_BELOW: f64 = 0.93;
 /// Standard deviation of the predicted gain from which on the choice is sure ...
-const SURE_GAIN: f64 = 0.015;
+const SURE_GAIN: f64 = 0.02;
 /// ... and of the predicted slowdown, where that is bounded.
-const SURE_SLOWDOWN: f64 = 0.012;
+const SURE_SLOWDOWN: f64 = 0.015;
 
 /// What the policy has learned: all of it that a model file holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,10 +101,6 @@ pub struct Durable {
     /// Around which clock the choice has stayed, and for how many choices.
     settled: Option<(f64, u32)>,
     converged: bool,
-    /// Learning time of the last deviation.
-    deviated: f64,
-    /// Does a deviation run now?
-    deviates: bool,
     budget: Budget,
 }
 
@@ -124,8 +123,6 @@ impl Durable {
             preferred: None,
             settled: None,
             converged: false,
-            deviated: 0.0,
-            deviates: false,
             budget: Budget::default(),
         }
     }
@@ -176,14 +173,20 @@ impl Durable {
     }
 
     /// The choice at work; `wants_default`: the guard wants driver-default clocks.
-    fn decide(&mut self, view: View<'_>, wants_default: bool) -> (Target, Option<Outlook>, Reason) {
+    fn decide(
+        &mut self,
+        view: View<'_>,
+        wants_default: bool,
+        moves: &mut Moves,
+    ) -> (Target, Option<Outlook>, Reason) {
         let Some((targets, outlooks)) = self.outlooks(view.space, view.now) else {
             return (Target::Default, None, Reason::Sweep);
         };
         if targets.len() < 2 {
             return (Target::Default, None, Reason::NothingAllowed);
         }
-        let (index, motive) = if wants_default { (0, Motive::Preferred) } else { self.pick(&outlooks) };
+        let (index, motive) =
+            if wants_default { (0, Motive::Preferred) } else { self.pick(&outlooks, moves) };
         let reason = match motive {
             Motive::Descent => Reason::Sweep,
             Motive::Probe => Reason::Ucb,
@@ -193,7 +196,7 @@ impl Durable {
         (target, outlooks.get(index).copied(), reason)
     }
 
-    fn pick(&mut self, outlooks: &[Outlook]) -> (usize, Motive) {
+    fn pick(&mut self, outlooks: &[Outlook], moves: &mut Moves) -> (usize, Motive) {
         let lowest = self.lowest.unwrap_or(f64::INFINITY);
         let settings = self.settings.clone();
         let options = Options { outlooks, lowest, bound: self.bound(), settings: &settings };
@@ -207,16 +210,19 @@ impl Durable {
             }
         }
         let sure = self.preferred.is_some_and(|clock| self.is_sure(&options, clock));
-        let (every, hysteresis) = if sure {
-            (self.settings.quiet_every, QUIET_HYSTERESIS)
-        } else {
-            (self.settings.deviate_every, self.settings.hysteresis)
-        };
-        let returns = std::mem::take(&mut self.deviates);
-        let hysteresis = if returns { RETURN_HYSTERESIS } else { hysteresis };
+        let fresh = std::mem::take(&mut moves.reconsiders);
+        let hysteresis = if fresh { self.settings.hysteresis } else { QUIET_HYSTERESIS };
         let preferred = options.preferred(self.preferred, hysteresis);
-        let due = !returns && self.learning_time - self.deviated >= every.0;
+        let every = if sure {
+            QUIET_EVERY
+        } else {
+            (UNSURE_SHARE * self.learning_time).clamp(UNSURE_EVERY.0, UNSURE_EVERY.1)
+        };
+        let due = !fresh && self.learning_time - moves.deviated >= every;
         let deviation = due.then(|| self.deviation(&options, preferred)).flatten();
+        if due {
+            *moves = Moves { deviated: self.learning_time, reconsiders: deviation.is_some() };
+        }
         if let Some(outlook) = outlooks.get(preferred) {
             self.note_preferred(outlook);
         }
@@ -226,15 +232,12 @@ impl Durable {
     /// A clock other than the preferred one, to learn from.
     fn deviation(&mut self, options: &Options<'_>, preferred: usize) -> Option<(usize, Motive)> {
         self.turn += 1;
-        let deviation = match self.turn % 3 {
+        match self.turn % 3 {
             0 => options.probe(preferred).map(|probe| (probe, Motive::Probe)),
             1 if self.settings.max_slowdown.is_some() => (preferred != 0).then_some((0, Motive::Reference)),
             1 => options.beside(preferred, true).map(|beside| (beside, Motive::Beside)),
             _ => options.beside(preferred, false).map(|beside| (beside, Motive::Beside)),
-        };
-        self.deviated = self.learning_time;
-        self.deviates = deviation.is_some();
-        deviation
+        }
     }
 
     /// Takes the slowdown of a window into the account of the bound.
@@ -246,9 +249,10 @@ impl Durable {
             return;
         };
         let predictor = Predictor::new(model, load, 0, &mut Dice::new(0));
-        let slowdown = predictor.steady(lesson.clock).step.0 / predictor.steady(default).step.0 - 1.0;
+        let at_default = predictor.steady(default).step.0;
+        let slowdown = predictor.steady(lesson.clock).step.0 / at_default - 1.0;
         if slowdown.is_finite() {
-            self.budget.push(lesson.seconds, slowdown, allowed);
+            self.budget.push(lesson.seconds, lesson.arrived * at_default, slowdown, allowed);
         }
     }
 
@@ -356,9 +360,19 @@ struct Held {
     outlook: Option<Outlook>,
 }
 
+/// When the clock may move. A change costs a transition, and tells nothing new most of the time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Moves {
+    /// The next choice is made afresh: a deviation ends, or the load has changed.
+    reconsiders: bool,
+    /// Learning time of the last deviation.
+    deviated: f64,
+}
+
 /// What ends with the run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Running {
+    moves: Moves,
     joiner: Joiner,
     surge: Surge,
     guard: Guard,
@@ -431,6 +445,7 @@ impl Structured {
         let window = evidence.window;
         if let Some(change) = self.running.surge.push(window.elapsed.0, arrivals(window), rate) {
             self.durable.context.change(change);
+            self.running.moves.reconsiders = true;
             if self.durable.stage == Stage::Run {
                 self.running.held = None;
             }
@@ -451,7 +466,9 @@ impl Policy for Structured {
         {
             return choice(held.target, held.outlook, Reason::Dwell);
         }
-        let (target, outlook, reason) = self.durable.decide(view, self.running.guard.wants_default());
+        let Self { durable, running } = self;
+        let (target, outlook, reason) =
+            durable.decide(view, running.guard.wants_default(), &mut running.moves);
         self.running.held = Some(Held { target, outlook });
         choice(target, outlook, reason)
     }
@@ -480,7 +497,8 @@ impl Policy for Structured {
     }
 
     fn interrupt(&mut self) {
-        let Running { joiner, surge, guard, held } = &mut self.running;
+        let Running { moves, joiner, surge, guard, held } = &mut self.running;
+        moves.reconsiders = true;
         joiner.interrupt();
         surge.clear();
         guard.interrupt();

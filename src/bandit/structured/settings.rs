@@ -32,14 +32,10 @@ pub struct StructuredSettings {
     pub draws: usize,
     /// A clock's score is its expected loss against default plus this many standard deviations.
     pub pessimism: f64,
-    /// The preferred clock changes only for a gain above this (in the logarithm of the objective).
+    /// A choice made afresh moves only for a gain above this (in the logarithm of the objective).
     pub hysteresis: f64,
     /// Predicted loss that a deliberate deviation from the preferred clock may cost.
     pub deviation_cost: f64,
-    /// A deviation as often as this until the choice is sure ...
-    pub deviate_every: Seconds,
-    /// ... and as often as this from then on.
-    pub quiet_every: Seconds,
     /// Gain that an optimist's clock has to promise before it is tried.
     pub probe_gain: f64,
 }
@@ -58,10 +54,8 @@ impl Default for StructuredSettings {
             memory: Seconds(450.0),
             draws: 24,
             pessimism: 0.5,
-            hysteresis: 0.01,
+            hysteresis: 0.004,
             deviation_cost: 0.02,
-            deviate_every: Seconds(8.0),
-            quiet_every: Seconds(60.0),
             probe_gain: 0.01,
         }
     }
