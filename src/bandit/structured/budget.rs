@@ -25,9 +25,25 @@ pub(super) struct Budget {
     /// Decayed sums of seconds, and of requests times their time per output token at default clocks.
     seconds: f64,
     delay: f64,
+    /// Mean logarithm by which default clocks are slower than the model has them, and windows it is from.
+    reference: (f64, f64),
 }
 
+/// Windows that the mean at default clocks is over, at most; it starts as so many windows without any error.
+const REFERENCES: (f64, f64) = (4.0, 20.0);
+
 impl Budget {
+    /// What a window that took `off` (logarithm) longer than predicted says of the slowdown beyond the predicted one.
+    pub(super) fn unexplained(&mut self, off: f64, at_default: bool) -> f64 {
+        let (mean, windows) = &mut self.reference;
+        if at_default {
+            *windows = (*windows + 1.0).min(REFERENCES.1);
+            *mean += (off - *mean) / (*windows + REFERENCES.0);
+            return 0.0;
+        }
+        off - *mean
+    }
+
     /// Takes a window of `seconds` in at `slowdown` (share, not logarithm) where `allowed` is the user's bound. The bound is
     /// about a mean over requests: a window counts by its share of their `delay` (requests times time per output token).
     pub(super) fn push(&mut self, seconds: f64, delay: f64, slowdown: f64, allowed: f64) {

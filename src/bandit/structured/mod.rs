@@ -65,7 +65,7 @@ const QUIET_HYSTERESIS: f64 = 0.03;
 /// Seconds of learning between deviations while the choice is sure: two clock changes a minute.
 const QUIET_EVERY: f64 = 60.0;
 /// While it is not, this share of the time learned so far, within bounds in seconds: more at first.
-const UNSURE_SHARE: f64 = 0.125;
+const UNSURE_SHARE: f64 = 0.15;
 const UNSURE_EVERY: (f64, f64) = (5.0, 30.0);
 /// A clock below the preferred one, as its share, at which predictions have to be sure.
 const SURE_BELOW: f64 = 0.93;
@@ -250,7 +250,11 @@ impl Durable {
         };
         let predictor = Predictor::new(model, load, 0, &mut Dice::new(0));
         let at_default = predictor.steady(default).step.0;
-        let slowdown = predictor.steady(lesson.clock).step.0 / at_default - 1.0;
+        // What the model leaves unexplained at this clock and not at default clocks is slowdown as well.
+        let off = lesson.delay.map(|delay| (delay.0 / model.expected_step(lesson).0).ln());
+        let at_reference = lesson.target == Target::Default;
+        let unexplained = off.map_or(0.0, |off| self.budget.unexplained(off, at_reference));
+        let slowdown = predictor.steady(lesson.clock).step.0 / at_default * unexplained.exp() - 1.0;
         if slowdown.is_finite() {
             self.budget.push(lesson.seconds, lesson.arrived * at_default, slowdown, allowed);
         }
