@@ -1,5 +1,6 @@
 //! The policy in charge: `structured` hands over to `linucb` where its model does not describe the engine, and neither
-//! decides while a queue grows under lowered clocks.
+//! decides while a queue grows under lowered clocks. `linucb` by itself judges a clock by what follows at once; the
+//! models of `structured` keep it from clocks that cost more than that.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,7 @@ pub struct Durable {
     structured: Option<structured::Durable>,
     linucb: linucb::Durable,
     handed_over: Option<f64>,
+    judge: Option<structured::Durable>,
 }
 
 /// What ends with the run.
@@ -43,14 +45,16 @@ pub struct Learner {
     linucb: LinUcb,
     /// Since the model failed: seconds of work without trouble.
     handed_over: Option<f64>,
+    /// Keeps `linucb`, where it was asked for, from clocks that the shared models take for a loss.
+    judge: Option<Box<Structured>>,
     running: Running,
 }
 
 impl From<Durable> for Learner {
     fn from(durable: Durable) -> Self {
-        let Durable { structured, linucb, handed_over } = durable;
-        let structured = structured.map(|structured| Box::new(structured.into()));
-        Self { structured, linucb: linucb.into(), handed_over, running: Running::default() }
+        let Durable { structured, linucb, handed_over, judge } = durable;
+        let [structured, judge] = [structured, judge].map(|known| known.map(|known| Box::new(known.into())));
+        Self { structured, linucb: linucb.into(), handed_over, judge, running: Running::default() }
     }
 }
 
@@ -62,8 +66,15 @@ impl Learner {
             structured: None,
             linucb: LinUcb::new(settings),
             handed_over: None,
+            judge: None,
             running: Running::default(),
         }
+    }
+
+    /// `linucb`, kept from what the models of `structured` take for a loss or for too slow.
+    #[must_use]
+    pub fn judged(judge: StructuredSettings, settings: LinUcbSettings) -> Self {
+        Self { judge: Some(Box::new(Structured::new(judge))), ..Self::linucb(settings) }
     }
 
     /// `structured`, with `linucb` in reserve.
@@ -79,19 +90,24 @@ impl Learner {
             structured: self.structured.as_ref().map(|policy| policy.durable().clone()),
             linucb: self.linucb.durable().clone(),
             handed_over: self.handed_over,
+            judge: self.judge.as_ref().map(|judge| judge.durable().clone()),
         }
     }
 
-    /// Takes over the constants of the present configuration; what was learned stays.
-    pub fn configure(&mut self, structured: Option<StructuredSettings>, linucb: LinUcbSettings) {
+    /// Takes over the constants of the present configuration; what was learned stays. The models serve whichever policy
+    /// decides: `by_structured`, or `linucb`.
+    pub fn configure(&mut self, structured: StructuredSettings, by_structured: bool, linucb: LinUcbSettings) {
         self.linucb.configure(linucb);
-        self.structured = structured.map(|settings| match self.structured.take() {
+        let known = self.structured.take().or_else(|| self.judge.take());
+        let models = match known {
             Some(mut known) => {
-                known.configure(settings);
+                known.configure(structured);
                 known
             }
-            None => Box::new(Structured::new(settings)),
-        });
+            None => Box::new(Structured::new(structured)),
+        };
+        let place = if by_structured { &mut self.structured } else { &mut self.judge };
+        *place = Some(models);
     }
 
     /// Why `structured` has handed over, if it has.
@@ -116,7 +132,7 @@ impl Learner {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.linucb.durable().is_sound()
-            && self.structured.as_ref().is_none_or(|policy| policy.durable().is_sound())
+            && [&self.structured, &self.judge].into_iter().flatten().all(|models| models.durable().is_sound())
             && self.handed_over.is_none_or(f64::is_finite)
     }
 
@@ -165,7 +181,15 @@ impl Policy for Learner {
         if self.linucb_decides() && self.running.doubt.wants_default(view.now) {
             return default_for(Reason::Doubt);
         }
-        let choice = self.active_mut().choose(view);
+        let lowest = self.judge.as_mut().and_then(|judge| judge.lowest_acceptable(view));
+        let choice = match lowest {
+            Some(lowest) => {
+                let mut space = view.space.clone();
+                space.set_floor(view.space.floor().max(Some(lowest)));
+                self.active_mut().choose(View { space: &space, ..view })
+            }
+            None => self.active_mut().choose(view),
+        };
         self.above_floor(choice, view)
     }
 
@@ -182,6 +206,10 @@ impl Policy for Learner {
         }
         if let Some(reward) = evidence.reward.filter(|_| lowered && self.linucb_decides()) {
             self.running.doubt.push(reward, evidence.window.elapsed, evidence.now);
+        }
+        if let Some(judge) = &mut self.judge {
+            // A sample that its models refuse leaves them as they were.
+            let _ = judge.observe(evidence);
         }
         let Some(structured) = &mut self.structured else { return self.linucb.observe(evidence) };
         // It goes on learning while it is not in charge: the trouble may pass.
@@ -205,8 +233,8 @@ impl Policy for Learner {
 
     fn interrupt(&mut self) {
         self.running.overload.interrupt();
-        if let Some(structured) = &mut self.structured {
-            structured.interrupt();
+        for models in [&mut self.structured, &mut self.judge].into_iter().flatten() {
+            models.interrupt();
         }
         self.linucb.interrupt();
     }

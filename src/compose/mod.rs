@@ -163,15 +163,15 @@ pub fn structured_settings(config: &Config) -> StructuredSettings {
 pub fn learner(config: &Config) -> Learner {
     let linucb = linucb_settings(config);
     match config.control.policy {
-        PolicyKind::LinUcb => Learner::linucb(linucb),
+        PolicyKind::LinUcb => Learner::judged(structured_settings(config), linucb),
         PolicyKind::Structured => Learner::structured(structured_settings(config), linucb),
     }
 }
 
 /// Gives a stored policy the constants of the present configuration.
 pub fn configure(learner: &mut Learner, config: &Config) {
-    let structured = (config.control.policy == PolicyKind::Structured).then(|| structured_settings(config));
-    learner.configure(structured, linucb_settings(config));
+    let by_structured = config.control.policy == PolicyKind::Structured;
+    learner.configure(structured_settings(config), by_structured, linucb_settings(config));
 }
 
 /// How arms are made. `memory` lists the memory clocks to combine with (none leaves the memory clock to the driver).

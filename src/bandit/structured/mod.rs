@@ -420,6 +420,25 @@ impl Structured {
         self.running.guard.trouble()
     }
 
+    /// The lowest clock that another policy may choose: from there up, a step below what was tried at most, an optimist sees
+    /// a gain, or hardly a loss, within the slowdown bound. `None` where nothing is known, or the model is of no use.
+    #[must_use]
+    pub fn lowest_acceptable(&mut self, view: View<'_>) -> Option<Mhz> {
+        if self.trouble().is_some() {
+            return None;
+        }
+        let (targets, outlooks) = self.durable.outlooks(view.space, view.now)?;
+        let settings = self.durable.settings.clone();
+        let lowest = self.durable.lowest.unwrap_or(f64::INFINITY);
+        let options =
+            Options { outlooks: &outlooks, lowest, bound: self.durable.bound(), settings: &settings };
+        let index = options.lowest_acceptable();
+        targets.get(index).copied().and_then(Target::clocks).map(|clocks| clocks.core).or_else(|| {
+            // Nothing but default clocks.
+            view.space.arms().first().map(|arm| Mhz(arm.core.0.saturating_add(1)))
+        })
+    }
+
     fn learn(&mut self, lesson: Lesson) -> Result<bool, BanditError> {
         self.durable.context.push(&lesson);
         self.durable.note_clocks(&lesson);

@@ -17,6 +17,8 @@ const DESCENT_OPTIMISM: f64 = 0.5;
 const BOLDEST_SLOWDOWN: f64 = 1.6;
 /// A probe may be this many times as slow as the bound allows.
 const PROBE_SLOWDOWN: f64 = 2.5;
+/// An expected loss, less its standard deviation, below which another policy may try a clock.
+const ACCEPTABLE_LOSS: f64 = 0.0;
 /// A probe nearer to the preferred clock than this share is none.
 const PROBE_DISTANCE: f64 = 0.04;
 /// Deviations from the preferred clock, boldest first.
@@ -151,6 +153,15 @@ impl Options<'_> {
             let sane = self.is_in_reach(there) && Self::is_bold_but_sane(there);
             (beside != preferred && bearable && (beside == 0 || sane)).then_some(beside)
         })
+    }
+
+    /// Index of the lowest clock down to which none is out of reach, too slow, or a loss to an optimist.
+    #[must_use]
+    pub(super) fn lowest_acceptable(&self) -> usize {
+        let is_fine = |o: &Outlook| {
+            self.is_open(o, 0.0) && Self::is_bold_but_sane(o) && o.gain - o.sd < ACCEPTABLE_LOSS
+        };
+        self.outlooks.iter().skip(1).take_while(|outlook| is_fine(outlook)).count()
     }
 
     /// The clock nearest to `clock`.
