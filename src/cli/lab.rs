@@ -106,7 +106,8 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "SHARE")]
     pub utilization: Option<f64>,
 
-    /// Suite: standard, held-out (other pairs, shifted constants) or changing (loads that change while they run)
+    /// Suite: standard, held-out (other pairs, shifted constants), changing (loads that change while they run), measured (boards
+    /// by measured points) or measured-held-out
     #[arg(long, value_name = "NAME")]
     pub suite: Option<String>,
 

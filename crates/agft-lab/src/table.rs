@@ -23,9 +23,10 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
         experiment.seconds,
         experiment.seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     );
+    let width = cells.iter().map(|cell| cell.load.to_string().len()).max().unwrap_or(0).max(28);
     let _ = writeln!(
         out,
-        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
+        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
         "load",
         "policy",
         "E2E",
@@ -46,7 +47,7 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
     );
     let _ = writeln!(
         out,
-        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
+        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
         "",
         "",
         "ratio",
@@ -72,11 +73,11 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
             let scores: Vec<&Score> =
                 seeds.iter().filter_map(|cell| cell.runs.get(index)).map(|run| &run.score).collect();
             let shown = if index == 0 { load.as_str() } else { "" };
-            let _ = writeln!(out, "{:<28} {:<14} {}", shown, policy.to_string(), row(&scores));
+            let _ = writeln!(out, "{:<width$} {:<14} {}", shown, policy.to_string(), row(&scores));
         }
     }
     out.push('\n');
-    out += &overall(&summaries(experiment, cells));
+    out += &overall(&summaries(experiment, cells), width);
     out
 }
 
@@ -110,16 +111,16 @@ fn row(scores: &[&Score]) -> String {
     )
 }
 
-fn overall(summaries: &[Summary]) -> String {
+fn overall(summaries: &[Summary], width: usize) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
+        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
         "all loads", "policy", "mean", "worst", "worst", "last/3", "/deflt", "saved", "conv.", "clair-",
     );
     let _ = writeln!(
         out,
-        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
+        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
         "(geometric means)", "", "", "load", "cell", "", "", "%", "%", "voyant",
     );
     for summary in summaries {
@@ -127,7 +128,7 @@ fn overall(summaries: &[Summary]) -> String {
             let share = by.share_of_clairvoyant_saving.map_or_else(|| "-".to_owned(), |s| format!("{s:.2}"));
             let _ = writeln!(
                 out,
-                "{yardstick:<28} {:<14} {:6.3} {:6.3} {:6.3} {:7.3} {:7.3} {:6.1} {:6.0} {share:>6}",
+                "{yardstick:<width$} {:<14} {:6.3} {:6.3} {:6.3} {:7.3} {:7.3} {:6.1} {:6.0} {share:>6}",
                 summary.policy,
                 by.ratio_to_best_fixed,
                 by.worst_load,

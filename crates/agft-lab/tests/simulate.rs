@@ -110,7 +110,10 @@ fn everything_that_is_wrong_is_told_at_once_with_what_would_be_right() {
     assert!(stderr(&misfit).contains("choose a smaller model"), "{misfit:?}");
     assert_eq!(simulate(here().path(), "--seconds 1").status.code(), Some(2));
     let suite = simulate(here().path(), "--suite big");
-    assert!(stderr(&suite).contains("unknown suite `big`; known: standard, held-out, changing"), "{suite:?}");
+    assert!(
+        stderr(&suite).contains("unknown suite `big`; known: standard, held-out, changing, measured"),
+        "{suite:?}"
+    );
 }
 
 #[test]
