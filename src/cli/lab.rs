@@ -123,6 +123,11 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "SECONDS")]
     pub tpot_limit: Option<f64>,
 
+    /// Largest slowdown of the mean time per output token against default clocks, in percent (overrides
+    /// control.max_slowdown_percent)
+    #[arg(long, value_name = "PERCENT")]
+    pub max_slowdown: Option<f64>,
+
     /// Directory for results.json, results.csv, table.txt and the plots
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

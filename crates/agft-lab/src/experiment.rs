@@ -8,6 +8,7 @@ use super::grid::Load;
 use super::oracle::{Sweep, SweepSpec};
 use super::original::OriginalAgft;
 use super::policy::{PolicySpec, controller};
+use super::promise::Terms;
 use super::score::{Reference, Score, Yardstick, cost};
 use crate::sim::record::{RequestLimits, RunRecord};
 use crate::sim::run::{Driver, RunError, RunSpec, run};
@@ -91,8 +92,7 @@ impl Experiment {
         let spec = RunSpec { world, seed, seconds: Seconds(self.seconds), tick: control.decision_interval_s };
         let default = run(&spec, Driver::Default, |_| {})?;
         done();
-        let bound = control.max_slowdown_percent.filter(|_| !control.ignore_slo);
-        let slowest = bound.map(|percent| default.whole().tpot.mean * (1.0 + percent / 100.0));
+        let slowest = bound(&self.config).map(|percent| default.whole().tpot.mean * (1.0 + percent / 100.0));
         let mut edges = stage.turns;
         edges.insert(0, 0.0);
         edges.push(self.seconds);
@@ -117,6 +117,11 @@ impl Experiment {
         let runs = runs.into_iter().collect::<Result<_, _>>()?;
         Ok(CellResult { load: load.clone(), seed, sweep: cell.sweep, runs })
     }
+}
+
+/// The slowdown that is allowed, in percent.
+fn bound(config: &Config) -> Option<f64> {
+    config.control.max_slowdown_percent.filter(|_| !config.control.ignore_slo)
 }
 
 /// What `run` makes of every load with every seed, on `jobs` threads (0: one per core), in the order of the cells.
@@ -199,10 +204,14 @@ impl Cell<'_> {
             ]
         });
         let reference = Reference { sweep: &self.sweep, default: &self.default, clairvoyant };
-        let limits =
-            RequestLimits { ttft: self.config.control.ttft_limit, tpot: self.config.control.tpot_limit };
+        let control = &self.config.control;
+        let terms = Terms {
+            limits: RequestLimits { ttft: control.ttft_limit, tpot: control.tpot_limit },
+            guarded: compose::limits(self.config),
+            max_slowdown_percent: bound(self.config),
+        };
         let by_tpot = ran.by_tpot.as_ref().unwrap_or(&ran.by_e2e);
-        let score = Score::of(&ran.by_e2e, by_tpot, &reference, limits, ran.converged_round);
+        let score = Score::of(&ran.by_e2e, by_tpot, &reference, &terms, ran.converged_round);
         let score = score.ok_or(SimError::BadSetting {
             name: "clocks",
             value: "none".into(),

@@ -1,14 +1,15 @@
 //! Results as CSV and JSON. Field names end in their unit; shares and ratios have none.
 //!
 //! JSON: `seconds`, `objective`, `policies`, `cells` (one entry per load, seed and policy: `gpu`, `model`, `workload`,
-//! `seed`, `policy`, then the fields of [`Score`], with the two [`Verdict`](super::score::Verdict)s as `by_e2e` and
-//! `by_tpot`), `summary` (one [`Summary`] per policy) and `fixed_clocks` (the curve over fixed clocks of each cell). CSV: the
+//! `seed`, `policy`, then the fields of [`Score`], with its [`Promise`] as `promise` and the two
+//! [`Verdict`](super::score::Verdict)s as `by_e2e` and `by_tpot`), `summary` (one [`Summary`] per policy) and `fixed_clocks` (the curve over fixed clocks of each cell). CSV: the
 //! rows of `cells`, nested names joined by an underscore.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::experiment::{CellResult, Experiment};
+use super::promise::{Kept, Promise};
 use super::score::{Score, Yardstick, cost, geometric_mean};
 use agft::reward::Objective;
 use agft::stats::mean;
@@ -54,6 +55,8 @@ pub struct Summary {
     pub energy_saved: f64,
     /// Mean share of requests over a limit.
     pub share_over_limits: f64,
+    /// What was promised, and whether it was kept.
+    pub promise: Kept,
     /// By mean end-to-end latency.
     pub by_e2e: Overall,
     /// By mean time per output token.
@@ -120,9 +123,26 @@ pub fn summaries(experiment: &Experiment, cells: &[CellResult]) -> Vec<Summary> 
                 policy: policy.to_string(),
                 energy_saved: mean(&all(&|score| score.energy_saved)).unwrap_or(0.0),
                 share_over_limits: mean(&all(&|score| score.share_over_limits)).unwrap_or(0.0),
+                promise: Kept::of(&by_load(experiment, cells, index)),
                 by_e2e: overall(experiment, cells, index, Yardstick::E2e),
                 by_tpot: overall(experiment, cells, index, Yardstick::Tpot),
             }
+        })
+        .collect()
+}
+
+/// The promises of one policy, load by load.
+fn by_load<'a>(
+    experiment: &Experiment,
+    cells: &'a [CellResult],
+    index: usize,
+) -> Vec<(String, Vec<&'a Promise>)> {
+    let seeds = cells.chunks(experiment.seeds.len().max(1));
+    let named = seeds.filter_map(|seeds| Some((seeds.first()?.load.to_string(), seeds)));
+    named
+        .map(|(load, seeds)| {
+            let runs = seeds.iter().filter_map(|cell| cell.runs.get(index));
+            (load, runs.map(|run| &run.score.promise).collect())
         })
         .collect()
 }

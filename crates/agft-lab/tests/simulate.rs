@@ -39,7 +39,7 @@ const SMALL: &str =
 
 #[test]
 fn json_has_every_cell_and_its_ratios_follow_from_its_figures() {
-    let output = simulate(here().path(), &format!("{SMALL} --format json"));
+    let output = simulate(here().path(), &format!("{SMALL} --max-slowdown 10 --format json"));
     assert_eq!(stderr(&output), "", "no progress bar where nobody watches");
     let report: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
     let cells = report["cells"].as_array().expect("cells");
@@ -60,6 +60,19 @@ fn json_has_every_cell_and_its_ratios_follow_from_its_figures() {
             let saved = 1.0 - energy / number(default, "/energy_j");
             assert!((number(cell, "/energy_saved") - saved).abs() < 1e-12, "{cell}");
             assert!(number(cell, "/ttft/p95_s") <= number(cell, "/ttft/p99_s"), "{cell}");
+            let later = number(cell, "/ttft/mean_s") - number(default, "/ttft/mean_s");
+            assert!((number(cell, "/promise/ttft_increase_s") - later).abs() < 1e-12, "{cell}");
+            let share = saved / number(best, "/energy_saved");
+            assert!((number(cell, "/promise/share_of_fixed_saving") - share).abs() < 1e-9, "{cell}");
+            close(1.0 + number(cell, "/promise/clock_changes_per_min"), 1.0 + number(cell, "/clock_changes"));
+            let slow = number(cell, "/tpot_slowdown") > 0.1;
+            assert_eq!(cell["promise"]["within_slowdown"], !slow, "{cell}");
+            let guards = cell["policy"] == "structured";
+            assert_eq!(
+                cell["promise"]["alarms"].is_null(),
+                !guards,
+                "no alarms of who guards no limit: {cell}"
+            );
         }
         let agft = of("structured");
         let per_token = number(agft, "/energy_j") / number(agft, "/tokens");

@@ -97,6 +97,13 @@ fn plan(args: &SimulateArgs, mut config: Config) -> Result<Experiment, Vec<Strin
             }
         }
     }
+    if let Some(percent) = args.max_slowdown {
+        if (0.0..=500.0).contains(&percent) {
+            control.max_slowdown_percent = Some(percent);
+        } else {
+            problems.add(format!("--max-slowdown {percent}: give percent from 0 to 500"));
+        }
+    }
     if let Some(share) = args.utilization
         && !(share.is_finite() && share > 0.0 && share <= 5.0)
     {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::SimError;
 use super::board::Usage;
 use super::gpu::{Clock, SharedWorld, SimGpu, shared};
-use super::record::{RunRecord, TickRecord, is_over};
+use super::record::{Alarm, RunRecord, TickRecord, is_over};
 use super::world::{ClockCall, World, WorldSpec};
 use agft::control::{ClockOutcome, Connections, Controller, GpuTick, Observation, Output, Round, Scrape};
 use agft::gpu::lease::ClockLease;
@@ -151,6 +151,7 @@ pub fn run(
     bench.sees_connections = matches!(&driver, Driver::Watched(_, onlooker) if onlooker.shows_connections());
     let end = spec.seconds.0;
     let mut rounds = 0;
+    let mut alarms = Alarms::of(&driver);
     match &driver {
         Driver::Fixed(clocks) => bench.lease.set(Target::Lock(*clocks))?,
         Driver::Capped(cap) => bench.change_world(|world| world.set_power_cap(*cap)),
@@ -166,12 +167,14 @@ pub fn run(
             Driver::Controller(controller) => {
                 if let Some(round) = bench.tick(controller, &mut Nobody, now, spec.tick.0)?.round {
                     rounds += 1;
+                    alarms.look(&round, end);
                     observe(&round);
                 }
             }
             Driver::Watched(controller, onlooker) => {
                 if let Some(round) = bench.tick(controller, *onlooker, now, spec.tick.0)?.round {
                     rounds += 1;
+                    alarms.look(&round, end);
                     observe(&round);
                 }
             }
@@ -187,8 +190,31 @@ pub fn run(
         }
     }
     Ok(bench.with_world(|world| {
-        RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), usage, rounds)
+        RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), usage, rounds, alarms.seen)
     }))
+}
+
+/// The rounds in which a limit broke.
+struct Alarms {
+    seen: Option<Vec<Alarm>>,
+    broken: bool,
+}
+
+impl Alarms {
+    fn of(driver: &Driver<'_>) -> Self {
+        let guarded = matches!(driver, Driver::Controller(_) | Driver::Watched(..));
+        Self { seen: guarded.then(Vec::new), broken: false }
+    }
+
+    fn look(&mut self, round: &Round, end: f64) {
+        let before = std::mem::replace(&mut self.broken, round.violation.is_some());
+        if let (Some(violation), Some(seen)) = (round.violation, &mut self.seen)
+            && !before
+            && round.at.0 <= end
+        {
+            seen.push(Alarm { at: round.at, limit: violation.limit });
+        }
+    }
 }
 
 /// When the core clock's lock changed; the reset with which every lease begins is none.
