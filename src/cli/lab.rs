@@ -106,8 +106,8 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "SHARE")]
     pub utilization: Option<f64>,
 
-    /// Suite: standard, held-out (other pairs, shifted constants), changing (loads that change while they run), measured (boards
-    /// by measured points) or measured-held-out
+    /// Suite: standard, held-out (other pairs, shifted constants), changing (loads that change while they
+    /// run), measured (boards by measured points) or measured-held-out
     #[arg(long, value_name = "NAME")]
     pub suite: Option<String>,
 
@@ -127,6 +127,16 @@ pub struct SimulateArgs {
     /// control.max_slowdown_percent)
     #[arg(long, value_name = "PERCENT")]
     pub max_slowdown: Option<f64>,
+
+    /// Take the metrics page away from agft for so many seconds of every 600 (5 to 540), in stretches of 5-60
+    /// s by the seed; requests are served all the same
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["calibration", "savings", "parking"])]
+    pub faults: Option<f64>,
+
+    /// Leave the holdout in the runs as it is configured (holdout.share); without, it is off: minutes are too
+    /// few for it
+    #[arg(long, conflicts_with_all = ["calibration", "savings", "parking"])]
+    pub holdout: bool,
 
     /// Directory for results.json, results.csv, table.txt and the plots
     #[arg(long, value_name = "DIR")]

@@ -7,7 +7,7 @@ use super::clairvoyant;
 use super::grid::Load;
 use super::oracle::{Sweep, SweepSpec};
 use super::original::OriginalAgft;
-use super::policy::{PolicySpec, controller};
+use super::policy::{PolicySpec, controller, with_holdout};
 use super::promise::Terms;
 use super::score::{Reference, Score, Yardstick, cost};
 use crate::sim::record::{RequestLimits, RunRecord};
@@ -31,6 +31,11 @@ pub struct Experiment {
     pub seconds: f64,
     /// agft's configuration; its limits are those that requests are held against.
     pub config: Config,
+    /// So much of every 600 s the daemon gets no page.
+    pub faults: Seconds,
+    /// Is the holdout of the configuration in the runs? It takes its share of the time, and shows little in
+    /// minutes.
+    pub holdout: bool,
 }
 
 /// A load with a seed, and what came of it.
@@ -86,7 +91,8 @@ impl Experiment {
 
     fn cell(&self, load: &Load, seed: u64, done: &(impl Fn() + Sync)) -> Result<CellResult, RunError> {
         let stage = load.stage(self.seconds, seed)?;
-        let world = stage.world;
+        let mut world = stage.world;
+        world.front.page_out = self.faults;
         let supported = supported(&world, seed)?;
         let control = &self.config.control;
         let spec = RunSpec { world, seed, seconds: Seconds(self.seconds), tick: control.decision_interval_s };
@@ -105,7 +111,8 @@ impl Experiment {
             edges: &edges,
         })?;
         done();
-        let cell = Cell { config: &self.config, spec, supported, edges, default, sweep };
+        let cell =
+            Cell { config: &self.config, holdout: self.holdout, spec, supported, edges, default, sweep };
         let known =
             self.policies.contains(&PolicySpec::Clairvoyant).then(|| cell.clairvoyant()).transpose()?;
         let runs = self.policies.par_iter().map(|policy| {
@@ -164,6 +171,7 @@ pub(super) fn supported(world: &crate::sim::WorldSpec, seed: u64) -> Result<Supp
 /// A cell after its references have been measured.
 struct Cell<'a> {
     config: &'a Config,
+    holdout: bool,
     spec: RunSpec,
     supported: SupportedClocks,
     edges: Vec<f64>,
@@ -245,7 +253,8 @@ impl Cell<'_> {
     }
 
     fn agft(&self, policy: PolicyKind) -> Result<Ran, RunError> {
-        let mut controller = controller(self.config, &self.supported, policy, self.spec.seed);
+        let make = if self.holdout { with_holdout } else { controller };
+        let mut controller = make(self.config, &self.supported, policy, self.spec.seed);
         let record = run(&self.spec, Driver::Controller(&mut controller), |_| {})?;
         Ok(Ran { converged_round: controller.learned().converged_at, ..record.into() })
     }

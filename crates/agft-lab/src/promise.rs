@@ -1,5 +1,5 @@
-//! What agft promises its operator, and whether a run kept it: how much of the energy that could be saved within the
-//! allowed slowdown was saved, and what it cost in latency, in clock changes and in alarms.
+//! What agft promises its operator, and whether a run kept it: how much of the energy that could be saved
+//! within the allowed slowdown was saved, and what it cost in latency, in clock changes and in alarms.
 
 use serde::Serialize;
 
@@ -7,7 +7,8 @@ use super::score::{Reference, Yardstick, geometric_mean};
 use crate::sim::record::{Alarm, LatencyFigures, RequestLimits, RunRecord};
 use agft::reward::slo::{Limited, Limits, Statistic};
 
-/// Where the best fixed clock saves less than this share of default's energy, a share of its saving means nothing.
+/// Where the best fixed clock saves less than this share of default's energy, a share of its saving means
+/// nothing.
 const LEAST_SAVING: f64 = 0.02;
 /// Shares below this count as much in a geometric mean: one run that saves nothing would make it zero.
 const LEAST_SHARE: f64 = 0.01;
@@ -26,8 +27,8 @@ pub struct Terms {
 /// The figures of one run. What is not known is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Promise {
-    /// Energy saved against default clocks over that of the best fixed clock within the bound (best by the objective,
-    /// end to end); `None` where that clock saves less than 2 %.
+    /// Energy saved against default clocks over that of the best fixed clock within the bound (best by the
+    /// objective, end to end); `None` where that clock saves less than 2 %.
     pub share_of_fixed_saving: Option<f64>,
     /// Is the mean TPOT within the allowed slowdown? `None` without a bound.
     pub within_slowdown: Option<bool>,
@@ -85,8 +86,8 @@ impl Promise {
     }
 }
 
-/// Did the requests in flight during the window before the alarm keep the limit? Where none of them was answered nobody
-/// knows, and the alarm stands.
+/// Did the requests in flight during the window before the alarm keep the limit? Where none of them was
+/// answered nobody knows, and the alarm stands.
 fn is_false(alarm: &Alarm, record: &RunRecord, limits: &Limits) -> bool {
     let from = alarm.at.0 - limits.window.0;
     let in_flight = record
@@ -112,8 +113,8 @@ fn is_false(alarm: &Alarm, record: &RunRecord, limits: &Limits) -> bool {
 pub struct Kept {
     /// Share of the runs within the allowed slowdown; `None` without a bound.
     pub within_slowdown: Option<f64>,
-    /// Geometric mean of the share of the best fixed clock's saving, over the runs that have one; a share below 0.01 counts
-    /// as 0.01.
+    /// Geometric mean of the share of the best fixed clock's saving, over the runs that have one; a share
+    /// below 0.01 counts as 0.01.
     pub share_of_fixed_saving: Option<f64>,
     /// The load with the smallest such mean ...
     pub worst_load: Option<String>,

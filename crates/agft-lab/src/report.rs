@@ -1,9 +1,10 @@
 //! Results as CSV and JSON. Field names end in their unit; shares and ratios have none.
 //!
-//! JSON: `seconds`, `objective`, `policies`, `cells` (one entry per load, seed and policy: `gpu`, `model`, `workload`,
-//! `seed`, `policy`, then the fields of [`Score`], with its [`Promise`] as `promise` and the two
-//! [`Verdict`](super::score::Verdict)s as `by_e2e` and `by_tpot`), `summary` (one [`Summary`] per policy) and `fixed_clocks` (the curve over fixed clocks of each cell). CSV: the
-//! rows of `cells`, nested names joined by an underscore.
+//! JSON: `seconds`, `faults_s`, `holdout_share`, `objective`, `policies`, `cells` (one entry per load, seed
+//! and policy: `gpu`, `model`, `workload`, `seed`, `policy`, then the fields of [`Score`], with its
+//! [`Promise`] as `promise` and the two [`Verdict`](super::score::Verdict)s as `by_e2e` and `by_tpot`),
+//! `summary` (one [`Summary`] per policy) and `fixed_clocks` (the curve over fixed clocks of each cell). CSV:
+//! the rows of `cells`, nested names joined by an underscore.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -88,6 +89,10 @@ struct Curve<'a> {
 struct Report<'a> {
     agft_version: &'static str,
     seconds: f64,
+    /// Seconds of every 600 without a page.
+    faults_s: f64,
+    /// The share of the time that is held out, 0 to 1.
+    holdout_share: f64,
     objective: Objective,
     policies: Vec<String>,
     cells: Vec<Row<'a>>,
@@ -194,6 +199,8 @@ pub fn json(experiment: &Experiment, cells: &[CellResult]) -> serde_json::Result
     serde_json::to_string_pretty(&Report {
         agft_version: env!("CARGO_PKG_VERSION"),
         seconds: experiment.seconds,
+        faults_s: experiment.faults.0,
+        holdout_share: if experiment.holdout { experiment.config.holdout.share } else { 0.0 },
         objective: experiment.config.control.objective,
         policies: experiment.policies.iter().map(ToString::to_string).collect(),
         cells: rows(cells).collect(),

@@ -21,10 +21,17 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
     let _ = writeln!(
         out,
         "{name} over that of the best fixed clock (1 is equal, below 1 is better), {} s from scratch, seeds {}.\n\
-         E2E: energy x mean end-to-end latency. TPOT: energy per token x mean time per output token.\n",
+         E2E: energy x mean end-to-end latency. TPOT: energy per token x mean time per output token.",
         experiment.seconds,
         experiment.seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     );
+    if experiment.faults.0 > 0.0 {
+        let _ = writeln!(out, "No page for {} s of every 600.", experiment.faults.0);
+    }
+    if experiment.holdout {
+        let _ = writeln!(out, "{:.1} % of the time held out.", 100.0 * experiment.config.holdout.share);
+    }
+    out.push('\n');
     let width = cells.iter().map(|cell| cell.load.to_string().len()).max().unwrap_or(0).max(28);
     let _ = writeln!(
         out,

@@ -205,6 +205,32 @@ fn rules_of_parking_are_compared_on_the_same_arrivals() {
 }
 
 #[test]
+fn faults_and_holdout_change_what_agft_does_and_nothing_else() {
+    let place = here();
+    let run = |more: &str| {
+        let arguments = format!(
+            "--gpu rtx4090-measured --seeds 1 --seconds 600 --policy structured,default --format json {more}"
+        );
+        serde_json::from_str::<Value>(&stdout(&simulate(place.path(), &arguments))).expect("JSON")
+    };
+    std::fs::write(place.path().join("held.yaml"), "holdout: {share: 0.5, block_s: 15, settle_s: 5}\n")
+        .expect("a file");
+    let (plain, faulted) = (run(""), run("--faults 200"));
+    let (unheld, held) = (run("--config held.yaml"), run("--config held.yaml --holdout"));
+    for other in [&faulted, &unheld, &held] {
+        assert_eq!(plain["cells"][1], other["cells"][1], "default clocks need no page and hold nothing out");
+    }
+    assert_eq!(plain["cells"], unheld["cells"], "off unless asked for");
+    let saved = |report: &Value| number(report, "/cells/0/energy_saved");
+    assert!(saved(&held) < 0.8 * saved(&plain), "{} against {}", saved(&held), saved(&plain));
+    let rounds = |report: &Value| number(report, "/cells/0/rounds");
+    assert!(rounds(&faulted) < 0.8 * rounds(&plain), "{} of {}", rounds(&faulted), rounds(&plain));
+    assert_eq!((&faulted["faults_s"], &held["holdout_share"]), (&200.0.into(), &0.5.into()));
+    let refused = simulate(place.path(), "--faults 2");
+    assert!(stderr(&refused).contains("--faults 2: give seconds of every 600, from 5 to 540"), "{refused:?}");
+}
+
+#[test]
 fn configuration_counts_only_if_it_is_named() {
     let place = here();
     std::fs::create_dir(place.path().join("config")).expect("a directory");

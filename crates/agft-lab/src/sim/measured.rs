@@ -1,25 +1,19 @@
 //! What one engine step costs by measured points alone: no roofline and no f V(f)^2 between the clocks.
 //!
-//! A sweep of a board at one activity (decode with few or many sequences, prefill) gives time per token and board power
-//! at some core clocks. Between two measured clocks both are straight in the logarithms; the offered clocks lie within
-//! all sweeps of the board, so that nothing is said beyond them. A step costs
+//! A sweep of a board at one activity (decode with few or many sequences, prefill) gives time per token and
+//! board power at some core clocks. Between two measured clocks both are straight in the logarithms; the
+//! offered clocks lie within all sweeps of the board, so that nothing is said beyond them. A step costs
 //!
 //! ```text
-//! t = T_prefill r_prefill(f) + T_decode r_decode(f)     P = time-weighted mean of P_prefill(f) and P_decode(f)
+//! t = T_prefill r_prefill(f) + T_decode r_decode(f)     P = mean of P_prefill(f) and P_decode(f) by time
 //! ```
 //!
-//! with r(f) the measured time over the measured time at the highest clock, P(f) the measured watts, and T the time at
-//! the highest clock, which follows from the size of model and batch as in [`super::physics`]. The engine's host time is
-//! in the measured times, so it is part of T and has no power of its own.
+//! with r(f) the measured time over the measured time at the highest clock, P(f) the measured watts, and T
+//! the time at the highest clock, which follows from the size of model and batch as in [`super::physics`].
+//! The engine's host time is in the measured times, so it is part of T and has no power of its own.
 //!
-//! Measured for each board, and what is assumed where a sweep is missing:
-//!
-//! | board | decode | prefill |
-//! |---|---|---|
-//! | RTX 3090 | one sequence; many: the same | own |
-//! | RTX 4090 | 1 and 4 sequences under power caps without clocks: the clock is the one at which the RTX PRO 6000 draws the same share of its highest power | relative curve of the RTX 3090, at the board's decode power |
-//! | RTX 5090 | 6 sequences, two memory clocks; one: the same | own above two thirds of the power, clock labels and the rest by the RTX 3090 |
-//! | RTX PRO 6000 | 1 and 32 sequences | relative curve of the RTX 3090, at the board's decode power |
+//! Not every board has every sweep. `tables` borrows what is missing from another board; docs/simulate.md
+//! tells of each what is measured and what is assumed.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -223,7 +217,8 @@ impl Table {
         Clocks { core: self.top, memory: self.levels.first().and_then(|level| level.memory) }
     }
 
-    /// Time and power at these clocks; between few and many sequences, straight in the logarithm of their number.
+    /// Time and power at these clocks; between few and many sequences, straight in the logarithm of their
+    /// number.
     fn at(&self, activity: Activity, clocks: Clocks) -> Knot {
         let own = self.levels.iter().find(|level| level.memory.is_some() && level.memory == clocks.memory);
         let Some(level) = own.or(self.levels.first()) else { return Knot::default() };
@@ -263,7 +258,8 @@ const SIX_5090: Key = ["rtx5090", "decode-concurrent-6", "vLLM-MTP-K3", GEMMA];
 const SINGLE_PRO: Key = ["rtxpro6000", "decode-single", "vLLM", VLLM_27B];
 const BATCH_PRO: Key = ["rtxpro6000", "decode-batch-32", "vLLM", VLLM_27B];
 
-/// Highest clocks offered: the highest one that all of the board's sweeps reach; the RTX 4090's is where its cap sweep ends.
+/// Highest clocks offered: the highest one that all of the board's sweeps reach; the RTX 4090's is where its
+/// cap sweep ends.
 pub(super) const TOP_3090: Mhz = Mhz(1680);
 pub(super) const TOP_4090: Mhz = Mhz(2610);
 pub(super) const TOP_5090: Mhz = Mhz(3090);
@@ -288,8 +284,8 @@ impl Points {
         Curve::through(points.filter_map(|point| Some(knot(point, point.core?.as_f64().ln()))).collect())
     }
 
-    /// A sweep over power caps whose clocks are not known: where no cap binds the board runs at `top`, and elsewhere at the
-    /// clock at which the board of `like` draws the same share of its highest power.
+    /// A sweep over power caps whose clocks are not known: where no cap binds the board runs at `top`, and
+    /// elsewhere at the clock at which the board of `like` draws the same share of its highest power.
     fn labelled(&self, key: Key, like: &Curve, top: Mhz) -> Curve {
         let binds = |point: &Point| point.cap.is_some_and(|cap| point.watts > (1.0 - UNBOUND) * cap.0);
         let top = top.as_f64().ln();

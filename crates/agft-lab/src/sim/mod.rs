@@ -21,6 +21,7 @@ mod gpu;
 #[cfg(test)]
 mod laws;
 mod measured;
+pub(crate) mod outages;
 mod page;
 mod patterns;
 mod physics;

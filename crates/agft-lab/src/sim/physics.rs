@@ -1,5 +1,6 @@
-//! What one engine step costs at given clocks: time by a roofline, power by activity and f V(f)^2, or both by measured
-//! points ([`super::measured`]). [`GpuPreset::step`] asks the board's own physics. What follows is the formula.
+//! What one engine step costs at given clocks: time by a roofline, power by activity and f V(f)^2, or both by
+//! measured points ([`super::measured`]). [`GpuPreset::step`] asks the board's own physics. What follows is
+//! the formula.
 //!
 //! Time: a step does arithmetic and moves data inside the chip (both go with the core clock) and reads DRAM (goes with
 //! the memory clock). The slower side dominates, with a smooth corner (p-norm), and the host adds a constant share:
@@ -26,8 +27,8 @@ use agft::units::{Clocks, Mhz, Seconds, Watts};
 pub enum Physics {
     /// Roofline and voltage curve, by the preset's coefficients.
     Formula,
-    /// Measured points between which it is interpolated; of the preset's coefficients only the idle power counts, and
-    /// the arithmetic and bandwidth that say how long a step takes at the highest clocks.
+    /// Measured points between which it is interpolated; of the preset's coefficients only the idle power
+    /// counts, and the arithmetic and bandwidth that say how long a step takes at the highest clocks.
     Measured(Measured),
 }
 

@@ -319,8 +319,8 @@ pub const RTX_PRO_6000: GpuPreset = GpuPreset {
     ..RTX5090
 };
 
-/// A board that offers the clocks that were measured, with the arithmetic and data path of `formula_top` scaled to its
-/// highest one: they say how long a step takes there.
+/// A board that offers the clocks that were measured, with the arithmetic and data path of `formula_top`
+/// scaled to its highest one: they say how long a step takes there.
 const fn measured(board: GpuPreset, formula_top: Mhz) -> GpuPreset {
     let top = board.core_range.1;
     let scale = top.0 as f64 / formula_top.0 as f64;
