@@ -106,7 +106,8 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "SHARE")]
     pub utilization: Option<f64>,
 
-    /// Suite: standard, held-out (other pairs, shifted constants) or changing (loads that change while they run)
+    /// Suite: standard, held-out (other pairs, shifted constants), changing (loads that change while they
+    /// run), measured (boards by measured points) or measured-held-out
     #[arg(long, value_name = "NAME")]
     pub suite: Option<String>,
 
@@ -121,6 +122,21 @@ pub struct SimulateArgs {
     /// Limit on the time per output token, in seconds (overrides control.tpot_limit)
     #[arg(long, value_name = "SECONDS")]
     pub tpot_limit: Option<f64>,
+
+    /// Largest slowdown of the mean time per output token against default clocks, in percent (overrides
+    /// control.max_slowdown_percent)
+    #[arg(long, value_name = "PERCENT")]
+    pub max_slowdown: Option<f64>,
+
+    /// Take the metrics page away from agft for so many seconds of every 600 (5 to 540), in stretches of 5-60
+    /// s by the seed; requests are served all the same
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["calibration", "savings", "parking"])]
+    pub faults: Option<f64>,
+
+    /// Leave the holdout in the runs as it is configured (holdout.share); without, it is off: minutes are too
+    /// few for it
+    #[arg(long, conflicts_with_all = ["calibration", "savings", "parking"])]
+    pub holdout: bool,
 
     /// Directory for results.json, results.csv, table.txt and the plots
     #[arg(long, value_name = "DIR")]

@@ -7,7 +7,8 @@ use super::clairvoyant;
 use super::grid::Load;
 use super::oracle::{Sweep, SweepSpec};
 use super::original::OriginalAgft;
-use super::policy::{PolicySpec, controller};
+use super::policy::{PolicySpec, controller, with_holdout};
+use super::promise::Terms;
 use super::score::{Reference, Score, Yardstick, cost};
 use crate::sim::record::{RequestLimits, RunRecord};
 use crate::sim::run::{Driver, RunError, RunSpec, run};
@@ -30,6 +31,11 @@ pub struct Experiment {
     pub seconds: f64,
     /// agft's configuration; its limits are those that requests are held against.
     pub config: Config,
+    /// So much of every 600 s the daemon gets no page.
+    pub faults: Seconds,
+    /// Is the holdout of the configuration in the runs? It takes its share of the time, and shows little in
+    /// minutes.
+    pub holdout: bool,
 }
 
 /// A load with a seed, and what came of it.
@@ -85,14 +91,14 @@ impl Experiment {
 
     fn cell(&self, load: &Load, seed: u64, done: &(impl Fn() + Sync)) -> Result<CellResult, RunError> {
         let stage = load.stage(self.seconds, seed)?;
-        let world = stage.world;
+        let mut world = stage.world;
+        world.front.page_out = self.faults;
         let supported = supported(&world, seed)?;
         let control = &self.config.control;
         let spec = RunSpec { world, seed, seconds: Seconds(self.seconds), tick: control.decision_interval_s };
         let default = run(&spec, Driver::Default, |_| {})?;
         done();
-        let bound = control.max_slowdown_percent.filter(|_| !control.ignore_slo);
-        let slowest = bound.map(|percent| default.whole().tpot.mean * (1.0 + percent / 100.0));
+        let slowest = bound(&self.config).map(|percent| default.whole().tpot.mean * (1.0 + percent / 100.0));
         let mut edges = stage.turns;
         edges.insert(0, 0.0);
         edges.push(self.seconds);
@@ -105,7 +111,8 @@ impl Experiment {
             edges: &edges,
         })?;
         done();
-        let cell = Cell { config: &self.config, spec, supported, edges, default, sweep };
+        let cell =
+            Cell { config: &self.config, holdout: self.holdout, spec, supported, edges, default, sweep };
         let known =
             self.policies.contains(&PolicySpec::Clairvoyant).then(|| cell.clairvoyant()).transpose()?;
         let runs = self.policies.par_iter().map(|policy| {
@@ -117,6 +124,11 @@ impl Experiment {
         let runs = runs.into_iter().collect::<Result<_, _>>()?;
         Ok(CellResult { load: load.clone(), seed, sweep: cell.sweep, runs })
     }
+}
+
+/// The slowdown that is allowed, in percent.
+fn bound(config: &Config) -> Option<f64> {
+    config.control.max_slowdown_percent.filter(|_| !config.control.ignore_slo)
 }
 
 /// What `run` makes of every load with every seed, on `jobs` threads (0: one per core), in the order of the cells.
@@ -159,6 +171,7 @@ pub(super) fn supported(world: &crate::sim::WorldSpec, seed: u64) -> Result<Supp
 /// A cell after its references have been measured.
 struct Cell<'a> {
     config: &'a Config,
+    holdout: bool,
     spec: RunSpec,
     supported: SupportedClocks,
     edges: Vec<f64>,
@@ -199,10 +212,14 @@ impl Cell<'_> {
             ]
         });
         let reference = Reference { sweep: &self.sweep, default: &self.default, clairvoyant };
-        let limits =
-            RequestLimits { ttft: self.config.control.ttft_limit, tpot: self.config.control.tpot_limit };
+        let control = &self.config.control;
+        let terms = Terms {
+            limits: RequestLimits { ttft: control.ttft_limit, tpot: control.tpot_limit },
+            guarded: compose::limits(self.config),
+            max_slowdown_percent: bound(self.config),
+        };
         let by_tpot = ran.by_tpot.as_ref().unwrap_or(&ran.by_e2e);
-        let score = Score::of(&ran.by_e2e, by_tpot, &reference, limits, ran.converged_round);
+        let score = Score::of(&ran.by_e2e, by_tpot, &reference, &terms, ran.converged_round);
         let score = score.ok_or(SimError::BadSetting {
             name: "clocks",
             value: "none".into(),
@@ -236,7 +253,8 @@ impl Cell<'_> {
     }
 
     fn agft(&self, policy: PolicyKind) -> Result<Ran, RunError> {
-        let mut controller = controller(self.config, &self.supported, policy, self.spec.seed);
+        let make = if self.holdout { with_holdout } else { controller };
+        let mut controller = make(self.config, &self.supported, policy, self.spec.seed);
         let record = run(&self.spec, Driver::Controller(&mut controller), |_| {})?;
         Ok(Ran { converged_round: controller.learned().converged_at, ..record.into() })
     }

@@ -8,7 +8,7 @@ use super::LabError;
 use super::traces;
 use crate::sim::dice::Dice;
 use crate::sim::{
-    Arrivals, EngineSettings, FrontEnd, GpuPreset, Lengths, ModelPreset, Pattern, Request, SimError,
+    Arrivals, EngineSettings, FrontEnd, GpuPreset, Lengths, ModelPreset, Pattern, Physics, Request, SimError,
     Workload, WorldSpec,
 };
 use agft::units::Seconds;
@@ -234,6 +234,13 @@ impl Shift {
             *coefficient *= self.factor(0.75, 1.25);
         }
         gpu.power.stall = gpu.power.stall.min(1.0);
+        if let Physics::Measured(measured) = &mut gpu.physics {
+            let tilt = &mut measured.tilt;
+            for exponent in [&mut tilt.prefill, &mut tilt.decode, &mut tilt.power] {
+                *exponent *= self.factor(0.75, 1.25);
+            }
+            tilt.watts *= self.factor(0.9, 1.1);
+        }
     }
 
     fn engine(&mut self, engine: &mut EngineSettings) {
@@ -251,6 +258,10 @@ pub enum Suite {
     HeldOut,
     /// Loads that change their nature while they run.
     Changing,
+    /// Boards whose steps cost what was measured.
+    Measured,
+    /// Other pairs and patterns on these boards, with shifted constants.
+    MeasuredHeldOut,
 }
 
 impl FromStr for Suite {
@@ -261,10 +272,12 @@ impl FromStr for Suite {
             "standard" => Ok(Self::Standard),
             "held-out" => Ok(Self::HeldOut),
             "changing" => Ok(Self::Changing),
+            "measured" => Ok(Self::Measured),
+            "measured-held-out" => Ok(Self::MeasuredHeldOut),
             _ => Err(LabError::UnknownName {
                 kind: "suite",
                 given: name.to_owned(),
-                known: "standard, held-out, changing",
+                known: "standard, held-out, changing, measured, measured-held-out",
             }),
         }
     }
@@ -314,6 +327,28 @@ const HELD_OUT: [(&str, &str, &str); 16] = [
     ("rtxpro6000", "8b", "mooncake"),
 ];
 
+const MEASURED: [(&str, &str, &str); 8] = [
+    ("rtx3090-measured", "3b", "steady"),
+    ("rtx4090-measured", "8b", "bursty"),
+    ("rtx5090-measured", "8b", "phase-shift"),
+    ("rtxpro6000-measured", "14b", "long-generation"),
+    ("rtx3090-measured", "8b", "prefill-heavy"),
+    ("rtx5090-measured", "3b", "light"),
+    ("rtx4090-measured", "3b", "azure"),
+    ("rtxpro6000-measured", "8b", "diurnal"),
+];
+
+const MEASURED_HELD_OUT: [(&str, &str, &str); 8] = [
+    ("rtx4090-measured", "3b", "steady"),
+    ("rtx5090-measured", "3b", "bursty"),
+    ("rtx3090-measured", "3b", "phase-shift"),
+    ("rtx4090-measured", "8b", "long-generation"),
+    ("rtxpro6000-measured", "14b", "prefill-heavy"),
+    ("rtxpro6000-measured", "8b", "light"),
+    ("rtx3090-measured", "8b", "azure"),
+    ("rtx5090-measured", "8b", "diurnal"),
+];
+
 const MORE_CHANGING: [(&str, &str, &str); 2] = [("h100", "8b", "diurnal"), ("a100", "8b", "bursty")];
 
 impl Suite {
@@ -323,11 +358,12 @@ impl Suite {
     /// None in practice: a test holds that every name is known.
     pub fn loads(self) -> Result<Vec<Load>, LabError> {
         let load = |(gpu, model, source): &(&str, &str, &str)| Load::named(gpu, model, source.parse()?);
+        let shifted = |names: &(&str, &str, &str)| Ok(Load { shifted: true, ..load(names)? });
         match self {
             Self::Standard => STANDARD.iter().map(load).collect(),
-            Self::HeldOut => {
-                HELD_OUT.iter().map(|names| Ok(Load { shifted: true, ..load(names)? })).collect()
-            }
+            Self::HeldOut => HELD_OUT.iter().map(shifted).collect(),
+            Self::Measured => MEASURED.iter().map(load).collect(),
+            Self::MeasuredHeldOut => MEASURED_HELD_OUT.iter().map(shifted).collect(),
             Self::Changing => {
                 let all: Result<Vec<Load>, LabError> =
                     STANDARD.iter().chain(&MORE_CHANGING).map(load).collect();
@@ -344,7 +380,9 @@ mod tests {
 
     #[test]
     fn every_load_of_every_suite_can_be_simulated() {
-        for suite in [Suite::Standard, Suite::HeldOut, Suite::Changing] {
+        for suite in
+            [Suite::Standard, Suite::HeldOut, Suite::Changing, Suite::Measured, Suite::MeasuredHeldOut]
+        {
             for load in suite.loads().unwrap() {
                 let stage = load.stage(30.0, 1).unwrap();
                 let mut world = crate::sim::World::new(stage.world, 1).unwrap();
@@ -356,11 +394,13 @@ mod tests {
 
     #[test]
     fn held_out_loads_share_no_server_and_pattern_with_the_tuned_ones_and_differ_by_seed() {
-        let tuned = Suite::Standard.loads().unwrap();
-        for load in Suite::HeldOut.loads().unwrap() {
+        let of = |suites: [Suite; 2]| suites.into_iter().flat_map(|suite| suite.loads().unwrap());
+        let tuned: Vec<Load> = of([Suite::Standard, Suite::Measured]).collect();
+        for load in of([Suite::HeldOut, Suite::MeasuredHeldOut]) {
             assert!(tuned.iter().all(|other| other.to_string() != load.to_string()), "{load}");
             let gpu = |seed| load.stage(30.0, seed).unwrap().world.gpu;
             assert_ne!(gpu(1).power, gpu(2).power);
+            assert!(gpu(1).physics != gpu(2).physics || gpu(1).physics == Physics::Formula, "{load}");
             assert_eq!(gpu(1), gpu(1));
             let ratio = gpu(1).power.core / load.gpu.power.core;
             assert!((0.75..=1.25).contains(&ratio), "{load}: {ratio}");

@@ -23,6 +23,7 @@ pub mod original;
 pub mod parking;
 pub mod plots;
 pub mod policy;
+pub mod promise;
 pub mod report;
 pub mod savings;
 pub mod score;

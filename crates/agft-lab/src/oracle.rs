@@ -114,7 +114,7 @@ impl Sweep {
     }
 
     /// Does this clock keep the bound on the mean TPOT?
-    fn keeps_bound(&self, run: &StaticRun) -> bool {
+    pub(super) fn keeps_bound(&self, run: &StaticRun) -> bool {
         self.slowest.is_none_or(|slowest| run.whole.tpot.mean <= slowest)
     }
 

@@ -108,9 +108,21 @@ fn cap_from(text: &str) -> Result<Cap, LabError> {
 #[must_use]
 pub fn controller(config: &Config, supported: &SupportedClocks, policy: PolicyKind, seed: u64) -> Controller {
     let mut config = config.clone();
+    config.holdout.share = 0.0;
+    with_holdout(&config, supported, policy, seed)
+}
+
+/// The same with the holdout as it is configured.
+#[must_use]
+pub fn with_holdout(
+    config: &Config,
+    supported: &SupportedClocks,
+    policy: PolicyKind,
+    seed: u64,
+) -> Controller {
+    let mut config = config.clone();
     config.control.policy = policy;
     config.control.seed = seed;
-    config.holdout.share = 0.0;
     as_configured(&config, supported)
 }
 

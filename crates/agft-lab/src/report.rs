@@ -1,14 +1,16 @@
 //! Results as CSV and JSON. Field names end in their unit; shares and ratios have none.
 //!
-//! JSON: `seconds`, `objective`, `policies`, `cells` (one entry per load, seed and policy: `gpu`, `model`, `workload`,
-//! `seed`, `policy`, then the fields of [`Score`], with the two [`Verdict`](super::score::Verdict)s as `by_e2e` and
-//! `by_tpot`), `summary` (one [`Summary`] per policy) and `fixed_clocks` (the curve over fixed clocks of each cell). CSV: the
-//! rows of `cells`, nested names joined by an underscore.
+//! JSON: `seconds`, `faults_s`, `holdout_share`, `objective`, `policies`, `cells` (one entry per load, seed
+//! and policy: `gpu`, `model`, `workload`, `seed`, `policy`, then the fields of [`Score`], with its
+//! [`Promise`] as `promise` and the two [`Verdict`](super::score::Verdict)s as `by_e2e` and `by_tpot`),
+//! `summary` (one [`Summary`] per policy) and `fixed_clocks` (the curve over fixed clocks of each cell). CSV:
+//! the rows of `cells`, nested names joined by an underscore.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::experiment::{CellResult, Experiment};
+use super::promise::{Kept, Promise};
 use super::score::{Score, Yardstick, cost, geometric_mean};
 use agft::reward::Objective;
 use agft::stats::mean;
@@ -54,6 +56,8 @@ pub struct Summary {
     pub energy_saved: f64,
     /// Mean share of requests over a limit.
     pub share_over_limits: f64,
+    /// What was promised, and whether it was kept.
+    pub promise: Kept,
     /// By mean end-to-end latency.
     pub by_e2e: Overall,
     /// By mean time per output token.
@@ -85,6 +89,10 @@ struct Curve<'a> {
 struct Report<'a> {
     agft_version: &'static str,
     seconds: f64,
+    /// Seconds of every 600 without a page.
+    faults_s: f64,
+    /// The share of the time that is held out, 0 to 1.
+    holdout_share: f64,
     objective: Objective,
     policies: Vec<String>,
     cells: Vec<Row<'a>>,
@@ -120,9 +128,26 @@ pub fn summaries(experiment: &Experiment, cells: &[CellResult]) -> Vec<Summary> 
                 policy: policy.to_string(),
                 energy_saved: mean(&all(&|score| score.energy_saved)).unwrap_or(0.0),
                 share_over_limits: mean(&all(&|score| score.share_over_limits)).unwrap_or(0.0),
+                promise: Kept::of(&by_load(experiment, cells, index)),
                 by_e2e: overall(experiment, cells, index, Yardstick::E2e),
                 by_tpot: overall(experiment, cells, index, Yardstick::Tpot),
             }
+        })
+        .collect()
+}
+
+/// The promises of one policy, load by load.
+fn by_load<'a>(
+    experiment: &Experiment,
+    cells: &'a [CellResult],
+    index: usize,
+) -> Vec<(String, Vec<&'a Promise>)> {
+    let seeds = cells.chunks(experiment.seeds.len().max(1));
+    let named = seeds.filter_map(|seeds| Some((seeds.first()?.load.to_string(), seeds)));
+    named
+        .map(|(load, seeds)| {
+            let runs = seeds.iter().filter_map(|cell| cell.runs.get(index));
+            (load, runs.map(|run| &run.score.promise).collect())
         })
         .collect()
 }
@@ -174,6 +199,8 @@ pub fn json(experiment: &Experiment, cells: &[CellResult]) -> serde_json::Result
     serde_json::to_string_pretty(&Report {
         agft_version: env!("CARGO_PKG_VERSION"),
         seconds: experiment.seconds,
+        faults_s: experiment.faults.0,
+        holdout_share: if experiment.holdout { experiment.config.holdout.share } else { 0.0 },
         objective: experiment.config.control.objective,
         policies: experiment.policies.iter().map(ToString::to_string).collect(),
         cells: rows(cells).collect(),

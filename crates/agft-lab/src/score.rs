@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::oracle::Sweep;
-use crate::sim::record::{Figures, RequestLimits, RunRecord};
+use super::promise::{Promise, Terms};
+use crate::sim::record::{Figures, RunRecord};
 use agft::reward::Objective;
 use agft::units::Mhz;
 
@@ -184,6 +185,8 @@ pub struct Score {
     pub rounds: usize,
     /// Round in which the policy itself said that it had converged.
     pub converged_round: Option<u64>,
+    /// What was promised, and whether it was kept.
+    pub promise: Promise,
     /// By mean end-to-end latency.
     pub by_e2e: Verdict,
     /// By mean time per output token.
@@ -198,7 +201,7 @@ impl Score {
         record: &RunRecord,
         for_tpot: &RunRecord,
         reference: &Reference<'_>,
-        limits: RequestLimits,
+        terms: &Terms,
         converged_round: Option<u64>,
     ) -> Option<Self> {
         let (whole, default) = (record.whole(), reference.default.whole());
@@ -213,10 +216,11 @@ impl Score {
             ttft: whole.ttft.into(),
             tpot: whole.tpot.into(),
             e2e: whole.e2e.into(),
-            share_over_limits: record.share_over(limits),
+            share_over_limits: record.share_over(terms.limits),
             clock_changes: record.clock_changes.len(),
             rounds: record.rounds,
             converged_round,
+            promise: Promise::of(record, reference, terms),
             by_e2e: verdict(record, Yardstick::E2e, reference)?,
             by_tpot: verdict(for_tpot, Yardstick::Tpot, reference)?,
         })
@@ -234,7 +238,7 @@ pub fn geometric_mean(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::record::{Served, TickRecord};
+    use crate::sim::record::{RequestLimits, Served, TickRecord};
     use agft::units::{Joules, Seconds, Time};
 
     /// Stretches of one second with these penalties.
@@ -284,6 +288,7 @@ mod tests {
             usage: crate::sim::Usage::default(),
             raises: Vec::new(),
             rounds: 7,
+            alarms: None,
         };
         let static_run = |core, energy, e2e| {
             let record = record(energy, e2e, core);
@@ -302,8 +307,9 @@ mod tests {
         let default = record(150.0, 1.5, 1600);
         let reference = Reference { sweep: &sweep, default: &default, clairvoyant: Some([105.0, 1.05]) };
         let limits = RequestLimits { ttft: Seconds(1.0), tpot: Seconds(1.0) };
+        let terms = Terms { limits, guarded: None, max_slowdown_percent: None };
         let run = record(80.0, 1.8, 1500);
-        let score = Score::of(&run, &run, &reference, limits, Some(3)).unwrap();
+        let score = Score::of(&run, &run, &reference, &terms, Some(3)).unwrap();
         assert_eq!((score.energy_j, score.requests, score.rounds), (80.0, 2, 7));
         approx::assert_relative_eq!(score.energy_saved, 1.0 - 80.0 / 150.0, max_relative = 1e-12);
         approx::assert_relative_eq!(score.tpot_slowdown, 0.2, max_relative = 1e-12);

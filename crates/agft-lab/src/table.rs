@@ -3,9 +3,11 @@
 use std::fmt::Write;
 
 use super::experiment::{CellResult, Experiment};
+use super::promise::{Promise, share_of_fixed_saving, sum};
 use super::report::{Summary, summaries};
 use super::score::{Score, geometric_mean};
 use agft::reward::Objective;
+use agft::stats::mean;
 
 /// The table.
 #[must_use]
@@ -19,13 +21,21 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
     let _ = writeln!(
         out,
         "{name} over that of the best fixed clock (1 is equal, below 1 is better), {} s from scratch, seeds {}.\n\
-         E2E: energy x mean end-to-end latency. TPOT: energy per token x mean time per output token.\n",
+         E2E: energy x mean end-to-end latency. TPOT: energy per token x mean time per output token.",
         experiment.seconds,
         experiment.seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     );
+    if experiment.faults.0 > 0.0 {
+        let _ = writeln!(out, "No page for {} s of every 600.", experiment.faults.0);
+    }
+    if experiment.holdout {
+        let _ = writeln!(out, "{:.1} % of the time held out.", 100.0 * experiment.config.holdout.share);
+    }
+    out.push('\n');
+    let width = cells.iter().map(|cell| cell.load.to_string().len()).max().unwrap_or(0).max(28);
     let _ = writeln!(
         out,
-        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
+        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
         "load",
         "policy",
         "E2E",
@@ -46,7 +56,7 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
     );
     let _ = writeln!(
         out,
-        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
+        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
         "",
         "",
         "ratio",
@@ -72,12 +82,109 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
             let scores: Vec<&Score> =
                 seeds.iter().filter_map(|cell| cell.runs.get(index)).map(|run| &run.score).collect();
             let shown = if index == 0 { load.as_str() } else { "" };
-            let _ = writeln!(out, "{:<28} {:<14} {}", shown, policy.to_string(), row(&scores));
+            let _ = writeln!(out, "{:<width$} {:<14} {}", shown, policy.to_string(), row(&scores));
         }
     }
     out.push('\n');
-    out += &overall(&summaries(experiment, cells));
+    let summaries = summaries(experiment, cells);
+    out += &overall(&summaries, width);
+    out.push('\n');
+    out += &promises(experiment, cells, width);
+    out.push('\n');
+    out += &kept(&summaries, width);
     out
+}
+
+/// What was promised, run by run: one row per load and policy.
+fn promises(experiment: &Experiment, cells: &[CellResult], width: usize) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>7} {:>6} {:>6}",
+        "what was promised",
+        "policy",
+        "of",
+        "slower",
+        "worst",
+        "TTFT",
+        "TTFT",
+        "steps",
+        "last",
+        "over",
+        "alarms",
+        "false",
+    );
+    let _ = writeln!(
+        out,
+        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>7} {:>6} {:>6}",
+        "(means; alarms: sums)", "", "fixed", "%", "seed", "+ms", "+%", "/min", "half", "+points", "", "",
+    );
+    for seeds in cells.chunks(experiment.seeds.len().max(1)) {
+        let Some(first) = seeds.first() else { continue };
+        let load = first.load.to_string();
+        for (index, policy) in experiment.policies.iter().enumerate() {
+            let scores: Vec<&Score> =
+                seeds.iter().filter_map(|cell| cell.runs.get(index)).map(|run| &run.score).collect();
+            let shown = if index == 0 { load.as_str() } else { "" };
+            let _ = writeln!(out, "{:<width$} {:<14} {}", shown, policy.to_string(), promise_row(&scores));
+        }
+    }
+    out
+}
+
+fn promise_row(scores: &[&Score]) -> String {
+    let runs: Vec<&Promise> = scores.iter().map(|score| &score.promise).collect();
+    let known =
+        |of: fn(&Promise) -> Option<f64>| mean(&runs.iter().filter_map(|run| of(run)).collect::<Vec<f64>>());
+    let slower: Vec<f64> = scores.iter().map(|score| 100.0 * score.tpot_slowdown).collect();
+    let worst = slower.iter().copied().reduce(f64::max);
+    format!(
+        "{:>6} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>7} {:>6} {:>6}",
+        number(share_of_fixed_saving(&runs), 2),
+        number(mean(&slower), 1),
+        number(worst, 1),
+        number(known(|run| Some(1e3 * run.ttft_increase_s?)), 1),
+        number(known(|run| run.ttft_increase_percent), 1),
+        number(known(|run| Some(run.clock_changes_per_min)), 1),
+        number(known(|run| Some(run.clock_changes_per_min_last_half)), 1),
+        number(known(|run| Some(100.0 * run.share_over_limits_added)), 2),
+        count(sum(&runs, |run| run.alarms)),
+        count(sum(&runs, |run| run.false_alarms)),
+    )
+}
+
+/// The promises of all runs: one row per policy.
+fn kept(summaries: &[Summary], width: usize) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{:<width$} {:<14} {:>7} {:>6} {:>6} {:>6} {:>6}  worst load",
+        "all runs", "policy", "within", "of", "worst", "alarms", "false",
+    );
+    let _ = writeln!(out, "{:<width$} {:<14} {:>7} {:>6} {:>6}", "", "", "bound %", "fixed", "load");
+    for Summary { policy, promise, .. } in summaries {
+        let row = format!(
+            "{:<width$} {policy:<14} {:>7} {:>6} {:>6} {:>6} {:>6}  {}",
+            "",
+            number(promise.within_slowdown.map(|share| 100.0 * share), 0),
+            number(promise.share_of_fixed_saving, 2),
+            number(promise.worst_load_share, 2),
+            count(promise.alarms),
+            count(promise.false_alarms),
+            promise.worst_load.as_deref().unwrap_or("-"),
+        );
+        let _ = writeln!(out, "{row}");
+    }
+    out
+}
+
+/// A figure with so many decimals; a dash where it is not known.
+fn number(value: Option<f64>, decimals: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
+}
+
+fn count(value: Option<usize>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 fn row(scores: &[&Score]) -> String {
@@ -110,16 +217,16 @@ fn row(scores: &[&Score]) -> String {
     )
 }
 
-fn overall(summaries: &[Summary]) -> String {
+fn overall(summaries: &[Summary], width: usize) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
+        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
         "all loads", "policy", "mean", "worst", "worst", "last/3", "/deflt", "saved", "conv.", "clair-",
     );
     let _ = writeln!(
         out,
-        "{:<28} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
+        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
         "(geometric means)", "", "", "load", "cell", "", "", "%", "%", "voyant",
     );
     for summary in summaries {
@@ -127,7 +234,7 @@ fn overall(summaries: &[Summary]) -> String {
             let share = by.share_of_clairvoyant_saving.map_or_else(|| "-".to_owned(), |s| format!("{s:.2}"));
             let _ = writeln!(
                 out,
-                "{yardstick:<28} {:<14} {:6.3} {:6.3} {:6.3} {:7.3} {:7.3} {:6.1} {:6.0} {share:>6}",
+                "{yardstick:<width$} {:<14} {:6.3} {:6.3} {:6.3} {:7.3} {:7.3} {:6.1} {:6.0} {share:>6}",
                 summary.policy,
                 by.ratio_to_best_fixed,
                 by.worst_load,

@@ -39,7 +39,7 @@ const SMALL: &str =
 
 #[test]
 fn json_has_every_cell_and_its_ratios_follow_from_its_figures() {
-    let output = simulate(here().path(), &format!("{SMALL} --format json"));
+    let output = simulate(here().path(), &format!("{SMALL} --max-slowdown 10 --format json"));
     assert_eq!(stderr(&output), "", "no progress bar where nobody watches");
     let report: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
     let cells = report["cells"].as_array().expect("cells");
@@ -60,6 +60,19 @@ fn json_has_every_cell_and_its_ratios_follow_from_its_figures() {
             let saved = 1.0 - energy / number(default, "/energy_j");
             assert!((number(cell, "/energy_saved") - saved).abs() < 1e-12, "{cell}");
             assert!(number(cell, "/ttft/p95_s") <= number(cell, "/ttft/p99_s"), "{cell}");
+            let later = number(cell, "/ttft/mean_s") - number(default, "/ttft/mean_s");
+            assert!((number(cell, "/promise/ttft_increase_s") - later).abs() < 1e-12, "{cell}");
+            let share = saved / number(best, "/energy_saved");
+            assert!((number(cell, "/promise/share_of_fixed_saving") - share).abs() < 1e-9, "{cell}");
+            close(1.0 + number(cell, "/promise/clock_changes_per_min"), 1.0 + number(cell, "/clock_changes"));
+            let slow = number(cell, "/tpot_slowdown") > 0.1;
+            assert_eq!(cell["promise"]["within_slowdown"], !slow, "{cell}");
+            let guards = cell["policy"] == "structured";
+            assert_eq!(
+                cell["promise"]["alarms"].is_null(),
+                !guards,
+                "no alarms of who guards no limit: {cell}"
+            );
         }
         let agft = of("structured");
         let per_token = number(agft, "/energy_j") / number(agft, "/tokens");
@@ -110,7 +123,10 @@ fn everything_that_is_wrong_is_told_at_once_with_what_would_be_right() {
     assert!(stderr(&misfit).contains("choose a smaller model"), "{misfit:?}");
     assert_eq!(simulate(here().path(), "--seconds 1").status.code(), Some(2));
     let suite = simulate(here().path(), "--suite big");
-    assert!(stderr(&suite).contains("unknown suite `big`; known: standard, held-out, changing"), "{suite:?}");
+    assert!(
+        stderr(&suite).contains("unknown suite `big`; known: standard, held-out, changing, measured"),
+        "{suite:?}"
+    );
 }
 
 #[test]
@@ -186,6 +202,32 @@ fn rules_of_parking_are_compared_on_the_same_arrivals() {
         assert_eq!(refused.status.code(), Some(64), "{refused:?}");
         assert!(stderr(&refused).contains(wanted), "{refused:?}");
     }
+}
+
+#[test]
+fn faults_and_holdout_change_what_agft_does_and_nothing_else() {
+    let place = here();
+    let run = |more: &str| {
+        let arguments = format!(
+            "--gpu rtx4090-measured --seeds 1 --seconds 600 --policy structured,default --format json {more}"
+        );
+        serde_json::from_str::<Value>(&stdout(&simulate(place.path(), &arguments))).expect("JSON")
+    };
+    std::fs::write(place.path().join("held.yaml"), "holdout: {share: 0.5, block_s: 15, settle_s: 5}\n")
+        .expect("a file");
+    let (plain, faulted) = (run(""), run("--faults 200"));
+    let (unheld, held) = (run("--config held.yaml"), run("--config held.yaml --holdout"));
+    for other in [&faulted, &unheld, &held] {
+        assert_eq!(plain["cells"][1], other["cells"][1], "default clocks need no page and hold nothing out");
+    }
+    assert_eq!(plain["cells"], unheld["cells"], "off unless asked for");
+    let saved = |report: &Value| number(report, "/cells/0/energy_saved");
+    assert!(saved(&held) < 0.8 * saved(&plain), "{} against {}", saved(&held), saved(&plain));
+    let rounds = |report: &Value| number(report, "/cells/0/rounds");
+    assert!(rounds(&faulted) < 0.8 * rounds(&plain), "{} of {}", rounds(&faulted), rounds(&plain));
+    assert_eq!((&faulted["faults_s"], &held["holdout_share"]), (&200.0.into(), &0.5.into()));
+    let refused = simulate(place.path(), "--faults 2");
+    assert!(stderr(&refused).contains("--faults 2: give seconds of every 600, from 5 to 540"), "{refused:?}");
 }
 
 #[test]

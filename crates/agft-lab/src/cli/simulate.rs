@@ -13,7 +13,7 @@ use crate::parking;
 use crate::parking::policy::ParkPolicy;
 use crate::policy::PolicySpec;
 use crate::savings::{self, Trial};
-use crate::sim::{calibration, parse_trace};
+use crate::sim::{calibration, outages, parse_trace};
 use crate::{plots, report, table};
 use agft::cli::lab::{DEFAULT_RULES, Format, SimulateArgs};
 use agft::cli::{Cli, Exit, say, take_config};
@@ -97,6 +97,21 @@ fn plan(args: &SimulateArgs, mut config: Config) -> Result<Experiment, Vec<Strin
             }
         }
     }
+    if let Some(percent) = args.max_slowdown {
+        if (0.0..=500.0).contains(&percent) {
+            control.max_slowdown_percent = Some(percent);
+        } else {
+            problems.add(format!("--max-slowdown {percent}: give percent from 0 to 500"));
+        }
+    }
+    let faults = args.faults.unwrap_or(0.0);
+    if args.faults.is_some() && !(outages::SHORTEST..=outages::MOST).contains(&faults) {
+        problems.add(format!(
+            "--faults {faults}: give seconds of every 600, from {} to {}",
+            outages::SHORTEST,
+            outages::MOST
+        ));
+    }
     if let Some(share) = args.utilization
         && !(share.is_finite() && share > 0.0 && share <= 5.0)
     {
@@ -125,7 +140,15 @@ fn plan(args: &SimulateArgs, mut config: Config) -> Result<Experiment, Vec<Strin
         problems.0.dedup();
         return Err(problems.0);
     }
-    Ok(Experiment { loads, seeds, policies, seconds: f64::from(args.seconds), config })
+    Ok(Experiment {
+        loads,
+        seeds,
+        policies,
+        seconds: f64::from(args.seconds),
+        config,
+        faults: Seconds(faults),
+        holdout: args.holdout,
+    })
 }
 
 /// Collects what is wrong, so that all of it can be told at once.

@@ -112,7 +112,7 @@ impl Trial {
 
     fn cell(&self, load: &Load, seed: u64, done: &(impl Fn() + Sync)) -> Result<Vec<Outcome>, RunError> {
         let mut world = load.stage(self.seconds, seed)?.world;
-        world.front = FrontEnd { delay: FRONT_END_DELAY, fresh_connections: 1.0 };
+        world.front = FrontEnd { delay: FRONT_END_DELAY, ..FrontEnd::default() };
         let tick = self.config.control.decision_interval_s;
         let stage = Stage {
             supported: supported(&world, seed)?,

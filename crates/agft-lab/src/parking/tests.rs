@@ -122,6 +122,7 @@ fn gaps_are_what_no_request_covers() {
         usage: Usage::default(),
         raises: Vec::new(),
         rounds: 0,
+        alarms: None,
     };
     let gap = |start: f64, end: Option<f64>| figures::Gap { start: Time(start), end: end.map(Time) };
     let first = [gap(0.0, Some(2.0)), gap(6.0, Some(10.0))];

@@ -18,12 +18,12 @@ const IDLE: &str = include_str!("data/idle_points.csv");
 
 /// One measurement.
 #[derive(Debug, Clone, Copy)]
-struct Point {
-    core: Option<Mhz>,
-    memory: Option<Mhz>,
-    cap: Option<Watts>,
-    watts: f64,
-    tokens_per_second: f64,
+pub(super) struct Point {
+    pub(super) core: Option<Mhz>,
+    pub(super) memory: Option<Mhz>,
+    pub(super) cap: Option<Watts>,
+    pub(super) watts: f64,
+    pub(super) tokens_per_second: f64,
 }
 
 /// How well the physics describes one sweep.
@@ -136,7 +136,7 @@ fn clock(cell: &str) -> Option<Mhz> {
 }
 
 /// Sweeps by gpu, workload, engine and model.
-fn sweeps() -> BTreeMap<[String; 4], Vec<Point>> {
+pub(super) fn sweeps() -> BTreeMap<[String; 4], Vec<Point>> {
     let mut sweeps: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for row in cells(SWEEPS) {
         if let &[gpu, workload, engine, model, memory, core, cap, watts, rate] = row.as_slice()
@@ -209,11 +209,12 @@ impl BoardModel {
                 flops: core * self.gpu.flops / fastest,
                 bytes: memory * self.gpu.bandwidth / fastest,
                 host: host / fastest,
+                ..Work::default()
             };
             descend(start, &error)
         });
         let best = ends.into_iter().min_by(|(a, _), (b, _)| a.total_cmp(b));
-        best.map_or(Work { flops: 0.0, bytes: 0.0, host: 0.0 }, |(_, work)| work)
+        best.map_or_else(Work::default, |(_, work)| work)
     }
 }
 
@@ -229,8 +230,8 @@ fn descend(start: Work, error: &impl Fn(&Work) -> f64) -> (f64, Work) {
         for (f, b, h) in
             factors.iter().flat_map(|f| factors.iter().flat_map(move |b| factors.map(|h| (f, b, h))))
         {
-            let (_, Work { flops, bytes, host }) = best;
-            let work = Work { flops: flops * f, bytes: bytes * b, host: host * h };
+            let (_, Work { flops, bytes, host, .. }) = best;
+            let work = Work { flops: flops * f, bytes: bytes * b, host: host * h, ..Work::default() };
             let moved = error(&work);
             if moved < nearby.0 {
                 nearby = (moved, work);
@@ -265,7 +266,8 @@ mod tests {
     fn fit_reproduces_a_synthetic_sweep() {
         let gpu = super::super::presets::A100;
         let board = BoardModel { core_clocks: gpu.core_clocks(), gpu };
-        let truth = Work { flops: 0.004 * gpu.flops, bytes: 0.01 * gpu.bandwidth, host: 0.002 };
+        let truth =
+            Work { flops: 0.004 * gpu.flops, bytes: 0.01 * gpu.bandwidth, host: 0.002, ..Work::default() };
         let points: Vec<_> = (0..9)
             .map(|i| {
                 let core = Some(Mhz(450 + 120 * i));

@@ -1,8 +1,10 @@
-//! What lies before the engine: connections, and the server's work between a request's first byte and its engine.
+//! What lies before the engine: connections, the server's work between a request's first byte and its engine,
+//! and whether the metrics page answers.
 
 use std::collections::VecDeque;
 
 use super::dice::Dice;
+use super::outages;
 use super::workload::Request;
 use agft::control::Connections;
 use agft::units::{Seconds, Time};
@@ -15,12 +17,16 @@ pub struct FrontEnd {
     /// Share of the requests that open a connection of their own and close it at their end; the others use one that is
     /// kept open, of which there are as many as were ever in use at once.
     pub fresh_connections: f64,
+    /// So much of every 600 s the metrics page is not available, in stretches of 5-60 s; requests are served
+    /// all the same.
+    pub page_out: Seconds,
 }
 
 impl Default for FrontEnd {
-    /// The engine has each request at once; each comes over a connection of its own.
+    /// The engine has each request at once; each comes over a connection of its own. The page is always
+    /// there.
     fn default() -> Self {
-        Self { delay: Seconds(0.0), fresh_connections: 1.0 }
+        Self { delay: Seconds(0.0), fresh_connections: 1.0, page_out: Seconds(0.0) }
     }
 }
 
@@ -84,6 +90,11 @@ impl Front {
         *connections = connections.saturating_sub(1);
     }
 
+    /// Does the metrics page answer?
+    pub(super) fn page_answers(&self, now: Time) -> bool {
+        !outages::is_out(self.seed, self.spec.page_out, now)
+    }
+
     /// As a watcher of the server's port counts them.
     pub(super) fn connections(&self) -> Connections {
         Connections {
@@ -110,7 +121,7 @@ mod tests {
     }
 
     fn front(fresh_connections: f64) -> Front {
-        Front::new(FrontEnd { delay: Seconds(0.5), fresh_connections }, 3)
+        Front::new(FrontEnd { delay: Seconds(0.5), fresh_connections, ..FrontEnd::default() }, 3)
     }
 
     fn counts(front: &Front) -> (u32, u64, u64) {

@@ -22,6 +22,10 @@ fn machines() -> impl Strategy<Value = (&'static str, &'static str)> {
         ("rtx4090", "8b"),
         ("rtx5090", "8b"),
         ("rtxpro6000", "14b"),
+        ("rtx3090-measured", "3b"),
+        ("rtx4090-measured", "8b"),
+        ("rtx5090-measured", "8b"),
+        ("rtxpro6000-measured", "14b"),
     ])
 }
 
@@ -136,7 +140,8 @@ proptest! {
 
     #[test]
     fn power_stays_between_deep_idle_and_the_cap(
-        machine in machines(), pattern in patterns(), seed: u64, share in 0.0..1.0, cap in 0.6..1.0,
+        // The lowest clock measured on the RTX 3090 draws 62 % of its cap.
+        machine in machines(), pattern in patterns(), seed: u64, share in 0.0..1.0, cap in 0.63..1.0,
     ) {
         let mut world = world(machine, pattern, seed);
         let cap = Watts(world.power_cap().0 * cap);

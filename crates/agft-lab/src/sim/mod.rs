@@ -20,6 +20,8 @@ mod front;
 mod gpu;
 #[cfg(test)]
 mod laws;
+mod measured;
+pub(crate) mod outages;
 mod page;
 mod patterns;
 mod physics;
@@ -37,8 +39,11 @@ pub use board::{Locks, Raise, Usage};
 pub use engine::{EngineSettings, FinishedRequest};
 pub use front::FrontEnd;
 pub use gpu::{Clock, SharedWorld, SimGpu, shared};
+pub use measured::{Measured, Sweeps, Tilt};
 pub use patterns::Pattern;
-pub use physics::{Batch, GpuPreset, ModelPreset, PowerModel, SensorModel, Settle, StepCost, Voltage, Work};
+pub use physics::{
+    Batch, GpuPreset, ModelPreset, Physics, PowerModel, SensorModel, Settle, StepCost, Voltage, Work,
+};
 pub use server::{SimServer, serve};
 pub use trace::{TraceError, parse_trace};
 pub use workload::{Lengths, Phase, Request, Rhythm, Shape, Workload};

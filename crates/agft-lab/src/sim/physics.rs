@@ -1,4 +1,6 @@
-//! What one engine step costs at given clocks: time by a roofline, power by activity and f V(f)^2.
+//! What one engine step costs at given clocks: time by a roofline, power by activity and f V(f)^2, or both by
+//! measured points ([`super::measured`]). [`GpuPreset::step`] asks the board's own physics. What follows is
+//! the formula.
 //!
 //! Time: a step does arithmetic and moves data inside the chip (both go with the core clock) and reads DRAM (goes with
 //! the memory clock). The slower side dominates, with a smooth corner (p-norm), and the host adds a constant share:
@@ -17,7 +19,18 @@
 //!
 //! The step's power is the time-weighted mean of `P_busy` and, for the host's share, `P_idle`.
 
+use super::measured::Measured;
 use agft::units::{Clocks, Mhz, Seconds, Watts};
+
+/// What tells time and power of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Physics {
+    /// Roofline and voltage curve, by the preset's coefficients.
+    Formula,
+    /// Measured points between which it is interpolated; of the preset's coefficients only the idle power
+    /// counts, and the arithmetic and bandwidth that say how long a step takes at the highest clocks.
+    Measured(Measured),
+}
 
 /// Voltage against clock: flat up to a knee, then rising in a straight line.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -119,6 +132,8 @@ pub struct GpuPreset {
     pub sensors: SensorModel,
     /// Boards that lower their own clocks when idle do so after this long, although a context is open.
     pub parks_itself_after: Option<Seconds>,
+    /// What tells time and power of a step.
+    pub physics: Physics,
 }
 
 /// A model as the GPU sees it: 16-bit weights and KV cache.
@@ -160,7 +175,7 @@ pub struct Batch {
 }
 
 /// The step's work in the GPU's terms.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Work {
     /// Floating-point operations.
     pub flops: f64,
@@ -168,6 +183,12 @@ pub struct Work {
     pub bytes: f64,
     /// Seconds in which the host prepares the step and the GPU waits.
     pub host: f64,
+    /// Those of the operations that prompts ask for.
+    pub prefill_flops: f64,
+    /// Those of the bytes that are read or written for prompts alone.
+    pub prefill_bytes: f64,
+    /// Sequences that decode one token each.
+    pub decode_seqs: f64,
 }
 
 impl Work {
@@ -177,11 +198,17 @@ impl Work {
     pub fn of(batch: &Batch, model: &ModelPreset, host: f64) -> Self {
         let tokens = batch.prefill_tokens + batch.decode_seqs;
         let pairs = batch.prefill_pairs + batch.context_tokens;
-        Self {
-            flops: 2.0 * model.params * tokens + 4.0 * model.layers * model.hidden * pairs,
-            bytes: model.weight_bytes() + model.kv_bytes * (batch.context_tokens + tokens),
-            host,
-        }
+        let flops =
+            |tokens: f64, pairs: f64| 2.0 * model.params * tokens + 4.0 * model.layers * model.hidden * pairs;
+        let all = flops(tokens, pairs);
+        let bytes = model.weight_bytes() + model.kv_bytes * (batch.context_tokens + tokens);
+        // Where sequences decode, the weights and contexts are read for them anyway.
+        let (prefill_flops, prefill_bytes) = if batch.decode_seqs > 0.0 {
+            (flops(batch.prefill_tokens, batch.prefill_pairs), model.kv_bytes * batch.prefill_tokens)
+        } else {
+            (all, bytes)
+        };
+        Self { flops: all, bytes, host, prefill_flops, prefill_bytes, decode_seqs: batch.decode_seqs }
     }
 }
 
@@ -194,17 +221,45 @@ pub struct StepCost {
     pub watts: f64,
 }
 
+/// Seconds of the core side, of the memory side, and of both together.
+struct Roofline {
+    t_core: f64,
+    t_mem: f64,
+    gpu: f64,
+}
+
 impl GpuPreset {
     /// Step time and power at `clocks`, the power cap left aside.
     #[must_use]
     pub fn step(&self, work: &Work, clocks: Clocks) -> StepCost {
-        let core = clocks.core.as_f64() / self.core_reached.as_f64();
-        let memory = self.memory_share(clocks);
-        let t_core = work.flops / (self.flops * core) + work.bytes / (self.on_chip * core);
-        let t_mem = work.bytes / (self.bandwidth * memory);
+        match &self.physics {
+            Physics::Formula => self.step_by_formula(work, clocks),
+            Physics::Measured(measured) => {
+                // How long each part takes at the highest clocks.
+                let alone = |flops: f64, bytes: f64| {
+                    if flops > 0.0 { self.roofline(flops, bytes, 1.0, 1.0).gpu } else { 0.0 }
+                };
+                let prefill_s = alone(work.prefill_flops, work.prefill_bytes);
+                let decode_s = alone(work.flops - work.prefill_flops, work.bytes - work.prefill_bytes);
+                measured.step(work, clocks, prefill_s, decode_s)
+            }
+        }
+    }
+
+    /// The core clock and the memory clock as shares of the highest ones.
+    fn roofline(&self, flops: f64, bytes: f64, core: f64, memory: f64) -> Roofline {
+        let t_core = flops / (self.flops * core) + bytes / (self.on_chip * core);
+        let t_mem = bytes / (self.bandwidth * memory);
         let longer = t_core.max(t_mem);
         let ratio = t_core.min(t_mem) / longer;
         let gpu = longer * (1.0 + ratio.powf(self.corner)).powf(1.0 / self.corner);
+        Roofline { t_core, t_mem, gpu }
+    }
+
+    fn step_by_formula(&self, work: &Work, clocks: Clocks) -> StepCost {
+        let core = clocks.core.as_f64() / self.core_reached.as_f64();
+        let memory = self.memory_share(clocks);
+        let Roofline { t_core, t_mem, gpu } = self.roofline(work.flops, work.bytes, core, memory);
 
         let p = &self.power;
         let idle = self.idle_watts(clocks);
@@ -232,7 +287,11 @@ impl GpuPreset {
         }
         let below = core_clocks.partition_point(|clock| *clock >= asked.core);
         let lower = core_clocks.get(below..).unwrap_or_default();
-        let too_hot = lower.partition_point(|clock| cost_at(*clock).watts > cap.0);
+        let too_hot = match self.physics {
+            Physics::Formula => lower.partition_point(|clock| cost_at(*clock).watts > cap.0),
+            // Measured power scatters: it need not rise with every clock.
+            Physics::Measured(_) => lower.iter().take_while(|clock| cost_at(**clock).watts > cap.0).count(),
+        };
         lower.get(too_hot).or(lower.last()).map_or((asked.core, cost), |core| (*core, cost_at(*core)))
     }
 

@@ -1,5 +1,6 @@
 //! What a run left behind, and the figures of any span of it.
 
+use agft::reward::slo::Limited;
 use agft::stats::nearest_rank;
 use agft::units::{Joules, Mhz, Seconds, Time, Watts};
 
@@ -53,6 +54,15 @@ pub struct Served {
     pub e2e: Seconds,
 }
 
+/// A round in which the controller saw a limit broken, and in the round before had not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Alarm {
+    /// When.
+    pub at: Time,
+    /// Which limit.
+    pub limit: Limited,
+}
+
 /// Everything that scoring needs to know of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunRecord {
@@ -76,6 +86,8 @@ pub struct RunRecord {
     pub raises: Vec<Raise>,
     /// Closed rounds of the policy.
     pub rounds: usize,
+    /// The controller's alarms of its limits; `None` if none was in charge.
+    pub alarms: Option<Vec<Alarm>>,
 }
 
 /// Limits that a request may break.
@@ -147,6 +159,7 @@ impl RunRecord {
         clock_changes: Vec<Time>,
         usage: Usage,
         rounds: usize,
+        alarms: Option<Vec<Alarm>>,
     ) -> Self {
         let in_time = |arrival: Time| arrival.0 < seconds.0;
         let served = world.finished().iter().filter(|done| in_time(done.request.arrival));
@@ -166,6 +179,7 @@ impl RunRecord {
             rejected: world.rejected().iter().filter(|request| in_time(request.arrival)).count(),
             clock_changes,
             usage,
+            alarms,
             raises: world.raises().iter().copied().filter(|raise| in_time(raise.asked)).collect(),
             rounds,
         }
@@ -273,6 +287,7 @@ mod tests {
             usage: Usage::default(),
             raises: Vec::new(),
             rounds: 0,
+            alarms: None,
         }
     }
 

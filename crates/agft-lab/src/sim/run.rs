@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::SimError;
 use super::board::Usage;
 use super::gpu::{Clock, SharedWorld, SimGpu, shared};
-use super::record::{RunRecord, TickRecord, is_over};
+use super::record::{Alarm, RunRecord, TickRecord, is_over};
 use super::world::{ClockCall, World, WorldSpec};
 use agft::control::{ClockOutcome, Connections, Controller, GpuTick, Observation, Output, Round, Scrape};
 use agft::gpu::lease::ClockLease;
@@ -22,6 +22,8 @@ const POLL: f64 = 0.005;
 /// The page arrives this long before the tick, and takes this long.
 const SCRAPE_LEAD: f64 = 0.006;
 const SCRAPE_LATENCY: f64 = 0.004;
+/// What the daemon says where nothing listens.
+const PAGE_AWAY: &str = "connection refused";
 /// A clock is written this long after the tick that asked for it.
 pub(crate) const WRITE_DELAY: f64 = 0.004;
 /// Sensors are looked at this often between ticks while parked.
@@ -151,6 +153,7 @@ pub fn run(
     bench.sees_connections = matches!(&driver, Driver::Watched(_, onlooker) if onlooker.shows_connections());
     let end = spec.seconds.0;
     let mut rounds = 0;
+    let mut alarms = Alarms::of(&driver);
     match &driver {
         Driver::Fixed(clocks) => bench.lease.set(Target::Lock(*clocks))?,
         Driver::Capped(cap) => bench.change_world(|world| world.set_power_cap(*cap)),
@@ -166,12 +169,14 @@ pub fn run(
             Driver::Controller(controller) => {
                 if let Some(round) = bench.tick(controller, &mut Nobody, now, spec.tick.0)?.round {
                     rounds += 1;
+                    alarms.look(&round, end);
                     observe(&round);
                 }
             }
             Driver::Watched(controller, onlooker) => {
                 if let Some(round) = bench.tick(controller, *onlooker, now, spec.tick.0)?.round {
                     rounds += 1;
+                    alarms.look(&round, end);
                     observe(&round);
                 }
             }
@@ -187,8 +192,31 @@ pub fn run(
         }
     }
     Ok(bench.with_world(|world| {
-        RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), usage, rounds)
+        RunRecord::new(world, spec.seconds, ticks, clock_changes(world, end), usage, rounds, alarms.seen)
     }))
+}
+
+/// The rounds in which a limit broke.
+struct Alarms {
+    seen: Option<Vec<Alarm>>,
+    broken: bool,
+}
+
+impl Alarms {
+    fn of(driver: &Driver<'_>) -> Self {
+        let guarded = matches!(driver, Driver::Controller(_) | Driver::Watched(..));
+        Self { seen: guarded.then(Vec::new), broken: false }
+    }
+
+    fn look(&mut self, round: &Round, end: f64) {
+        let before = std::mem::replace(&mut self.broken, round.violation.is_some());
+        if let (Some(violation), Some(seen)) = (round.violation, &mut self.seen)
+            && !before
+            && round.at.0 <= end
+        {
+            seen.push(Alarm { at: round.at, limit: violation.limit });
+        }
+    }
 }
 
 /// When the core clock's lock changed; the reset with which every lease begins is none.
@@ -310,19 +338,24 @@ impl Bench {
             }
         }
         self.pass(scrape_at, &mut energy)?;
-        let snapshot = Snapshot {
-            at: Time(scrape_at),
-            latency: Seconds(SCRAPE_LATENCY),
-            signals: self.with_world(World::signals),
-            refused: Vec::new(),
-            engine: None,
-        };
+        let scrape = self.with_world(|world| {
+            if !world.page_answers() {
+                return Scrape::Failed(PAGE_AWAY.to_owned());
+            }
+            Scrape::Page(Box::new(Snapshot {
+                at: Time(scrape_at),
+                latency: Seconds(SCRAPE_LATENCY),
+                signals: world.signals(),
+                refused: Vec::new(),
+                engine: None,
+            }))
+        });
         let late = self.notice_of(controller);
         if late < due {
             self.between(controller, onlooker, late, &mut energy)?;
         }
         self.pass(due, &mut energy)?;
-        self.step(controller, onlooker, due, Scrape::Page(Box::new(snapshot)), energy)
+        self.step(controller, onlooker, due, scrape, energy)
     }
 
     /// When a parked controller steps on a request.
@@ -433,6 +466,47 @@ mod tests {
         fn shows_connections(&self) -> bool {
             true
         }
+    }
+
+    /// Counts the scrapes that failed.
+    #[derive(Default)]
+    struct Failures(usize);
+
+    impl Onlooker for Failures {
+        fn look(&mut self, seen: &Observation, _: &Output, _: &Controller) {
+            self.0 += usize::from(matches!(seen.scrape, Scrape::Failed(_)));
+        }
+    }
+
+    #[test]
+    fn page_is_away_for_the_controller_and_requests_are_served_all_the_same() {
+        let world = WorldSpec::named("a40", "3b", Pattern::Steady, None).unwrap();
+        let with = |page_out: f64| {
+            let front = FrontEnd { page_out: Seconds(page_out), ..world.front };
+            let world = WorldSpec { front, ..world.clone() };
+            RunSpec { world, seed: 1, seconds: Seconds(600.0), tick: Seconds(0.3) }
+        };
+        let default = |page_out| run(&with(page_out), Driver::Default, |_| {}).unwrap();
+        assert_eq!(default(0.0), default(90.0), "no one sets clocks, so nothing changes");
+        let supported = World::new(world.clone(), 1).unwrap().supported_clocks().unwrap();
+        let controlled = |page_out| {
+            let mut controller = as_configured(&Config::default(), &supported);
+            let mut failures = Failures::default();
+            let record =
+                run(&with(page_out), Driver::Watched(&mut controller, &mut failures), |_| {}).unwrap();
+            (record, failures.0)
+        };
+        let ((without, none), (faulted, some)) = (controlled(0.0), controlled(90.0));
+        assert_eq!(none, 0);
+        // One tick more or less at each end of a few stretches.
+        assert!((0.3 * some as f64 - 90.0).abs() < 6.0, "{some} scrapes failed");
+        let arrivals = |record: &RunRecord| {
+            let mut arrivals: Vec<f64> = record.requests.iter().map(|request| request.arrival.0).collect();
+            arrivals.sort_by(f64::total_cmp);
+            arrivals
+        };
+        assert_eq!(arrivals(&without), arrivals(&faulted));
+        assert!(faulted.rounds < without.rounds);
     }
 
     /// One request, long after the controller has parked.

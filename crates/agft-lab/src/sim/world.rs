@@ -317,6 +317,12 @@ impl World {
         self.front.connections()
     }
 
+    /// Does the metrics page answer at this moment?
+    #[must_use]
+    pub fn page_answers(&self) -> bool {
+        self.front.page_answers(self.now)
+    }
+
     /// When the first byte of the next request arrives, as far as is known now.
     #[must_use]
     pub fn next_request(&self) -> Option<Time> {

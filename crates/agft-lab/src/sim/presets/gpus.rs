@@ -8,7 +8,8 @@
 //! shares given; `calibration` shows how well they describe them. The data-centre boards' idle shares are measured (D),
 //! their busy shares A: a dense step at the highest clock runs into the cap, as it does on the measured boards.
 
-use crate::sim::physics::{GpuPreset, PowerModel, SensorModel, Settle, Voltage};
+use crate::sim::measured::{MEMORY_5090, Measured, Sweeps, TOP_3090, TOP_4090, TOP_5090, TOP_PRO_6000};
+use crate::sim::physics::{GpuPreset, Physics, PowerModel, SensorModel, Settle, Voltage};
 use agft::units::{Mhz, Seconds, Watts};
 
 /// Achieved FLOP/s at `reached` from the dense peak in TFLOP/s that the vendor states for the boost clock `rated`.
@@ -54,9 +55,13 @@ const SENSORS_GEFORCE: SensorModel = SensorModel {
     gain_error: 0.02,
 };
 
-/// Every GPU type.
+/// Every GPU type whose steps cost what the formula says.
 pub const GPUS: [GpuPreset; 10] =
     [A100, H100, H200, A6000, A40, L40S, RTX3090, RTX4090, RTX5090, RTX_PRO_6000];
+
+/// The boards whose steps cost what was measured.
+pub const MEASURED_GPUS: [GpuPreset; 4] =
+    [RTX3090_MEASURED, RTX4090_MEASURED, RTX5090_MEASURED, RTX_PRO_6000_MEASURED];
 
 /// A100 SXM 80 GB.
 pub const A100: GpuPreset = GpuPreset {
@@ -86,6 +91,7 @@ pub const A100: GpuPreset = GpuPreset {
     settle: SETTLE,
     sensors: SENSORS_DATACENTRE,
     parks_itself_after: None, // D: clocks stay up while a context is open
+    physics: Physics::Formula,
 };
 
 /// H100 SXM 80 GB.
@@ -116,6 +122,7 @@ pub const H100: GpuPreset = GpuPreset {
     settle: SETTLE,
     sensors: SENSORS_DATACENTRE,
     parks_itself_after: None, // D
+    physics: Physics::Formula,
 };
 
 /// H200 SXM 141 GB.
@@ -158,6 +165,7 @@ pub const A6000: GpuPreset = GpuPreset {
     settle: SETTLE,
     sensors: SENSORS_AVERAGED,
     parks_itself_after: None,
+    physics: Physics::Formula,
 };
 
 /// A40 48 GB.
@@ -310,3 +318,59 @@ pub const RTX_PRO_6000: GpuPreset = GpuPreset {
     parks_itself_after: None,
     ..RTX5090
 };
+
+/// A board that offers the clocks that were measured, with the arithmetic and data path of `formula_top`
+/// scaled to its highest one: they say how long a step takes there.
+const fn measured(board: GpuPreset, formula_top: Mhz) -> GpuPreset {
+    let top = board.core_range.1;
+    let scale = top.0 as f64 / formula_top.0 as f64;
+    GpuPreset { core_reached: top, flops: board.flops * scale, on_chip: board.on_chip * scale, ..board }
+}
+
+/// GeForce RTX 3090 by measured points.
+pub const RTX3090_MEASURED: GpuPreset = measured(
+    GpuPreset {
+        key: "rtx3090-measured",
+        core_range: (Mhz(735), TOP_3090),
+        memory: &[Mhz(9751)],
+        physics: Physics::Measured(Measured::of(Sweeps::Rtx3090)),
+        ..RTX3090
+    },
+    RTX3090.core_reached,
+);
+
+/// GeForce RTX 4090 by measured points.
+pub const RTX4090_MEASURED: GpuPreset = measured(
+    GpuPreset {
+        key: "rtx4090-measured",
+        core_range: (Mhz(1470), TOP_4090),
+        memory: &[Mhz(10501)],
+        physics: Physics::Measured(Measured::of(Sweeps::Rtx4090)),
+        ..RTX4090
+    },
+    RTX4090.core_reached,
+);
+
+/// GeForce RTX 5090 by measured points.
+pub const RTX5090_MEASURED: GpuPreset = measured(
+    GpuPreset {
+        key: "rtx5090-measured",
+        core_range: (Mhz(1335), TOP_5090),
+        memory: &MEMORY_5090,
+        physics: Physics::Measured(Measured::of(Sweeps::Rtx5090)),
+        ..RTX5090
+    },
+    RTX5090.core_reached,
+);
+
+/// RTX PRO 6000 Blackwell by measured points.
+pub const RTX_PRO_6000_MEASURED: GpuPreset = measured(
+    GpuPreset {
+        key: "rtxpro6000-measured",
+        core_range: (Mhz(1568), TOP_PRO_6000),
+        memory: &[Mhz(14001)],
+        physics: Physics::Measured(Measured::of(Sweeps::RtxPro6000)),
+        ..RTX_PRO_6000
+    },
+    RTX_PRO_6000.core_reached,
+);

@@ -15,7 +15,7 @@ impl GpuPreset {
     /// # Errors
     /// [`SimError::UnknownName`], naming the keys there are.
     pub fn named(key: &str) -> Result<Self, SimError> {
-        find("GPU", key, &GPUS, |gpu| gpu.key)
+        find("GPU", key, GPUS.iter().chain(&MEASURED_GPUS), |gpu| gpu.key)
     }
 }
 
@@ -25,21 +25,21 @@ impl ModelPreset {
     /// # Errors
     /// [`SimError::UnknownName`], naming the keys there are.
     pub fn named(key: &str) -> Result<Self, SimError> {
-        find("model", key, &MODELS, |model| model.key)
+        find("model", key, MODELS.iter(), |model| model.key)
     }
 }
 
-fn find<T: Copy>(
+fn find<'a, T: Copy + 'a>(
     kind: &'static str,
     given: &str,
-    all: &[T],
+    all: impl Iterator<Item = &'a T> + Clone,
     key: fn(&T) -> &'static str,
 ) -> Result<T, SimError> {
-    all.iter().find(|preset| key(preset).eq_ignore_ascii_case(given)).copied().ok_or_else(|| {
+    all.clone().find(|preset| key(preset).eq_ignore_ascii_case(given)).copied().ok_or_else(|| {
         SimError::UnknownName {
             kind,
             given: given.to_owned(),
-            known: all.iter().map(key).collect::<Vec<_>>().join(", "),
+            known: all.map(key).collect::<Vec<_>>().join(", "),
         }
     })
 }
