@@ -37,7 +37,8 @@ use reader::Reader;
 use yaml::Node;
 
 /// The file that documents every key, with every default.
-pub const DOCUMENTED: &str = include_str!("../../config/config.yaml");
+#[cfg(test)]
+const DOCUMENTED: &str = include_str!("../../config/config.yaml");
 
 /// Largest file that is read.
 const MAX_BYTES: u64 = 1024 * 1024;

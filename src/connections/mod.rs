@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
 
 pub use servers::notes_on_servers;
-pub use settings::{ConnectionError, Families, SourceKind, WatchSettings};
+pub use settings::{ConnectionError, SourceKind, WatchSettings};
 pub(crate) use snapshot::listening;
 use worker::{Order, Worker};
 

@@ -108,12 +108,6 @@ impl Follower {
         Self { known, pending: Vec::new() }
     }
 
-    /// The servers that are there.
-    #[must_use]
-    pub fn known(&self) -> &[Found] {
-        &self.known
-    }
-
     /// Takes the servers of a look that succeeded; the changes that have been seen often enough. A look that
     /// failed says nothing and is not given here.
     pub fn look(&mut self, now: &[Found]) -> Vec<Change> {
@@ -188,7 +182,7 @@ mod tests {
         assert_eq!(told(&follower.look(&both)), Vec::<String>::new());
         assert_eq!(told(&follower.look(&both[..1])), Vec::<String>::new());
         assert_eq!(told(&follower.look(&both[..1])), ["b went"]);
-        assert_eq!(follower.known(), &both[..1]);
+        assert_eq!(follower.known, &both[..1]);
     }
 
     #[test]
@@ -199,14 +193,14 @@ mod tests {
         // Another process at the same place: nothing to do, but the process is known.
         let restarted = [found("a", 1, &["G0"], 11)];
         (0..2).for_each(|_| assert_eq!(follower.look(&restarted), []));
-        assert_eq!(follower.known(), &restarted);
+        assert_eq!(follower.known, &restarted);
         let moved = [found("a", 1, &["G1"], 12)];
         assert_eq!(follower.look(&moved), []);
         assert_eq!(told(&follower.look(&moved)), ["a [\"G0\"] -> [\"G1\"]"]);
         // Another port and process, the same model: it has moved too.
         let port = [found("a", 7, &["G1"], 13)];
         (0..2).for_each(|_| drop(follower.look(&port)));
-        assert_eq!(follower.known(), &port);
+        assert_eq!(follower.known, &port);
     }
 
     #[test]
@@ -243,8 +237,8 @@ mod tests {
             let mut follower = Follower::default();
             for look in &looks {
                 follower.look(look);
-                let names: BTreeSet<_> = follower.known().iter().map(|found| &found.name).collect();
-                prop_assert_eq!(names.len(), follower.known().len());
+                let names: BTreeSet<_> = follower.known.iter().map(|found| &found.name).collect();
+                prop_assert_eq!(names.len(), follower.known.len());
             }
             let last = looks.last().unwrap();
             (0..=LOOKS).for_each(|_| drop(follower.look(last)));
@@ -255,7 +249,7 @@ mod tests {
                 all.sort();
                 all
             };
-            prop_assert_eq!(places(follower.known()), places(last));
+            prop_assert_eq!(places(&follower.known), places(last));
         }
     }
 }

@@ -32,9 +32,6 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// What its page tells, in the order of [`Signal`].
     fn table(&self) -> &'static [Row];
 
-    /// The port it listens at unless told otherwise.
-    fn default_port(&self) -> u16;
-
     /// The prefix that its metrics have on this page; `None` if the page is not one of this engine.
     fn prefix<'a>(&self, page: Text<'a>) -> Option<&'a str> {
         page.names().find_map(|name| {
@@ -66,12 +63,6 @@ pub trait Engine: fmt::Debug + Send + Sync {
 }
 
 impl dyn Engine {
-    /// Whether its page can tell this at all.
-    #[must_use]
-    pub fn tells(&self, signal: Signal) -> bool {
-        self.table().iter().any(|row| row.signal == signal)
-    }
-
     /// The signal's usual metric name, for messages; without one, what it is.
     #[must_use]
     pub fn metric(&self, signal: Signal) -> String {
@@ -89,12 +80,6 @@ impl PartialEq for dyn Engine {
 }
 
 impl Eq for dyn Engine {}
-
-/// The engine that wrote this page; `None` if agft does not know it.
-#[must_use]
-pub fn recognise(page: Text<'_>) -> Option<&'static dyn Engine> {
-    find(ENGINES.iter().copied(), page).map(|(engine, _)| engine)
-}
 
 /// The first of these engines whose page this is, and the prefix of its metrics there.
 pub(crate) fn find(

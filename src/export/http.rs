@@ -117,7 +117,7 @@ impl Bound {
                 });
             })
             .map_err(HttpError::Thread)?;
-        Ok(Server { stop: Some(stop), thread: Some(thread), address: self.address })
+        Ok(Server { stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -126,15 +126,6 @@ impl Bound {
 pub struct Server {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    address: SocketAddr,
-}
-
-impl Server {
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
 }
 
 impl Drop for Server {

@@ -72,7 +72,8 @@ impl Loop {
 
 /// An HTTP server of published states.
 pub(super) struct Page {
-    server: Server,
+    _server: Server,
+    address: SocketAddr,
     pub(super) stage: Stage,
 }
 
@@ -83,7 +84,9 @@ impl Page {
 
     pub(super) fn of(stage: Stage) -> Self {
         let bound = Bound::new("observe.metrics_listen", "127.0.0.1:0".parse().unwrap()).unwrap();
-        Self { server: bound.serve(stage.published.clone(), Hosts::default()).unwrap(), stage }
+        let address = bound.address();
+        let server = bound.serve(stage.published.clone(), Hosts::default()).unwrap();
+        Self { _server: server, address, stage }
     }
 
     pub(super) fn publish(&self, state: State) {
@@ -96,7 +99,7 @@ impl Page {
     }
 
     pub(super) fn address(&self) -> SocketAddr {
-        self.server.address()
+        self.address
     }
 
     pub(super) fn connect(&self) -> TcpStream {

@@ -32,8 +32,6 @@ pub struct Sensors(u8);
 impl Sensors {
     /// None of them.
     pub const NONE: Self = Self(0);
-    /// Every one.
-    pub const ALL: Self = Self(63);
     /// Both clocks.
     pub const CLOCKS: Self = Self(Sensor::CoreClock as u8 | Sensor::MemoryClock as u8);
 
@@ -41,12 +39,6 @@ impl Sensors {
     #[must_use]
     pub fn with(self, sensor: Sensor, wanted: bool) -> Self {
         Self(self.0 | if wanted { sensor as u8 } else { 0 })
-    }
-
-    /// All of both sets.
-    #[must_use]
-    pub fn and(self, others: Self) -> Self {
-        Self(self.0 | others.0)
     }
 
     /// Is this one in it?

@@ -43,12 +43,6 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The wait at which the rent paid equals the price.
-    #[must_use]
-    pub fn break_even(&self) -> Seconds {
-        Seconds(self.buy.0 / self.rent.0)
-    }
-
     /// What a gap of this length costs under these terms.
     #[must_use]
     pub fn cost(&self, gap: Seconds) -> Joules {
@@ -128,12 +122,6 @@ impl SkiRental {
     pub fn woke(&mut self, took: Seconds, limit: Seconds) {
         self.bar = if took > limit { (2.0 * self.bar).min(HIGHEST_BAR) } else { (0.9 * self.bar).max(1.0) };
     }
-
-    /// How many times the configured cost a wake is priced at.
-    #[must_use]
-    pub fn bar(&self) -> f64 {
-        self.bar
-    }
 }
 
 #[cfg(test)]
@@ -142,6 +130,11 @@ mod tests {
 
     const WAKE: Joules = Joules(100.0);
     const SAVING: Watts = Watts(10.0);
+
+    /// The wait at which the rent paid equals the price.
+    fn break_even(terms: &Terms) -> Seconds {
+        Seconds(terms.buy.0 / terms.rent.0)
+    }
 
     fn after(gaps: &[f64]) -> SkiRental {
         let mut ski = SkiRental::default();
@@ -155,7 +148,7 @@ mod tests {
     #[test]
     fn nothing_known_waits_until_break_even() {
         let terms = SkiRental::default().terms(WAKE, SAVING);
-        assert_eq!((terms.wait, terms.break_even()), (Seconds(10.0), Seconds(10.0)));
+        assert_eq!((terms.wait, break_even(&terms)), (Seconds(10.0), Seconds(10.0)));
     }
 
     #[test]
@@ -187,7 +180,7 @@ mod tests {
             ski.ended(Seconds(terms.wait.0 + 1e-3), &terms);
         }
         let terms = ski.terms(WAKE, SAVING);
-        assert!(terms.wait.0 > 0.9 * terms.break_even().0, "{terms:?}");
+        assert!(terms.wait.0 > 0.9 * break_even(&terms).0, "{terms:?}");
     }
 
     #[test]
@@ -195,16 +188,16 @@ mod tests {
         let mut ski = SkiRental::default();
         ski.woke(Seconds(1.5), Seconds(1.0));
         ski.woke(Seconds(1.5), Seconds(1.0));
-        assert_eq!(ski.terms(WAKE, SAVING).break_even(), Seconds(40.0));
+        assert_eq!(break_even(&ski.terms(WAKE, SAVING)), Seconds(40.0));
         (0..100).for_each(|_| ski.woke(Seconds(1e9), Seconds(1.0)));
-        assert_eq!(ski.terms(WAKE, SAVING).break_even(), Seconds(10.0 * HIGHEST_BAR));
+        assert_eq!(break_even(&ski.terms(WAKE, SAVING)), Seconds(10.0 * HIGHEST_BAR));
         (0..100).for_each(|_| ski.woke(Seconds(0.1), Seconds(1.0)));
-        assert!((ski.bar() - 1.0).abs() < f64::EPSILON);
+        assert!((ski.bar - 1.0).abs() < f64::EPSILON);
     }
 
     #[test]
     fn parking_that_saves_nothing_is_not_free() {
         let terms = SkiRental::default().terms(WAKE, Watts(-3.0));
-        assert_eq!(terms.break_even(), Seconds(WAKE.0 / LEAST_SAVING.0));
+        assert_eq!(break_even(&terms), Seconds(WAKE.0 / LEAST_SAVING.0));
     }
 }

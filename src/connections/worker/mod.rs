@@ -330,7 +330,6 @@ fn table_error(settings: &WatchSettings, error: io::Error) -> ConnectionError {
 /// Does this connection count under these settings?
 fn counts(settings: &WatchSettings, chosen: Option<u32>, connection: &Connection) -> bool {
     let ip = connection.local.ip();
-    settings.families.contains(ip)
-        && settings.local_address.is_none_or(|address| address.to_canonical() == ip)
+    settings.local_address.is_none_or(|address| address.to_canonical() == ip)
         && chosen.is_none_or(|chosen| chosen == connection.netns)
 }
