@@ -26,7 +26,7 @@ impl Signals {
     ///
     /// # Errors
     /// As [`install`](Self::install).
-    pub fn for_daemon(hangup_ends: bool) -> std::io::Result<(Self, Option<Signal>)> {
+    pub(crate) fn for_daemon(hangup_ends: bool) -> std::io::Result<(Self, Option<Signal>)> {
         let mut signals = Self::install()?;
         let hangup = signals.hangup.take_if(|_| !hangup_ends);
         Ok((signals, hangup))

@@ -26,7 +26,7 @@ pub struct GuardianArgs {
     pub runtime_dir: PathBuf,
     /// Silence of the controller after which the clocks are given back, in milliseconds
     #[arg(long)]
-    pub silence_ms: u64,
+    pub(crate) silence_ms: u64,
 }
 
 /// Guards until the controller's end or a signal.

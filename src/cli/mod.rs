@@ -3,24 +3,24 @@
 #[macro_use]
 pub mod say;
 
-pub mod check;
+pub(crate) mod check;
 mod describe;
 mod discover;
-pub mod generate;
-pub mod gpus;
+pub(crate) mod generate;
+pub(crate) mod gpus;
 mod guardian;
 pub mod lab;
 pub mod logging;
-pub mod model;
-pub mod park;
-pub mod release;
-pub mod replay;
-pub mod report;
-pub mod run;
+pub(crate) mod model;
+pub(crate) mod park;
+pub(crate) mod release;
+pub(crate) mod replay;
+pub(crate) mod report;
+pub(crate) mod run;
 pub mod screen;
-pub mod status;
-pub mod talk;
-pub mod top;
+pub(crate) mod status;
+pub(crate) mod talk;
+pub(crate) mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -87,7 +87,7 @@ pub struct Cli {
 
     /// Put the saved model aside and start afresh
     #[arg(long)]
-    pub reset_model: bool,
+    pub(crate) reset_model: bool,
 
     /// Decide and log, but write no clock
     #[arg(long)]
@@ -95,7 +95,7 @@ pub struct Cli {
 
     /// Where the metrics page is: ADDRESS:PORT or off (overrides observe.metrics_listen)
     #[arg(long, value_name = "ADDR:PORT|off")]
-    pub metrics_listen: Option<Listen>,
+    pub(crate) metrics_listen: Option<Listen>,
 
     /// Lowest level that is logged to the console (overrides logging.console_level)
     #[arg(long, value_name = "LEVEL", ignore_case = true, global = true)]
@@ -283,7 +283,7 @@ fn report_gpu_error(error: &GpuError) -> Exit {
 
 /// The exit code of a failed GPU call.
 #[must_use]
-pub fn exit_of(error: &GpuError) -> Exit {
+pub(crate) fn exit_of(error: &GpuError) -> Exit {
     match error {
         GpuError::NoPermission { .. } => Exit::NotPermitted,
         _ => Exit::Failure,

@@ -33,7 +33,7 @@ pub struct ReplayArgs {
 
 /// Runs `replay`.
 #[must_use]
-pub fn run(args: &ReplayArgs) -> Exit {
+pub(crate) fn run(args: &ReplayArgs) -> Exit {
     match replay(args) {
         Ok(exit) => exit,
         Err(error) => {

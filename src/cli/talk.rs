@@ -34,7 +34,7 @@ pub struct Which {
 
 /// Why an agft could not be talked to.
 #[derive(Debug, thiserror::Error)]
-pub enum TalkError {
+pub(crate) enum TalkError {
     /// None listens.
     #[error("no agft runs here (no socket answers in {})", .dir.display())]
     Nobody {

@@ -144,9 +144,9 @@ pub struct Listen(pub Option<SocketAddr>);
 
 impl Listen {
     /// This machine only, on agft's port.
-    pub const LOCAL: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9477))));
+    pub(crate) const LOCAL: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9477))));
     /// The same for `agft park`, which may run beside a learning agft.
-    pub const PARK: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9478))));
+    pub(crate) const PARK: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9478))));
 }
 
 impl FromStr for Listen {

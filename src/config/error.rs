@@ -149,7 +149,7 @@ pub enum Problem {
 impl Problem {
     /// The key that is at fault.
     #[must_use]
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         match self {
             Self::Value { key, .. } | Self::Unknown { key, .. } | Self::Repeated { key, .. } => key,
         }
@@ -188,7 +188,7 @@ impl fmt::Display for Problem {
 /// Something in a file that is accepted and probably not what its author wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Warning {
+pub(crate) enum Warning {
     /// A key of AGFT's that AGFT itself ignored, and that agft has no use for.
     Unused {
         /// Full path of the key.

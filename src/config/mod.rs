@@ -23,14 +23,16 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use choices::{ConnectionCount, EngineKind, Lever, Listen, LogLevel, PolicyKind, Source, WaitKind};
-pub use error::{ConfigError, Problem, Warning};
+pub(crate) use choices::{ConnectionCount, Listen, LogLevel};
+pub use choices::{EngineKind, Lever, PolicyKind, Source, WaitKind};
+pub(crate) use error::{ConfigError, Problem, Warning};
 pub use parking::Parking;
 pub use sections::{
     Control, Discover, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Park, Vllm,
 };
 
-pub use servers::{ONE, SECTIONS as SERVER_SECTIONS, Server, Servers};
+pub(crate) use servers::SECTIONS as SERVER_SECTIONS;
+pub use servers::{ONE, Server, Servers};
 
 use crate::store::{Distrust, Untrusted, trusted_path};
 use reader::Reader;
@@ -83,7 +85,7 @@ pub struct Loaded {
     /// The configuration.
     pub config: Config,
     /// Things accepted that are probably not what the author wants.
-    pub warnings: Vec<Warning>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 impl Config {
@@ -117,7 +119,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError::Distrusted`], or as [`Config::load`]
-    pub fn load_trusted(path: &Path) -> Result<Loaded, ConfigError> {
+    pub(crate) fn load_trusted(path: &Path) -> Result<Loaded, ConfigError> {
         let distrusted = |why| ConfigError::Distrusted { file: path.display().to_string(), why };
         if !rustix::process::geteuid().is_root() {
             return Self::load(path);
@@ -221,7 +223,7 @@ impl Config {
 
 /// Line, from 1, of `key` (`section.key`, or a section) in the text of a file, if it stands there once in block style.
 #[must_use]
-pub fn line_of(text: &str, key: &str) -> Option<usize> {
+pub(crate) fn line_of(text: &str, key: &str) -> Option<usize> {
     let (section, key) = key.split_once('.').map_or((key, None), |(section, key)| (section, Some(key)));
     match reader::lines_of(text, section, key)[..] {
         [line] => Some(line),

@@ -36,7 +36,7 @@ pub(super) const SHORT_KEYS: [(&str, &str, &str); 12] = [
 ];
 
 /// Sections that an entry may have. The others are of the whole process.
-pub const SECTIONS: [&str; 7] = ["vllm", "gpu", "control", "idle", "holdout", "linucb", "metrics"];
+pub(crate) const SECTIONS: [&str; 7] = ["vllm", "gpu", "control", "idle", "holdout", "linucb", "metrics"];
 
 /// Which servers there are.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -53,7 +53,7 @@ pub enum Servers {
 impl Servers {
     /// Is it the short form?
     #[must_use]
-    pub fn is_one(&self) -> bool {
+    pub(crate) fn is_one(&self) -> bool {
         *self == Self::One
     }
 }
@@ -82,7 +82,7 @@ pub struct Server {
 impl Server {
     /// Are its GPUs those on which it is found?
     #[must_use]
-    pub fn is_auto(&self) -> bool {
+    pub(crate) fn is_auto(&self) -> bool {
         self.config.gpu.device_id.is_empty()
     }
 }
@@ -214,7 +214,7 @@ impl Config {
 
     /// Has the machine to be asked which servers there are, or which GPUs one of them has?
     #[must_use]
-    pub fn is_auto(&self) -> bool {
+    pub(crate) fn is_auto(&self) -> bool {
         self.servers == Servers::Auto || self.servers().iter().any(Server::is_auto)
     }
 
@@ -226,7 +226,7 @@ impl Config {
 
     /// The server with directories of its own below those of the file.
     #[must_use]
-    pub fn with_dirs(&self, mut server: Server) -> Server {
+    pub(crate) fn with_dirs(&self, mut server: Server) -> Server {
         let below = |dir: &str| std::path::Path::new(dir).join(&server.name).to_string_lossy().into_owned();
         let (model, experiment) = (below(&self.model.save_dir), below(&self.experiment.dir));
         server.config.model = super::Model { save_dir: model, ..self.model.clone() };

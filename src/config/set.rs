@@ -11,7 +11,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] as for a file that says so; `origin` stands for its name.
-    pub fn with(&self, sets: &[(String, String)], origin: &str) -> Result<Loaded, ConfigError> {
+    pub(crate) fn with(&self, sets: &[(String, String)], origin: &str) -> Result<Loaded, ConfigError> {
         let mut sections: Vec<(String, Vec<(String, String)>)> = Vec::new();
         let mut tops: Vec<(String, String)> = Vec::new();
         // A configuration is a mapping of mappings but for its servers, and what JSON writes on one line YAML reads.

@@ -13,28 +13,28 @@ use super::state::Effect;
 ///
 /// A socket cookie would do as well, but `/proc/PID/net/tcp` does not have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// The server's end; IPv4 mapped into IPv6 is IPv4.
     pub local: SocketAddr,
     /// The client's end.
-    pub remote: SocketAddr,
+    pub(crate) remote: SocketAddr,
 }
 
 impl Connection {
     /// Namespace of a connection of which only both ends are known.
-    pub const SOMEWHERE: u32 = 0;
+    pub(crate) const SOMEWHERE: u32 = 0;
 
     /// As it is known where only its ends are.
     #[must_use]
-    pub fn somewhere(self) -> Self {
+    pub(crate) fn somewhere(self) -> Self {
         Self { netns: Self::SOMEWHERE, ..self }
     }
 
     /// Are these the same connection, as far as both are known?
     #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         let somewhere = self.netns == Self::SOMEWHERE || other.netns == Self::SOMEWHERE;
         (self.local, self.remote) == (other.local, other.remote) && (somewhere || self.netns == other.netns)
     }
@@ -42,7 +42,7 @@ impl Connection {
 
 /// What the kernel's table of sockets said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// The connections that are open.
     pub open: HashSet<Connection>,
     /// Network namespaces whose tables were read in full.
@@ -57,7 +57,7 @@ impl Snapshot {
     /// One of which only the ends are known might be in a namespace that cannot be read. It is taken to be in one that can:
     /// otherwise it would be open for ever if the event of its end was lost.
     #[must_use]
-    pub fn covers(&self, connection: &Connection) -> bool {
+    pub(crate) fn covers(&self, connection: &Connection) -> bool {
         self.complete
             || connection.netns == Connection::SOMEWHERE
             || self.namespaces.contains(&connection.netns)
@@ -66,7 +66,7 @@ impl Snapshot {
 
 /// The open connections of one port.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     open: HashSet<Connection>,
     /// Namespaces of open connections, and perhaps some more: where to look for one of which only the ends are known.
     namespaces: BTreeSet<u32>,
@@ -78,23 +78,23 @@ pub struct Ledger {
 }
 
 /// Requests closer together than this count as one, nanoseconds; as in connections.bpf.c.
-pub const BURST_NS: u64 = 10_000_000;
+pub(crate) const BURST_NS: u64 = 10_000_000;
 
 /// What a snapshot changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Correction {
+pub(crate) struct Correction {
     /// Open, and not known before.
     pub opened: Vec<Connection>,
     /// Known before, and not open any more.
     pub closed: Vec<Connection>,
     /// Connections on which book and snapshot disagree, left to their events.
-    pub unsettled: Vec<Connection>,
+    pub(crate) unsettled: Vec<Connection>,
 }
 
 impl Correction {
     /// How many connections were set right.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.opened.len() + self.closed.len()
     }
 }
@@ -102,30 +102,30 @@ impl Correction {
 impl Ledger {
     /// How many connections are open.
     #[must_use]
-    pub fn open_now(&self) -> u32 {
+    pub(crate) fn open_now(&self) -> u32 {
         u32::try_from(self.open.len()).unwrap_or(u32::MAX)
     }
 
     /// How many have opened so far, with those found open.
     #[must_use]
-    pub fn opened_total(&self) -> u64 {
+    pub(crate) fn opened_total(&self) -> u64 {
         self.opened_total
     }
 
     /// How many have closed so far.
     #[must_use]
-    pub fn closed_total(&self) -> u64 {
+    pub(crate) fn closed_total(&self) -> u64 {
         self.closed_total
     }
 
     /// How many bursts of requests there were so far.
     #[must_use]
-    pub fn requests_total(&self) -> u64 {
+    pub(crate) fn requests_total(&self) -> u64 {
         self.requests_total
     }
 
     /// Takes note of a client's sending at this time of the kernel's clock; does it begin a burst of its own?
-    pub fn request(&mut self, at_ns: u64) -> bool {
+    pub(crate) fn request(&mut self, at_ns: u64) -> bool {
         if self.last_request_ns.is_some_and(|last| at_ns < last.saturating_add(BURST_NS)) {
             return false;
         }
@@ -135,7 +135,7 @@ impl Ledger {
     }
 
     /// Strikes out the open connections of this client, which were not to be counted; those it had.
-    pub fn strike(&mut self, client: SocketAddr) -> Vec<Connection> {
+    pub(crate) fn strike(&mut self, client: SocketAddr) -> Vec<Connection> {
         let struck: Vec<Connection> = self.open.iter().filter(|one| one.remote == client).copied().collect();
         for connection in &struck {
             self.apply(*connection, Effect::Closed);
@@ -145,17 +145,17 @@ impl Ledger {
 
     /// How many events the kernel had no room for.
     #[must_use]
-    pub fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
 
     /// Takes note of lost events.
-    pub fn add_lost(&mut self, events: u64) {
+    pub(crate) fn add_lost(&mut self, events: u64) {
         self.lost += events;
     }
 
     /// Takes an event; was it news?
-    pub fn apply(&mut self, connection: Connection, effect: Effect) -> bool {
+    pub(crate) fn apply(&mut self, connection: Connection, effect: Effect) -> bool {
         let known = self.known(connection);
         match effect {
             Effect::Opened => {
@@ -207,7 +207,7 @@ impl Ledger {
     ///
     /// Connections in `moving` had events around the time of the snapshot, which may be older than what the book says
     /// of them: they are left to their events.
-    pub fn resync(&mut self, snapshot: &Snapshot, moving: &HashSet<Connection>) -> Correction {
+    pub(crate) fn resync(&mut self, snapshot: &Snapshot, moving: &HashSet<Connection>) -> Correction {
         self.place(snapshot);
         let moves = |one: &Connection| moving.contains(one) || moving.contains(&one.somewhere());
         let mut correction = Correction::default();

@@ -13,12 +13,12 @@
 
 mod ignored;
 mod kernel;
-pub mod ledger;
+pub(crate) mod ledger;
 mod memory;
 mod servers;
 mod settings;
 mod snapshot;
-pub mod state;
+pub(crate) mod state;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -229,7 +229,7 @@ impl Watcher {
 
     /// Connections open now, at these ports together.
     #[must_use]
-    pub fn open_at(&self, ports: &[u16]) -> u32 {
+    pub(crate) fn open_at(&self, ports: &[u16]) -> u32 {
         let state = self.lock();
         ports.iter().filter_map(|port| state.counts.get(port)).map(|counts| counts.open).sum()
     }

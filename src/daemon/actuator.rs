@@ -18,7 +18,7 @@ use crate::units::Target;
 /// Pause between tries to give clocks back at the end of the program.
 const RELEASE_RETRY: Duration = Duration::from_millis(500);
 /// A driver that takes no clocks back for so long does not recover under this process: whoever runs it may start another.
-pub const GIVE_UP: Duration = Duration::from_secs(300);
+pub(crate) const GIVE_UP: Duration = Duration::from_secs(300);
 /// Tries at the end of the program.
 const FINAL_TRIES: u32 = 5;
 
@@ -100,26 +100,26 @@ impl Actuator {
 
     /// Are clocks to be given back that the driver has not taken yet? Then a lock may be in force.
     #[must_use]
-    pub fn is_not_given_back(&self) -> bool {
+    pub(crate) fn is_not_given_back(&self) -> bool {
         self.shared.lock().not_given_back
     }
 
     /// Why the clocks cannot be controlled any more, if so; for those who look rather than wait.
     #[must_use]
-    pub fn take_failure(&self) -> Option<GpuError> {
+    pub(crate) fn take_failure(&self) -> Option<GpuError> {
         self.shared.lock().fatal.take()
     }
 
     /// Marked at the start of each driver call, at rest between them.
     #[must_use]
-    pub fn pulse(&self) -> Pulse {
+    pub(crate) fn pulse(&self) -> Pulse {
         self.shared.pulse.clone()
     }
 
     /// What another thread calls when the clocks are not as they were set, with the reason: they are given back, and the
     /// loop is told.
     #[must_use]
-    pub fn disturber(&self) -> Box<dyn Fn(String) + Send> {
+    pub(crate) fn disturber(&self) -> Box<dyn Fn(String) + Send> {
         let shared = Arc::clone(&self.shared);
         Box::new(move |why| {
             shared.lock().disturbed = Some(why);
@@ -128,13 +128,13 @@ impl Actuator {
     }
 
     /// Leaves a thread behind that may never come back: its clocks are the guardian's now.
-    pub fn abandon(mut self) {
+    pub(crate) fn abandon(mut self) {
         self.begin_shutdown();
         drop(self.thread.take());
     }
 
     /// Has the clocks given back for good, without waiting for it.
-    pub fn begin_shutdown(&self) {
+    pub(crate) fn begin_shutdown(&self) {
         self.shared.lock().shutdown = true;
         self.shared.changed.notify_one();
     }

@@ -92,7 +92,7 @@ impl Schedule {
 
 /// How long before its tick a request starts: the slowest recent answer and some, forgotten slowly.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Lead {
+pub(crate) struct Lead {
     seconds: f64,
     longest: f64,
 }
@@ -104,13 +104,13 @@ impl Lead {
 
     /// For ticks `period` apart; never more than a quarter of it.
     #[must_use]
-    pub fn new(period: Seconds) -> Self {
+    pub(crate) fn new(period: Seconds) -> Self {
         let longest = 0.25 * period.0;
         Self { seconds: longest.min(0.02), longest }
     }
 
     /// An answer took this long.
-    pub fn answered_in(&mut self, latency: Seconds) {
+    pub(crate) fn answered_in(&mut self, latency: Seconds) {
         let wanted = 1.2 * latency.0 + 0.004;
         self.seconds =
             wanted.max(Self::MEMORY * self.seconds).clamp(Self::SHORTEST.min(self.longest), self.longest);
@@ -118,7 +118,7 @@ impl Lead {
 
     /// The lead now.
     #[must_use]
-    pub fn get(&self) -> Seconds {
+    pub(crate) fn get(&self) -> Seconds {
         Seconds(self.seconds)
     }
 }
@@ -154,7 +154,7 @@ impl Feed {
 
     /// This end of each connection that the last pages came over, where that is known.
     #[must_use]
-    pub fn own_addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn own_addresses(&self) -> Vec<SocketAddr> {
         self.slot.own_addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -35,7 +35,8 @@ const ALIVE_EVERY: Duration = Duration::from_millis(200);
 const INBOX: usize = 16;
 
 /// Opens the group of servers, off the loop's thread; on none of these GPUs, which are of other groups.
-pub type Opener = Rc<dyn Fn(Vec<Server>, BTreeSet<String>) -> LocalBoxFuture<'static, anyhow::Result<Group>>>;
+pub(crate) type Opener =
+    Rc<dyn Fn(Vec<Server>, BTreeSet<String>) -> LocalBoxFuture<'static, anyhow::Result<Group>>>;
 
 /// GPUs that share one clock decision, and all that works for them.
 pub enum AnyGroup {
@@ -145,7 +146,7 @@ pub async fn drive(host: Host, stop: impl Future<Output = End>) -> Result<End, R
 /// Reads the configuration again on SIGHUP.
 pub struct Rereader {
     /// SIGHUP.
-    pub hangup: Signal,
+    pub(crate) hangup: Signal,
     /// The file.
     pub path: PathBuf,
     /// The servers of the file are served here.
@@ -157,7 +158,7 @@ pub struct Rereader {
 }
 
 /// What the command line makes of the file.
-pub type Arguments = Box<dyn Fn(Config) -> Result<Config, ConfigError>>;
+pub(crate) type Arguments = Box<dyn Fn(Config) -> Result<Config, ConfigError>>;
 
 impl Rereader {
     /// What the file says now; `None`, said in the log, if it cannot be used.

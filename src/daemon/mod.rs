@@ -5,24 +5,24 @@
 //! fifth ([`recorder`]), and a sixth watches over these and over the guardian ([`watch`]).
 
 pub mod actuator;
-pub mod clients;
+pub(crate) mod clients;
 pub mod clock;
 mod closed;
 pub mod feed;
-pub mod follow;
+pub(crate) mod follow;
 pub mod host;
 pub mod log;
-pub mod notify;
-pub mod park;
+pub(crate) mod notify;
+pub(crate) mod park;
 mod record;
-pub mod recorder;
-pub mod reload;
+pub(crate) mod recorder;
+pub(crate) mod reload;
 pub mod sampler;
 pub mod show;
-pub mod steps;
+pub(crate) mod steps;
 pub mod tick;
-pub mod trust;
-pub mod watch;
+pub(crate) mod trust;
+pub(crate) mod watch;
 
 pub use host::{Host, drive};
 pub use tick::Group;

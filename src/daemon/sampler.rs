@@ -21,17 +21,17 @@ use crate::units::{Millijoules, Seconds, Time};
 #[derive(Debug, Clone, Copy)]
 pub struct SamplerSettings {
     /// At the energy counter.
-    pub energy_every: Duration,
+    pub(crate) energy_every: Duration,
     /// At everything else.
-    pub sensors_every: Duration,
+    pub(crate) sensors_every: Duration,
     /// At all of it while the GPUs are parked, and their sensors are what would show work.
-    pub watch_every: Duration,
+    pub(crate) watch_every: Duration,
 }
 
 /// What the GPUs are looked at for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
-pub enum Watch {
+pub(crate) enum Watch {
     /// For the windows alone.
     #[default]
     Off,
@@ -129,7 +129,7 @@ impl Sampler {
 
     /// Where each GPU's energy comes from.
     #[must_use]
-    pub fn sources(&self) -> &[EnergySource] {
+    pub(crate) fn sources(&self) -> &[EnergySource] {
         &self.sources
     }
 
@@ -142,12 +142,12 @@ impl Sampler {
 
     /// Marked after each look at the GPUs.
     #[must_use]
-    pub fn pulse(&self) -> Pulse {
+    pub(crate) fn pulse(&self) -> Pulse {
         self.shared.pulse.clone()
     }
 
     /// What to look for from now on. All but [`Watch::Off`] have [`Sampler::looked`] fire after each look at the sensors.
-    pub fn set_watch(&self, watch: Watch) {
+    pub(crate) fn set_watch(&self, watch: Watch) {
         let before = self.shared.watch.swap(watch as u8, Ordering::Relaxed);
         // It may be asleep for a second.
         if before != watch as u8

@@ -23,7 +23,7 @@ use crate::units::{Seconds, Target, Time};
 const DISTURB_EVERY: Seconds = Seconds(2.0);
 
 /// What a group is told from outside.
-pub enum ToGroup {
+pub(crate) enum ToGroup {
     /// What an operator wants.
     Order(Order),
     /// The configuration of each of its servers, as the file has it now; answered when it is taken up.
@@ -94,7 +94,7 @@ pub struct StepFacts<'a> {
     /// Time that collecting, deciding and commanding took.
     pub took: Seconds,
     /// Are there clocks that the driver has not taken back? Then a lock may be in force.
-    pub not_given_back: bool,
+    pub(crate) not_given_back: bool,
     /// Wall-clock time, seconds since the Unix epoch.
     pub unix_time: f64,
 }
@@ -129,14 +129,14 @@ impl Group {
     ///
     /// # Errors
     /// [`RunError`].
-    pub async fn run(&mut self, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) -> Result<(), RunError> {
+    pub(crate) async fn run(&mut self, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) -> Result<(), RunError> {
         begin(self);
         ticks(self, inbox, pulse).await
     }
 
     /// Begins to end the group: has the clocks given back, without waiting for it.
     #[must_use]
-    pub fn end(mut self, result: &Result<(), RunError>) -> Ending {
+    pub(crate) fn end(mut self, result: &Result<(), RunError>) -> Ending {
         let release = end_actuator(self.actuator.take(), result);
         let finish = move || {
             drop(self.watch.take());
@@ -161,7 +161,7 @@ pub(super) fn end_actuator(actuator: Option<Actuator>, result: &Result<(), RunEr
 }
 
 /// A group that ends.
-pub struct Ending {
+pub(crate) struct Ending {
     release: Option<Actuator>,
     finish: Box<dyn FnOnce()>,
 }
@@ -176,18 +176,18 @@ impl Ending {
     ///
     /// # Errors
     /// [`GpuError`]: the lock may still be in force.
-    pub fn give_back(&mut self) -> Result<(), GpuError> {
+    pub(crate) fn give_back(&mut self) -> Result<(), GpuError> {
         self.release.take().map_or(Ok(()), Actuator::shutdown)
     }
 
     /// The thread that gives the clocks back, for a caller that must not wait itself.
     #[must_use]
-    pub fn take_release(&mut self) -> Option<Actuator> {
+    pub(crate) fn take_release(&mut self) -> Option<Actuator> {
         self.release.take()
     }
 
     /// Has everyone write what there is to write.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         (self.finish)();
     }
 }

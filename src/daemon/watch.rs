@@ -31,7 +31,7 @@ const GOOD_ORDER: Duration = Duration::from_secs(3);
 const RESTARTS: usize = 3;
 const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
 /// Exit status of a process that ends itself by force (`EX_SOFTWARE`).
-pub const STUCK_STATUS: u8 = 70;
+pub(crate) const STUCK_STATUS: u8 = 70;
 
 /// A sign of life: since when its owner has been busy without a mark.
 #[derive(Debug, Clone)]
@@ -44,24 +44,24 @@ pub struct Pulse {
 impl Pulse {
     /// At rest.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { base: Instant::now(), since: Arc::new(AtomicU64::new(0)) }
     }
 
     /// Something was finished, or begun: the time runs from now.
-    pub fn mark(&self) {
+    pub(crate) fn mark(&self) {
         let now = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.since.store(now + 1, Ordering::Relaxed);
     }
 
     /// Nothing is under way.
-    pub fn rest(&self) {
+    pub(crate) fn rest(&self) {
         self.since.store(0, Ordering::Relaxed);
     }
 
     /// How long the last mark is ago; `None` at rest.
     #[must_use]
-    pub fn waiting(&self) -> Option<Duration> {
+    pub(crate) fn waiting(&self) -> Option<Duration> {
         let since = self.since.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.base.elapsed().saturating_sub(Duration::from_millis(since)))
     }
@@ -96,7 +96,7 @@ pub enum Alarm {
 }
 
 /// A group of GPUs, and the threads that work for it alone.
-pub struct WatchedGroup {
+pub(crate) struct WatchedGroup {
     /// UUIDs of its GPUs.
     pub gpus: Vec<String>,
     /// Its threads, with the names that an alarm calls them by.
@@ -160,7 +160,7 @@ pub struct Watch {
 
 /// The groups that a [`Watch`] watches.
 #[derive(Clone)]
-pub struct Wards {
+pub(crate) struct Wards {
     shared: Arc<Shared>,
 }
 
@@ -176,7 +176,12 @@ impl Watch {
     ///
     /// # Errors
     /// [`std::io::Error`] if the system refuses.
-    pub fn spawn(link: Link, answers: Answers, spec: GuardianSpec, tick: Pulse) -> std::io::Result<Self> {
+    pub(crate) fn spawn(
+        link: Link,
+        answers: Answers,
+        spec: GuardianSpec,
+        tick: Pulse,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let watcher = Watcher { shared: theirs, link: link.clone(), answers, spec, tick, lost: Vec::new() };
@@ -186,12 +191,12 @@ impl Watch {
 
     /// Where groups that are to be watched are named.
     #[must_use]
-    pub fn wards(&self) -> Wards {
+    pub(crate) fn wards(&self) -> Wards {
         Wards { shared: Arc::clone(&self.shared) }
     }
 
     /// Waits until the run has to end.
-    pub async fn alarm(&self) -> Alarm {
+    pub(crate) async fn alarm(&self) -> Alarm {
         self.shared.alarm.wait().await
     }
 }
@@ -199,7 +204,7 @@ impl Watch {
 impl Wards {
     /// Watches a group from now on.
     #[must_use]
-    pub fn watch(&self, watched: WatchedGroup) -> GroupWatch {
+    pub(crate) fn watch(&self, watched: WatchedGroup) -> GroupWatch {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let alarm = Arc::new(Raised::default());
         let ward = Ward { watched, alarm: Arc::clone(&alarm), is_stuck: false };
@@ -220,7 +225,7 @@ impl Drop for Watch {
 
 impl GroupWatch {
     /// Waits until the group has to end.
-    pub async fn alarm(&self) -> Alarm {
+    pub(crate) async fn alarm(&self) -> Alarm {
         self.alarm.wait().await
     }
 }

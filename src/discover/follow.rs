@@ -6,7 +6,7 @@ use super::servers::Found;
 
 /// A change is one when it was seen in so many looks in a row: a driver call that fails once, and a server of
 /// several GPUs that is just starting on them, change nothing.
-pub const LOOKS: u32 = 2;
+pub(crate) const LOOKS: u32 = 2;
 
 /// What happened to a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ fn paired<'a>(before: &'a [Found], now: &'a [Found]) -> Vec<(&'a Found, Option<&
 
 /// What has changed between two looks. A server keeps its name; one that comes gets a name that nobody has.
 #[must_use]
-pub fn changes(before: &[Found], now: &[Found]) -> Vec<Change> {
+pub(crate) fn changes(before: &[Found], now: &[Found]) -> Vec<Change> {
     let pairs = paired(before, now);
     let stays = |old: &Found| pairs.iter().any(|(_, its)| its.is_some_and(|its| its.name == old.name));
     let went = before.iter().filter(|old| !stays(old)).map(|old| Change::Went(old.clone()));
@@ -104,7 +104,7 @@ pub struct Follower {
 impl Follower {
     /// These are there: a first look has found them.
     #[must_use]
-    pub fn starting_with(known: Vec<Found>) -> Self {
+    pub(crate) fn starting_with(known: Vec<Found>) -> Self {
         Self { known, pending: Vec::new() }
     }
 

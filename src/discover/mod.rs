@@ -8,14 +8,14 @@
 //! [`procfs`] and [`probe`] touch the world; the rest is pure. Nothing outside this machine is asked, and
 //! only those addresses at which a process listens that computes on a GPU, or belongs to one that does.
 
-pub mod behind;
-pub mod candidates;
-pub mod facts;
-pub mod follow;
-pub mod page;
-pub mod probe;
+pub(crate) mod behind;
+pub(crate) mod candidates;
+pub(crate) mod facts;
+pub(crate) mod follow;
+pub(crate) mod page;
+pub(crate) mod probe;
 pub mod procfs;
-pub mod servers;
+pub(crate) mod servers;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -67,15 +67,16 @@ pub struct Look {
     /// The servers.
     pub found: Vec<Found>,
     /// Processes that compute and are of no server that was found.
-    pub rest: Vec<Rest>,
+    pub(crate) rest: Vec<Rest>,
     /// Process ids of the driver that this machine does not have, or does not show.
     pub unknown: BTreeSet<u32>,
     /// agft is where the driver's process ids are valid.
-    pub has_host_pids: bool,
+    pub(crate) has_host_pids: bool,
 }
 
 /// What agft needs to see other users' processes.
-pub const RIGHTS: &str = "their sockets may not be seen; run this as root (the right is CAP_SYS_PTRACE)";
+pub(crate) const RIGHTS: &str =
+    "their sockets may not be seen; run this as root (the right is CAP_SYS_PTRACE)";
 /// What agft needs to know the driver's process ids.
 const HOST_PIDS: &str = "agft is in a PID namespace of its own, where the driver's ids are not valid; run it \
     with the host's processes in view (docker run --pid=host, hostPID: true)";
@@ -85,16 +86,16 @@ const ENDED: &str = "they have ended, or /proc hides them (hidepid=, ProtectProc
 impl Look {
     /// Why a process that the driver names may not be known here.
     #[must_use]
-    pub fn why_unknown(&self) -> &'static str {
+    pub(crate) fn why_unknown(&self) -> &'static str {
         if self.has_host_pids { ENDED } else { HOST_PIDS }
     }
 }
 
 /// Processes that compute and are of no server that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rest {
+pub(crate) struct Rest {
     /// Who they are; of its `pids`, those without a server.
-    pub candidate: Candidate,
+    pub(crate) candidate: Candidate,
     /// What was asked, and what came of it.
     pub answers: Vec<(std::net::SocketAddr, String)>,
 }

@@ -3,7 +3,7 @@
 //! A new engine is a file with its [`Engine`] and a line in [`ENGINES`]. What all engines share (the text of a page, how
 //! series combine, windows, health, HTTP) is in [`crate::metrics`].
 
-pub mod table;
+pub(crate) mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vllm;
@@ -15,7 +15,7 @@ use crate::metrics::page::Text;
 use table::{Family, Row};
 
 /// Every engine that agft knows. The first that recognises a page reads it.
-pub static ENGINES: &[&dyn Engine] = &[
+pub(crate) static ENGINES: &[&dyn Engine] = &[
     &vllm::Vllm,
     #[cfg(test)]
     &testing::Quill,

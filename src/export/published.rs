@@ -32,7 +32,7 @@ pub struct Published {
 
 /// There is no such server, or none was named where there are several.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoServer {
+pub(crate) enum NoServer {
     /// None has this name.
     #[error("no server is called {name:?} here; {}", these(.names))]
     Unknown {
@@ -77,7 +77,7 @@ impl Published {
     }
 
     /// From now on shows these GPUs without a server.
-    pub fn set_park(&self, park: watch::Receiver<Arc<ParkState>>) {
+    pub(crate) fn set_park(&self, park: watch::Receiver<Arc<ParkState>>) {
         self.groups.send_modify(|groups| groups.park = Some(park));
     }
 
@@ -94,7 +94,7 @@ impl Published {
     ///
     /// # Errors
     /// [`NoServer`]
-    pub fn host_of(&self, server: Option<&str>) -> Result<HostState, NoServer> {
+    pub(crate) fn host_of(&self, server: Option<&str>) -> Result<HostState, NoServer> {
         let Some(name) = server else { return Ok(self.host()) };
         let state = self.latest(Some(name))?.state.borrow().clone();
         Ok(HostState::clone(&self.host).with(vec![State::clone(&state)], None))
@@ -104,7 +104,7 @@ impl Published {
     ///
     /// # Errors
     /// [`NoServer`]
-    pub fn latest(&self, server: Option<&str>) -> Result<Latest, NoServer> {
+    pub(crate) fn latest(&self, server: Option<&str>) -> Result<Latest, NoServer> {
         let groups = self.groups.borrow();
         let names = || groups.servers.iter().map(|(name, _)| name.clone()).collect();
         match (server, &groups.servers[..]) {

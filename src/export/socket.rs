@@ -42,7 +42,7 @@ const MODE: u32 = 0o660;
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 #[error("the control socket {path} cannot be made")]
-pub struct SocketError {
+pub(crate) struct SocketError {
     path: PathBuf,
     source: io::Error,
 }
@@ -57,7 +57,7 @@ fn is_socket(path: &Path) -> bool {
 
 /// The control sockets in a directory, those of the dead among them.
 #[must_use]
-pub fn sockets(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn sockets(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut found: Vec<PathBuf> =
         entries.flatten().map(|entry| entry.path()).filter(|path| is_socket(path)).collect();
@@ -78,7 +78,7 @@ fn sweep(dir: &Path) {
 
 /// A running server; it ends, and its file goes, when this is dropped.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
@@ -89,7 +89,10 @@ impl Server {
     ///
     /// # Errors
     /// [`SocketError`]
-    pub fn start(dir: &Path, published: Published) -> Result<(Self, mpsc::Receiver<Directed>), SocketError> {
+    pub(crate) fn start(
+        dir: &Path,
+        published: Published,
+    ) -> Result<(Self, mpsc::Receiver<Directed>), SocketError> {
         sweep(dir);
         let path = dir.join(format!("agft-{}.sock", std::process::id()));
         let failed = |source| SocketError { path: path.clone(), source };
@@ -127,7 +130,7 @@ impl Server {
 
     /// The socket's path.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -70,13 +70,13 @@ pub trait Host: Send + Sync {
 }
 
 /// A host, open to the end of the process.
-pub type AnyHost = &'static dyn Host;
+pub(crate) type AnyHost = &'static dyn Host;
 
 /// Loads the driver's library and initialises it. Once: it costs 0.1 s to seconds on a real driver.
 ///
 /// # Errors
 /// [`GpuError::NoLibrary`], [`GpuError::NoDriver`], [`GpuError::NoPermission`].
-pub fn open() -> Result<AnyHost, GpuError> {
+pub(crate) fn open() -> Result<AnyHost, GpuError> {
     Ok(Box::leak(Box::new(NvmlHost::open()?)))
 }
 

@@ -50,7 +50,7 @@ impl Ledger for () {
 ///
 /// # Errors
 /// The first error.
-pub fn give_back(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), GpuError> {
+pub(crate) fn give_back(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), GpuError> {
     let core = clocks.reset_core();
     core.and(reset_memory(clocks, memory_locked))
 }
@@ -126,7 +126,7 @@ impl ClockLease {
     ///
     /// # Errors
     /// As [`take`](Self::take).
-    pub fn take_with(
+    pub(crate) fn take_with(
         members: Vec<(Box<dyn GpuClocks>, Mhz)>,
         ledger: Box<dyn Ledger>,
     ) -> Result<Self, GpuError> {

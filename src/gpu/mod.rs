@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::faults::{Fault, Reaction};
 use crate::units::{Mhz, Millijoules, Watts};
 
-pub mod host;
-pub mod nvapi;
+pub(crate) mod host;
+pub(crate) mod nvapi;
 pub mod nvml;
-pub mod plausible;
+pub(crate) mod plausible;
 pub mod probe;
-pub mod pstate;
-pub mod retry;
+pub(crate) mod pstate;
+pub(crate) mod retry;
 
 /// Who a GPU is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub enum GpuSelector {
 impl GpuSelector {
     /// Is it this GPU?
     #[must_use]
-    pub fn selects(&self, gpu: &GpuInfo) -> bool {
+    pub(crate) fn selects(&self, gpu: &GpuInfo) -> bool {
         match self {
             Self::Index(index) => gpu.index == *index,
             Self::Uuid(uuid) => gpu.uuid.eq_ignore_ascii_case(uuid),
@@ -153,15 +153,15 @@ impl ClockReasons {
     /// The power cap, enforced by software.
     pub const SW_POWER_CAP: Self = Self(0x4);
     /// Hardware slowdown: temperature, power brake or both.
-    pub const HW_SLOWDOWN: Self = Self(0x8);
+    pub(crate) const HW_SLOWDOWN: Self = Self(0x8);
     /// Clocks kept equal with another GPU.
-    pub const SYNC_BOOST: Self = Self(0x10);
+    pub(crate) const SYNC_BOOST: Self = Self(0x10);
     /// Temperature, by software.
-    pub const SW_THERMAL: Self = Self(0x20);
+    pub(crate) const SW_THERMAL: Self = Self(0x20);
     /// Temperature, by hardware.
-    pub const HW_THERMAL: Self = Self(0x40);
+    pub(crate) const HW_THERMAL: Self = Self(0x40);
     /// External power brake.
-    pub const HW_POWER_BRAKE: Self = Self(0x80);
+    pub(crate) const HW_POWER_BRAKE: Self = Self(0x80);
 
     /// Is any of `other`'s bits set?
     #[must_use]
@@ -172,7 +172,7 @@ impl ClockReasons {
     /// Is the GPU slowed down by a protection: temperature, power brake, hardware? What it does then says nothing about
     /// the clock that was asked for.
     #[must_use]
-    pub fn is_throttled(self) -> bool {
+    pub(crate) fn is_throttled(self) -> bool {
         self.intersects(Self(
             Self::HW_SLOWDOWN.0 | Self::SW_THERMAL.0 | Self::HW_THERMAL.0 | Self::HW_POWER_BRAKE.0,
         ))
@@ -351,10 +351,10 @@ pub trait GpuClocks: Send {
 }
 
 /// What to do with a board whose driver lists no clocks.
-pub const NO_CLOCKS_LISTED: &str = "the driver lists no clocks, so that none can be locked; `agft --data-collection-mode` measures all the same";
+pub(crate) const NO_CLOCKS_LISTED: &str = "the driver lists no clocks, so that none can be locked; `agft --data-collection-mode` measures all the same";
 
 /// What to do with a board that takes no locks.
-pub const NO_LOCKS: &str = "clocks cannot be controlled: this board or driver takes no clock locks \
+pub(crate) const NO_LOCKS: &str = "clocks cannot be controlled: this board or driver takes no clock locks \
     (--data-collection-mode only measures, and works without; `agft park` parks by performance state where `agft gpus` \
     finds NVAPI)";
 
@@ -532,19 +532,19 @@ impl GpuError {
 
     /// Is it the sensor that a board lacks, and not the GPU that is in trouble?
     #[must_use]
-    pub fn is_missing_sensor(&self) -> bool {
+    pub(crate) fn is_missing_sensor(&self) -> bool {
         matches!(self, Self::NotSupported { .. } | Self::InvalidArgument { .. } | Self::NoPermission { .. })
     }
 
     /// Is it the lock of the memory clock that the board does not have?
     #[must_use]
-    pub fn is_refused_memory_lock(&self) -> bool {
+    pub(crate) fn is_refused_memory_lock(&self) -> bool {
         matches!(self, Self::NotSupported { call, .. } if *call == "nvmlDeviceSetMemoryLockedClocks")
     }
 
     /// Does nothing work before this passes? Then the clocks are given back until it does.
     #[must_use]
-    pub fn is_waited_out(&self) -> bool {
+    pub(crate) fn is_waited_out(&self) -> bool {
         self.fault().reaction() == Reaction::WaitOut && !self.is_missing_sensor()
     }
 

@@ -83,7 +83,7 @@ impl NvmlHost {
 
     /// The kernel's name of the GPU's PCI device, if the driver tells.
     #[must_use]
-    pub fn pci_name(&self, uuid: &str) -> Option<String> {
+    pub(crate) fn pci_name(&self, uuid: &str) -> Option<String> {
         let (device, _) = self.device(&GpuSelector::Uuid(uuid.to_owned())).ok()?;
         let pci = device.pci_info().ok()?;
         // The driver's domain has eight digits, the kernel's four.
@@ -146,7 +146,7 @@ impl NvmlHost {
     ///
     /// # Errors
     /// [`GpuError::NotFound`], or what [`list`](Self::list) gives.
-    pub fn only_on_bus(&self, uuid: &str) -> Result<Option<u32>, GpuError> {
+    pub(crate) fn only_on_bus(&self, uuid: &str) -> Result<Option<u32>, GpuError> {
         let (device, info) = self.device(&GpuSelector::Uuid(uuid.to_owned()))?;
         let pci = device.pci_info();
         let pci = pci.map_err(|error| call_failed(&info.to_string(), "nvmlDeviceGetPciInfo", "", error))?;

@@ -7,9 +7,9 @@ use crate::units::Mhz;
 
 /// A branch of the driver that does not give a forced state back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StuckBranch {
+pub(crate) struct StuckBranch {
     /// The number before the first dot of its versions.
-    pub branch: &'static str,
+    pub(crate) branch: &'static str,
     /// What happens.
     pub what: &'static str,
     /// Who says so.
@@ -17,7 +17,7 @@ pub struct StuckBranch {
 }
 
 /// Drivers under which no state is forced.
-pub const STUCK_BRANCHES: [StuckBranch; 1] = [StuckBranch {
+pub(crate) const STUCK_BRANCHES: [StuckBranch; 1] = [StuckBranch {
     branch: "616",
     what: "a GPU stays in the low state under load until it is reset",
     source: "https://github.com/sasha0552/nvidia-pstated/issues/13",
@@ -25,14 +25,14 @@ pub const STUCK_BRANCHES: [StuckBranch; 1] = [StuckBranch {
 
 /// Why states are not forced under this driver, if so.
 #[must_use]
-pub fn stuck_branch(driver: &str) -> Option<&'static StuckBranch> {
+pub(crate) fn stuck_branch(driver: &str) -> Option<&'static StuckBranch> {
     let branch = driver.split('.').next()?;
     STUCK_BRANCHES.iter().find(|stuck| stuck.branch == branch)
 }
 
 /// What lowers and gives back the performance state of one GPU.
 #[derive(Debug)]
-pub struct PstateClocks {
+pub(crate) struct PstateClocks {
     nvml: NvmlClocks,
     api: NvapiGpu,
     /// The low state.
@@ -47,7 +47,7 @@ impl PstateClocks {
     ///
     /// # Errors
     /// [`GpuError`] if there is no NVAPI, or its GPU on the same bus cannot be told for certain.
-    pub fn open(host: NvmlHost, uuid: &str, state: u32) -> Result<Self, GpuError> {
+    pub(crate) fn open(host: NvmlHost, uuid: &str, state: u32) -> Result<Self, GpuError> {
         let nvml = host.clocks(&GpuSelector::Uuid(uuid.to_owned()))?;
         let label = nvml.info().to_string();
         let failed = |detail: String| GpuError::Failed { gpu: label.clone(), call: "NVAPI", detail };
@@ -62,7 +62,7 @@ impl PstateClocks {
     ///
     /// # Errors
     /// As [`open`](Self::open), and for the drivers of [`STUCK_BRANCHES`].
-    pub fn open_to_force(host: NvmlHost, gpu: &GpuInfo, state: u32) -> Result<Self, GpuError> {
+    pub(crate) fn open_to_force(host: NvmlHost, gpu: &GpuInfo, state: u32) -> Result<Self, GpuError> {
         let stuck = gpu.driver_version.as_deref().and_then(stuck_branch);
         if let Some(StuckBranch { branch, what, source }) = stuck {
             let detail = format!(
@@ -122,7 +122,7 @@ impl GpuClocks for PstateClocks {
 ///
 /// # Errors
 /// [`GpuError`].
-pub fn clocks_to_reset(
+pub(crate) fn clocks_to_reset(
     host: NvmlHost,
     uuid: &str,
     forced: MayBeForced,

@@ -51,21 +51,21 @@
 //! gives the clocks back, and locks none until a new guardian is ready; if guardians keep dying, the run
 //! ends. Nothing is locked in the demo, a dry run and data collection: there they have no guardian.
 
-pub mod ledger;
-pub mod link;
+pub(crate) mod ledger;
+pub(crate) mod link;
 mod predecessor;
-pub mod process;
+pub(crate) mod process;
 mod reset;
-pub mod undo;
+pub(crate) mod undo;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// Between two heartbeats.
-pub const BEAT: Duration = Duration::from_millis(200);
+pub(crate) const BEAT: Duration = Duration::from_millis(200);
 /// A controller may be silent for so long at least, however short its period.
-pub const SILENCE: Duration = Duration::from_secs(3);
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 
 /// From the controller, one line of JSON each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

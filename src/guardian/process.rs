@@ -45,7 +45,7 @@ const STUCK_END: Duration = Duration::from_secs(10);
 
 /// What the controller tells its guardian at the start.
 #[derive(Debug, Clone)]
-pub struct Ward {
+pub(crate) struct Ward {
     /// Process id of the controller.
     pub controller: u32,
     /// UUIDs of the GPUs.
@@ -64,7 +64,7 @@ pub struct Ward {
 ///
 /// # Errors
 /// [`GuardianError`].
-pub fn run(ward: &Ward) -> Result<(), GuardianError> {
+pub(crate) fn run(ward: &Ward) -> Result<(), GuardianError> {
     // A session of its own: neither the terminal's ^C nor a kill of the controller's process group is meant for it.
     // Where it leads a group already (started by hand), there is nothing to leave.
     let _ = setsid();
@@ -74,7 +74,7 @@ pub fn run(ward: &Ward) -> Result<(), GuardianError> {
 
 /// Why a guardian cannot do its work.
 #[derive(Debug, thiserror::Error)]
-pub enum GuardianError {
+pub(crate) enum GuardianError {
     /// The system refused.
     #[error("{what}: {cause}")]
     System {

@@ -17,7 +17,7 @@ use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Leftover, Role};
 /// Root's daemons share one directory, which a restart of the machine empties; another user may not write there, and
 /// has the model's directory.
 #[must_use]
-pub fn runtime_dir(config: &Config) -> PathBuf {
+pub(crate) fn runtime_dir(config: &Config) -> PathBuf {
     match &config.gpu.runtime_dir {
         Some(dir) => dir.into(),
         None if rustix::process::geteuid().is_root() => "/run/agft".into(),
@@ -27,7 +27,7 @@ pub fn runtime_dir(config: &Config) -> PathBuf {
 
 /// What became of one journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undone {
+pub(crate) enum Undone {
     /// The clocks it named have been given back.
     GivenBack {
         /// UUID of the GPU.
@@ -69,7 +69,12 @@ pub enum Undone {
 ///
 /// # Errors
 /// [`StoreError`] if the directory cannot be read or written.
-pub fn undo(dir: &HeldDir, host: AnyHost, own: &[String], now: Timestamp) -> Result<Vec<Undone>, StoreError> {
+pub(crate) fn undo(
+    dir: &HeldDir,
+    host: AnyHost,
+    own: &[String],
+    now: Timestamp,
+) -> Result<Vec<Undone>, StoreError> {
     let mut done = Vec::new();
     for leftover in dir.leftovers(now)? {
         let (gpu, holder, forced) = match leftover {

@@ -19,7 +19,7 @@ use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
 use crate::units::{Mhz, Seconds};
 
 /// GPUs that are this run's alone, until this is dropped.
-pub struct Guarded {
+pub(crate) struct Guarded {
     dir: Arc<HeldDir>,
     link: Link,
     spec: GuardianSpec,
@@ -60,7 +60,7 @@ impl Drop for LentLedger {
 /// The clocks of a GPU are another group's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("another group of this agft has the clocks of {0}, or has not given them back yet")]
-pub struct Lent(String);
+pub(crate) struct Lent(String);
 
 impl Guarded {
     /// Takes the GPUs for this run, whose ticks are `period` apart, and undoes what journals of the dead name on others.
@@ -68,7 +68,7 @@ impl Guarded {
     ///
     /// # Errors
     /// Another agft has one of `gpus`, or all, or a dead one left what cannot be undone.
-    pub fn claim(
+    pub(crate) fn claim(
         file: &Path,
         json_log: bool,
         config: &Config,
@@ -130,7 +130,7 @@ impl Guarded {
     }
 
     /// The guardian has to know of performance states that are forced on these GPUs; before it is started.
-    pub fn guard_states(&mut self, gpus: Vec<String>) {
+    pub(crate) fn guard_states(&mut self, gpus: Vec<String>) {
         self.spec.forced = gpus;
     }
 
@@ -138,7 +138,7 @@ impl Guarded {
     ///
     /// # Errors
     /// It cannot be started, or cannot open the GPUs.
-    pub fn start_guardian(&self) -> anyhow::Result<Answers> {
+    pub(crate) fn start_guardian(&self) -> anyhow::Result<Answers> {
         let answers = self.link.start(&self.spec)?;
         tracing::info!(silence_s = self.spec.silence.as_secs_f64(), "guardian is ready");
         Ok(answers)
@@ -148,7 +148,7 @@ impl Guarded {
     ///
     /// # Errors
     /// [`Lent`]: a group has one of them.
-    pub fn ledger(&self, gpus: &[GpuInfo]) -> Result<Box<dyn Ledger>, Lent> {
+    pub(crate) fn ledger(&self, gpus: &[GpuInfo]) -> Result<Box<dyn Ledger>, Lent> {
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gpu) = gpus.iter().find(|gpu| lent.contains(&gpu.uuid)) {
             return Err(Lent(gpu.to_string()));
@@ -161,7 +161,7 @@ impl Guarded {
 
     /// Is this one of the GPUs?
     #[must_use]
-    pub fn has(&self, gpu: &GpuInfo) -> bool {
+    pub(crate) fn has(&self, gpu: &GpuInfo) -> bool {
         self.spec.gpus.contains(&gpu.uuid)
     }
 
@@ -169,13 +169,13 @@ impl Guarded {
     ///
     /// # Errors
     /// [`std::io::Error`] if there is no thread to be had.
-    pub fn watch(&self, answers: Answers, tick: Pulse) -> std::io::Result<Watch> {
+    pub(crate) fn watch(&self, answers: Answers, tick: Pulse) -> std::io::Result<Watch> {
         Watch::spawn(self.link.clone(), answers, self.spec.clone(), tick)
     }
 }
 
 /// Name of the part that writes clocks.
-pub const CLOCK_THREAD: &str = "the thread that writes clocks";
+pub(crate) const CLOCK_THREAD: &str = "the thread that writes clocks";
 
 fn log(undone: &Undone) {
     let pid = |holder: &Option<Holder>| holder.as_ref().map(|holder| holder.pid);

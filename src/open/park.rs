@@ -24,7 +24,7 @@ use crate::park::levers::TrialTimes;
 use crate::store::load_levers;
 
 /// A GPU that is to be parked, opened for reading.
-pub struct Chosen {
+pub(crate) struct Chosen {
     sensors: Box<dyn GpuSensors>,
     /// Who it is.
     pub info: GpuInfo,
@@ -37,7 +37,7 @@ pub struct Chosen {
 ///
 /// # Errors
 /// A named GPU cannot be parked, or is named twice or taken; the driver does not list its GPUs.
-pub fn choose(host: AnyHost, park: &Park, taken: &[GpuInfo]) -> anyhow::Result<Vec<Chosen>> {
+pub(crate) fn choose(host: AnyHost, park: &Park, taken: &[GpuInfo]) -> anyhow::Result<Vec<Chosen>> {
     let (selectors, named) = match &park.gpus {
         Some(selectors) => (selectors.clone(), true),
         None => (host.list()?.into_iter().map(|gpu| GpuSelector::Index(gpu.index)).collect(), false),
@@ -87,7 +87,11 @@ fn open(host: AnyHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, Se
 ///
 /// # Errors
 /// A performance state cannot be forced where it has to be.
-pub fn find_by_state(host: AnyHost, park: &Park, chosen: &mut [Chosen]) -> anyhow::Result<Vec<String>> {
+pub(crate) fn find_by_state(
+    host: AnyHost,
+    park: &Park,
+    chosen: &mut [Chosen],
+) -> anyhow::Result<Vec<String>> {
     let mut by_state = Vec::new();
     for gpu in chosen {
         let uuid = gpu.info.uuid.clone();
@@ -180,7 +184,7 @@ impl Common {
 }
 
 /// What parking has beside the GPUs, made before the first clock is touched.
-pub struct Around {
+pub(crate) struct Around {
     hooks: Option<FanHooks>,
     sources: Vec<Box<dyn ActivitySource>>,
 }
@@ -190,7 +194,7 @@ impl Around {
     ///
     /// # Errors
     /// [`SetupError`]
-    pub fn open(park: &Park) -> Result<Self, SetupError> {
+    pub(crate) fn open(park: &Park) -> Result<Self, SetupError> {
         Ok(Self { hooks: setup::fan_hooks(park)?, sources: setup::sources(park)? })
     }
 
@@ -198,7 +202,7 @@ impl Around {
     ///
     /// # Errors
     /// The driver refuses, or a thread cannot be had.
-    pub fn start(
+    pub(crate) fn start(
         self,
         host: AnyHost,
         config: &Config,

@@ -4,7 +4,7 @@ use crate::units::{Seconds, Time};
 
 /// What is to be done about the fans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FanCommand {
+pub(crate) enum FanCommand {
     /// Switch them on.
     On,
     /// Switch them off.
@@ -22,12 +22,12 @@ pub struct FanRule {
 impl FanRule {
     /// Off after all GPUs have been parked for so long.
     #[must_use]
-    pub fn new(off_after: Seconds) -> Self {
+    pub(crate) fn new(off_after: Seconds) -> Self {
         Self { off_after, parked_since: None, off: false }
     }
 
     /// `quiet`: every GPU is parked, and none of them for heat. Says what has to change.
-    pub fn step(&mut self, quiet: bool, now: Time) -> Option<FanCommand> {
+    pub(crate) fn step(&mut self, quiet: bool, now: Time) -> Option<FanCommand> {
         if !quiet {
             self.parked_since = None;
             return std::mem::take(&mut self.off).then_some(FanCommand::On);
@@ -39,7 +39,7 @@ impl FanRule {
     }
 
     /// The run ends: whoever switched them off switches them on.
-    pub fn end(&mut self) -> Option<FanCommand> {
+    pub(crate) fn end(&mut self) -> Option<FanCommand> {
         std::mem::take(&mut self.off).then_some(FanCommand::On)
     }
 }

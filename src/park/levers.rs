@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::trial::{TRIAL_AFTER, TrialTimes};
+pub(crate) use super::trial::{TRIAL_AFTER, TrialTimes};
 use super::wake::{Running, is_up};
 use crate::gpu::SupportedClocks;
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
@@ -111,7 +111,7 @@ pub struct Known {
     /// Time until the clocks were back, smoothed, seconds.
     pub wake_s: Option<f64>,
     /// The longest of these, seconds.
-    pub longest_wake_s: f64,
+    pub(crate) longest_wake_s: f64,
     /// Wakes measured.
     pub wakes: u64,
 }
@@ -176,7 +176,7 @@ pub enum Order {
 
 /// What was seen of a parked board since the last time.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stretch {
+pub(crate) struct Stretch {
     /// Begin.
     pub start: Time,
     /// End.
@@ -246,14 +246,14 @@ impl Levers {
 
     /// Other times for trials.
     #[must_use]
-    pub fn with_times(mut self, times: TrialTimes) -> Self {
+    pub(crate) fn with_times(mut self, times: TrialTimes) -> Self {
         self.times = times;
         self
     }
 
     /// Other levers from now on; what is known stays, but for refusals.
     #[must_use]
-    pub fn with_list(self, list: Vec<Lever>, top: Running) -> Self {
+    pub(crate) fn with_list(self, list: Vec<Lever>, top: Running) -> Self {
         Self { list, top, refused: BTreeSet::new(), trial: None, half_done: None, ..self }
     }
 
@@ -277,7 +277,7 @@ impl Levers {
     }
 
     /// What was measured before. What was measured at other clocks is not known of these.
-    pub fn set_book(&mut self, book: LeverBook) {
+    pub(crate) fn set_book(&mut self, book: LeverBook) {
         self.book = book;
         for lever in &self.list {
             let other = |known: &Known| known.clocks.is_some_and(|clocks| clocks != lever.clocks);
@@ -355,31 +355,31 @@ impl Levers {
     /// Since when, or at the earliest from when on, a board that has been parked since `parked_since` has to be looked at for
     /// a trial; `None` if all is known.
     #[must_use]
-    pub fn trial_due(&self, parked_since: Time) -> Option<Time> {
+    pub(crate) fn trial_due(&self, parked_since: Time) -> Option<Time> {
         (self.is_trying() || self.wanted().is_some()).then_some(parked_since + self.times.after)
     }
 
     /// Is the board on its way back from a lever, so that its clocks are worth a close look?
     #[must_use]
-    pub fn is_timing(&self) -> bool {
+    pub(crate) fn is_timing(&self) -> bool {
         matches!(self.trial, Some(Trial { phase: Phase::Back(_), .. }))
     }
 
     /// Between two looks at the energy in a trial.
     #[must_use]
-    pub fn trial_period(&self) -> Seconds {
+    pub(crate) fn trial_period(&self) -> Seconds {
         Seconds(self.times.measure.0 / 16.0)
     }
 
     /// Is a trial under way?
     #[must_use]
-    pub fn is_trying(&self) -> bool {
+    pub(crate) fn is_trying(&self) -> bool {
         self.trial.is_some()
     }
 
     /// The board has been parked since `parked_since`: begins or goes on with a trial. Says what to do with the clocks, if
     /// that changes.
-    pub fn on_parked(
+    pub(crate) fn on_parked(
         &mut self,
         parked_since: Time,
         stretch: &Stretch,
@@ -461,7 +461,7 @@ impl Levers {
     }
 
     /// A parked spell is over: it lasted so long. Ends a trial.
-    pub fn spell_over(&mut self, length: Seconds) {
+    pub(crate) fn spell_over(&mut self, length: Seconds) {
         if let Some(trial) = self.trial.take() {
             let before = trial.began_with;
             self.patience =
@@ -473,7 +473,7 @@ impl Levers {
     }
 
     /// Work was there, and the clocks were back after so long.
-    pub fn woke(&mut self, from: Clocks, took: Seconds) {
+    pub(crate) fn woke(&mut self, from: Clocks, took: Seconds) {
         if let Some(kind) = self.list.iter().find(|lever| lever.clocks == from).map(|lever| lever.kind) {
             self.woke_from(kind, took);
         }

@@ -17,21 +17,21 @@
 //! what a wake costs, [`fans`] decides on the fans of the machine, [`books`] keeps the sums ([`power`] of
 //! spells).
 
-pub mod books;
-pub mod callers;
-pub mod fans;
+pub(crate) mod books;
+pub(crate) mod callers;
+pub(crate) mod fans;
 mod first_tokens;
 pub mod gap;
 pub mod levers;
 pub mod parker;
-pub mod power;
-pub mod price;
-pub mod rule;
+pub(crate) mod power;
+pub(crate) mod price;
+pub(crate) mod rule;
 pub mod sample;
 pub mod settings;
-pub mod ski;
-pub mod source;
-pub mod trial;
+pub(crate) mod ski;
+pub(crate) mod source;
+pub(crate) mod trial;
 pub mod wake;
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ impl Sensors {
     /// None of them.
     pub const NONE: Self = Self(0);
     /// Both clocks.
-    pub const CLOCKS: Self = Self(Sensor::CoreClock as u8 | Sensor::MemoryClock as u8);
+    pub(crate) const CLOCKS: Self = Self(Sensor::CoreClock as u8 | Sensor::MemoryClock as u8);
 
     /// The same with `sensor`, if `wanted`.
     #[must_use]
@@ -49,7 +49,7 @@ impl Sensors {
 
     /// Is one of these in it?
     #[must_use]
-    pub fn has_any(self, others: Self) -> bool {
+    pub(crate) fn has_any(self, others: Self) -> bool {
         self.0 & others.0 != 0
     }
 
@@ -72,7 +72,7 @@ pub struct Activity {
 impl Activity {
     /// Does no sensor tell whether the GPUs work?
     #[must_use]
-    pub fn is_unseen(self) -> bool {
+    pub(crate) fn is_unseen(self) -> bool {
         self.power.is_none() && self.utilization_percent.is_none()
     }
 }
@@ -85,7 +85,7 @@ pub struct PageSight {
     /// There was work in it, or is.
     pub work: bool,
     /// Length of the server's steps in it, where there were any.
-    pub step_time: Option<Seconds>,
+    pub(crate) step_time: Option<Seconds>,
 }
 
 /// All that is known of a group at one moment. What was not read anew has its last value; `None` where the last answer

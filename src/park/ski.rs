@@ -23,7 +23,7 @@ const LEARNED_AFTER: usize = 8;
 /// A learned wait is this much longer than the gap it outlasts: no two gaps are equal.
 const MARGIN: f64 = 1.1;
 /// Credit to begin with, in wakes.
-pub const CREDIT: f64 = 2.0;
+pub(crate) const CREDIT: f64 = 2.0;
 /// The account never holds more than so many wakes: good years do not pay for a bad one.
 const MOST: f64 = 8.0;
 /// Parking that saves less than this is priced as if it saved so much.
@@ -33,19 +33,19 @@ const HIGHEST_BAR: f64 = 16.0;
 
 /// The terms of one gap, fixed when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Terms {
+pub(crate) struct Terms {
     /// Park after this much of the gap.
     pub wait: Seconds,
     /// Power wasted while waiting.
-    pub rent: Watts,
+    pub(crate) rent: Watts,
     /// Cost of parking and waking.
-    pub buy: Joules,
+    pub(crate) buy: Joules,
 }
 
 impl Terms {
     /// What a gap of this length costs under these terms.
     #[must_use]
-    pub fn cost(&self, gap: Seconds) -> Joules {
+    pub(crate) fn cost(&self, gap: Seconds) -> Joules {
         if gap > self.wait {
             Joules(self.rent.0 * self.wait.0 + self.buy.0)
         } else {
@@ -55,14 +55,14 @@ impl Terms {
 
     /// What it costs whoever knew its length.
     #[must_use]
-    pub fn clairvoyant(&self, gap: Seconds) -> Joules {
+    pub(crate) fn clairvoyant(&self, gap: Seconds) -> Joules {
         Joules((self.rent.0 * gap.0).min(self.buy.0))
     }
 }
 
 /// What is known of the idle gaps of one GPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SkiRental {
+pub(crate) struct SkiRental {
     gaps: VecDeque<f64>,
     /// Twice the clairvoyant's cost less ours, and the credit; `None` before the first price.
     account: Option<f64>,
@@ -78,7 +78,7 @@ impl Default for SkiRental {
 impl SkiRental {
     /// The terms of a gap that begins now: `wake` is what a wake may cost, `saving` the power that parking saves.
     #[must_use]
-    pub fn terms(&self, wake: Joules, saving: Watts) -> Terms {
+    pub(crate) fn terms(&self, wake: Joules, saving: Watts) -> Terms {
         let rent = saving.0.max(LEAST_SAVING.0);
         let buy = wake.0 * self.bar;
         let break_even = buy / rent;
@@ -108,7 +108,7 @@ impl SkiRental {
     }
 
     /// A gap is over.
-    pub fn ended(&mut self, gap: Seconds, terms: &Terms) {
+    pub(crate) fn ended(&mut self, gap: Seconds, terms: &Terms) {
         let account = self.account.unwrap_or(CREDIT * terms.buy.0);
         let account = account + 2.0 * terms.clairvoyant(gap).0 - terms.cost(gap).0;
         self.account = Some(account.min(MOST * terms.buy.0));
@@ -119,7 +119,7 @@ impl SkiRental {
     }
 
     /// A wake took so long, of a `limit` that is allowed: a late one raises the bar for parking, others lower it slowly.
-    pub fn woke(&mut self, took: Seconds, limit: Seconds) {
+    pub(crate) fn woke(&mut self, took: Seconds, limit: Seconds) {
         self.bar = if took > limit { (2.0 * self.bar).min(HIGHEST_BAR) } else { (0.9 * self.bar).max(1.0) };
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Bin {
     /// Clocks that could not.
     pub(crate) arms_out: Weighted,
     /// Seconds with a broken limit.
-    pub violated_s: f64,
+    pub(crate) violated_s: f64,
 }
 
 impl Bin {
@@ -89,11 +89,11 @@ fn number(count: u64) -> f64 {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Timeline {
     /// Begin of the first bin, Unix seconds.
-    pub start_unix_s: Option<f64>,
+    pub(crate) start_unix_s: Option<f64>,
     /// Width of each bin, seconds.
-    pub width_s: f64,
+    pub(crate) width_s: f64,
     /// The bins, without gaps; those without windows are empty.
-    pub bins: Vec<Bin>,
+    pub(crate) bins: Vec<Bin>,
 }
 
 impl Default for Timeline {

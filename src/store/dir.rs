@@ -35,7 +35,7 @@ pub(super) struct Dir {
 ///
 /// # Errors
 /// [`StoreError`] if it cannot be made or, for root, be trusted.
-pub fn own_dir(path: &Path) -> Result<Option<&'static str>, StoreError> {
+pub(crate) fn own_dir(path: &Path) -> Result<Option<&'static str>, StoreError> {
     Ok(Dir::open_or_create(path)?.made_ours()?.then_some(MENDED))
 }
 

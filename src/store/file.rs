@@ -26,7 +26,7 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 ///
 /// # Errors
 /// [`StoreError`]: the system's refusal, or a symbolic link at `path`.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let fail = |why| StoreError::Io {
         operation: "write",
         path: path.to_owned(),

@@ -35,7 +35,7 @@ fn name(gpu: &GpuInfo, gpus: usize) -> String {
 
 /// What was measured of this board, or of the group of `gpus` boards that begins with it, under its present driver; nothing known where that cannot be read, which is said.
 #[must_use]
-pub fn load_levers(dir: &Path, gpu: &GpuInfo, gpus: usize) -> LeverBook {
+pub(crate) fn load_levers(dir: &Path, gpu: &GpuInfo, gpus: usize) -> LeverBook {
     let fresh = LeverBook { driver: gpu.driver_version.clone(), ..LeverBook::default() };
     let name = name(gpu, gpus);
     match read(dir, &name) {
@@ -78,7 +78,12 @@ fn read(dir: &Path, name: &str) -> Result<Option<Contents>, String> {
 ///
 /// # Errors
 /// [`StoreError`]; the old file is then as it was.
-pub fn save_levers(dir: &Path, gpu: &GpuInfo, gpus: usize, book: &LeverBook) -> Result<(), StoreError> {
+pub(crate) fn save_levers(
+    dir: &Path,
+    gpu: &GpuInfo,
+    gpus: usize,
+    book: &LeverBook,
+) -> Result<(), StoreError> {
     let contents =
         Contents { version: VERSION, gpu: gpu.name.clone(), uuid: gpu.uuid.clone(), book: book.clone() };
     let name = name(gpu, gpus);

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use super::container::RejectReason;
+pub(crate) use super::container::RejectReason;
 use super::container::{self, Container, MAX_FILE_BYTES};
 use super::dir::{Dir, Found};
 use super::error::StoreError;
@@ -36,7 +36,7 @@ pub enum Generation {
 impl Generation {
     /// Its file in the model directory.
     #[must_use]
-    pub fn file_name(self) -> &'static str {
+    pub(crate) fn file_name(self) -> &'static str {
         match self {
             Self::Current => "model.agft",
             Self::Previous => "model.previous.agft",
@@ -52,7 +52,7 @@ pub struct Rejected {
     /// What is wrong with it.
     pub why: RejectReason,
     /// Where it is now.
-    pub kept_as: PathBuf,
+    pub(crate) kept_as: PathBuf,
 }
 
 impl fmt::Display for Rejected {
@@ -130,7 +130,7 @@ impl ModelStore {
     ///
     /// # Errors
     /// [`StoreError`]; one loadable generation is there if one was there before.
-    pub fn save<T: Serialize>(
+    pub(crate) fn save<T: Serialize>(
         &self,
         identity: &Identity,
         model: &T,
@@ -188,7 +188,7 @@ impl ModelStore {
     ///
     /// # Errors
     /// [`StoreError`] if the system refuses.
-    pub fn reset(&self, now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
+    pub(crate) fn reset(&self, now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
         let _turn = self.turn();
         let mut kept = Vec::new();
         for generation in [Generation::Current, Generation::Previous] {

@@ -12,7 +12,7 @@ use super::model::Generation;
 
 /// Why there is nothing to look at.
 #[derive(Debug, thiserror::Error)]
-pub enum PeekError {
+pub(crate) enum PeekError {
     /// The directory or a file cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -25,7 +25,7 @@ pub enum PeekError {
 ///
 /// # Errors
 /// [`PeekError`]
-pub fn peek<T: DeserializeOwned>(dir: &Path) -> Result<Option<(Identity, T)>, PeekError> {
+pub(crate) fn peek<T: DeserializeOwned>(dir: &Path) -> Result<Option<(Identity, T)>, PeekError> {
     if !dir.is_dir() {
         return Ok(None);
     }

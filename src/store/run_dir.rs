@@ -32,36 +32,36 @@ pub struct RunInfo {
 
 /// What came of a run, so far or in the end.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct RunSummary {
+pub(crate) struct RunSummary {
     /// Rounds done.
     pub total_rounds: u64,
     /// The round in which the choice of clocks had settled.
-    pub convergence_round: Option<u64>,
+    pub(crate) convergence_round: Option<u64>,
     /// The lowest mean EDP of any clock, in joule seconds.
-    pub best_edp: Option<f64>,
+    pub(crate) best_edp: Option<f64>,
     /// That clock.
-    pub best_frequency: Option<Mhz>,
+    pub(crate) best_frequency: Option<Mhz>,
     /// Energy measured.
-    pub total_energy: Option<Joules>,
+    pub(crate) total_energy: Option<Joules>,
     /// The time in which it was measured: gaps do not count, so that energy over time is power.
-    pub energy_time: Option<Seconds>,
+    pub(crate) energy_time: Option<Seconds>,
     /// Anything else worth telling.
     pub performance: Map<String, Value>,
 }
 
 /// `experiment_metadata.json`, with AGFT's keys. What is not known, or not yet, is `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ExperimentMetadata {
+pub(crate) struct ExperimentMetadata {
     /// The directory's name.
-    pub experiment_name: String,
+    pub(crate) experiment_name: String,
     /// RFC 3339.
-    pub start_time: String,
+    pub(crate) start_time: String,
     /// Unix seconds.
-    pub start_timestamp: f64,
+    pub(crate) start_timestamp: f64,
     /// RFC 3339. `null`: the run goes on, or was killed.
     pub end_time: Option<String>,
     /// Unix seconds.
-    pub end_timestamp: Option<f64>,
+    pub(crate) end_timestamp: Option<f64>,
     /// Rounds done.
     pub total_rounds: u64,
     /// The GPU's product name.
@@ -69,19 +69,19 @@ pub struct ExperimentMetadata {
     /// The configuration in force.
     pub config_used: Value,
     /// The round in which the choice of clocks had settled.
-    pub convergence_round: Option<u64>,
+    pub(crate) convergence_round: Option<u64>,
     /// Joule seconds.
-    pub best_edp_achieved: Option<f64>,
+    pub(crate) best_edp_achieved: Option<f64>,
     /// Core clock in MHz.
-    pub best_frequency: Option<Mhz>,
+    pub(crate) best_frequency: Option<Mhz>,
     /// Joules.
-    pub total_energy_consumed_j: Option<Joules>,
+    pub(crate) total_energy_consumed_j: Option<Joules>,
     /// Anything else.
-    pub final_performance_summary: Map<String, Value>,
+    pub(crate) final_performance_summary: Map<String, Value>,
     /// From start to end by the wall clock.
-    pub duration_seconds: Option<f64>,
+    pub(crate) duration_seconds: Option<f64>,
     /// The same in hours.
-    pub duration_hours: Option<f64>,
+    pub(crate) duration_hours: Option<f64>,
     /// Energy over the time in which it was measured.
     pub average_power_w: Option<f64>,
 }
@@ -139,7 +139,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be opened.
-    pub fn rounds(&self, limits: RoundLimits, now: Time) -> Result<RoundWriter, StoreError> {
+    pub(crate) fn rounds(&self, limits: RoundLimits, now: Time) -> Result<RoundWriter, StoreError> {
         RoundWriter::within(self.base.open_dir(&self.name)?, limits, now)
     }
 
@@ -156,7 +156,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`StoreError`]; the metadata are then as they were.
-    pub fn checkpoint(&self, summary: &RunSummary) -> Result<(), StoreError> {
+    pub(crate) fn checkpoint(&self, summary: &RunSummary) -> Result<(), StoreError> {
         self.write_metadata(summary, None)
     }
 
@@ -164,7 +164,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`StoreError`]; the metadata are then as they were.
-    pub fn finish(self, summary: &RunSummary, ended: Timestamp) -> Result<(), StoreError> {
+    pub(crate) fn finish(self, summary: &RunSummary, ended: Timestamp) -> Result<(), StoreError> {
         self.write_metadata(summary, Some(ended))
     }
 

@@ -35,9 +35,9 @@ pub use reader::{End, SegmentReader};
 pub use writer::{StepLimits, StepWriter};
 
 /// Version of the form; raised when a frame changes its meaning. Written is this one only.
-pub const STEPS_VERSION: u32 = 4;
+pub(crate) const STEPS_VERSION: u32 = 4;
 /// The oldest version that is read. In 3 the snapshot is another one, see `control::v3`.
-pub const OLDEST_STEPS_VERSION: u32 = 3;
+pub(crate) const OLDEST_STEPS_VERSION: u32 = 3;
 
 /// The directory of the segments inside of a run's.
 pub(super) const DIR: &str = "steps";

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 /// RFC 3339 in UTC with milliseconds: `2026-08-21T09:30:00.250Z`.
 #[must_use]
-pub fn rfc3339(at: Timestamp) -> String {
+pub(crate) fn rfc3339(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 

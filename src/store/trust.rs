@@ -55,7 +55,7 @@ pub enum Distrust {
 ///
 /// # Errors
 /// [`io::Error`] if the system does not tell about it.
-pub fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
+pub(crate) fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
     Ok(judge(&file.metadata()?))
 }
 
@@ -80,7 +80,7 @@ fn judge_file(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> {
 ///
 /// # Errors
 /// [`Distrust`], the reason why not.
-pub fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
+pub(crate) fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
     let unknown = |error: io::Error| Distrust::Unknown { detail: error.to_string() };
     let owner = own.symlink_metadata().map_err(unknown)?.uid();
     judge_file(&path.symlink_metadata().map_err(unknown)?, Believed { uid: Some(owner) })
@@ -137,7 +137,7 @@ pub struct Untrusted {
 ///
 /// # Errors
 /// [`Untrusted`] with the first place that will not do.
-pub fn trusted_path(path: &Path) -> Result<(), Untrusted> {
+pub(crate) fn trusted_path(path: &Path) -> Result<(), Untrusted> {
     judge_way(path, |_| true)?;
     let metadata = path.metadata().map_err(unknown(path))?;
     if !metadata.is_file() {
@@ -151,7 +151,7 @@ pub fn trusted_path(path: &Path) -> Result<(), Untrusted> {
 ///
 /// # Errors
 /// [`Untrusted`] with the first place that will not do.
-pub fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
+pub(crate) fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
     let written = std::path::absolute(path).map_err(unknown(path))?;
     // The nearest directory that exists decides whether the rest can be made.
     let existing =

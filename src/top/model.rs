@@ -53,7 +53,7 @@ pub enum Action {
 
 /// The two lower panes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Pane {
+pub(crate) enum Pane {
     /// Every clock, and whether it may be chosen.
     #[default]
     Arms,
@@ -63,7 +63,7 @@ pub enum Pane {
 
 /// Does the daemon talk to us?
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Link {
+pub(crate) enum Link {
     /// Not yet.
     Waiting,
     /// It does.

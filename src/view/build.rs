@@ -38,7 +38,7 @@ pub struct About {
 }
 
 /// One step, as the view is told of it.
-pub struct Glance<'a> {
+pub(crate) struct Glance<'a> {
     /// What the step was shown.
     pub seen: &'a Observation,
     /// What it wants.
@@ -52,9 +52,9 @@ pub struct Glance<'a> {
     /// Time that the step took.
     pub took: Seconds,
     /// Are there clocks that the driver has not taken back?
-    pub not_given_back: bool,
+    pub(crate) not_given_back: bool,
     /// Wall-clock time, seconds since the Unix epoch.
-    pub unix_s: f64,
+    pub(crate) unix_s: f64,
 }
 
 /// Keeps a [`State`] up to date.
@@ -137,7 +137,7 @@ impl View {
     }
 
     /// Another configuration is in force.
-    pub fn reconfigured(&mut self, about: About) {
+    pub(crate) fn reconfigured(&mut self, about: About) {
         self.state.policy = about.policy;
         self.state.objective = about.objective;
         self.state.limits = about.limits;
@@ -145,7 +145,7 @@ impl View {
     }
 
     /// Takes a step in; says whether the history has grown.
-    pub fn step(&mut self, glance: &Glance<'_>) -> bool {
+    pub(crate) fn step(&mut self, glance: &Glance<'_>) -> bool {
         let now = glance.seen.now;
         let passed = self.last.map_or(0.0, |last| now.since(last).0.max(0.0));
         self.last = Some(now);
@@ -362,7 +362,7 @@ fn learner(controller: &Controller, now: Time) -> LearnerState {
 
 /// What was learned, at `now` of the run's clock; without a space, of the clocks that were tried or given up.
 #[must_use]
-pub fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) -> LearnerState {
+pub(crate) fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) -> LearnerState {
     let summary = learned.policy.summary();
     let pruned: BTreeMap<Clocks, &PrunedArm> = summary.pruned.iter().map(|arm| (arm.clocks, arm)).collect();
     let lessons: BTreeMap<Clocks, (u64, f64)> =

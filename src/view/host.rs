@@ -41,7 +41,7 @@ impl HostState {
 
     /// The same with these parts, of the moment of the newest of them.
     #[must_use]
-    pub fn with(self, servers: Vec<State>, park: Option<ParkState>) -> Self {
+    pub(crate) fn with(self, servers: Vec<State>, park: Option<ParkState>) -> Self {
         let moments = servers.iter().map(|state| state.at_unix_s);
         let newest = moments.chain(park.as_ref().map(|park| park.at_unix_s)).reduce(f64::max);
         Self { at_unix_s: newest.unwrap_or(self.started_unix_s), servers, park, ..self }
@@ -80,7 +80,7 @@ pub struct Row {
 
 impl Row {
     /// What the columns are.
-    pub const HEAD: [&'static str; 6] = ["server", "GPUs", "mode", "power", "energy", "limits"];
+    pub(crate) const HEAD: [&'static str; 6] = ["server", "GPUs", "mode", "power", "energy", "limits"];
 
     /// The columns.
     #[must_use]

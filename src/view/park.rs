@@ -19,7 +19,7 @@ pub enum ParkMode {
 impl ParkMode {
     /// Its name, as in JSON.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Parking => "PARKING",
             Self::Paused => "PAUSED",
@@ -45,11 +45,11 @@ pub enum ParkStanding {
 
 impl ParkStanding {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Serving, Self::Quiet, Self::Parked, Self::Hot, Self::Paused];
+    pub(crate) const ALL: [Self; 5] = [Self::Serving, Self::Quiet, Self::Parked, Self::Hot, Self::Paused];
 
     /// Its name, as in JSON.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Serving => "SERVING",
             Self::Quiet => "QUIET",
@@ -68,7 +68,7 @@ pub struct ConnectionsState {
     /// Where they are known from, by name: `kernel_events`, `perf_events` or `polling` (of the table of sockets).
     pub source: String,
     /// The same in words, with the reason where the better one cannot be had.
-    pub source_detail: String,
+    pub(crate) source_detail: String,
     /// Open now; `None` while that is not known.
     pub open: Option<u32>,
 }
@@ -85,7 +85,7 @@ pub struct ParkedGpu {
     /// Where it stands ...
     pub state: ParkStanding,
     /// ... since when, Unix time.
-    pub since_unix_s: f64,
+    pub(crate) since_unix_s: f64,
     /// The clocks that parking locks ...
     pub parked_clocks: Clocks,
     /// ... and what of them is lowered: `core`, `memory`, `both` or `pstate`.
@@ -95,12 +95,12 @@ pub struct ParkedGpu {
     /// What was measured of the board's levers.
     pub levers: LeverBook,
     /// What a wake was measured to cost, joules.
-    pub wake_cost_j: Option<f64>,
+    pub(crate) wake_cost_j: Option<f64>,
     /// The lock that the driver confirmed; `None` at its default clocks.
     pub in_force: Option<Clocks>,
     /// Clocks were to be given back and the driver has not taken them yet: a lock may be in force.
     #[serde(default)]
-    pub not_given_back: bool,
+    pub(crate) not_given_back: bool,
     /// Utilisation when last read, percent.
     pub utilization_percent: Option<f64>,
     /// Core temperature when last read, degrees Celsius.
@@ -110,7 +110,7 @@ pub struct ParkedGpu {
     /// Mean board power while parked, watts.
     pub parked_power_w: Option<f64>,
     /// Estimate of the energy that parking saved, joules, without an interval.
-    pub saved_about_j: Option<f64>,
+    pub(crate) saved_about_j: Option<f64>,
     /// The same with its 95 % interval, once there are enough spells.
     pub saved: Option<Estimate>,
     /// The sums.

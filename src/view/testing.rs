@@ -12,9 +12,11 @@ use crate::park::levers::{Known, LeverBook, LeverKind};
 use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Cost, DelaySource};
 use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time, Watts};
+use crate::view::notes::Notes;
+use crate::view::state::{RoundState, fault_kinds, wake_sources};
 use crate::view::{
-    ArmState, ArmStatus, ConnectionsState, Counts, Estimate, GpuState, HostState, LearnerState, Load, Notes,
-    ParkMode, ParkStanding, ParkState, ParkedGpu, ParkingState, RoundState, State,
+    ArmState, ArmStatus, ConnectionsState, Counts, Estimate, GpuState, HostState, LearnerState, Load,
+    ParkMode, ParkStanding, ParkState, ParkedGpu, ParkingState, State,
 };
 
 /// A round of 0.3 s at 900 MHz in which 120 tokens were generated.
@@ -159,11 +161,11 @@ pub(crate) fn state() -> State {
             clock_changes: 33,
             scrape_failures: 1,
             outages: 1,
-            faults: map(&super::fault_kinds()),
+            faults: map(&fault_kinds()),
             limit_violations: map(&["ttft", "tpot"]),
             violated_s: 0.6,
             parkings: 2,
-            wakes: map(&super::wake_sources()),
+            wakes: map(&wake_sources()),
         },
         parking: parking(),
         estimate: Estimate {

@@ -38,7 +38,7 @@ pub enum SourceError {
 }
 
 /// Connections to local ports: the kernel's events where they can be had, else its table, polled.
-pub struct Ports {
+pub(crate) struct Ports {
     watcher: Watcher,
     ports: Vec<u16>,
 }
@@ -48,7 +48,7 @@ impl Ports {
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub fn watch(ports: &[u16], poll_every: Duration) -> Result<Self, ConnectionError> {
+    pub(crate) fn watch(ports: &[u16], poll_every: Duration) -> Result<Self, ConnectionError> {
         let settings = WatchSettings { ports: ports.to_vec(), poll_every, ..WatchSettings::default() };
         let watcher = Watcher::start(settings)?;
         Ok(Self { watcher, ports: ports.to_vec() })
@@ -56,7 +56,7 @@ impl Ports {
 
     /// Where it knows them from.
     #[must_use]
-    pub fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         self.watcher.source()
     }
 }

@@ -38,7 +38,7 @@ const OUTCOME: Seconds = Seconds(0.05);
 const ROUNDS: usize = 6;
 
 /// What a [`ParkGroup`] is made of.
-pub struct ParkParts {
+pub(crate) struct ParkParts {
     /// Who it is.
     pub info: GpuInfo,
     /// The clocks that it has.
@@ -60,13 +60,13 @@ pub struct ParkParts {
     /// Who keeps what is measured; nobody in a dry run.
     pub keeper: Option<Rc<Keeper>>,
     /// Period of the STATUS lines.
-    pub log_every: Seconds,
+    pub(crate) log_every: Seconds,
     /// Where it is watched; nowhere in a dry run.
-    pub wards: Option<Wards>,
+    pub(crate) wards: Option<Wards>,
     /// The clock of the run.
     pub clock: Clock,
     /// For tests: panics at this turn.
-    pub panic_at_turn: Option<u64>,
+    pub(crate) panic_at_turn: Option<u64>,
 }
 
 /// A GPU without a server: a group of its own, parked by its sensors and the connections to what it serves.
@@ -102,7 +102,7 @@ impl ParkGroup {
     ///
     /// # Errors
     /// [`std::io::Error`] if there is no thread to be had.
-    pub fn start(parts: ParkParts) -> std::io::Result<Self> {
+    pub(crate) fn start(parts: ParkParts) -> std::io::Result<Self> {
         let ParkParts { info, clocks, sensors, actuator, levels, board, keeper, log_every, clock, .. } =
             parts;
         let settings = Settings { dry_run: actuator.is_none(), ..parts.settings };
@@ -151,7 +151,7 @@ impl ParkGroup {
 
     /// Its name among the groups of the process.
     #[must_use]
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         group_name(&self.info)
     }
 
@@ -159,7 +159,7 @@ impl ParkGroup {
     ///
     /// # Errors
     /// [`RunError`].
-    pub async fn run(&mut self, inbox: &mut Receiver<ToGroup>) -> Result<(), RunError> {
+    pub(crate) async fn run(&mut self, inbox: &mut Receiver<ToGroup>) -> Result<(), RunError> {
         let watch = self.watch.take();
         let result = tokio::select! {
             biased;
@@ -272,7 +272,7 @@ impl ParkGroup {
 
     /// Begins to end the group: has the clocks given back, without waiting for it.
     #[must_use]
-    pub fn end(mut self, result: &Result<(), RunError>) -> Ending {
+    pub(crate) fn end(mut self, result: &Result<(), RunError>) -> Ending {
         let release = end_actuator(self.actuator.take(), result);
         let finish = move || {
             drop(self.watch.take());

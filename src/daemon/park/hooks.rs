@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// The programs, each with its arguments; empty for none.
 #[derive(Debug, Clone)]
-pub struct Programs {
+pub(crate) struct Programs {
     /// Switches fans on.
     pub on: Vec<String>,
     /// Switches fans off.
@@ -35,7 +35,7 @@ impl FanHooks {
     ///
     /// # Errors
     /// [`std::io::Error`] if the system refuses.
-    pub fn spawn(programs: Programs) -> std::io::Result<Self> {
+    pub(crate) fn spawn(programs: Programs) -> std::io::Result<Self> {
         let (orders, received) = channel();
         let thread = std::thread::Builder::new()
             .name("agft-fans".into())
@@ -44,7 +44,7 @@ impl FanHooks {
     }
 
     /// Has the program for this run.
-    pub fn order(&self, command: FanCommand) {
+    pub(crate) fn order(&self, command: FanCommand) {
         if let Some(orders) = &self.orders {
             // Without the thread there is nobody to ask.
             let _ = orders.send(command);

@@ -11,7 +11,7 @@ use crate::seldom::Seldom;
 use crate::store::save_levers;
 
 /// The thread that writes. Dropped, it writes what it was given to the end.
-pub struct Keeper {
+pub(crate) struct Keeper {
     books: Option<Sender<(GpuInfo, LeverBook)>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -21,7 +21,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`std::io::Error`] if the system refuses.
-    pub fn spawn(dir: PathBuf) -> std::io::Result<Self> {
+    pub(crate) fn spawn(dir: PathBuf) -> std::io::Result<Self> {
         let (books, received) = channel::<(GpuInfo, LeverBook)>();
         let thread = std::thread::Builder::new().name("agft-levers".into()).spawn(move || {
             let mut seldom = Seldom::default();
@@ -40,7 +40,7 @@ impl Keeper {
     }
 
     /// Has a book written.
-    pub fn keep(&self, gpu: &GpuInfo, book: LeverBook) {
+    pub(crate) fn keep(&self, gpu: &GpuInfo, book: LeverBook) {
         if let Some(books) = &self.books {
             // Without the thread there is nobody to write.
             let _ = books.send((gpu.clone(), book));

@@ -12,7 +12,7 @@ use super::setup::SetupError;
 
 /// Clocks of a GPU's two states.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Levels {
+pub(crate) struct Levels {
     /// The simplest way to park.
     pub simplest: Lever,
     /// All ways to park, that one first.
@@ -22,14 +22,14 @@ pub struct Levels {
     /// After a wake.
     pub awake: Target,
     /// Lowered by forcing a performance state, as the board locks no clocks or the configuration wants it.
-    pub by_state: bool,
+    pub(crate) by_state: bool,
 }
 
 /// The clocks that the configuration means for a board.
 ///
 /// # Errors
 /// [`SetupError::NoMemoryClock`] if it wants a memory clock lowered that is the board's only one.
-pub fn levels(
+pub(crate) fn levels(
     park: &Park,
     gpu: &GpuInfo,
     clocks: &SupportedClocks,

@@ -1,14 +1,14 @@
 //! GPUs without a server: each is a group of its own ([`group`]), and what they share is here: who hears of connections,
 //! the fans of the machine, the picture for operators.
 
-pub mod activity;
-pub mod group;
-pub mod hooks;
-pub mod keeper;
-pub mod levels;
+pub(crate) mod activity;
+pub(crate) mod group;
+pub(crate) mod hooks;
+pub(crate) mod keeper;
+pub(crate) mod levels;
 mod probe;
 mod reload;
-pub mod setup;
+pub(crate) mod setup;
 mod show;
 mod yielded;
 
@@ -22,11 +22,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use self::activity::ActivitySource;
-pub use self::group::{ParkGroup, ParkParts};
+pub(crate) use self::group::{ParkGroup, ParkParts};
 use self::hooks::FanHooks;
-pub use self::reload::Parkable;
-pub use self::show::Show;
-pub use self::yielded::{ParkOpener, Yielded};
+pub(crate) use self::reload::Parkable;
+pub(crate) use self::show::Show;
+pub(crate) use self::yielded::{ParkOpener, Yielded};
 use super::clock::Clock;
 use super::notify::{Notifier, StatusLines, say_lines};
 use crate::config::Config;
@@ -59,7 +59,7 @@ pub struct Board {
 impl Board {
     /// With nothing on it.
     #[must_use]
-    pub fn new() -> Rc<Self> {
+    pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self {
             connections: watch::channel(None).0,
             gpus: RefCell::default(),
@@ -86,7 +86,7 @@ impl Board {
     }
 
     /// An operator paused all GPUs, or lets them go on.
-    pub fn pause(&self, paused: bool) {
+    pub(crate) fn pause(&self, paused: bool) {
         self.paused.set(paused);
         self.changed.notify_one();
     }
@@ -116,13 +116,13 @@ pub struct Surroundings {
     /// The GPUs, as far as a change of the configuration has to know them.
     pub gpus: Vec<Parkable>,
     /// Those of them that have a server for now.
-    pub yielded: Yielded,
+    pub(crate) yielded: Yielded,
     /// Opens the group of one that has none any more.
-    pub opener: ParkOpener,
+    pub(crate) opener: ParkOpener,
     /// Sources of activity beside the GPUs.
     pub sources: Vec<Box<dyn ActivitySource>>,
     /// Period of looks at those.
-    pub sources_every: Seconds,
+    pub(crate) sources_every: Seconds,
     /// Decides on the fans.
     pub fans: FanRule,
     /// Who switches them; nobody if there is nothing to run.
@@ -132,7 +132,7 @@ pub struct Surroundings {
     /// What operators see.
     pub show: Show,
     /// The service manager, if one listens.
-    pub notifier: Option<Notifier>,
+    pub(crate) notifier: Option<Notifier>,
     /// What it is told of each group.
     pub lines: StatusLines,
     /// The clock of the run.
@@ -155,7 +155,7 @@ async fn news(news: Option<&mut broadcast::Receiver<Event>>, wanted: bool) {
 }
 
 /// What is remembered from look to look.
-pub struct Looks {
+pub(crate) struct Looks {
     /// What the source of connections tells by itself.
     news: Option<broadcast::Receiver<Event>>,
     /// Is a GPU parked?

@@ -23,7 +23,7 @@ pub struct Parkable {
     /// The clocks that it has.
     pub clocks: SupportedClocks,
     /// It is parked by performance state.
-    pub by_state: bool,
+    pub(crate) by_state: bool,
 }
 
 /// Keys that matter to `agft park`.

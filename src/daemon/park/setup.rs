@@ -13,7 +13,7 @@ use crate::store::{Untrusted, trusted_path};
 
 /// Why a run cannot be made of a configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum SetupError {
+pub(crate) enum SetupError {
     /// Connections cannot be watched.
     #[error("park.ports: {0}")]
     Connections(#[from] ConnectionError),
@@ -64,7 +64,7 @@ pub enum SetupError {
 ///
 /// # Errors
 /// [`SetupError::Connections`]
-pub fn sources(park: &Park) -> Result<Vec<Box<dyn ActivitySource>>, SetupError> {
+pub(crate) fn sources(park: &Park) -> Result<Vec<Box<dyn ActivitySource>>, SetupError> {
     if !park.sources.contains(&Source::Connections) {
         return Ok(Vec::new());
     }
@@ -77,7 +77,7 @@ pub fn sources(park: &Park) -> Result<Vec<Box<dyn ActivitySource>>, SetupError> 
 ///
 /// # Errors
 /// [`SetupError::Program`], [`SetupError::Fans`]
-pub fn fan_hooks(park: &Park) -> Result<Option<FanHooks>, SetupError> {
+pub(crate) fn fan_hooks(park: &Park) -> Result<Option<FanHooks>, SetupError> {
     check_fan_programs(park)?;
     if park.fan_on.is_empty() && park.fan_off.is_empty() {
         return Ok(None);
@@ -94,7 +94,7 @@ pub fn fan_hooks(park: &Park) -> Result<Option<FanHooks>, SetupError> {
 ///
 /// # Errors
 /// [`SetupError::Program`]
-pub fn check_fan_programs(park: &Park) -> Result<(), SetupError> {
+pub(crate) fn check_fan_programs(park: &Park) -> Result<(), SetupError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }

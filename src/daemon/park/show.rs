@@ -43,7 +43,7 @@ fn state(
 impl Show {
     /// Of a run that begins now, and where to read it.
     #[must_use]
-    pub fn new(park: &Park) -> (Self, watch::Receiver<Arc<ParkState>>) {
+    pub(crate) fn new(park: &Park) -> (Self, watch::Receiver<Arc<ParkState>>) {
         let mode = ParkMode::Parking;
         let (publish, shown) = watch::channel(Arc::new(state(mode, park, None, Vec::new())));
         (Self { publish, shown: None }, shown)

@@ -33,7 +33,7 @@ fn describe(holder: Option<&Holder>) -> String {
 
 /// Why a GPU could not be claimed.
 #[derive(Debug, thiserror::Error)]
-pub enum ClaimError {
+pub(crate) enum ClaimError {
     /// Another process holds it.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -44,7 +44,7 @@ pub enum ClaimError {
 
 /// Which of a GPU's lock files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// The agft that decides.
     Controller,
     /// Its guardian.
@@ -65,7 +65,7 @@ impl Role {
 
 /// A GPU held by this process, until this is dropped or the process is gone in whatever way.
 #[derive(Debug)]
-pub struct Claim {
+pub(crate) struct Claim {
     pub(super) files: Vec<File>,
 }
 
@@ -94,7 +94,7 @@ pub(super) fn machine_places() -> Vec<PathBuf> {
 ///
 /// # Errors
 /// [`ClaimError::Busy`] if somebody has it; [`ClaimError::Store`] where that cannot be told.
-pub fn free_on_machine(gpu: &str) -> Result<(), ClaimError> {
+pub(crate) fn free_on_machine(gpu: &str) -> Result<(), ClaimError> {
     meet(&machine_places(), None, gpu, Role::Controller).map(drop)
 }
 

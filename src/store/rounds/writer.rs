@@ -107,7 +107,7 @@ impl RoundWriter {
     }
 
     /// Writes if the interval is over or enough lines are waiting: for the rounds in which there is nothing to append.
-    pub fn flush_if_due(&mut self, now: Time) {
+    pub(crate) fn flush_if_due(&mut self, now: Time) {
         // While the disk refuses, only the interval counts: it is not to be tried at every round.
         let enough = self.stats.pending >= self.limits.flush_lines && !self.stats.failing;
         if enough || now >= self.due {

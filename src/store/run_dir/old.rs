@@ -19,7 +19,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`StoreError::Io`] if the directory of the runs cannot be listed.
-    pub fn remove_old(&self, keep: usize) -> Result<Vec<PathBuf>, StoreError> {
+    pub(crate) fn remove_old(&self, keep: usize) -> Result<Vec<PathBuf>, StoreError> {
         let mut runs: Vec<(RunName, String)> = self
             .base
             .names()?

@@ -71,7 +71,7 @@ impl<R: Read> SegmentReader<R> {
     ///
     /// # Errors
     /// [`StepsError::Damaged`], or [`StepsError::Store`] if it cannot be read.
-    pub fn next_frame(&mut self) -> Result<Option<(Kind, Vec<u8>)>, StepsError> {
+    pub(crate) fn next_frame(&mut self) -> Result<Option<(Kind, Vec<u8>)>, StepsError> {
         if self.end.is_some() {
             return Ok(None);
         }
@@ -103,7 +103,7 @@ impl<R: Read> SegmentReader<R> {
     ///
     /// # Errors
     /// As [`Self::next_frame`].
-    pub fn next_batch(&mut self) -> Result<Option<Vec<Vec<u8>>>, StepsError> {
+    pub(crate) fn next_batch(&mut self) -> Result<Option<Vec<Vec<u8>>>, StepsError> {
         match self.next_frame()? {
             Some((Kind::Batch, content)) => batch::steps(&content).map(Some).map_err(|why| self.damaged(why)),
             Some((kind, _)) => Err(self.damaged(format!("a {kind:?} stands where steps belong"))),
