@@ -23,9 +23,6 @@ impl Signals {
     }
 
     /// The same for a daemon: unless `hangup_ends`, SIGHUP is handed out to mean something else.
-    ///
-    /// # Errors
-    /// As [`install`](Self::install).
     pub(crate) fn for_daemon(hangup_ends: bool) -> std::io::Result<(Self, Option<Signal>)> {
         let mut signals = Self::install()?;
         let hangup = signals.hangup.take_if(|_| !hangup_ends);

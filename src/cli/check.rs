@@ -29,7 +29,6 @@ pub struct CheckArgs {
 }
 
 /// Checks a configuration file alone.
-#[must_use]
 pub(crate) fn run_config(file: &Path) -> Exit {
     match Config::load(file) {
         Ok(loaded) => {
@@ -78,7 +77,6 @@ impl Lines {
 }
 
 /// Checks the whole installation.
-#[must_use]
 pub(crate) fn run(cli: &Cli) -> Exit {
     let mut lines = Lines { worst: Exit::Ok };
     let config = match Config::load_trusted(&cli.config) {

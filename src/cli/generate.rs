@@ -26,7 +26,6 @@ pub struct ManPagesArgs {
 }
 
 /// Prints the completions of a shell.
-#[must_use]
 pub(crate) fn completions(args: &CompletionsArgs) -> Exit {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "agft", &mut text);
@@ -36,7 +35,6 @@ pub(crate) fn completions(args: &CompletionsArgs) -> Exit {
 }
 
 /// Writes `agft.1` and one page for each subcommand.
-#[must_use]
 pub(crate) fn man_pages(args: &ManPagesArgs) -> Exit {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();

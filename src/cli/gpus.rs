@@ -59,7 +59,6 @@ struct Controllable {
 }
 
 /// Lists the GPUs.
-#[must_use]
 pub(crate) fn run(args: &GpusArgs) -> Exit {
     match reports(args) {
         Ok(reports) => print(&reports, args.json),

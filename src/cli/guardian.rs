@@ -30,7 +30,6 @@ pub struct GuardianArgs {
 }
 
 /// Guards until the controller's end or a signal.
-#[must_use]
 pub(super) fn run(args: &GuardianArgs, cli: &Cli) -> Exit {
     // To the console only: the log file, which is renamed when it is full, is the controller's.
     let _log = logging::start(LevelFilter::INFO, cli.log_format, None);

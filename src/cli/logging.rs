@@ -79,7 +79,6 @@ pub fn console_level(flag: Option<Level>, config: &Logging) -> LevelFilter {
 }
 
 /// A configured level as a filter.
-#[must_use]
 pub(crate) fn filter(level: LogLevel) -> LevelFilter {
     match level {
         LogLevel::Trace => LevelFilter::TRACE,
@@ -91,7 +90,6 @@ pub(crate) fn filter(level: LogLevel) -> LevelFilter {
 }
 
 /// Folder name for a GPU: its product name without maker and line, without blanks and dashes, cut before the variant.
-#[must_use]
 pub(crate) fn gpu_folder(name: &str) -> String {
     let short = name.replace("NVIDIA ", "").replace("GeForce ", "").replace([' ', '-', '/'], "_");
     let cut = ["_SXM2", "_32GB", "_16GB", "_8GB", "_PCIE", "_SMX2"]
@@ -115,9 +113,7 @@ pub struct LogFile {
 
 impl LogFile {
     /// Opens `dir/name`; the directory is there.
-    ///
-    /// # Errors
-    /// [`io::Error`] if the file cannot be made, or is not one that root may write in.
+    /// Errors: [`io::Error`] if the file cannot be made, or is not one that root may write in.
     pub(crate) fn open(dir: &Path, name: &str, max_bytes: u64, keep: u32) -> io::Result<Self> {
         let path = dir.join(name);
         let file = open(&path)?;

@@ -282,7 +282,6 @@ fn report_gpu_error(error: &GpuError) -> Exit {
 }
 
 /// The exit code of a failed GPU call.
-#[must_use]
 pub(crate) fn exit_of(error: &GpuError) -> Exit {
     match error {
         GpuError::NoPermission { .. } => Exit::NotPermitted,

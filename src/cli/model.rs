@@ -60,8 +60,6 @@ struct Shown {
     learner: LearnerState,
 }
 
-/// Runs `model`.
-#[must_use]
 pub(crate) fn run(args: &ModelArgs, cli: &Cli) -> Exit {
     let done = match &args.command {
         ModelCommand::Show { json, which } => shown(which, cli).and_then(|shown| show(&shown, *json)),

@@ -37,7 +37,6 @@ pub struct ParkArgs {
 }
 
 /// Parks until a signal or an error.
-#[must_use]
 pub(crate) fn run(args: &ParkArgs, cli: &Cli) -> Exit {
     // It has no engine whose address it had to be told: it works without a file.
     let loaded =

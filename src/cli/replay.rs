@@ -31,8 +31,6 @@ pub struct ReplayArgs {
     set: Vec<String>,
 }
 
-/// Runs `replay`.
-#[must_use]
 pub(crate) fn run(args: &ReplayArgs) -> Exit {
     match replay(args) {
         Ok(exit) => exit,

@@ -58,13 +58,11 @@ impl ReportArgs {
 }
 
 /// Runs `report`.
-#[must_use]
 pub(crate) fn report(args: &ReportArgs) -> Exit {
     done(write(args))
 }
 
 /// Runs `compare`.
-#[must_use]
 pub(crate) fn compare(args: &CompareArgs) -> Exit {
     let text =
         Report::read(&args.first).and_then(|a| Ok(compare::markdown(&a, &Report::read(&args.second)?)));

@@ -39,7 +39,6 @@ use crate::view::HostState;
 const PARK_HELP: &str = "clocks cannot be controlled (--dry-run only decides, and works without)";
 
 /// Runs the daemon until a signal or an error.
-#[must_use]
 pub(crate) fn run(cli: &Cli) -> Exit {
     let mut config = match load_config(cli) {
         Ok(config) => config,

@@ -29,7 +29,6 @@ pub struct StatusArgs {
 }
 
 /// `agft status`.
-#[must_use]
 pub(crate) fn status(args: &StatusArgs, cli: &Cli) -> Exit {
     let dir = match socket_dir(cli) {
         Ok(dir) => dir,
@@ -64,7 +63,6 @@ fn watch(dir: &Path, args: &StatusArgs) -> Result<(), TalkError> {
 }
 
 /// `agft pause` and `agft resume`.
-#[must_use]
 pub(crate) fn order(order: Order, which: &Which, cli: &Cli) -> Exit {
     let request = Request::order(Directed { server: which.server.clone(), order });
     let dir = match socket_dir(cli) {

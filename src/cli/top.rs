@@ -31,7 +31,6 @@ pub struct TopArgs {
 }
 
 /// Runs the view until the user or a signal ends it.
-#[must_use]
 pub(crate) fn run(args: &TopArgs, cli: &Cli) -> Exit {
     let dir = match socket_dir(cli) {
         Ok(dir) => dir,

@@ -116,9 +116,7 @@ impl Config {
     }
 
     /// Reads the file at `path` for a process that will do what it says: root refuses what others could have written.
-    ///
-    /// # Errors
-    /// [`ConfigError::Distrusted`], or as [`Config::load`]
+    /// Errors: [`ConfigError::Distrusted`], or as [`Config::load`]
     pub(crate) fn load_trusted(path: &Path) -> Result<Loaded, ConfigError> {
         let distrusted = |why| ConfigError::Distrusted { file: path.display().to_string(), why };
         if !rustix::process::geteuid().is_root() {
@@ -222,7 +220,6 @@ impl Config {
 }
 
 /// Line, from 1, of `key` (`section.key`, or a section) in the text of a file, if it stands there once in block style.
-#[must_use]
 pub(crate) fn line_of(text: &str, key: &str) -> Option<usize> {
     let (section, key) = key.split_once('.').map_or((key, None), |(section, key)| (section, Some(key)));
     match reader::lines_of(text, section, key)[..] {

@@ -16,7 +16,6 @@ macro_rules! parking {
 
         impl Parking {
             /// The defaults of GPUs that have a server.
-            #[must_use]
             pub(crate) fn of_servers() -> Self {
                 Self { $( $key: $idle, )+ }
             }

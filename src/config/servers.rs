@@ -52,7 +52,6 @@ pub enum Servers {
 
 impl Servers {
     /// Is it the short form?
-    #[must_use]
     pub(crate) fn is_one(&self) -> bool {
         *self == Self::One
     }
@@ -81,7 +80,6 @@ pub struct Server {
 
 impl Server {
     /// Are its GPUs those on which it is found?
-    #[must_use]
     pub(crate) fn is_auto(&self) -> bool {
         self.config.gpu.device_id.is_empty()
     }
@@ -213,7 +211,6 @@ impl Config {
     }
 
     /// Has the machine to be asked which servers there are, or which GPUs one of them has?
-    #[must_use]
     pub(crate) fn is_auto(&self) -> bool {
         self.servers == Servers::Auto || self.servers().iter().any(Server::is_auto)
     }
@@ -225,7 +222,6 @@ impl Config {
     }
 
     /// The server with directories of its own below those of the file.
-    #[must_use]
     pub(crate) fn with_dirs(&self, mut server: Server) -> Server {
         let below = |dir: &str| std::path::Path::new(dir).join(&server.name).to_string_lossy().into_owned();
         let (model, experiment) = (below(&self.model.save_dir), below(&self.experiment.dir));

@@ -8,9 +8,7 @@ use super::{Config, ConfigError, Loaded, old_keys};
 
 impl Config {
     /// This configuration with the text of some values (YAML) replaced, checked as a file is.
-    ///
-    /// # Errors
-    /// [`ConfigError`] as for a file that says so; `origin` stands for its name.
+    /// Errors: [`ConfigError`] as for a file that says so; `origin` stands for its name.
     pub(crate) fn with(&self, sets: &[(String, String)], origin: &str) -> Result<Loaded, ConfigError> {
         let mut sections: Vec<(String, Vec<(String, String)>)> = Vec::new();
         let mut tops: Vec<(String, String)> = Vec::new();

@@ -33,7 +33,6 @@ impl Connection {
     }
 
     /// Are these the same connection, as far as both are known?
-    #[must_use]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let somewhere = self.netns == Self::SOMEWHERE || other.netns == Self::SOMEWHERE;
         (self.local, self.remote) == (other.local, other.remote) && (somewhere || self.netns == other.netns)
@@ -56,7 +55,6 @@ impl Snapshot {
     ///
     /// One of which only the ends are known might be in a namespace that cannot be read. It is taken to be in one that can:
     /// otherwise it would be open for ever if the event of its end was lost.
-    #[must_use]
     pub(crate) fn covers(&self, connection: &Connection) -> bool {
         self.complete
             || connection.netns == Connection::SOMEWHERE
@@ -93,7 +91,6 @@ pub(crate) struct Correction {
 
 impl Correction {
     /// How many connections were set right.
-    #[must_use]
     pub(crate) fn count(&self) -> usize {
         self.opened.len() + self.closed.len()
     }
@@ -101,25 +98,21 @@ impl Correction {
 
 impl Ledger {
     /// How many connections are open.
-    #[must_use]
     pub(crate) fn open_now(&self) -> u32 {
         u32::try_from(self.open.len()).unwrap_or(u32::MAX)
     }
 
     /// How many have opened so far, with those found open.
-    #[must_use]
     pub(crate) fn opened_total(&self) -> u64 {
         self.opened_total
     }
 
     /// How many have closed so far.
-    #[must_use]
     pub(crate) fn closed_total(&self) -> u64 {
         self.closed_total
     }
 
     /// How many bursts of requests there were so far.
-    #[must_use]
     pub(crate) fn requests_total(&self) -> u64 {
         self.requests_total
     }
@@ -144,7 +137,6 @@ impl Ledger {
     }
 
     /// How many events the kernel had no room for.
-    #[must_use]
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }

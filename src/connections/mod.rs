@@ -228,7 +228,6 @@ impl Watcher {
     }
 
     /// Connections open now, at these ports together.
-    #[must_use]
     pub(crate) fn open_at(&self, ports: &[u16]) -> u32 {
         let state = self.lock();
         ports.iter().filter_map(|port| state.counts.get(port)).map(|counts| counts.open).sum()

@@ -48,7 +48,6 @@ impl TcpState {
     ];
 
     /// The state with the kernel's number.
-    #[must_use]
     pub(crate) fn from_kernel(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
     }
@@ -76,7 +75,6 @@ pub(crate) enum Effect {
 }
 
 /// What the change of a server-side socket from `old` to `new` means.
-#[must_use]
 pub(crate) fn effect(old: TcpState, new: TcpState) -> Effect {
     match (old.is_open(), new.is_open()) {
         (false, true) => Effect::Opened,

@@ -99,26 +99,22 @@ impl Actuator {
     }
 
     /// Are clocks to be given back that the driver has not taken yet? Then a lock may be in force.
-    #[must_use]
     pub(crate) fn is_not_given_back(&self) -> bool {
         self.shared.lock().not_given_back
     }
 
     /// Why the clocks cannot be controlled any more, if so; for those who look rather than wait.
-    #[must_use]
     pub(crate) fn take_failure(&self) -> Option<GpuError> {
         self.shared.lock().fatal.take()
     }
 
     /// Marked at the start of each driver call, at rest between them.
-    #[must_use]
     pub(crate) fn pulse(&self) -> Pulse {
         self.shared.pulse.clone()
     }
 
     /// What another thread calls when the clocks are not as they were set, with the reason: they are given back, and the
     /// loop is told.
-    #[must_use]
     pub(crate) fn disturber(&self) -> Box<dyn Fn(String) + Send> {
         let shared = Arc::clone(&self.shared);
         Box::new(move |why| {

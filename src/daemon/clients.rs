@@ -77,7 +77,6 @@ impl Clients {
         Some(Connections { open, opened_total: self.opened, requests_total: self.asked })
     }
 
-    /// There is work.
     pub(crate) fn worked(&mut self, now: Time) {
         self.callers.worked(now);
         self.unheard = self.callers.unheard();
@@ -94,7 +93,6 @@ impl Clients {
     }
 
     /// Does it hear of every request, so that nobody else needs to watch closely?
-    #[must_use]
     pub(crate) fn hears_all(&self) -> bool {
         // Who is not listened to may still come to want something.
         self.unheard == 0
@@ -125,7 +123,6 @@ impl Clients {
 }
 
 /// Does a server's configuration want its clients listened to?
-#[must_use]
 pub(crate) fn wanted(config: &Config) -> bool {
     let Config { idle, control, .. } = config;
     idle.enabled && !control.data_collection_mode && idle.sources.contains(&Source::Connections)
@@ -133,7 +130,6 @@ pub(crate) fn wanted(config: &Config) -> bool {
 
 /// Begins to listen to the clients of these servers, all over one watcher; `None` if none of them wants it, or the kernel
 /// does not tell.
-#[must_use]
 pub(crate) fn listen(servers: &[Server]) -> Option<Arc<Watcher>> {
     let mut all = Vec::new();
     let mut seen_anyway = true;
@@ -175,7 +171,6 @@ pub(crate) fn listen(servers: &[Server]) -> Option<Arc<Watcher>> {
 }
 
 /// The ports at which clients are listened to: `idle.ports`, or that of the metrics page if it is on this machine.
-#[must_use]
 pub(crate) fn ports(config: &Config) -> Vec<u16> {
     if config.idle.ports.is_empty() {
         port_here(&config.vllm.prometheus_url)

@@ -103,7 +103,6 @@ impl Lead {
     const MEMORY: f64 = 0.97;
 
     /// For ticks `period` apart; never more than a quarter of it.
-    #[must_use]
     pub(crate) fn new(period: Seconds) -> Self {
         let longest = 0.25 * period.0;
         Self { seconds: longest.min(0.02), longest }
@@ -117,7 +116,6 @@ impl Lead {
     }
 
     /// The lead now.
-    #[must_use]
     pub(crate) fn get(&self) -> Seconds {
         Seconds(self.seconds)
     }
@@ -153,7 +151,6 @@ impl Feed {
     }
 
     /// This end of each connection that the last pages came over, where that is known.
-    #[must_use]
     pub(crate) fn own_addresses(&self) -> Vec<SocketAddr> {
         self.slot.own_addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -48,9 +48,6 @@ impl LeftOut {
 
 impl Follow {
     /// With these known from a first look, of which `left_out` has told.
-    ///
-    /// # Errors
-    /// [`io::Error`] if there is no thread to be had.
     pub(crate) fn start(
         seeker: Seeker,
         config: &Config,

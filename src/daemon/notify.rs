@@ -34,7 +34,6 @@ pub struct Notifier {
 
 impl Notifier {
     /// As the environment says; `None` if nobody listens.
-    #[must_use]
     pub(crate) fn from_env() -> Option<Self> {
         let to = address(&std::env::var_os("NOTIFY_SOCKET")?)?;
         let socket = UnixDatagram::unbound().ok()?;
@@ -56,7 +55,6 @@ impl Notifier {
     }
 
     /// How often a sign of life is due, if the manager asks for any: well before it loses patience.
-    #[must_use]
     pub(crate) fn alive_every(&self) -> Option<Duration> {
         self.watchdog.map(|every| every / 4)
     }
@@ -106,7 +104,6 @@ pub(crate) struct NotifyObserver {
 
 impl NotifyObserver {
     /// Of the group of this name; `lines` are those of all groups.
-    #[must_use]
     pub(crate) fn new(notifier: Notifier, name: String, lines: StatusLines) -> Self {
         Self { notifier, name, lines, said: None }
     }

@@ -45,7 +45,6 @@ pub(crate) struct RecorderSettings {
 
 impl RecorderSettings {
     /// As the configuration says.
-    #[must_use]
     pub(crate) fn new(config: &Config, save_model: bool, limits: Option<Limits>) -> Self {
         Self {
             experiment_dir: PathBuf::from(&config.experiment.dir),
@@ -105,9 +104,7 @@ struct Totals {
 
 impl Recorder {
     /// Makes the run's directory and starts the thread.
-    ///
-    /// # Errors
-    /// [`anyhow::Error`] if the directory cannot be made or the thread not be started.
+    /// Errors: [`anyhow::Error`] if the directory cannot be made or the thread not be started.
     pub(crate) fn start(
         settings: RecorderSettings,
         config: &Config,

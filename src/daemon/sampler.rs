@@ -128,7 +128,6 @@ impl Sampler {
     }
 
     /// Where each GPU's energy comes from.
-    #[must_use]
     pub(crate) fn sources(&self) -> &[EnergySource] {
         &self.sources
     }
@@ -141,7 +140,6 @@ impl Sampler {
     }
 
     /// Marked after each look at the GPUs.
-    #[must_use]
     pub(crate) fn pulse(&self) -> Pulse {
         self.shared.pulse.clone()
     }

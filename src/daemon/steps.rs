@@ -38,13 +38,11 @@ pub(crate) struct StepTap {
 pub(crate) enum StepJob {
     /// A segment begins.
     Begin(Box<(Head, Controller)>),
-    /// A step of it.
     Step(Box<Recorded>),
 }
 
 impl StepTap {
     /// As the configuration says; `None` if steps are not to be recorded.
-    #[must_use]
     pub(crate) fn new(config: &Config, clocks: &SupportedClocks, gpus: usize, dry_run: bool) -> Option<Self> {
         let total_bytes = config.experiment.keep_steps_mb << 20;
         let segment_bytes = (config.experiment.steps_file_max_mb << 20).min(total_bytes / 2);
@@ -68,13 +66,11 @@ impl StepTap {
     }
 
     /// Bounds of what is kept.
-    #[must_use]
     pub(crate) fn limits(&self) -> StepLimits {
         self.limits
     }
 
     /// The thread's side.
-    #[must_use]
     pub(crate) fn sink(&self, writer: StepWriter) -> StepSink {
         StepSink { writer: Some(writer), signs: Arc::clone(&self.signs) }
     }

@@ -126,9 +126,6 @@ pub enum End {
 impl Group {
     /// Runs until `inbox` is closed, or the GPUs cannot be controlled any more. Marks `pulse` after each tick. Whatever is
     /// locked stays so until [`Ending::give_back`].
-    ///
-    /// # Errors
-    /// [`RunError`].
     pub(crate) async fn run(&mut self, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) -> Result<(), RunError> {
         begin(self);
         ticks(self, inbox, pulse).await
@@ -173,9 +170,7 @@ impl Ending {
     }
 
     /// Waits until the clocks are back. Blocks for as long as the driver takes, within reason.
-    ///
-    /// # Errors
-    /// [`GpuError`]: the lock may still be in force.
+    /// Errors: [`GpuError`]: the lock may still be in force.
     pub(crate) fn give_back(&mut self) -> Result<(), GpuError> {
         self.release.take().map_or(Ok(()), Actuator::shutdown)
     }

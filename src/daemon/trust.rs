@@ -55,7 +55,6 @@ impl Kind {
 
 impl Trusted {
     /// Looks at the energy for the first time.
-    #[must_use]
     pub(crate) fn new(sensors: Box<dyn GpuSensors>, clock: Clock) -> Self {
         let info = sensors.info();
         let judged = Judged {
@@ -72,7 +71,6 @@ impl Trusted {
     }
 
     /// Where the energy comes from.
-    #[must_use]
     pub(crate) fn source(&self) -> EnergySource {
         self.judged.borrow().energy.source()
     }

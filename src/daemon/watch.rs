@@ -43,7 +43,6 @@ pub struct Pulse {
 
 impl Pulse {
     /// At rest.
-    #[must_use]
     pub(crate) fn new() -> Self {
         Self { base: Instant::now(), since: Arc::new(AtomicU64::new(0)) }
     }
@@ -60,7 +59,6 @@ impl Pulse {
     }
 
     /// How long the last mark is ago; `None` at rest.
-    #[must_use]
     pub(crate) fn waiting(&self) -> Option<Duration> {
         let since = self.since.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.base.elapsed().saturating_sub(Duration::from_millis(since)))
@@ -173,9 +171,6 @@ pub struct GroupWatch {
 
 impl Watch {
     /// Starts the thread. `tick` is marked by the loop that all groups share, and overdue after 2 s.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the system refuses.
     pub(crate) fn spawn(
         link: Link,
         answers: Answers,
@@ -190,7 +185,6 @@ impl Watch {
     }
 
     /// Where groups that are to be watched are named.
-    #[must_use]
     pub(crate) fn wards(&self) -> Wards {
         Wards { shared: Arc::clone(&self.shared) }
     }
@@ -203,7 +197,6 @@ impl Watch {
 
 impl Wards {
     /// Watches a group from now on.
-    #[must_use]
     pub(crate) fn watch(&self, watched: WatchedGroup) -> GroupWatch {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let alarm = Arc::new(Raised::default());

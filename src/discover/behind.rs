@@ -26,9 +26,6 @@ pub enum Unplaced {
 }
 
 /// UUIDs of the GPUs of the server that listens at one of these addresses, sorted.
-///
-/// # Errors
-/// [`Unplaced`].
 pub(crate) fn gpus_behind(facts: &Facts, at: &[SocketAddr]) -> Result<Vec<String>, Unplaced> {
     // A port that Docker publishes is held by its proxy, which leads to the container's.
     let proxies = facts.processes.values().filter_map(|process| process.leads);

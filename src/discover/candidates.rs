@@ -53,7 +53,6 @@ pub(crate) struct Candidates {
 
 /// The processes whose sockets are of interest: those that compute, what belongs to them, and what shares a
 /// service or a container with them.
-#[must_use]
 pub(crate) fn of_interest(processes: &BTreeMap<u32, Process>, computing: &BTreeSet<u32>) -> BTreeSet<u32> {
     let tops: BTreeSet<u32> =
         computing.iter().filter_map(|pid| lineage(processes, *pid).last().copied()).collect();
@@ -74,7 +73,6 @@ fn service(processes: &BTreeMap<u32, Process>, pid: u32) -> Option<&str> {
 ///
 /// A group's top is the highest ancestor that listens: an engine's API server stands above its workers, some
 /// of which listen too, for one another. Where no ancestor listens, the highest one is it.
-#[must_use]
 pub(crate) fn candidates(facts: &Facts) -> Candidates {
     let computing = facts.computing();
     let listening: BTreeSet<u32> =

@@ -30,7 +30,6 @@ pub(crate) struct GpuProcesses {
     pub pids: Vec<u32>,
 }
 
-/// A process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Process {
     /// Its parent.
@@ -64,7 +63,6 @@ pub(crate) struct Socket {
 
 impl Facts {
     /// The processes that compute, and the GPUs of each.
-    #[must_use]
     pub(crate) fn computing(&self) -> BTreeMap<u32, BTreeSet<&str>> {
         let mut computing = BTreeMap::<u32, BTreeSet<&str>>::new();
         for gpu in &self.gpus {
@@ -76,9 +74,7 @@ impl Facts {
     }
 
     /// The addresses at which agft reaches the socket, the best first.
-    ///
-    /// # Errors
-    /// The reason, if agft cannot reach the socket. Only addresses of this machine are returned.
+    /// Errors: The reason, if agft cannot reach the socket. Only addresses of this machine are returned.
     pub(crate) fn reach(&self, socket: &Socket) -> Result<Vec<SocketAddr>, &'static str> {
         let (ip, port) = (socket.listens.ip(), socket.listens.port());
         let its_own = self.addresses.get(&socket.netns).map_or(&[][..], Vec::as_slice);

@@ -68,7 +68,6 @@ fn paired<'a>(before: &'a [Found], now: &'a [Found]) -> Vec<(&'a Found, Option<&
 }
 
 /// What has changed between two looks. A server keeps its name; one that comes gets a name that nobody has.
-#[must_use]
 pub(crate) fn changes(before: &[Found], now: &[Found]) -> Vec<Change> {
     let pairs = paired(before, now);
     let stays = |old: &Found| pairs.iter().any(|(_, its)| its.is_some_and(|its| its.name == old.name));
@@ -103,7 +102,6 @@ pub struct Follower {
 
 impl Follower {
     /// These are there: a first look has found them.
-    #[must_use]
     pub(crate) fn starting_with(known: Vec<Found>) -> Self {
         Self { known, pending: Vec::new() }
     }

@@ -85,7 +85,6 @@ const ENDED: &str = "they have ended, or /proc hides them (hidepid=, ProtectProc
 
 impl Look {
     /// Why a process that the driver names may not be known here.
-    #[must_use]
     pub(crate) fn why_unknown(&self) -> &'static str {
         if self.has_host_pids { ENDED } else { HOST_PIDS }
     }

@@ -16,7 +16,6 @@ const NOT_YET: [(&str, &[&str]); 8] = [
     ("Aphrodite", &["aphrodite:"]),
 ];
 
-/// What was recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recognised {
     /// The engine.
@@ -29,16 +28,13 @@ pub(crate) struct Recognised {
 
 impl Recognised {
     /// An engine that agft knows by name alone.
-    #[must_use]
     pub(crate) fn not_yet(engine: &'static str) -> Self {
         Self { engine, supported: false, models: Vec::new() }
     }
 }
 
 /// The engine that this metrics page is of.
-///
-/// # Errors
-/// What the page is instead.
+/// Errors: What the page is instead.
 pub(crate) fn recognise(body: &[u8]) -> Result<Recognised, PageError> {
     let error = match Page::parse(body, None) {
         Ok(page) => {
@@ -76,7 +72,6 @@ struct Props {
 }
 
 /// llama.cpp by its `/props`, which, other than its metrics page, neither wakes it nor keeps it awake.
-#[must_use]
 pub(crate) fn recognise_props(body: &[u8]) -> Option<Recognised> {
     let props: Props = serde_json::from_slice(body).ok()?;
     if props.build_info.is_none() && props.default_generation_settings.is_none() {
@@ -89,7 +84,6 @@ pub(crate) fn recognise_props(body: &[u8]) -> Option<Recognised> {
 /// Does this answer to `/health` have the form of an engine whose metrics page may be work to it?
 ///
 /// llama.cpp answers `{"status": "ok"}`; vLLM, SGLang and others answer nothing.
-#[must_use]
 pub(crate) fn may_sleep(health: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Health {
@@ -111,7 +105,6 @@ struct Model {
 }
 
 /// The models that `/v1/models` lists.
-#[must_use]
 pub(crate) fn models(body: &[u8]) -> Vec<String> {
     let list = serde_json::from_slice::<Models>(body).map(|models| models.data).unwrap_or_default();
     list.into_iter().map(|model| model.id).filter(|id| !id.is_empty()).collect()

@@ -48,7 +48,6 @@ pub(crate) enum Answer {
     NotYet(String),
     /// Something else.
     Other(String),
-    /// It was not asked.
     NotAsked(String),
 }
 
@@ -75,9 +74,6 @@ pub(crate) type Answers = std::collections::BTreeMap<u64, Answer>;
 
 impl Prober {
     /// Prepares the client; nothing is sent yet.
-    ///
-    /// # Errors
-    /// The HTTP client cannot be made.
     pub(crate) fn new() -> Result<Self, reqwest::Error> {
         let client = Client::builder()
             .user_agent(concat!("agft/", env!("CARGO_PKG_VERSION")))

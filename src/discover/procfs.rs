@@ -35,16 +35,13 @@ impl Procfs {
     }
 
     /// Is agft where the driver's process ids are valid, in the first PID namespace?
-    #[must_use]
     pub(crate) fn has_host_pids(&self) -> bool {
         let namespace = fs::read_link(self.root.join("self/ns/pid"));
         namespace.is_ok_and(|target| target == Path::new(FIRST_PID_NAMESPACE))
     }
 
     /// The facts for these GPUs.
-    ///
-    /// # Errors
-    /// The list of processes cannot be read at all.
+    /// Errors: The list of processes cannot be read at all.
     pub(crate) fn facts(&self, gpus: Vec<GpuProcesses>) -> io::Result<Facts> {
         let mut facts = Facts { gpus, processes: self.processes()?, ..Facts::default() };
         facts.netns = namespace(&self.root.join("self/ns/net")).ok();

@@ -58,7 +58,6 @@ fn holder(facts: &Facts, address: &Address) -> u32 {
 }
 
 /// Is nothing left to ask this candidate for: has every process that computes a server above it?
-#[must_use]
 pub(crate) fn is_settled(facts: &Facts, candidate: &Candidate, pages: &Pages) -> bool {
     candidate.pids.iter().all(|pid| server_of(facts, candidate, pages, *pid, false).is_some())
 }
@@ -85,7 +84,6 @@ fn server_of<'a>(
 }
 
 /// The servers of these candidates, with unique names, in the order of their URLs.
-#[must_use]
 pub(crate) fn servers(facts: &Facts, candidates: &[Candidate], pages: &Pages) -> Vec<Found> {
     let mut pids_of = BTreeMap::<u32, (u64, BTreeSet<u32>)>::new();
     for candidate in candidates {

@@ -38,7 +38,6 @@ pub struct Row {
 
 impl Row {
     /// A signal with names of its own.
-    #[must_use]
     pub(crate) const fn new(signal: Signal, appears: Appears, names: &'static [&'static str]) -> Self {
         Self { signal, appears, names, pair: None }
     }

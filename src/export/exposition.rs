@@ -30,7 +30,6 @@ pub(crate) enum Format {
 
 impl Format {
     /// The format that a client wants, by its `Accept` header.
-    #[must_use]
     pub(crate) fn wanted(accept: &str) -> Self {
         if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
     }
@@ -46,9 +45,7 @@ impl Format {
 }
 
 /// The page.
-///
-/// # Errors
-/// [`fmt::Error`], which the encoder gives for no state known so far.
+/// Errors: [`fmt::Error`], which the encoder gives for no state known so far.
 pub(crate) fn page(host: HostState, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Page(host)));

@@ -80,7 +80,6 @@ pub(crate) enum Answer {
     State {
         /// Always true.
         ok: bool,
-        /// The state.
         state: Box<HostState>,
     },
     /// The last minutes.
@@ -101,13 +100,10 @@ pub(crate) enum Answer {
 
 impl Answer {
     /// It was not done.
-    #[must_use]
     pub(crate) fn error(error: impl Into<String>) -> Self {
         Self::Error { ok: false, error: error.into() }
     }
 
-    /// The state.
-    #[must_use]
     pub(crate) fn state(state: HostState) -> Self {
         Self::State { ok: true, state: Box::new(state) }
     }

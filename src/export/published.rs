@@ -33,21 +33,10 @@ pub struct Published {
 /// There is no such server, or none was named where there are several.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoServer {
-    /// None has this name.
     #[error("no server is called {name:?} here; {}", these(.names))]
-    Unknown {
-        /// The name.
-        name: String,
-        /// Those that there are.
-        names: Vec<String>,
-    },
-    /// It was not said which.
+    Unknown { name: String, names: Vec<String> },
     #[error("say which server; {}", these(.names))]
-    Several {
-        /// Those that there are.
-        names: Vec<String>,
-    },
-    /// Only GPUs without a server are parked here.
+    Several { names: Vec<String> },
     #[error("no server is served here, GPUs are parked without one; see `agft status`")]
     Nobody,
 }
@@ -91,9 +80,6 @@ impl Published {
     }
 
     /// The picture of one server alone, or with no name of all.
-    ///
-    /// # Errors
-    /// [`NoServer`]
     pub(crate) fn host_of(&self, server: Option<&str>) -> Result<HostState, NoServer> {
         let Some(name) = server else { return Ok(self.host()) };
         let state = self.latest(Some(name))?.state.borrow().clone();
@@ -101,9 +87,6 @@ impl Published {
     }
 
     /// The server of this name; without a name the only one.
-    ///
-    /// # Errors
-    /// [`NoServer`]
     pub(crate) fn latest(&self, server: Option<&str>) -> Result<Latest, NoServer> {
         let groups = self.groups.borrow();
         let names = || groups.servers.iter().map(|(name, _)| name.clone()).collect();

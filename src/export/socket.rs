@@ -56,7 +56,6 @@ fn is_socket(path: &Path) -> bool {
 }
 
 /// The control sockets in a directory, those of the dead among them.
-#[must_use]
 pub(crate) fn sockets(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut found: Vec<PathBuf> =
@@ -86,9 +85,6 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts serving in `dir`; the receiver has the operators' orders.
-    ///
-    /// # Errors
-    /// [`SocketError`]
     pub(crate) fn start(
         dir: &Path,
         published: Published,
@@ -129,7 +125,6 @@ impl Server {
     }
 
     /// The socket's path.
-    #[must_use]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

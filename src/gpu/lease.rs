@@ -22,9 +22,7 @@ pub enum Domain {
 /// Someone who has to know of locks before they are made: so that they are given back if this process cannot.
 pub trait Ledger: Send {
     /// A clock of `gpu` is about to be locked to `[min, max]`.
-    ///
-    /// # Errors
-    /// [`GpuError`]: the lock is not made.
+    /// Errors: [`GpuError`]: the lock is not made.
     fn before_lock(&mut self, gpu: &GpuInfo, domain: Domain, min: Mhz, max: Mhz) -> Result<(), GpuError>;
 
     /// All clocks of this GPU have been given back.
@@ -47,9 +45,6 @@ impl Ledger for () {
 
 /// Gives the clocks of one GPU back to the driver. Both resets are tried. `memory_locked`: a lock of the
 /// memory clock is known to have been made.
-///
-/// # Errors
-/// The first error.
 pub(crate) fn give_back(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), GpuError> {
     let core = clocks.reset_core();
     core.and(reset_memory(clocks, memory_locked))
@@ -66,7 +61,6 @@ fn reset_memory(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), G
 /// Is the memory clock locked?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MemoryLock {
-    /// It is not.
     No,
     /// Nobody knows: a predecessor may have.
     Unknown,
@@ -123,9 +117,6 @@ impl ClockLease {
     }
 
     /// The same, with a ledger that is told of every lock before it is made.
-    ///
-    /// # Errors
-    /// As [`take`](Self::take).
     pub(crate) fn take_with(
         members: Vec<(Box<dyn GpuClocks>, Mhz)>,
         ledger: Box<dyn Ledger>,

@@ -56,8 +56,6 @@ pub enum GpuSelector {
 }
 
 impl GpuSelector {
-    /// Is it this GPU?
-    #[must_use]
     pub(crate) fn selects(&self, gpu: &GpuInfo) -> bool {
         match self {
             Self::Index(index) => gpu.index == *index,
@@ -259,59 +257,44 @@ pub trait GpuSensors: Send {
     }
 
     /// The clocks that can be asked for.
-    ///
-    /// # Errors
-    /// [`GpuError`] if the driver does not say, which also is the answer of boards without clock control.
+    /// Errors: [`GpuError`] if the driver does not say, which also is the answer of boards without clock
+    /// control.
     fn supported_clocks(&self) -> Result<SupportedClocks, GpuError>;
 
     /// All sensors at once.
-    ///
-    /// # Errors
-    /// [`GpuError::Lost`] and the like only; a missing sensor is a `None` field, not an error.
+    /// Errors: [`GpuError::Lost`] and the like only; a missing sensor is a `None` field, not an error.
     fn reading(&self) -> Result<GpuReading, GpuError>;
 
     /// Board power alone, as fresh as the driver has it: the cheap call for the idle watch.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] if the board has no power sensor.
+    /// Errors: [`GpuError::NotSupported`] if the board has no power sensor.
     fn power(&self) -> Result<Watts, GpuError>;
 
     /// Utilisation alone, in percent: one call where a [`reading`](Self::reading) is several.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] if the board has no such sensor.
+    /// Errors: [`GpuError::NotSupported`] if the board has no such sensor.
     fn utilization(&self) -> Result<f64, GpuError> {
         sensor(self.info(), self.reading()?.utilization_percent, "utilization")
     }
 
     /// Core temperature alone, in degrees Celsius.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] if the board has no such sensor.
+    /// Errors: [`GpuError::NotSupported`] if the board has no such sensor.
     fn temperature(&self) -> Result<f64, GpuError> {
         sensor(self.info(), self.reading()?.temperature_c, "temperature")
     }
 
     /// The running core clock alone.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] if the driver does not tell it.
+    /// Errors: [`GpuError::NotSupported`] if the driver does not tell it.
     fn core_clock(&self) -> Result<Mhz, GpuError> {
         sensor(self.info(), self.reading()?.core_clock, "core clock")
     }
 
     /// The running memory clock alone.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] if the driver does not tell it.
+    /// Errors: [`GpuError::NotSupported`] if the driver does not tell it.
     fn memory_clock(&self) -> Result<Mhz, GpuError> {
         sensor(self.info(), self.reading()?.memory_clock, "memory clock")
     }
 
     /// The total-energy counter, in millijoules since the driver was loaded. Advances in ticks of 10-100 ms.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] before Volta.
+    /// Errors: [`GpuError::NotSupported`] before Volta.
     fn energy(&self) -> Result<Millijoules, GpuError>;
 }
 
@@ -326,27 +309,20 @@ pub trait GpuClocks: Send {
     }
 
     /// Lock the core clock to the range `[min, max]`: under load the GPU runs at `max`.
-    ///
-    /// # Errors
-    /// [`GpuError`]; the previous lock may or may not be in force then.
+    /// Errors: [`GpuError`]; the previous lock may or may not be in force then.
     fn lock_core(&mut self, min: Mhz, max: Mhz) -> Result<(), GpuError>;
 
     /// Lock the memory clock to the range `[min, max]`.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] on boards with one memory clock; never falls back to a deferred lock.
+    /// Errors: [`GpuError::NotSupported`] on boards with one memory clock; never falls back to a deferred
+    /// lock.
     fn lock_memory(&mut self, min: Mhz, max: Mhz) -> Result<(), GpuError>;
 
     /// Give the core clock back to the driver.
-    ///
-    /// # Errors
-    /// [`GpuError`] if the driver refuses.
     fn reset_core(&mut self) -> Result<(), GpuError>;
 
     /// Give the memory clock back to the driver.
-    ///
-    /// # Errors
-    /// [`GpuError`] if the driver refuses; [`GpuError::NotSupported`] where there is nothing to reset.
+    /// Errors: [`GpuError`] if the driver refuses; [`GpuError::NotSupported`] where there is nothing to
+    /// reset.
     fn reset_memory(&mut self) -> Result<(), GpuError>;
 }
 
@@ -531,19 +507,16 @@ impl GpuError {
     }
 
     /// Is it the sensor that a board lacks, and not the GPU that is in trouble?
-    #[must_use]
     pub(crate) fn is_missing_sensor(&self) -> bool {
         matches!(self, Self::NotSupported { .. } | Self::InvalidArgument { .. } | Self::NoPermission { .. })
     }
 
     /// Is it the lock of the memory clock that the board does not have?
-    #[must_use]
     pub(crate) fn is_refused_memory_lock(&self) -> bool {
         matches!(self, Self::NotSupported { call, .. } if *call == "nvmlDeviceSetMemoryLockedClocks")
     }
 
     /// Does nothing work before this passes? Then the clocks are given back until it does.
-    #[must_use]
     pub(crate) fn is_waited_out(&self) -> bool {
         self.fault().reaction() == Reaction::WaitOut && !self.is_missing_sensor()
     }

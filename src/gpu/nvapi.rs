@@ -15,15 +15,12 @@ pub(crate) const BY_DRIVER: u32 = 16;
 /// Why there is no NVAPI.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NvapiError {
-    /// Not in this build.
     #[cfg(not(feature = "nvapi"))]
     #[error("this agft was built without the feature nvapi")]
     NotBuilt,
-    /// `libnvidia-api.so.1` cannot be loaded.
     #[cfg(feature = "nvapi")]
     #[error("{0}; install the package of the driver that has libnvidia-api.so.1 (Debian: libnvidia-api1)")]
     NoLibrary(String),
-    /// The library lacks a function, or it failed.
     #[error("libnvidia-api.so.1: {0}")]
     Unfit(String),
 }
@@ -37,9 +34,6 @@ pub(crate) struct Nvapi {
 
 impl Nvapi {
     /// Loads and initialises the library, once; it stays until the process ends, which may have to give states back then.
-    ///
-    /// # Errors
-    /// [`NvapiError`].
     pub(crate) fn open() -> Result<&'static Self, NvapiError> {
         static NVAPI: OnceLock<Result<Nvapi, NvapiError>> = OnceLock::new();
         NVAPI
@@ -53,7 +47,6 @@ impl Nvapi {
     }
 
     /// The GPU on this PCI bus. NVAPI does not tell domains apart: `None` unless there is exactly one.
-    #[must_use]
     pub(crate) fn gpu(&'static self, bus: u32) -> Option<NvapiGpu> {
         let mut found = self.gpus.iter().filter(|(_, of)| *of == bus);
         let (handle, _) = found.next()?;
@@ -61,7 +54,6 @@ impl Nvapi {
     }
 }
 
-/// One GPU.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NvapiGpu {
     functions: ffi::Functions,
@@ -70,9 +62,6 @@ pub(crate) struct NvapiGpu {
 
 impl NvapiGpu {
     /// Forces a performance state, or [`BY_DRIVER`]; `gpu` is its name for humans.
-    ///
-    /// # Errors
-    /// [`GpuError`].
     pub(crate) fn force(&self, state: u32, gpu: &str) -> Result<(), GpuError> {
         const CALL: &str = "NvAPI_GPU_SetForcePstate";
         const NOT_SUPPORTED: i32 = -104;

@@ -82,7 +82,6 @@ impl NvmlHost {
     }
 
     /// The kernel's name of the GPU's PCI device, if the driver tells.
-    #[must_use]
     pub(crate) fn pci_name(&self, uuid: &str) -> Option<String> {
         let (device, _) = self.device(&GpuSelector::Uuid(uuid.to_owned())).ok()?;
         let pci = device.pci_info().ok()?;
@@ -143,9 +142,7 @@ impl NvmlHost {
     }
 
     /// The number of the PCI bus of a GPU; `None` if there is another one on a bus of that number, in another domain.
-    ///
-    /// # Errors
-    /// [`GpuError::NotFound`], or what [`list`](Self::list) gives.
+    /// Errors: [`GpuError::NotFound`], or what [`list`](Self::list) gives.
     pub(crate) fn only_on_bus(&self, uuid: &str) -> Result<Option<u32>, GpuError> {
         let (device, info) = self.device(&GpuSelector::Uuid(uuid.to_owned()))?;
         let pci = device.pci_info();

@@ -58,7 +58,6 @@ pub(crate) enum EnergySource {
 }
 
 impl EnergySource {
-    /// In words.
     #[must_use]
     pub(crate) fn words(self) -> &'static str {
         match self {
@@ -70,38 +69,32 @@ impl EnergySource {
 }
 
 /// The board's power limit as judgements use it.
-#[must_use]
 pub(crate) fn usable_limit(told: Option<Watts>) -> Watts {
     told.filter(|limit| LIMITS.contains(&limit.0)).unwrap_or(UNTOLD_LIMIT)
 }
 
 /// The highest power limit that may come into force while we look: an operator may raise the present one.
-#[must_use]
 pub(crate) fn highest_limit(info: &GpuInfo) -> Option<Watts> {
     let told = [info.power_limit, info.power_limit_max].into_iter().flatten();
     told.filter(|limit| LIMITS.contains(&limit.0)).max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 /// A power that a board with that limit can draw: a live one draws something.
-#[must_use]
 pub(crate) fn is_power(power: Watts, limit: Watts) -> bool {
     power.0 > 0.0 && power.0 <= TRANSIENT * limit.0
 }
 
 /// A share of time, in percent.
-#[must_use]
 pub(crate) fn is_utilization(percent: f64) -> bool {
     (0.0..=100.0).contains(&percent)
 }
 
 /// A core temperature in degrees Celsius.
-#[must_use]
 pub(crate) fn is_temperature(celsius: f64) -> bool {
     TEMPERATURES.contains(&celsius)
 }
 
 /// A clock of a GPU.
-#[must_use]
 pub(crate) fn is_clock(clock: Mhz) -> bool {
     CLOCKS.contains(&clock.0)
 }
@@ -119,7 +112,6 @@ pub(crate) struct Change {
 
 impl Change {
     /// Is it a better source than before?
-    #[must_use]
     pub(crate) fn is_better(&self) -> bool {
         self.source == EnergySource::Counter || self.before == EnergySource::None
     }
@@ -161,7 +153,6 @@ pub(crate) struct EnergyJudge {
 
 impl EnergyJudge {
     /// For a board with that limit.
-    #[must_use]
     pub(crate) fn new(limit: Option<Watts>) -> Self {
         Self {
             limit: usable_limit(limit),
@@ -180,14 +171,12 @@ impl EnergyJudge {
     }
 
     /// What decides; before the first look, nothing.
-    #[must_use]
     pub(crate) fn source(&self) -> EnergySource {
         self.source.unwrap_or(EnergySource::None)
     }
 
     /// Energy accounted since the first look, in joules. Never falls. `None` where nothing decides, or where
     /// what decides has said nothing for a while.
-    #[must_use]
     pub(crate) fn total(&self) -> Option<f64> {
         let at = self.known_at.filter(|_| self.source() != EnergySource::None)?;
         let is_recent = self.latest.is_none_or(|latest| latest.since(at) <= STILL_ALONE);
@@ -366,18 +355,15 @@ pub(crate) struct PowerJudge {
 
 impl PowerJudge {
     /// For a board with that limit.
-    #[must_use]
     pub(crate) fn new(limit: Option<Watts>) -> Self {
         Self { limit: usable_limit(limit), above_since: None }
     }
 
     /// Is power above what a board draws for longer?
-    #[must_use]
     pub(crate) fn is_above(&self) -> bool {
         self.above_since.is_some()
     }
 
-    /// Is this power believed?
     pub(crate) fn believes(&mut self, now: Time, power: Watts) -> bool {
         if power.0 <= SUSTAINED * self.limit.0 {
             self.above_since = None;
@@ -406,7 +392,6 @@ enum Contradiction {
 
 impl IdleJudge {
     /// For a board with that limit.
-    #[must_use]
     pub(crate) fn new(limit: Option<Watts>) -> Self {
         Self { limit: usable_limit(limit), power: None, contradicts: None }
     }

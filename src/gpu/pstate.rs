@@ -24,7 +24,6 @@ pub(crate) const STUCK_BRANCHES: [StuckBranch; 1] = [StuckBranch {
 }];
 
 /// Why states are not forced under this driver, if so.
-#[must_use]
 pub(crate) fn stuck_branch(driver: &str) -> Option<&'static StuckBranch> {
     let branch = driver.split('.').next()?;
     STUCK_BRANCHES.iter().find(|stuck| stuck.branch == branch)
@@ -44,9 +43,7 @@ pub(crate) struct PstateClocks {
 
 impl PstateClocks {
     /// Of the GPU with this UUID, with `state` as the low state.
-    ///
-    /// # Errors
-    /// [`GpuError`] if there is no NVAPI, or its GPU on the same bus cannot be told for certain.
+    /// Errors: [`GpuError`] if there is no NVAPI, or its GPU on the same bus cannot be told for certain.
     pub(crate) fn open(host: NvmlHost, uuid: &str, state: u32) -> Result<Self, GpuError> {
         let nvml = host.clocks(&GpuSelector::Uuid(uuid.to_owned()))?;
         let label = nvml.info().to_string();
@@ -59,9 +56,7 @@ impl PstateClocks {
     }
 
     /// The same, if states may be forced under this driver at all.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open), and for the drivers of [`STUCK_BRANCHES`].
+    /// Errors: As [`open`](Self::open), and for the drivers of [`STUCK_BRANCHES`].
     pub(crate) fn open_to_force(host: NvmlHost, gpu: &GpuInfo, state: u32) -> Result<Self, GpuError> {
         let stuck = gpu.driver_version.as_deref().and_then(stuck_branch);
         if let Some(StuckBranch { branch, what, source }) = stuck {
@@ -119,9 +114,6 @@ impl GpuClocks for PstateClocks {
 }
 
 /// What gives the clocks of a GPU back, whichever way they were lowered.
-///
-/// # Errors
-/// [`GpuError`].
 pub(crate) fn clocks_to_reset(
     host: NvmlHost,
     uuid: &str,

@@ -24,7 +24,6 @@ pub(crate) struct HeldLedger {
 
 impl HeldLedger {
     /// Books in `dir`, and a guardian at the end of `link`.
-    #[must_use]
     pub(crate) fn new(dir: Arc<HeldDir>, link: Link, config: &Path) -> Self {
         Self { dir, link, holder: Holder::current(config), journals: BTreeMap::new() }
     }

@@ -31,13 +31,11 @@ pub(crate) struct GuardianSpec {
     pub config: PathBuf,
     /// Silence of the controller after which the guardian acts.
     pub silence: Duration,
-    /// Log as JSON.
     pub(crate) json_log: bool,
 }
 
 impl GuardianSpec {
     /// How long a controller with ticks `period` apart may be silent.
-    #[must_use]
     pub(crate) fn silence(period: Seconds) -> Duration {
         Duration::from_secs_f64(5.0 * period.0).max(SILENCE)
     }
@@ -46,13 +44,10 @@ impl GuardianSpec {
 /// Why there is no guardian.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    /// The system refused.
     #[error("the guardian cannot be started: {0}")]
     System(#[from] io::Error),
-    /// It said why.
     #[error("the guardian cannot start: {0}")]
     Refused(String),
-    /// It ended, or did not answer in time.
     #[error("the guardian does not answer")]
     NoAnswer,
 }
@@ -96,7 +91,6 @@ impl Ends {
 
 impl Link {
     /// A way to nobody yet.
-    #[must_use]
     pub(crate) fn new() -> Self {
         Self { ends: Arc::default() }
     }
@@ -106,9 +100,6 @@ impl Link {
     }
 
     /// Starts a guardian and waits until it is ready; gives the lines that it will send.
-    ///
-    /// # Errors
-    /// [`LinkError`].
     pub(crate) fn start(&self, spec: &GuardianSpec) -> Result<Answers, LinkError> {
         self.drop_guardian();
         let (ours, theirs) = UnixStream::pair()?;
@@ -161,7 +152,6 @@ impl Link {
     }
 
     /// Sends a line; `false` if there is no guardian to take it.
-    #[must_use]
     pub(crate) fn send(&self, message: &ToGuardian) -> bool {
         let mut ends = self.lock();
         match message {
@@ -173,7 +163,6 @@ impl Link {
     }
 
     /// Is nothing locked, as far as was said?
-    #[must_use]
     pub(crate) fn holds_nothing(&self) -> bool {
         self.lock().held.is_empty()
     }
@@ -211,7 +200,6 @@ pub(crate) struct Answers {
 
 impl Answers {
     /// The next message; `Some(None)` if none came within the time set, `None` if the guardian is gone.
-    #[expect(clippy::should_implement_trait, reason = "it waits, and a time-out is no end")]
     pub(crate) fn next(&mut self) -> Option<Option<FromGuardian>> {
         match self.lines.read_line(&mut self.partial) {
             Ok(0) => None,

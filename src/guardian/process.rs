@@ -61,9 +61,6 @@ pub(crate) struct Ward {
 }
 
 /// Guards until the controller's end or a signal. Standard input is the socket to the controller.
-///
-/// # Errors
-/// [`GuardianError`].
 pub(crate) fn run(ward: &Ward) -> Result<(), GuardianError> {
     // A session of its own: neither the terminal's ^C nor a kill of the controller's process group is meant for it.
     // Where it leads a group already (started by hand), there is nothing to leave.
@@ -75,21 +72,12 @@ pub(crate) fn run(ward: &Ward) -> Result<(), GuardianError> {
 /// Why a guardian cannot do its work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GuardianError {
-    /// The system refused.
     #[error("{what}: {cause}")]
-    System {
-        /// What was asked for.
-        what: &'static str,
-        /// What the system said.
-        cause: io::Error,
-    },
-    /// The driver refused.
+    System { what: &'static str, cause: io::Error },
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// Another guardian holds the GPU, or the directory cannot be used.
     #[error(transparent)]
     Claim(#[from] ClaimError),
-    /// It came too late.
     #[error("the controller (pid {0}) was gone before its guardian was ready")]
     Orphan(u32),
 }

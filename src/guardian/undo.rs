@@ -16,7 +16,6 @@ use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Leftover, Role};
 ///
 /// Root's daemons share one directory, which a restart of the machine empties; another user may not write there, and
 /// has the model's directory.
-#[must_use]
 pub(crate) fn runtime_dir(config: &Config) -> PathBuf {
     match &config.gpu.runtime_dir {
         Some(dir) => dir.into(),
@@ -66,9 +65,7 @@ pub(crate) enum Undone {
 }
 
 /// Undoes every journal in `dir` whose writer is dead, but for those of the caller's `own` GPUs.
-///
-/// # Errors
-/// [`StoreError`] if the directory cannot be read or written.
+/// Errors: [`StoreError`] if the directory cannot be read or written.
 pub(crate) fn undo(
     dir: &HeldDir,
     host: AnyHost,

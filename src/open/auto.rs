@@ -24,17 +24,12 @@ pub(crate) struct Seen {
 
 impl Seeker {
     /// On this machine.
-    ///
-    /// # Errors
-    /// [`DiscoverError::Client`].
     pub(crate) fn new(host: AnyHost) -> Result<Self, DiscoverError> {
         Ok(Self { discovery: Discovery::new(Procfs::default())?, host })
     }
 
     /// Looks once. Blocks, for 15 s at the most.
-    ///
-    /// # Errors
-    /// [`DiscoverError`]: nothing is known then, which is not that nothing is there.
+    /// Errors: [`DiscoverError`]: nothing is known then, which is not that nothing is there.
     pub(crate) fn look(&mut self, config: &Config) -> Result<Seen, DiscoverError> {
         if config.servers == Servers::Auto { self.look_for_servers() } else { self.look_for_gpus(config) }
     }
@@ -96,7 +91,6 @@ impl Seeker {
 }
 
 /// The servers of the configuration, with those that have to be looked for as they were found.
-#[must_use]
 pub(crate) fn servers(config: &Config, found: &[Found]) -> Vec<Server> {
     match &config.servers {
         Servers::Auto => found.iter().map(|found| of_found(config, found)).collect(),

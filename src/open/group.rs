@@ -64,7 +64,6 @@ pub(crate) struct Options {
 pub(crate) struct Gpus {
     host: AnyHost,
     sensors: Vec<Box<dyn GpuSensors>>,
-    /// Who they are.
     pub(crate) infos: Vec<GpuInfo>,
     clocks: SupportedClocks,
     /// The driver lists none: `clocks` is the one that was running, and nothing can be chosen or locked.
@@ -73,9 +72,7 @@ pub(crate) struct Gpus {
 
 impl Gpus {
     /// Opens those that the server's configuration names.
-    ///
-    /// # Errors
-    /// One of them is not there, they are not alike, or nothing is known of their clocks.
+    /// Errors: One of them is not there, they are not alike, or nothing is known of their clocks.
     pub(crate) fn open(host: AnyHost, config: &Config) -> anyhow::Result<Self> {
         let mut sensors: Vec<Box<dyn GpuSensors>> = Vec::new();
         for selector in &config.gpu.device_id {
@@ -114,7 +111,6 @@ impl Gpus {
         }
     }
 
-    /// Their UUIDs.
     fn uuids(&self) -> BTreeSet<String> {
         self.infos.iter().map(|info| info.uuid.clone()).collect()
     }
@@ -164,9 +160,7 @@ pub(crate) struct Candidate {
 
 impl Candidate {
     /// Opens what the server's configuration names.
-    ///
-    /// # Errors
-    /// What is wrong with the GPUs, or with the address or the files of the page.
+    /// Errors: What is wrong with the GPUs, or with the address or the files of the page.
     pub(crate) fn open(host: AnyHost, mut server: Server, options: Options) -> anyhow::Result<Self> {
         let gpus = Gpus::open(host, &server.config)?;
         server.config.control.data_collection_mode |= options.data_collection;
@@ -180,9 +174,6 @@ impl Candidate {
     }
 
     /// Those whose GPUs overlap become one each, which is said in the log.
-    ///
-    /// # Errors
-    /// [`join::Conflict`]
     pub(crate) fn join_overlapping(candidates: Vec<Self>) -> anyhow::Result<Vec<Self>> {
         let sets: Vec<BTreeSet<String>> = candidates.iter().map(|candidate| candidate.gpus.uuids()).collect();
         let mut candidates: Vec<Option<Self>> = candidates.into_iter().map(Some).collect();
@@ -216,9 +207,8 @@ impl Candidate {
     }
 
     /// Opens the ways to the pages, and says what may be unexpected.
-    ///
-    /// # Errors
-    /// An address or a file cannot be used; the GPUs are set up so that their clocks cannot be controlled.
+    /// Errors: An address or a file cannot be used; the GPUs are set up so that their clocks cannot be
+    /// controlled.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         self.scrapers = Some(scrapers(&self.servers)?);
         if self.gpus.unlisted {
@@ -229,9 +219,6 @@ impl Candidate {
 }
 
 /// The ways to the pages of these servers.
-///
-/// # Errors
-/// An address or a file cannot be used.
 pub(crate) fn scrapers(servers: &[Server]) -> Result<Servers<Scraper>, ScrapeError> {
     let one = |server: &Server| {
         Ok((server.name.clone(), Scraper::new(&compose::scrape_settings(&server.config, server.engine))?))
@@ -261,9 +248,6 @@ pub struct Memory {
 
 impl Memory {
     /// Reads it; a model that cannot be used is said, and learned anew.
-    ///
-    /// # Errors
-    /// The directory cannot be used.
     pub(crate) fn load(candidate: &Candidate, options: Options) -> anyhow::Result<Self> {
         let config = &candidate.server.config;
         let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
@@ -356,7 +340,6 @@ pub const HELP: &str =
 
 impl Shared {
     /// Opens the group of servers again, the driver's part of it off the loop's thread.
-    #[must_use]
     pub(crate) fn opener(&self, host: AnyHost) -> Opener {
         let shared = self.clone();
         Rc::new(move |servers: Vec<Server>, taken: BTreeSet<String>| {
@@ -391,9 +374,6 @@ impl Shared {
     }
 
     /// Starts all that works for a group, on the loop's runtime.
-    ///
-    /// # Errors
-    /// A thread or the directory of records cannot be had.
     pub(crate) fn start(
         &self,
         candidate: Candidate,
@@ -503,9 +483,7 @@ impl Shared {
 }
 
 /// Takes the clocks of a group; none where they are never written.
-///
-/// # Errors
-/// The driver refuses, or the GPUs are not this process's.
+/// Errors: The driver refuses, or the GPUs are not this process's.
 pub(crate) fn take_clocks(
     guarded: Option<&Guarded>,
     candidate: &Candidate,

@@ -65,9 +65,7 @@ pub(crate) struct Lent(String);
 impl Guarded {
     /// Takes the GPUs for this run, whose ticks are `period` apart, and undoes what journals of the dead name on others.
     /// Of `others`, those that another agft has are left out.
-    ///
-    /// # Errors
-    /// Another agft has one of `gpus`, or all, or a dead one left what cannot be undone.
+    /// Errors: Another agft has one of `gpus`, or all, or a dead one left what cannot be undone.
     pub(crate) fn claim(
         file: &Path,
         json_log: bool,
@@ -135,9 +133,7 @@ impl Guarded {
     }
 
     /// Starts the guardian; before the first lock.
-    ///
-    /// # Errors
-    /// It cannot be started, or cannot open the GPUs.
+    /// Errors: It cannot be started, or cannot open the GPUs.
     pub(crate) fn start_guardian(&self) -> anyhow::Result<Answers> {
         let answers = self.link.start(&self.spec)?;
         tracing::info!(silence_s = self.spec.silence.as_secs_f64(), "guardian is ready");
@@ -145,9 +141,7 @@ impl Guarded {
     }
 
     /// The books for the lease of these GPUs, each of which is one group's at a time.
-    ///
-    /// # Errors
-    /// [`Lent`]: a group has one of them.
+    /// Errors: [`Lent`]: a group has one of them.
     pub(crate) fn ledger(&self, gpus: &[GpuInfo]) -> Result<Box<dyn Ledger>, Lent> {
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gpu) = gpus.iter().find(|gpu| lent.contains(&gpu.uuid)) {
@@ -159,16 +153,11 @@ impl Guarded {
         Ok(Box::new(LentLedger { books, gpus, lent: Arc::clone(&self.lent) }))
     }
 
-    /// Is this one of the GPUs?
-    #[must_use]
     pub(crate) fn has(&self, gpu: &GpuInfo) -> bool {
         self.spec.gpus.contains(&gpu.uuid)
     }
 
     /// Starts the watch over the run's threads and its guardian; `tick` is marked by the loop.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if there is no thread to be had.
     pub(crate) fn watch(&self, answers: Answers, tick: Pulse) -> std::io::Result<Watch> {
         Watch::spawn(self.link.clone(), answers, self.spec.clone(), tick)
     }

@@ -35,7 +35,6 @@ pub(crate) struct Conflict {
 }
 
 /// Which of these sets overlap, directly or through others: the places of each such set, in the order of the first.
-#[must_use]
 pub(crate) fn overlapping(sets: &[BTreeSet<String>]) -> Vec<Vec<usize>> {
     let mut groups: Vec<(Vec<usize>, BTreeSet<String>)> = Vec::new();
     for (at, set) in sets.iter().enumerate() {
@@ -60,9 +59,6 @@ pub(crate) fn overlapping(sets: &[BTreeSet<String>]) -> Vec<Vec<usize>> {
 ///
 /// Its name is theirs, joined by `+`, and so are its directories. Its limits are the tightest of those that have some:
 /// for views, records and what a policy foresees; what counts is each one's own ([`sharers`]).
-///
-/// # Errors
-/// [`Conflict`]
 pub(crate) fn join(servers: &[Server]) -> Result<Option<Server>, Conflict> {
     let Some((first, others)) = servers.split_first() else { return Ok(None) };
     if others.is_empty() {
@@ -88,7 +84,6 @@ pub(crate) fn join(servers: &[Server]) -> Result<Option<Server>, Conflict> {
 }
 
 /// Their names, joined by `+`, which no name has.
-#[must_use]
 pub(crate) fn name(servers: &[Server]) -> String {
     servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>().join("+")
 }
@@ -128,7 +123,6 @@ fn shorter(a: Seconds, b: Seconds) -> Seconds {
 }
 
 /// What each of the servers promises its clients.
-#[must_use]
 pub(crate) fn sharers(servers: &[Server]) -> Vec<Sharer> {
     servers.iter().map(|server| Sharer::new(server.name.clone(), compose::limits(&server.config))).collect()
 }

@@ -34,9 +34,7 @@ pub(crate) struct Chosen {
 
 /// The GPUs that are meant, but for those in `taken`. A named one that cannot be parked is an error; of all, those that can
 /// are taken.
-///
-/// # Errors
-/// A named GPU cannot be parked, or is named twice or taken; the driver does not list its GPUs.
+/// Errors: A named GPU cannot be parked, or is named twice or taken; the driver does not list its GPUs.
 pub(crate) fn choose(host: AnyHost, park: &Park, taken: &[GpuInfo]) -> anyhow::Result<Vec<Chosen>> {
     let (selectors, named) = match &park.gpus {
         Some(selectors) => (selectors.clone(), true),
@@ -84,9 +82,7 @@ fn open(host: AnyHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, Se
 
 /// Which of the GPUs are parked by performance state: all, if that is configured, else those that lock no core clock. They
 /// are this run's own by now: a reset is what comes first in any case.
-///
-/// # Errors
-/// A performance state cannot be forced where it has to be.
+/// Errors: A performance state cannot be forced where it has to be.
 pub(crate) fn find_by_state(
     host: AnyHost,
     park: &Park,
@@ -191,17 +187,11 @@ pub(crate) struct Around {
 
 impl Around {
     /// Starts what watches connections and runs programs.
-    ///
-    /// # Errors
-    /// [`SetupError`]
     pub(crate) fn open(park: &Park) -> Result<Self, SetupError> {
         Ok(Self { hooks: setup::fan_hooks(park)?, sources: setup::sources(park)? })
     }
 
     /// Starts a group for each GPU but those that are `served` for now, and what is around them.
-    ///
-    /// # Errors
-    /// The driver refuses, or a thread cannot be had.
     pub(crate) fn start(
         self,
         host: AnyHost,

@@ -117,39 +117,33 @@ impl Books {
     }
 
     /// Mean board power of quiet spells.
-    #[must_use]
     pub(crate) fn idle_power(&self) -> Option<Watts> {
         self.quiet_so_far().mean()
     }
 
     /// Mean board power while parked: energy over time.
-    #[must_use]
     pub(crate) fn parked_power(&self) -> Option<Watts> {
         self.parked_so_far().mean()
     }
 
     /// Energy used while parked, as far as measured.
-    #[must_use]
     pub(crate) fn parked_energy(&self) -> Option<Joules> {
         let parked = self.parked_so_far();
         (parked.spells() > 0).then(|| Joules(parked.energy()))
     }
 
     /// Power that parking saves.
-    #[must_use]
     pub(crate) fn saving(&self) -> Option<Watts> {
         Some(Watts(self.idle_power()?.0 - self.parked_power()?.0))
     }
 
     /// What the measured parked time would have cost at the mean idle power, less what it did cost; without an interval.
-    #[must_use]
     pub(crate) fn saved_about(&self) -> Option<Joules> {
         Some(Joules(self.saving()?.0 * self.parked_so_far().weight()))
     }
 
     /// The same with its 95 % interval; `None` while there are fewer than [`FEWEST_SPELLS`] of either kind, or one spell
     /// is nearly all of the time.
-    #[must_use]
     pub(crate) fn saved(&self) -> Option<Estimate> {
         let (quiet, parked) = (self.quiet_so_far(), self.parked_so_far());
         let Joules(joules) = self.saved_about()?;
@@ -168,7 +162,6 @@ impl Books {
     }
 
     /// Sensor calls a minute while parked.
-    #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "calls of a run are far below 2^53")]
     pub(crate) fn calls_per_parked_minute(&self) -> Option<f64> {
         (self.parked_s >= 1.0).then(|| self.calls_parked as f64 * 60.0 / self.parked_s)

@@ -50,7 +50,6 @@ impl Callers {
         counts
     }
 
-    /// There is work now.
     pub(crate) fn worked(&mut self, now: Time) {
         self.judge(now);
         self.worked_at = Some(now);
@@ -62,7 +61,6 @@ impl Callers {
     }
 
     /// Callers that are not listened to.
-    #[must_use]
     pub(crate) fn unheard(&self) -> usize {
         self.known.values().filter(|caller| caller.vain >= VAIN).count()
     }

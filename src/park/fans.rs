@@ -21,7 +21,6 @@ pub struct FanRule {
 
 impl FanRule {
     /// Off after all GPUs have been parked for so long.
-    #[must_use]
     pub(crate) fn new(off_after: Seconds) -> Self {
         Self { off_after, parked_since: None, off: false }
     }

@@ -74,7 +74,6 @@ pub(crate) enum GapState {
         /// Since when.
         since: Time,
     },
-    /// Parked.
     Parked {
         /// Since when it has been idle.
         idle_since: Time,
@@ -116,7 +115,6 @@ pub(crate) struct GapRule {
 
 impl GapRule {
     /// At the driver's clocks, with nothing seen yet.
-    #[must_use]
     pub(crate) fn new(settings: &GapSettings) -> Self {
         Self {
             state: GapState::Serving,
@@ -128,25 +126,21 @@ impl GapRule {
     }
 
     /// Where it stands.
-    #[must_use]
     pub(crate) fn state(&self) -> GapState {
         self.state
     }
 
     /// Parked now?
-    #[must_use]
     pub(crate) fn is_parked(&self) -> bool {
         matches!(self.state, GapState::Parked { .. })
     }
 
     /// After the start of the gap under way, or of the next: parked this late.
-    #[must_use]
     pub(crate) fn park_after(&self, settings: &GapSettings, prices: Prices) -> Seconds {
         self.gap.unwrap_or_else(|| self.begin_gap(settings, prices)).park_after
     }
 
     /// Is parking out of the question for a while, since the driver refused?
-    #[must_use]
     pub(crate) fn is_held_off(&self, now: Time) -> bool {
         self.not_before.is_some_and(|until| now < until)
     }

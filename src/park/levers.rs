@@ -191,7 +191,6 @@ pub(crate) struct Stretch {
 enum Phase {
     /// Clocks left to the driver.
     Unparked,
-    /// A lever.
     Lever(LeverKind),
     /// On the way back from a lever.
     Back(LeverKind),
@@ -354,25 +353,21 @@ impl Levers {
 
     /// Since when, or at the earliest from when on, a board that has been parked since `parked_since` has to be looked at for
     /// a trial; `None` if all is known.
-    #[must_use]
     pub(crate) fn trial_due(&self, parked_since: Time) -> Option<Time> {
         (self.is_trying() || self.wanted().is_some()).then_some(parked_since + self.times.after)
     }
 
     /// Is the board on its way back from a lever, so that its clocks are worth a close look?
-    #[must_use]
     pub(crate) fn is_timing(&self) -> bool {
         matches!(self.trial, Some(Trial { phase: Phase::Back(_), .. }))
     }
 
     /// Between two looks at the energy in a trial.
-    #[must_use]
     pub(crate) fn trial_period(&self) -> Seconds {
         Seconds(self.times.measure.0 / 16.0)
     }
 
     /// Is a trial under way?
-    #[must_use]
     pub(crate) fn is_trying(&self) -> bool {
         self.trial.is_some()
     }

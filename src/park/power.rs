@@ -47,25 +47,21 @@ impl SpellPower {
     }
 
     /// How many spells.
-    #[must_use]
     pub(crate) fn spells(&self) -> u64 {
         self.spells
     }
 
     /// Their time in seconds, where that is the weight.
-    #[must_use]
     pub(crate) fn weight(&self) -> f64 {
         self.weight[0]
     }
 
     /// Their energy in joules, where the weight is a time.
-    #[must_use]
     pub(crate) fn energy(&self) -> f64 {
         self.energy
     }
 
     /// Mean power.
-    #[must_use]
     pub(crate) fn mean(&self) -> Option<Watts> {
         (self.spells > 0).then(|| Watts(self.energy / self.weight[0]))
     }

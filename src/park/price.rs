@@ -29,19 +29,16 @@ impl WakePrice {
     }
 
     /// Power at work.
-    #[must_use]
     pub(crate) fn busy(&self) -> Option<Watts> {
         self.busy_w.map(Watts)
     }
 
     /// Time that work waits for its clocks.
-    #[must_use]
     pub(crate) fn delay(&self) -> Seconds {
         Seconds(self.delay_s.unwrap_or(WAKE_PRIOR))
     }
 
     /// The price; `None` while no work has been seen.
-    #[must_use]
     pub(crate) fn joules(&self) -> Option<Joules> {
         Some(Joules(self.busy_w? * self.delay().0))
     }

@@ -44,7 +44,6 @@ pub(crate) struct Terms {
 
 impl Terms {
     /// What a gap of this length costs under these terms.
-    #[must_use]
     pub(crate) fn cost(&self, gap: Seconds) -> Joules {
         if gap > self.wait {
             Joules(self.rent.0 * self.wait.0 + self.buy.0)
@@ -54,7 +53,6 @@ impl Terms {
     }
 
     /// What it costs whoever knew its length.
-    #[must_use]
     pub(crate) fn clairvoyant(&self, gap: Seconds) -> Joules {
         Joules((self.rent.0 * gap.0).min(self.buy.0))
     }
@@ -77,7 +75,6 @@ impl Default for SkiRental {
 
 impl SkiRental {
     /// The terms of a gap that begins now: `wake` is what a wake may cost, `saving` the power that parking saves.
-    #[must_use]
     pub(crate) fn terms(&self, wake: Joules, saving: Watts) -> Terms {
         let rent = saving.0.max(LEAST_SAVING.0);
         let buy = wake.0 * self.bar;

@@ -54,7 +54,6 @@ pub enum WakeSource {
 
 impl WakeSource {
     /// Its name in sums and labels.
-    #[must_use]
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Page => "page",

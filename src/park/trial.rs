@@ -5,7 +5,6 @@ use crate::units::Seconds;
 /// A gap has to have lasted so long before anything is tried out in it.
 pub(crate) const TRIAL_AFTER: Seconds = Seconds(1.5);
 
-/// Times of a trial.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct TrialTimes {
     /// A gap has to have lasted so long before anything is tried out in it.

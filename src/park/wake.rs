@@ -50,14 +50,12 @@ pub enum Verdict {
 impl WakeCheck {
     /// Of a GPU that was parked at these clocks until `now`. A parked clock within the tolerance of `top`, the highest,
     /// could not be told from a running one, and is not looked at.
-    #[must_use]
     pub(crate) fn new(parked: Running, top: Running, now: Time) -> Self {
         let parked = told(parked, top);
         Self { parked, woken: now, reset: now, resets: 0, idle: false }
     }
 
     /// Does it only wait for work, so that the clocks need not be read before there is any?
-    #[must_use]
     pub(crate) fn waits_for_work(&self) -> bool {
         self.idle
     }

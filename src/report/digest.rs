@@ -47,7 +47,6 @@ pub(crate) struct Ratio {
 
 impl AtClock {
     /// EDP against default clocks, if any window says.
-    #[must_use]
     pub(crate) fn edp_ratio(&self) -> Option<Ratio> {
         let (mean, error) = (self.log_edp_ratio.mean()?, self.log_edp_ratio.standard_error());
         Some(Ratio {
@@ -269,7 +268,6 @@ impl Digest {
     }
 
     /// Mean power, W.
-    #[must_use]
     pub(crate) fn power_w(&self) -> Option<f64> {
         let mut power = Weighted::default();
         self.timeline.bins.iter().for_each(|bin| power.add(bin.power_w));
@@ -277,26 +275,22 @@ impl Digest {
     }
 
     /// Joules per generated token.
-    #[must_use]
     pub(crate) fn joules_per_token(&self) -> Option<f64> {
         (self.generated_tokens > 0.0 && self.energy_j > 0.0).then(|| self.energy_j / self.generated_tokens)
     }
 
     /// Estimate: share of the energy saved against default clocks.
-    #[must_use]
     pub(crate) fn saved_share(&self) -> Option<f64> {
         (self.default_energy_j > 0.0).then(|| 1.0 - self.compared_energy_j / self.default_energy_j)
     }
 
     /// Estimate: relative rise of the time per output token.
-    #[must_use]
     pub(crate) fn slowdown(&self) -> Option<f64> {
         (self.default_token_time_s > 0.0)
             .then(|| self.compared_token_time_s / self.default_token_time_s - 1.0)
     }
 
     /// Share of the watched time in which no limit was broken.
-    #[must_use]
     pub(crate) fn limits_kept(&self) -> Option<f64> {
         (self.watched_s > 0.0).then(|| 1.0 - self.violated_s / self.watched_s)
     }

@@ -39,9 +39,6 @@ fn escape(text: &str) -> String {
 }
 
 /// The page.
-///
-/// # Errors
-/// [`ReportError::Plot`]
 pub(crate) fn html(report: &Report) -> Result<String, ReportError> {
     let name = escape(&report.name);
     let mut out = format!(

@@ -153,7 +153,6 @@ impl Timeline {
     }
 
     /// Seconds from the start to the end of the last bin.
-    #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "at most MOST_BINS")]
     pub(crate) fn length_s(&self) -> f64 {
         self.bins.len() as f64 * self.width_s

@@ -32,9 +32,7 @@ pub(super) struct Dir {
 
 /// Makes the directory at `path` if need be, for root one that others can neither write nor exchange; says, for the
 /// caller to pass on, what had to be mended for that.
-///
-/// # Errors
-/// [`StoreError`] if it cannot be made or, for root, be trusted.
+/// Errors: [`StoreError`] if it cannot be made or, for root, be trusted.
 pub(crate) fn own_dir(path: &Path) -> Result<Option<&'static str>, StoreError> {
     Ok(Dir::open_or_create(path)?.made_ours()?.then_some(MENDED))
 }

@@ -67,7 +67,6 @@ impl Holder {
 
 impl Holder {
     /// Is it this very process that has this id now? `false`, too, where the kernel does not say.
-    #[must_use]
     pub(crate) fn is_alive(&self) -> bool {
         self.pid_start != 0 && start_of(self.pid) == Some(self.pid_start)
     }
@@ -195,9 +194,8 @@ pub(crate) struct HeldDir {
 
 impl HeldDir {
     /// Opens it, making it if need be.
-    ///
-    /// # Errors
-    /// [`StoreError`]; for root also if others could remove a journal from it, or hold a lock file in it.
+    /// Errors: [`StoreError`]; for root also if others could remove a journal from it, or hold a lock file in
+    /// it.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         Self::meeting_in(path, machine_places())
     }
@@ -207,9 +205,7 @@ impl HeldDir {
     }
 
     /// Takes the GPU for this process.
-    ///
-    /// # Errors
-    /// [`ClaimError::Busy`] if a living process has it, with its name.
+    /// Errors: [`ClaimError::Busy`] if a living process has it, with its name.
     pub(crate) fn claim(&self, gpu: &str, role: Role, holder: &Holder) -> Result<Claim, ClaimError> {
         let claim = self.claim_unnamed(gpu, role)?;
         let text = serde_json::to_string(holder).unwrap_or_default();
@@ -223,9 +219,6 @@ impl HeldDir {
     }
 
     /// The same without a name: for one that only resets, or waits.
-    ///
-    /// # Errors
-    /// As [`claim`](Self::claim).
     pub(crate) fn claim_unnamed(&self, gpu: &str, role: Role) -> Result<Claim, ClaimError> {
         let mut files = vec![take(&self.dir, gpu, role)?];
         match meet(&self.places, Some(&self.dir), gpu, role) {
@@ -241,7 +234,6 @@ impl HeldDir {
 
     /// Does a successor of the GPU's guardian wait for it, with this directory or (`anywhere`) with another
     /// one?
-    #[must_use]
     pub(crate) fn is_asked_for(&self, gpu: &str, anywhere: bool) -> bool {
         let here = take(&self.dir, gpu, Role::Successor);
         let busy = |taken: &ClaimError| matches!(taken, ClaimError::Busy(_));
@@ -252,9 +244,7 @@ impl HeldDir {
     }
 
     /// Writes down what is about to be locked.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing may be locked.
+    /// Errors: [`StoreError`]; then nothing may be locked.
     pub(crate) fn write(&self, journal: &Journal) -> Result<(), StoreError> {
         let name = journal_name(&journal.gpu);
         let bytes = journal.encode(&self.dir.file(&name))?;
@@ -262,7 +252,6 @@ impl HeldDir {
     }
 
     /// Is there a journal of this GPU, whoever wrote it? If that cannot be told, there is.
-    #[must_use]
     pub(crate) fn has_journal(&self, gpu: &str) -> bool {
         self.dir.exists(&journal_name(gpu)).unwrap_or(true)
     }
@@ -277,7 +266,6 @@ impl HeldDir {
     }
 
     /// Does a journal say that a performance state of this GPU is forced?
-    #[must_use]
     pub(crate) fn state_may_be_forced(&self, gpu: &str) -> MayBeForced {
         match self.journal(gpu) {
             Ok(Some(journal)) if journal.state_forced => MayBeForced::Yes,
@@ -287,21 +275,16 @@ impl HeldDir {
     }
 
     /// Does a journal say that the memory clock of this GPU is locked?
-    #[must_use]
     pub(crate) fn memory_is_locked(&self, gpu: &str) -> bool {
         matches!(self.journal(gpu), Ok(Some(journal)) if journal.memory.is_some())
     }
 
     /// Nothing of this GPU is locked any more.
-    ///
-    /// # Errors
-    /// [`StoreError`].
     pub(crate) fn clear(&self, gpu: &str) -> Result<(), StoreError> {
         self.dir.remove(&journal_name(gpu))
     }
 
     /// Is there no journal at all, damaged or not?
-    #[must_use]
     pub(crate) fn is_clean(&self) -> bool {
         self.dir.names().is_ok_and(|names| !names.iter().any(|name| name.ends_with(JOURNAL)))
     }
@@ -309,9 +292,7 @@ impl HeldDir {
     /// Every journal that is there, whoever wrote it. Those of another boot are dropped, damaged ones put aside.
     ///
     /// The caller clears what it has undone. Whether the writer of a journal lives is told by [`claim`](Self::claim).
-    ///
-    /// # Errors
-    /// [`StoreError`] if the directory cannot be read.
+    /// Errors: [`StoreError`] if the directory cannot be read.
     pub(crate) fn leftovers(&self, now: Timestamp) -> Result<Vec<Leftover>, StoreError> {
         file::remove_leftovers(&self.dir)?;
         let mut found = Vec::new();

@@ -34,7 +34,6 @@ fn name(gpu: &GpuInfo, gpus: usize) -> String {
 }
 
 /// What was measured of this board, or of the group of `gpus` boards that begins with it, under its present driver; nothing known where that cannot be read, which is said.
-#[must_use]
 pub(crate) fn load_levers(dir: &Path, gpu: &GpuInfo, gpus: usize) -> LeverBook {
     let fresh = LeverBook { driver: gpu.driver_version.clone(), ..LeverBook::default() };
     let name = name(gpu, gpus);
@@ -75,9 +74,7 @@ fn read(dir: &Path, name: &str) -> Result<Option<Contents>, String> {
 }
 
 /// Keeps what was measured for the next run.
-///
-/// # Errors
-/// [`StoreError`]; the old file is then as it was.
+/// Errors: [`StoreError`]; the old file is then as it was.
 pub(crate) fn save_levers(
     dir: &Path,
     gpu: &GpuInfo,

@@ -74,9 +74,7 @@ struct Formats {
 
 impl ModelStore {
     /// Replaces `model_metadata.json` beside the model.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the old file is then as it was.
+    /// Errors: [`StoreError`]; the old file is then as it was.
     pub(crate) fn write_metadata(&self, metadata: &ModelMetadata) -> Result<(), StoreError> {
         let document = Document {
             metadata,

@@ -127,9 +127,7 @@ impl ModelStore {
     /// of this GPU and policy, and was therefore moved aside (`now` is in its new name).
     ///
     /// `T`'s serde form has to be positional: `skip_serializing_if`, `flatten` and `untagged` do not come back.
-    ///
-    /// # Errors
-    /// [`StoreError`]; one loadable generation is there if one was there before.
+    /// Errors: [`StoreError`]; one loadable generation is there if one was there before.
     pub(crate) fn save<T: Serialize>(
         &self,
         identity: &Identity,
@@ -185,9 +183,6 @@ impl ModelStore {
 
     /// Moves both generations to `model.before-reset-<now>-<n>.agft`, of which the newest five are kept; returns
     /// where they are now.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the system refuses.
     pub(crate) fn reset(&self, now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
         let _turn = self.turn();
         let mut kept = Vec::new();

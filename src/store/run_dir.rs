@@ -136,9 +136,6 @@ impl RunDir {
     }
 
     /// Opens the record of its rounds.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the file cannot be opened.
     pub(crate) fn rounds(&self, limits: RoundLimits, now: Time) -> Result<RoundWriter, StoreError> {
         RoundWriter::within(self.base.open_dir(&self.name)?, limits, now)
     }
@@ -153,17 +150,13 @@ impl RunDir {
     }
 
     /// Writes down what came of the run so far: what there will be to read if it is killed.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the metadata are then as they were.
+    /// Errors: [`StoreError`]; the metadata are then as they were.
     pub(crate) fn checkpoint(&self, summary: &RunSummary) -> Result<(), StoreError> {
         self.write_metadata(summary, None)
     }
 
     /// Writes down what came of the run, and lets go of the directory: a run ends once.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the metadata are then as they were.
+    /// Errors: [`StoreError`]; the metadata are then as they were.
     pub(crate) fn finish(self, summary: &RunSummary, ended: Timestamp) -> Result<(), StoreError> {
         self.write_metadata(summary, Some(ended))
     }

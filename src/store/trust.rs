@@ -52,9 +52,7 @@ pub enum Distrust {
 /// Could only root or this process's own user have written this open file?
 ///
 /// Asked of a file that is open, so that nobody can exchange it between the question and the reading.
-///
-/// # Errors
-/// [`io::Error`] if the system does not tell about it.
+/// Errors: [`io::Error`] if the system does not tell about it.
 pub(crate) fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
     Ok(judge(&file.metadata()?))
 }
@@ -77,9 +75,7 @@ fn judge_file(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> {
 ///
 /// `own` is that program, in the same directory: who may exchange the one may exchange the other. So the file must be
 /// no link, belong to root, to this process's user or to the program's owner, and be writable by nobody else.
-///
-/// # Errors
-/// [`Distrust`], the reason why not.
+/// Errors: [`Distrust`], the reason why not.
 pub(crate) fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
     let unknown = |error: io::Error| Distrust::Unknown { detail: error.to_string() };
     let owner = own.symlink_metadata().map_err(unknown)?.uid();
@@ -134,9 +130,7 @@ pub struct Untrusted {
 ///
 /// Asked of the file, of each directory above it, and of each link on the way: owner and mode. A directory in which
 /// everybody may make files, but not touch those of others (`/tmp`), will do.
-///
-/// # Errors
-/// [`Untrusted`] with the first place that will not do.
+/// Errors: [`Untrusted`] with the first place that will not do.
 pub(crate) fn trusted_path(path: &Path) -> Result<(), Untrusted> {
     judge_way(path, |_| true)?;
     let metadata = path.metadata().map_err(unknown(path))?;
@@ -148,9 +142,7 @@ pub(crate) fn trusted_path(path: &Path) -> Result<(), Untrusted> {
 
 /// Could root keep files in the directory at `path`, or in one made there: would no place on the way let others exchange
 /// it, and can others not write in it?
-///
-/// # Errors
-/// [`Untrusted`] with the first place that will not do.
+/// Errors: [`Untrusted`] with the first place that will not do.
 pub(crate) fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
     let written = std::path::absolute(path).map_err(unknown(path))?;
     // The nearest directory that exists decides whether the rest can be made.
@@ -162,9 +154,7 @@ pub(crate) fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
 /// Could only those whom [`trusted_path`] believes put another directory in the place of the one at `path`?
 ///
 /// Asked of each directory above it, and of each link on the way. The directory itself is judged when it is open.
-///
-/// # Errors
-/// [`Untrusted`] with the first place that will not do.
+/// Errors: [`Untrusted`] with the first place that will not do.
 pub(super) fn trusted_way(path: &Path) -> Result<(), Untrusted> {
     let real = path.canonicalize().map_err(unknown(path))?;
     judge_way(path, |place| place != real)

@@ -152,7 +152,6 @@ impl Model {
         chosen.or(host.servers.first())
     }
 
-    /// The last minutes of a server.
     pub(super) fn last_minutes(&self, server: &str) -> History {
         self.histories.get(server).cloned().unwrap_or_default()
     }

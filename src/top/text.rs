@@ -156,7 +156,6 @@ pub(super) fn to_ascii(buffer: &mut Buffer) {
     }
 }
 
-/// A number, or `?`.
 pub(super) fn number(value: Option<f64>, digits: usize, unit: &str) -> String {
     match value.filter(|value| value.is_finite()) {
         Some(value) if value.abs() < 1e9 => format!("{value:.digits$}{unit}"),

@@ -361,7 +361,6 @@ fn learner(controller: &Controller, now: Time) -> LearnerState {
 }
 
 /// What was learned, at `now` of the run's clock; without a space, of the clocks that were tried or given up.
-#[must_use]
 pub(crate) fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) -> LearnerState {
     let summary = learned.policy.summary();
     let pruned: BTreeMap<Clocks, &PrunedArm> = summary.pruned.iter().map(|arm| (arm.clocks, arm)).collect();

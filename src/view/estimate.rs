@@ -43,19 +43,16 @@ impl Estimate {
     }
 
     /// Energy saved against default clocks, joules; negative if more was spent.
-    #[must_use]
     pub(crate) fn saved_j(&self) -> f64 {
         self.default_energy_j - self.energy_j
     }
 
     /// The same as a share of what default clocks would have taken; `None` before anything was compared.
-    #[must_use]
     pub(crate) fn saved_share(&self) -> Option<f64> {
         (self.default_energy_j > 0.0).then(|| self.saved_j() / self.default_energy_j)
     }
 
     /// Relative rise of the time per output token against default clocks: 0.05 is 5 % slower.
-    #[must_use]
     pub(crate) fn slowdown(&self) -> Option<f64> {
         (self.default_token_time_s > 0.0).then(|| self.token_time_s / self.default_token_time_s - 1.0)
     }

@@ -91,7 +91,6 @@ impl Notes {
 }
 
 /// Why a policy chose, in words.
-#[must_use]
 pub(crate) fn reason_words(reason: Reason) -> &'static str {
     match reason {
         Reason::Dwell => "stays until it can be judged",

@@ -44,7 +44,6 @@ pub enum ParkStanding {
 }
 
 impl ParkStanding {
-    /// All of them.
     pub(crate) const ALL: [Self; 5] = [Self::Serving, Self::Quiet, Self::Parked, Self::Hot, Self::Paused];
 
     /// Its name, as in JSON.

@@ -69,7 +69,6 @@ pub struct State {
 
 impl State {
     /// Indices of its GPUs, with commas between them.
-    #[must_use]
     pub(crate) fn gpu_indices(&self) -> String {
         let indices: Vec<String> = self.gpus.iter().map(|gpu| gpu.index.to_string()).collect();
         indices.join(",")
@@ -292,7 +291,6 @@ pub struct ParkingState {
 }
 
 /// The kinds of `Counts::faults`.
-#[must_use]
 pub(crate) fn fault_kinds() -> [&'static str; 8] {
     [
         "clock_refused",
@@ -307,13 +305,10 @@ pub(crate) fn fault_kinds() -> [&'static str; 8] {
 }
 
 /// The keys of `Counts::wakes`.
-#[must_use]
 pub(crate) fn wake_sources() -> [&'static str; 5] {
     ["page", "connections", "power", "utilization", "unseen"]
 }
 
-/// Clocks in force, in words.
-#[must_use]
 pub(crate) fn clocks_words(in_force: Option<Clocks>, not_given_back: bool) -> String {
     match in_force {
         _ if not_given_back => "not taken back by the driver; a lock may be in force".to_owned(),
@@ -323,7 +318,6 @@ pub(crate) fn clocks_words(in_force: Option<Clocks>, not_given_back: bool) -> St
 }
 
 /// The name of a reason, as metrics, status and files have it.
-#[must_use]
 pub(crate) fn reason_name(reason: Reason) -> &'static str {
     match reason {
         Reason::Dwell => "dwell",

@@ -89,9 +89,7 @@ impl Worker {
     }
 
     /// What the reading could not see, if it matters.
-    ///
-    /// # Errors
-    /// Nothing else tells of the chosen namespace.
+    /// Errors: Nothing else tells of the chosen namespace.
     fn blind(&self, snapshots: &BTreeMap<u16, Snapshot>) -> io::Result<Option<String>> {
         let Some(chosen) = self.chosen else { return Ok(None) };
         if snapshots.values().all(|snapshot| snapshot.complete) {

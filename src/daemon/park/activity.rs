@@ -17,9 +17,7 @@ pub trait ActivitySource {
 
     /// What there is now. Asked every `park.active_poll_ms`, while a GPU is parked at each of its [`news`](Self::news) and
     /// once a second; must not block, and must not touch a GPU.
-    ///
-    /// # Errors
-    /// [`SourceError`]: nothing is known, and no GPU is parked on that.
+    /// Errors: [`SourceError`]: nothing is known, and no GPU is parked on that.
     fn look(&mut self) -> Result<Connections, SourceError>;
 
     /// News from now on: each is a reason to look. `None` if it has to be asked.
@@ -45,9 +43,6 @@ pub(crate) struct Ports {
 
 impl Ports {
     /// Begins to watch these local ports; polls, where it has to, with this period.
-    ///
-    /// # Errors
-    /// [`ConnectionError`].
     pub(crate) fn watch(ports: &[u16], poll_every: Duration) -> Result<Self, ConnectionError> {
         let settings = WatchSettings { ports: ports.to_vec(), poll_every, ..WatchSettings::default() };
         let watcher = Watcher::start(settings)?;
@@ -55,7 +50,6 @@ impl Ports {
     }
 
     /// Where it knows them from.
-    #[must_use]
     pub(crate) fn source(&self) -> Source {
         self.watcher.source()
     }

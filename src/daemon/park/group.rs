@@ -99,9 +99,6 @@ pub struct ParkGroup {
 
 impl ParkGroup {
     /// At its driver's clocks, with nothing seen yet.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if there is no thread to be had.
     pub(crate) fn start(parts: ParkParts) -> std::io::Result<Self> {
         let ParkParts { info, clocks, sensors, actuator, levels, board, keeper, log_every, clock, .. } =
             parts;
@@ -150,15 +147,11 @@ impl ParkGroup {
     }
 
     /// Its name among the groups of the process.
-    #[must_use]
     pub(crate) fn name(&self) -> String {
         group_name(&self.info)
     }
 
     /// Runs until `inbox` is closed, or the GPU cannot be controlled any more.
-    ///
-    /// # Errors
-    /// [`RunError`].
     pub(crate) async fn run(&mut self, inbox: &mut Receiver<ToGroup>) -> Result<(), RunError> {
         let watch = self.watch.take();
         let result = tokio::select! {

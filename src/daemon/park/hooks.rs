@@ -32,9 +32,6 @@ pub struct FanHooks {
 
 impl FanHooks {
     /// Starts the thread.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the system refuses.
     pub(crate) fn spawn(programs: Programs) -> std::io::Result<Self> {
         let (orders, received) = channel();
         let thread = std::thread::Builder::new()

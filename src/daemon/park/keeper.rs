@@ -18,9 +18,6 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Starts the thread, which writes into `dir`.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the system refuses.
     pub(crate) fn spawn(dir: PathBuf) -> std::io::Result<Self> {
         let (books, received) = channel::<(GpuInfo, LeverBook)>();
         let thread = std::thread::Builder::new().name("agft-levers".into()).spawn(move || {

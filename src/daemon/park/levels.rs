@@ -26,9 +26,7 @@ pub(crate) struct Levels {
 }
 
 /// The clocks that the configuration means for a board.
-///
-/// # Errors
-/// [`SetupError::NoMemoryClock`] if it wants a memory clock lowered that is the board's only one.
+/// Errors: [`SetupError::NoMemoryClock`] if it wants a memory clock lowered that is the board's only one.
 pub(crate) fn levels(
     park: &Park,
     gpu: &GpuInfo,

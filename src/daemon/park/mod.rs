@@ -58,7 +58,6 @@ pub struct Board {
 
 impl Board {
     /// With nothing on it.
-    #[must_use]
     pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self {
             connections: watch::channel(None).0,

@@ -14,56 +14,28 @@ use crate::store::{Untrusted, trusted_path};
 /// Why a run cannot be made of a configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SetupError {
-    /// Connections cannot be watched.
     #[error("park.ports: {0}")]
     Connections(#[from] ConnectionError),
-    /// A program that others could have written.
     #[error("{key}: {program} is not started by root: {source}")]
-    Program {
-        /// Which key names it.
-        key: &'static str,
-        /// The program.
-        program: String,
-        /// Why it is not trusted.
-        source: Untrusted,
-    },
-    /// The fan thread cannot be started.
+    Program { key: &'static str, program: String, source: Untrusted },
     #[error("fan thread: {0}")]
     Fans(#[source] io::Error),
-    /// The memory clock of this board cannot be lowered.
     #[error(
         "park.lever is {lever}, and {gpu} has one memory clock only; set park.lever: auto or core, or leave the GPU out of \
          park.gpus"
     )]
-    NoMemoryClock {
-        /// The lever that was asked for.
-        lever: String,
-        /// The GPU, for humans.
-        gpu: String,
-    },
-    /// Another lever while a GPU is parked by performance state.
+    NoMemoryClock { lever: String, gpu: String },
     #[error(
         "park.lever: {gpu} is parked by performance state in this run; start agft park again for another lever"
     )]
-    Pstate {
-        /// The GPU, for humans.
-        gpu: String,
-    },
-    /// The driver does not say which clocks there are.
+    Pstate { gpu: String },
     #[error("{gpu} cannot be parked: the driver lists no clocks; leave it out of park.gpus")]
-    NoClocksListed {
-        /// The GPU, for humans.
-        gpu: String,
-    },
-    /// The GPU does not answer.
+    NoClocksListed { gpu: String },
     #[error(transparent)]
     Gpu(#[from] GpuError),
 }
 
 /// Sources of activity beside the GPUs.
-///
-/// # Errors
-/// [`SetupError::Connections`]
 pub(crate) fn sources(park: &Park) -> Result<Vec<Box<dyn ActivitySource>>, SetupError> {
     if !park.sources.contains(&Source::Connections) {
         return Ok(Vec::new());
@@ -74,9 +46,6 @@ pub(crate) fn sources(park: &Park) -> Result<Vec<Box<dyn ActivitySource>>, Setup
 }
 
 /// Who switches the fans; nobody if there is nothing to run. Root starts no program that others could have written.
-///
-/// # Errors
-/// [`SetupError::Program`], [`SetupError::Fans`]
 pub(crate) fn fan_hooks(park: &Park) -> Result<Option<FanHooks>, SetupError> {
     check_fan_programs(park)?;
     if park.fan_on.is_empty() && park.fan_off.is_empty() {
@@ -91,9 +60,6 @@ pub(crate) fn fan_hooks(park: &Park) -> Result<Option<FanHooks>, SetupError> {
 }
 
 /// May root start the programs?
-///
-/// # Errors
-/// [`SetupError::Program`]
 pub(crate) fn check_fan_programs(park: &Park) -> Result<(), SetupError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());

@@ -42,7 +42,6 @@ fn state(
 
 impl Show {
     /// Of a run that begins now, and where to read it.
-    #[must_use]
     pub(crate) fn new(park: &Park) -> (Self, watch::Receiver<Arc<ParkState>>) {
         let mode = ParkMode::Parking;
         let (publish, shown) = watch::channel(Arc::new(state(mode, park, None, Vec::new())));

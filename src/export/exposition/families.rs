@@ -13,7 +13,6 @@ use crate::view::{GpuState, HostState, ParkedGpu, State};
 
 /// Name without `agft_`, unit, and help.
 pub(super) type What<'w> = (&'w str, Option<&'w str>, &'w str);
-/// One label.
 pub(super) type Label<'l> = (&'static str, &'l str);
 /// What a sample has beside the labels of whom it is about, and its value.
 pub(super) type Sample<'l> = (Vec<Label<'l>>, f64);

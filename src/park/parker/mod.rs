@@ -472,7 +472,6 @@ impl Parker {
     }
 
     /// The core clock to which parking lowers, or did last, if it does.
-    #[must_use]
     pub(crate) fn parked_core(&self) -> Option<Mhz> {
         self.lever?.lowered().core
     }
@@ -489,19 +488,16 @@ impl Parker {
     }
 
     /// Its sums.
-    #[must_use]
     pub(crate) fn books(&self) -> &Books {
         &self.accounting.sums
     }
 
     /// Its sums with the time that is not in them yet, as its energy was not read.
-    #[must_use]
     pub(crate) fn books_at(&self, now: Time) -> Books {
         self.accounting.sums_at(now, self.released)
     }
 
     /// What the rule reckons with.
-    #[must_use]
     pub(crate) fn prices(&self) -> Prices {
         let rise = self.settings().map_or(1.0, |settings| settings.max_ttft_rise);
         let dearer = self.first_tokens.price(self.wake_delay(), rise);
@@ -510,25 +506,21 @@ impl Parker {
     }
 
     /// After the start of the gap under way, or of the next: parked this late.
-    #[must_use]
     pub(crate) fn park_after(&self) -> Option<Seconds> {
         Some(self.rule.as_ref()?.park_after(self.prices()))
     }
 
     /// Time that work waits for its clocks after a parked spell.
-    #[must_use]
     pub(crate) fn wake_delay(&self) -> Seconds {
         self.price.delay()
     }
 
     /// Is a wake under way, so that the clocks are worth a closer look?
-    #[must_use]
     pub(crate) fn is_waking(&self) -> bool {
         self.waking.is_some_and(|check| !check.waits_for_work())
     }
 
     /// When work was last seen on the page.
-    #[must_use]
     pub(crate) fn worked_at(&self) -> Option<Time> {
         self.worked_at
     }

@@ -102,7 +102,6 @@ impl Parker {
     }
 
     /// Is the utilisation of use now?
-    #[must_use]
     pub(crate) fn reads_utilization(&self) -> bool {
         let is_source = |settings: &crate::park::Settings| settings.utilization_threshold_percent.is_some();
         self.waking.is_some() || self.settings().is_some_and(is_source)

@@ -75,7 +75,6 @@ fn step(rule: &mut Rule, seen: Observation) -> Decision {
     rule.step(&seen.sample(), Prices::default(), true)
 }
 
-/// Woken by what?
 fn woken(decision: Decision) -> Option<WakeSource> {
     match decision {
         Decision::Wake(source, _) => Some(source),

@@ -34,10 +34,8 @@ fn describe(holder: Option<&Holder>) -> String {
 /// Why a GPU could not be claimed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClaimError {
-    /// Another process holds it.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// The directory does not let us.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -47,7 +45,6 @@ pub(crate) enum ClaimError {
 pub(crate) enum Role {
     /// The agft that decides.
     Controller,
-    /// Its guardian.
     Guardian,
     /// A guardian that waits for the present one to end, or to hand the GPU over.
     Successor,
@@ -91,9 +88,7 @@ pub(super) fn machine_places() -> Vec<PathBuf> {
 
 /// Is the GPU free on this machine, as far as its agfts tell each other, whatever directories they were told
 /// to use?
-///
-/// # Errors
-/// [`ClaimError::Busy`] if somebody has it; [`ClaimError::Store`] where that cannot be told.
+/// Errors: [`ClaimError::Busy`] if somebody has it; [`ClaimError::Store`] where that cannot be told.
 pub(crate) fn free_on_machine(gpu: &str) -> Result<(), ClaimError> {
     meet(&machine_places(), None, gpu, Role::Controller).map(drop)
 }

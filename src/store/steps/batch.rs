@@ -24,7 +24,6 @@ impl Batch {
         self.steps += 1;
     }
 
-    /// Steps in it.
     pub(super) fn steps(&self) -> usize {
         self.steps
     }

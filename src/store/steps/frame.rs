@@ -69,7 +69,6 @@ pub(super) fn encode(kind: Kind, number: u32, payload: &[u8]) -> io::Result<Vec<
 /// What reading one frame came to.
 #[derive(Debug)]
 pub(super) enum Read1 {
-    /// A frame.
     Frame(Kind, Vec<u8>),
     /// The file ends before it.
     Nothing,

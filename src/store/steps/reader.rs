@@ -68,9 +68,7 @@ impl<R: Read> SegmentReader<R> {
     }
 
     /// The next frame's content; `None` at the end, see [`Self::end`].
-    ///
-    /// # Errors
-    /// [`StepsError::Damaged`], or [`StepsError::Store`] if it cannot be read.
+    /// Errors: [`StepsError::Damaged`], or [`StepsError::Store`] if it cannot be read.
     pub(crate) fn next_frame(&mut self) -> Result<Option<(Kind, Vec<u8>)>, StepsError> {
         if self.end.is_some() {
             return Ok(None);
@@ -100,9 +98,6 @@ impl<R: Read> SegmentReader<R> {
     }
 
     /// The next batch of steps, each as its bytes; `None` at the end.
-    ///
-    /// # Errors
-    /// As [`Self::next_frame`].
     pub(crate) fn next_batch(&mut self) -> Result<Option<Vec<Vec<u8>>>, StepsError> {
         match self.next_frame()? {
             Some((Kind::Batch, content)) => batch::steps(&content).map(Some).map_err(|why| self.damaged(why)),
