@@ -26,16 +26,14 @@ const DRAW_EVERY: Duration = Duration::from_secs(1);
 
 /// Why there is no screen.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum ScreenError {
-    /// Output goes to a file or a pipe.
     #[error("standard output is not a terminal; `agft status --watch` writes the state as lines of text")]
     NoTerminal,
-    /// A terminal that can only write line after line.
     #[error(
         "the terminal (TERM={0}) cannot place text; `agft status --watch` writes the state as lines of text"
     )]
     Dumb(String),
-    /// The terminal failed.
     #[error("the terminal: {0}")]
     Io(#[from] io::Error),
 }

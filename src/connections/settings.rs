@@ -90,31 +90,16 @@ impl WatchSettings {
 
 /// Why connections cannot be watched.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum ConnectionError {
-    /// No ports, too many, or port 0.
     #[error("{count} ports to watch: give 1 to 64, each from 1 to 65535")]
-    Ports {
-        /// How many were given.
-        count: usize,
-    },
-    /// A period of nothing.
+    Ports { count: usize },
     #[error("{name} is 0: give a period above 0")]
-    Period {
-        /// The setting.
-        name: &'static str,
-    },
-    /// The namespace that was chosen is not there, or cannot be looked into.
+    Period { name: &'static str },
     #[error("network namespace {}: {error}", path.display())]
-    Namespace {
-        /// The path that was given.
-        path: PathBuf,
-        /// Why it cannot be used.
-        error: io::Error,
-    },
-    /// The kernel's table of sockets cannot be read.
+    Namespace { path: PathBuf, error: io::Error },
     #[error("the kernel's table of sockets cannot be read: {0}; is /proc mounted?")]
     Table(io::Error),
-    /// The system gave no thread.
     #[error("no thread to watch connections: {0}")]
     Thread(io::Error),
 }

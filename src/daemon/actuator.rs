@@ -292,52 +292,19 @@ fn release_for_good(lease: &mut ClockLease, pulse: &Pulse) -> Result<(), GpuErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{GpuClocks, GpuInfo};
+    use crate::gpu::testing::{FakeClocks, info};
     use crate::units::{Clocks, Mhz};
 
     /// Locks, and takes back what it locked only as long as nothing is locked.
-    struct Fake {
-        info: GpuInfo,
-        locked: bool,
-    }
-
-    impl GpuClocks for Fake {
-        fn info(&self) -> &GpuInfo {
-            &self.info
-        }
-
-        fn lock_core(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
-            self.locked = true;
-            Ok(())
-        }
-
-        fn lock_memory(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
-            Ok(())
-        }
-
-        fn reset_core(&mut self) -> Result<(), GpuError> {
-            if !self.locked {
-                return Ok(());
-            }
-            Err(GpuError::NoPermission { gpu: "GPU 0".into(), call: "reset" })
-        }
-
-        fn reset_memory(&mut self) -> Result<(), GpuError> {
-            Ok(())
-        }
-    }
-
     #[tokio::test]
     async fn driver_that_takes_no_clocks_back_for_minutes_ends_the_run() {
-        let info = GpuInfo {
-            index: 0,
-            uuid: "GPU-x".into(),
-            name: "x".into(),
-            driver_version: None,
-            power_limit: None,
-            power_limit_max: None,
+        let mut locked = false;
+        let call = move |call| {
+            locked |= call == "lock core";
+            let refused = || GpuError::NoPermission { gpu: "GPU 0".into(), call: "reset" };
+            if locked && call == "reset core" { Err(refused()) } else { Ok(()) }
         };
-        let fake = Box::new(Fake { info, locked: false });
+        let fake = Box::new(FakeClocks { info: info("GPU-x"), call });
         let lease = ClockLease::take(vec![(fake, Mhz(210))]).unwrap();
         let patience = Duration::from_millis(300);
         let actuator = Actuator::spawn_with(lease, Clock::start(), patience).unwrap();

@@ -74,23 +74,17 @@ impl Default for Pulse {
 /// Why a run cannot go on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Alarm {
-    /// A part does not come back.
     #[error(
         "{part} has not come back for {for_s:.1} s (a driver call that hangs? see `dmesg`; or a disk that does not take the \
          journal of held clocks: gpu.runtime_dir belongs on /run); the clocks were left to the guardian"
     )]
     Stuck {
-        /// Which part.
         part: &'static str,
         /// For how long, seconds.
         for_s: f64,
     },
-    /// Nobody would give the clocks back after a crash.
     #[error("there is no guardian ({why}), and without one no clock is locked")]
-    NoGuardian {
-        /// What became of it.
-        why: String,
-    },
+    NoGuardian { why: String },
 }
 
 /// A group of GPUs, and the threads that work for it alone.

@@ -38,25 +38,16 @@ use crate::gpu::host::Host;
 /// Why nothing could be looked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum DiscoverError {
-    /// The driver does not tell who computes.
     #[error("{0}")]
     Gpu(#[from] GpuError),
-    /// The processes cannot be listed.
     #[error("the processes of this machine cannot be listed: {0}")]
     Processes(#[source] io::Error),
-    /// Nothing can be asked over HTTP.
     #[error("no HTTP client can be made: {0}")]
     Client(String),
-    /// The URL of a metrics page has no address.
     #[error("{url}: {why}")]
-    Url {
-        /// The URL.
-        url: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The GPUs behind an address are not known.
+    Url { url: String, why: String },
     #[error("{0}")]
     Unplaced(#[from] behind::Unplaced),
 }

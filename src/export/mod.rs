@@ -10,6 +10,7 @@ pub mod http;
 mod page;
 pub mod protocol;
 mod published;
+mod serving;
 pub(crate) mod socket;
 
 pub(crate) use published::NoServer;

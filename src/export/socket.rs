@@ -10,16 +10,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Published;
 use super::protocol::{Answer, Directed, MAX_REQUEST, Request};
+use super::serving::{Serving, taken};
 use crate::control::Order;
 use crate::view::History;
 
@@ -78,9 +78,8 @@ fn sweep(dir: &Path) {
 /// A running server; it ends, and its file goes, when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
     path: PathBuf,
+    _serving: Serving,
 }
 
 impl Server {
@@ -101,27 +100,10 @@ impl Server {
         listener.set_nonblocking(true).map_err(failed)?;
         let metadata = path.metadata().map_err(failed)?;
         let allowed = Allowed { uid: metadata.uid(), gid: metadata.gid() };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(failed)?;
         let (orders, received) = mpsc::channel(QUEUE);
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("agft-socket".into())
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        _ = stopped => {}
-                        error = accept(listener, allowed, published, orders) => {
-                            tracing::error!(%error, "the control socket is gone");
-                        }
-                    }
-                });
-            })
-            .map_err(failed)?;
-        Ok((Self { stop: Some(stop), thread: Some(thread), path }, received))
+        let served = accept(listener, allowed, published, orders);
+        let serving = Serving::start("agft-socket", "the control socket", served).map_err(failed)?;
+        Ok((Self { _serving: serving, path }, received))
     }
 
     /// The socket's path.
@@ -133,10 +115,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
-        drop(self.stop.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread of the control socket ended in a panic");
-        }
     }
 }
 
@@ -179,14 +157,7 @@ async fn accept(
     };
     let places = Arc::new(Mutex::new(Places::default()));
     for number in 0.. {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::debug!(%error, "no connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let Some(stream) = taken(listener.accept().await).await else { continue };
         let has_place = lock(&places).make_room();
         let place = Place { places: Arc::clone(&places), number };
         let mut client = Client { stream, published: published.clone(), orders: orders.clone(), place };

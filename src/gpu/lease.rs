@@ -221,50 +221,11 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::gpu::testing::{FakeClocks, info};
 
     type Log = Arc<Mutex<Vec<String>>>;
 
     /// Writes everything down; refuses the calls it is told to refuse.
-    struct Fake {
-        info: GpuInfo,
-        log: Log,
-        refuses: Option<&'static str>,
-    }
-
-    impl Fake {
-        fn call(&self, call: &'static str) -> Result<(), GpuError> {
-            self.log.lock().unwrap().push(call.to_owned());
-            match self.refuses {
-                Some(refused) if refused == call => {
-                    Err(GpuError::Failed { gpu: "x".into(), call, detail: "y".into() })
-                }
-                _ => Ok(()),
-            }
-        }
-    }
-
-    impl GpuClocks for Fake {
-        fn info(&self) -> &GpuInfo {
-            &self.info
-        }
-
-        fn lock_core(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
-            self.call("lock core")
-        }
-
-        fn lock_memory(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
-            self.call("lock memory")
-        }
-
-        fn reset_core(&mut self) -> Result<(), GpuError> {
-            self.call("reset core")
-        }
-
-        fn reset_memory(&mut self) -> Result<(), GpuError> {
-            self.call("reset memory")
-        }
-    }
-
     struct Books {
         log: Log,
         closed: bool,
@@ -284,15 +245,13 @@ mod tests {
 
     fn lease(refuses: Option<&'static str>, closed: bool) -> (Result<ClockLease, GpuError>, Log) {
         let log = Log::default();
-        let info = GpuInfo {
-            index: 0,
-            uuid: "GPU-0".into(),
-            name: "fake".into(),
-            driver_version: None,
-            power_limit: None,
-            power_limit_max: None,
+        let calls = Arc::clone(&log);
+        let call = move |call: &'static str| {
+            calls.lock().unwrap().push(call.to_owned());
+            let refused = || GpuError::Failed { gpu: "x".into(), call, detail: "y".into() };
+            if refuses == Some(call) { Err(refused()) } else { Ok(()) }
         };
-        let fake = Fake { info, log: Arc::clone(&log), refuses };
+        let fake = FakeClocks { info: info("GPU-0"), call };
         let books = Books { log: Arc::clone(&log), closed };
         (ClockLease::take_with(vec![(Box::new(fake), Mhz(210))], Box::new(books)), log)
     }

@@ -20,6 +20,8 @@ pub(crate) mod plausible;
 pub mod probe;
 pub(crate) mod pstate;
 pub(crate) mod retry;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// Who a GPU is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -337,111 +339,45 @@ pub(crate) const NO_LOCKS: &str = "clocks cannot be controlled: this board or dr
 /// Why a GPU call failed. The text states the fact and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum GpuError {
-    /// `libnvidia-ml.so.1` cannot be loaded.
     #[error(
         "the NVIDIA management library cannot be loaded ({detail}); install the NVIDIA driver, or, in a container, \
          start it with the NVIDIA runtime and the capability `utility`"
     )]
-    NoLibrary {
-        /// What the loader said.
-        detail: String,
-    },
-    /// The library is there, the driver is not.
+    NoLibrary { detail: String },
     #[error(
         "the NVIDIA driver does not answer ({detail}); is the kernel module loaded and of the library's version?"
     )]
-    NoDriver {
-        /// What NVML said.
-        detail: String,
-    },
-    /// No GPU of that index or UUID.
+    NoDriver { detail: String },
     #[error("no GPU {wanted}; present: {present}")]
-    NotFound {
-        /// The index or UUID asked for.
-        wanted: String,
-        /// The GPUs that are there.
-        present: String,
-    },
-    /// The caller may not do this.
+    NotFound { wanted: String, present: String },
     #[error("{gpu}: {call}: not permitted; run agft as root or grant it CAP_SYS_ADMIN")]
-    NoPermission {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-    },
-    /// The board or driver cannot do this.
+    NoPermission { gpu: String, call: &'static str },
     #[error("{gpu}: {call}: not supported by this board or driver")]
-    NotSupported {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-    },
-    /// The driver refused the argument, for example a clock outside its list.
+    NotSupported { gpu: String, call: &'static str },
     #[error("{gpu}: {call}: the driver refused the argument {argument}")]
-    InvalidArgument {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-        /// What was asked.
-        argument: String,
-    },
-    /// The GPU fell off the bus, was reset or unplugged.
+    InvalidArgument { gpu: String, call: &'static str, argument: String },
     #[error("{gpu}: {call}: the GPU is lost; it needs a reset or a reboot")]
-    Lost {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-    },
-    /// The kernel module is of another version than the library: an upgrade without a reboot.
+    Lost { gpu: String, call: &'static str },
     #[error(
         "the NVIDIA driver's kernel module and its library are of different versions; reboot, or reload the module \
          (in a container: restart it with the host's driver)"
     )]
     DriverMismatch,
-    /// The GPU does not work before somebody resets it.
     #[error(
         "{gpu}: {call}: the GPU needs a reset (`nvidia-smi --gpu-reset`, with nothing running on it) or a reboot"
     )]
-    ResetRequired {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-    },
-    /// Suspended, or not ready for the request.
+    ResetRequired { gpu: String, call: &'static str },
     #[error("{gpu}: {call}: the GPU is suspended or not ready")]
-    NotReady {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-    },
-    /// The GPU is cut into instances, which share one clock.
+    NotReady { gpu: String, call: &'static str },
     #[error(
         "{gpu} has MIG enabled: its instances share one clock and one energy counter. Disable MIG \
          (`nvidia-smi -i {index} -mig 0`, with nothing running on it), or run agft with --data-collection-mode"
     )]
-    Mig {
-        /// The GPU, for humans.
-        gpu: String,
-        /// Its index.
-        index: u32,
-    },
-    /// Anything else, often passing: timeout, in use, unknown.
+    Mig { gpu: String, index: u32 },
     #[error("{gpu}: {call} failed: {detail}")]
-    Failed {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-        /// What NVML said.
-        detail: String,
-    },
+    Failed { gpu: String, call: &'static str, detail: String },
 }
 
 /// What a refused clock means for the loop.

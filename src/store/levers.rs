@@ -92,17 +92,11 @@ pub(crate) fn save_levers(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::testing::info;
     use crate::park::levers::{Known, LeverKind};
 
     fn gpu() -> GpuInfo {
-        GpuInfo {
-            index: 0,
-            uuid: "GPU-0/../x".into(),
-            name: "Board".into(),
-            driver_version: Some("570.1".into()),
-            power_limit: None,
-            power_limit_max: None,
-        }
+        GpuInfo { driver_version: Some("570.1".into()), ..info("GPU-0/../x") }
     }
 
     fn book() -> LeverBook {

@@ -29,7 +29,7 @@ fn rotated_name(index: usize) -> String {
 ///
 /// The fields up to `cache_hit_rate` have the names of AGFT's file; the rest is new. Durations are in seconds,
 /// throughput in tokens per second, energy in joules, EDP in joule seconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct RoundRecord {
     /// Version of this record's form, [`SCHEMA_VERSION`].
     #[serde(default)]
@@ -162,58 +162,7 @@ impl RoundRecord {
             round,
             timestamp: super::time::unix_seconds(at),
             datetime: super::time::rfc3339(at),
-            gpu_frequency_mhz: None,
-            energy_j: None,
-            ttft_avg: None,
-            tpot_avg: None,
-            e2e_avg: None,
-            total_throughput_tps: None,
-            prefill_throughput_tps: None,
-            decode_throughput_tps: None,
-            edp_raw: None,
-            edp_normalized: None,
-            edp_baseline: None,
-            edp_improvement_pct: None,
-            active_requests: None,
-            cache_usage_pct: None,
-            completed_requests_delta: None,
-            learning_phase: None,
-            reward: None,
-            alpha_value: None,
-            ucb_confidence: None,
-            action_selection_method: None,
-            available_frequencies_count: None,
-            pruned_frequencies_count: None,
-            frequency_exploration_count: None,
-            slo_violation: None,
-            ttft_limit: None,
-            tpot_limit: None,
-            has_queue: None,
-            prefill_throughput_feature: None,
-            decode_throughput_feature: None,
-            packing_efficiency: None,
-            concurrency: None,
-            gpu_cache_usage: None,
-            cache_hit_rate: None,
-            gpu_memory_frequency_mhz: None,
-            asked_core_mhz: None,
-            read_core_mhz: None,
-            power_w: None,
-            window_s: None,
-            waiting_requests: None,
-            state: None,
-            command: None,
-            decision_reason: None,
-            reward_used: None,
-            scrape_latency_s: None,
-            tick_lateness_s: None,
-            baseline_power_w: None,
-            baseline_tpot_s: None,
-            holdout_cycle: None,
-            holdout_slot: None,
-            holdout: None,
-            tpot_samples: None,
-            ttft_samples: None,
+            ..Self::default()
         }
     }
 }

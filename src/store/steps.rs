@@ -47,65 +47,38 @@ const SUFFIX: &str = ".agft-steps";
 /// Why steps cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum StepsError {
-    /// The system refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is nothing to read.
     #[error(
         "{} holds no steps: the run was recorded with `experiment.keep_steps_mb: 0`, or by an agft that did not \
          record them",
         path.display()
     )]
-    Nothing {
-        /// The run's directory.
-        path: PathBuf,
-    },
-    /// It does not begin as a segment does.
+    Nothing { path: PathBuf },
     #[error("{} is not a file of steps", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A newer agft wrote it, or one from before the first release.
+    Foreign { path: PathBuf },
     #[error(
         "{} has format version {found}, and this agft reads {OLDEST_STEPS_VERSION} to {STEPS_VERSION}; replay it \
          with the agft that recorded it",
         path.display()
     )]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// Its format version.
-        found: u32,
-    },
-    /// A bit is not what it was.
+    Version { path: PathBuf, found: u32 },
     #[error("{} is damaged in frame {frame}: {detail}; nothing from there on can be replayed", path.display())]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// Number of the frame in it, from 0.
         frame: u32,
-        /// What is wrong.
         detail: String,
     },
-    /// The checksums hold, and yet the content is not what this agft writes.
     #[error(
         "{} was recorded by agft {recorder}, and this is agft {}: its {what} cannot be decoded ({detail}); replay it \
          with the agft that recorded it",
         path.display(),
         env!("CARGO_PKG_VERSION")
     )]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// The version that recorded it.
-        recorder: String,
-        /// What cannot be decoded.
-        what: &'static str,
-        /// What the decoder said.
-        detail: String,
-    },
+    Content { path: PathBuf, recorder: String, what: &'static str, detail: String },
 }
 
 /// The segments of a run, oldest first.

@@ -19,34 +19,18 @@ pub(super) const STICKY: u32 = 0o1000;
 /// Why a file is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
-    /// It is a symbolic link.
     #[error("it is a symbolic link, which can be pointed anywhere")]
     Symlink,
-    /// It is a directory, a device, a pipe or a socket.
     #[error("it is not a regular file")]
     NotAFile,
-    /// Somebody else owns it.
     #[error(
         "it belongs to user {owner}, not to root or to user {me} that agft runs as (`chown {me}` if it is yours)"
     )]
-    Owner {
-        /// The file's user id.
-        owner: u32,
-        /// The effective user id of this process.
-        me: u32,
-    },
-    /// Others may write it.
+    Owner { owner: u32, me: u32 },
     #[error("its mode {mode:04o} lets others write it (`chmod go-w` if it is yours)")]
-    Writable {
-        /// Permission bits.
-        mode: u32,
-    },
-    /// The system does not say.
+    Writable { mode: u32 },
     #[error("it cannot be examined: {detail}")]
-    Unknown {
-        /// What the system said.
-        detail: String,
-    },
+    Unknown { detail: String },
 }
 
 /// Could only root or this process's own user have written this open file?

@@ -42,14 +42,7 @@ fn controller() -> Controller {
 }
 
 fn gpu() -> GpuInfo {
-    GpuInfo {
-        index: 3,
-        uuid: "GPU-1".into(),
-        name: "A card".into(),
-        driver_version: None,
-        power_limit: None,
-        power_limit_max: None,
-    }
+    GpuInfo { index: 3, name: "A card".into(), ..crate::gpu::testing::info("GPU-1") }
 }
 
 fn view(controller: &Controller) -> View {

@@ -55,6 +55,7 @@ mod tests {
     use super::*;
     use crate::config::{Lever as Choice, Parking};
     use crate::gpu::MemoryLevel;
+    use crate::gpu::testing::info;
     use crate::units::Mhz;
 
     fn clocks(memory: &[u32]) -> SupportedClocks {
@@ -63,14 +64,7 @@ mod tests {
     }
 
     fn gpu() -> GpuInfo {
-        GpuInfo {
-            index: 1,
-            uuid: "GPU-1".into(),
-            name: "Board".into(),
-            driver_version: None,
-            power_limit: None,
-            power_limit_max: None,
-        }
+        GpuInfo { index: 1, name: "Board".into(), ..info("GPU-1") }
     }
 
     fn with(lever: Choice) -> Park {
