@@ -12,6 +12,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use agft::discover::procfs::Procfs;
 use agft::discover::{Change, Discovery, Follower, Found};
 use agft::gpu::GpuError;
+use agft::gpu::host::Host;
 use agft::gpu::nvml::NvmlHost;
 use nvidia_ml::{GpuConfig, Injection, MockConfig};
 use rustix::process::Signal;

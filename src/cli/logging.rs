@@ -12,7 +12,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::{Level, LogFormat};
+use super::LogFormat;
 use crate::config::{LogLevel, Logging};
 use crate::store::{Distrust, judge_open};
 use crate::text::LogLines;
@@ -67,15 +67,8 @@ fn ours(level: LevelFilter) -> Targets {
 
 /// The console's level: the flag if given, else the configuration.
 #[must_use]
-pub fn console_level(flag: Option<Level>, config: &Logging) -> LevelFilter {
-    match flag {
-        Some(Level::Trace) => LevelFilter::TRACE,
-        Some(Level::Debug) => LevelFilter::DEBUG,
-        Some(Level::Info) => LevelFilter::INFO,
-        Some(Level::Warn) => LevelFilter::WARN,
-        Some(Level::Error) => LevelFilter::ERROR,
-        None => filter(config.console_level),
-    }
+pub fn console_level(flag: Option<LogLevel>, config: &Logging) -> LevelFilter {
+    filter(flag.unwrap_or(config.console_level))
 }
 
 /// A configured level as a filter.

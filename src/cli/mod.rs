@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, ConfigError, Listen, Loaded};
+use crate::config::{Config, ConfigError, Listen, Loaded, LogLevel};
 use crate::control::Order;
 use crate::gpu::GpuError;
 
@@ -99,7 +99,7 @@ pub struct Cli {
 
     /// Lowest level that is logged to the console (overrides logging.console_level)
     #[arg(long, value_name = "LEVEL", ignore_case = true, global = true)]
-    pub log_level: Option<Level>,
+    pub log_level: Option<LogLevel>,
 
     /// Form of the console log
     #[arg(long, value_name = "FORM", default_value = "text", global = true)]
@@ -116,22 +116,6 @@ pub struct Cli {
     /// What to do instead of running the daemon
     #[command(subcommand)]
     pub command: Option<Command>,
-}
-
-/// Log levels of the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Level {
-    /// Everything.
-    Trace,
-    /// Each round.
-    Debug,
-    /// Each change.
-    Info,
-    /// What needs attention.
-    #[value(alias = "warning")]
-    Warn,
-    /// What failed.
-    Error,
 }
 
 /// Form of the console log.

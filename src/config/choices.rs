@@ -122,19 +122,20 @@ pub enum Lever {
     Pstate,
 }
 
-/// Least severity that is logged (`logging.console_level`, `logging.file_level`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Least severity that is logged (`logging.console_level`, `logging.file_level`, `--log-level`, whose help this is).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LogLevel {
     /// Everything.
     Trace,
-    /// What went into each decision.
+    /// Each round.
     Debug,
-    /// Each decision.
+    /// Each change.
     Info,
-    /// What went wrong and was handled.
+    /// What needs attention.
+    #[value(name = "warn", alias = "warning")]
     Warning,
-    /// What could not be handled.
+    /// What failed.
     Error,
 }
 

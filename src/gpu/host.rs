@@ -3,9 +3,8 @@
 //! Nothing above this names a vendor's library. New hardware is a folder beside `nvml/` and a line in
 //! [`open`].
 
-use super::nvapi::{BY_DRIVER, Nvapi};
 use super::nvml::NvmlHost;
-use super::pstate::{MayBeForced, PstateClocks, clocks_to_reset};
+use super::pstate::MayBeForced;
 use super::{GpuClocks, GpuError, GpuInfo, GpuSelector, GpuSensors};
 
 /// The GPUs of a machine.
@@ -61,56 +60,4 @@ pub(crate) type AnyHost = &'static dyn Host;
 /// Loads the driver's library and initialises it. Once: it costs 0.1 s to seconds on a real driver.
 pub(crate) fn open() -> Result<AnyHost, GpuError> {
     Ok(Box::leak(Box::new(NvmlHost::open()?)))
-}
-
-impl Host for NvmlHost {
-    fn list(&self) -> Result<Vec<GpuInfo>, GpuError> {
-        Self::list(self)
-    }
-
-    fn sensors(&self, selector: &GpuSelector) -> Result<Box<dyn GpuSensors>, GpuError> {
-        Ok(Box::new(Self::sensors(self, selector)?))
-    }
-
-    fn clocks(&self, selector: &GpuSelector) -> Result<Box<dyn GpuClocks>, GpuError> {
-        Ok(Box::new(Self::clocks(self, selector)?))
-    }
-
-    fn state_clocks(&self, gpu: &GpuInfo, state: u32) -> Result<Box<dyn GpuClocks>, GpuError> {
-        Ok(Box::new(PstateClocks::open_to_force(*self, gpu, state)?))
-    }
-
-    fn has_states(&self, gpu: &GpuInfo) -> bool {
-        PstateClocks::open(*self, &gpu.uuid, BY_DRIVER).is_ok()
-    }
-
-    fn clocks_to_reset(&self, uuid: &str, forced: MayBeForced) -> Result<Box<dyn GpuClocks>, GpuError> {
-        clocks_to_reset(*self, uuid, forced)
-    }
-
-    fn compute_processes(&self) -> Result<Vec<(GpuInfo, Vec<u32>)>, GpuError> {
-        Self::compute_processes(self)
-    }
-
-    fn pci_name(&self, uuid: &str) -> Option<String> {
-        Self::pci_name(self, uuid)
-    }
-
-    fn is_gone(&self, uuid: &str, pci: Option<&str>) -> bool {
-        Self::is_gone(self, uuid, pci)
-    }
-
-    fn restart(&self) -> Result<(), GpuError> {
-        Self::restart(self)
-    }
-
-    fn libraries(&self) -> Vec<(&'static str, String)> {
-        let nvapi = match Nvapi::open() {
-            Ok(_) => {
-                "loaded: agft park can force performance states where clocks cannot be locked".to_owned()
-            }
-            Err(error) => format!("not there, which matters to agft park before Volta alone: {error}"),
-        };
-        vec![("driver", "libnvidia-ml.so.1 loaded and initialised".to_owned()), ("NVAPI", nvapi)]
-    }
 }

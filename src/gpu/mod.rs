@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::faults::{Fault, Reaction};
 use crate::units::{Mhz, Millijoules, Watts};
 
-pub(crate) mod host;
+pub mod host;
 pub(crate) mod nvapi;
 pub mod nvml;
 pub(crate) mod plausible;
