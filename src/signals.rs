@@ -1,5 +1,6 @@
 //! The signals that end a run in good order, and the one that has the configuration read again.
 
+use futures_util::future::OptionFuture;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// SIGINT, SIGTERM and, unless it means something else, SIGHUP, caught from the moment this is made.
@@ -36,14 +37,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
-            () = received(self.hangup.as_mut()) => "SIGHUP",
+            Some(_) = OptionFuture::from(self.hangup.as_mut().map(Signal::recv)) => "SIGHUP",
         }
-    }
-}
-
-async fn received(signal: Option<&mut Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, OptionFuture};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle, JoinSet, LocalSet};
@@ -342,7 +342,7 @@ impl Host {
             tokio::select! {
                 biased;
                 end = &mut stop => return Ok(end),
-                alarm = alarm(self.watch.as_ref()) => return Err(alarm.into()),
+                Some(alarm) = OptionFuture::from(self.watch.as_ref().map(Watch::alarm)) => return Err(alarm.into()),
                 (group, result) = running.ended() => {
                     let (name, servers) = (group.name(), group.servers());
                     let ending = group.end(&result);
@@ -364,13 +364,14 @@ impl Host {
                         Err(_) => closed.push(servers),
                     }
                 }
-                changes = changed(self.follow.as_mut()) => self.follow_up(&changes, running, &mut closed),
-                () = hangup(self.reload.as_mut()) => {
+                Some(changes) = OptionFuture::from(self.follow.as_mut().map(Follow::changed)) =>
+                    self.follow_up(&changes, running, &mut closed),
+                Some(()) = OptionFuture::from(self.reload.as_mut().map(|reload| hung_up(&mut reload.hangup))) => {
                     self.reread(running).await;
                     // Who hears of connections may be another.
                     looks = self.surroundings.as_ref().map(Surroundings::looks);
                 }
-                order = order(self.orders.as_mut()) => {
+                Some(Some(order)) = OptionFuture::from(self.orders.as_mut().map(mpsc::Receiver::recv)) => {
                     if let Some(surroundings) = self.surroundings.as_ref().filter(|_| order.server.is_none()) {
                         surroundings.board.pause(order.order == Order::Pause);
                     }
@@ -558,42 +559,9 @@ async fn end_aside(mut ending: Ending) {
     ending.finish();
 }
 
-async fn alarm(watch: Option<&Watch>) -> Alarm {
-    match watch {
-        Some(watch) => watch.alarm().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn changed(follow: Option<&mut Follow>) -> Vec<Change> {
-    match follow {
-        Some(follow) => follow.changed().await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn due(surroundings: Option<&Surroundings>, looks: Option<&mut Looks>) {
     match (surroundings, looks) {
         (Some(surroundings), Some(looks)) => surroundings.due(looks).await,
         _ => std::future::pending().await,
-    }
-}
-
-async fn hangup(reload: Option<&mut Rereader>) {
-    match reload {
-        Some(reload) => hung_up(&mut reload.hangup).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn order(orders: Option<&mut mpsc::Receiver<Directed>>) -> Directed {
-    let order = match orders {
-        Some(orders) => orders.recv().await,
-        None => None,
-    };
-    match order {
-        Some(order) => order,
-        // Nobody is left who could order anything.
-        None => std::future::pending().await,
     }
 }

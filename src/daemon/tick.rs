@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use futures_util::future::OptionFuture;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
@@ -13,11 +14,13 @@ use super::feed::{Feed, Schedule};
 use super::reload::{Change, Reloader};
 use super::sampler::{self, Sampler};
 use super::watch::{Alarm, GroupWatch, Pulse};
+
 use crate::config::{Config, Server};
-use crate::control::{Controller, Mode, Observation, Order, Output, Scrape, Settings};
+use crate::control::{Controller, Mode, Observation, Order, Scrape, Settings};
 use crate::gpu::GpuError;
 use crate::holdout::{Savings, SlotWindow};
 use crate::units::{Seconds, Target, Time};
+pub use crate::view::StepFacts;
 
 /// A GPU that is lost for a while has the clocks given back so often: well within the pause of a fault.
 const DISTURB_EVERY: Seconds = Seconds(2.0);
@@ -77,26 +80,6 @@ pub enum RunError {
     /// A part is stuck, or there is no guardian.
     #[error(transparent)]
     Alarm(#[from] Alarm),
-}
-
-/// What an observer is told after each step.
-pub struct StepFacts<'a> {
-    /// What the step was shown.
-    pub seen: &'a Observation,
-    /// What it wants.
-    pub output: &'a Output,
-    /// The controller after the step.
-    pub controller: &'a Controller,
-    /// What the holdout experiment has shown, this step included.
-    pub savings: &'a Savings,
-    /// How long after its scheduled moment the tick ran; `None` for a look between ticks.
-    pub lateness: Option<Seconds>,
-    /// Time that collecting, deciding and commanding took.
-    pub took: Seconds,
-    /// Are there clocks that the driver has not taken back? Then a lock may be in force.
-    pub(crate) not_given_back: bool,
-    /// Wall-clock time, seconds since the Unix epoch.
-    pub unix_time: f64,
 }
 
 /// Someone who records or shows what happens.
@@ -195,7 +178,8 @@ fn begin(group: &mut Group) {
 }
 
 async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) -> Result<(), RunError> {
-    let mut due = group.schedule.next(group.clock.now());
+    let clock = group.clock;
+    let mut due = group.schedule.next(clock.now());
     let mut number = 0_u64;
     // A tick whose page has not come yet: the round is closed when it does, unless the next tick is nearer by then.
     let mut owed: Option<Time> = None;
@@ -219,7 +203,7 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
                     let _ = done.send(());
                 }
             },
-            error = clock_failure(group.actuator.as_ref()) => return Err(error.into()),
+            Some(error) = OptionFuture::from(group.actuator.as_ref().map(Actuator::failed)) => return Err(error.into()),
             error = group.sampler.lost() => {
                 if error.refusal().is_none() {
                     return Err(error.into());
@@ -232,7 +216,7 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
                     }
                 }
             }
-            alarm = alarm(group.watch.as_ref()) => return Err(alarm.into()),
+            Some(alarm) = OptionFuture::from(group.watch.as_ref().map(GroupWatch::alarm)) => return Err(alarm.into()),
             () = super::feed::sleep_until(group.clock, due) => {
                 number += 1;
                 #[expect(clippy::panic, reason = "asked for, to test that unwinding gives the clocks back")]
@@ -257,24 +241,10 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
             () = group.sampler.looked() => {
                 tick(group, None, Vec::new());
             }
-            () = asked(group.clients.as_mut(), group.clock), if group.controller.is_parked() => {
+            Some(()) = OptionFuture::from(group.clients.as_mut().map(|clients| clients.asked(|| clock.now()))), if group.controller.is_parked() => {
                 tick(group, None, Vec::new());
             }
         }
-    }
-}
-
-async fn clock_failure(actuator: Option<&Actuator>) -> GpuError {
-    match actuator {
-        Some(actuator) => actuator.failed().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn asked(clients: Option<&mut Clients>, clock: Clock) {
-    match clients {
-        Some(clients) => clients.asked(|| clock.now()).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -312,14 +282,6 @@ fn take_up(group: &mut Group, change: Change) {
         observer.reconfigured(&change.config, &change.settings);
     }
     begin(group);
-}
-
-/// Waits until a group has to end; for ever where nobody watches over it.
-pub(super) async fn alarm(watch: Option<&GroupWatch>) -> Alarm {
-    match watch {
-        Some(watch) => watch.alarm().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// One step: at a tick (`due`) with the page, or between ticks with the sensors alone. Says whether there was an answer.

@@ -37,24 +37,24 @@ pub struct About {
     pub limits: Option<Limits>,
 }
 
-/// One step, as the view is told of it.
-pub(crate) struct Glance<'a> {
+/// What an observer is told after each step.
+pub struct StepFacts<'a> {
     /// What the step was shown.
     pub seen: &'a Observation,
     /// What it wants.
     pub output: &'a Output,
     /// The controller after the step.
     pub controller: &'a Controller,
-    /// What the holdout experiment has shown.
+    /// What the holdout experiment has shown, this step included.
     pub savings: &'a Savings,
-    /// How long after its scheduled moment the tick ran; `None` between ticks.
+    /// How long after its scheduled moment the tick ran; `None` for a look between ticks.
     pub lateness: Option<Seconds>,
-    /// Time that the step took.
+    /// Time that collecting, deciding and commanding took.
     pub took: Seconds,
-    /// Are there clocks that the driver has not taken back?
+    /// Are there clocks that the driver has not taken back? Then a lock may be in force.
     pub(crate) not_given_back: bool,
     /// Wall-clock time, seconds since the Unix epoch.
-    pub(crate) unix_s: f64,
+    pub unix_time: f64,
 }
 
 /// Keeps a [`State`] up to date.
@@ -145,40 +145,40 @@ impl View {
     }
 
     /// Takes a step in; says whether the history has grown.
-    pub(crate) fn step(&mut self, glance: &Glance<'_>) -> bool {
-        let now = glance.seen.now;
+    pub(crate) fn step(&mut self, facts: &StepFacts<'_>) -> bool {
+        let now = facts.seen.now;
         let passed = self.last.map_or(0.0, |last| now.since(last).0.max(0.0));
         self.last = Some(now);
         let state = &mut self.state;
-        state.at_unix_s = glance.unix_s;
+        state.at_unix_s = facts.unix_time;
         state.counts.steps += 1;
         // The time since the step before belongs to the mode that it left.
         *state.counts.mode_s.entry(state.mode.name().to_owned()).or_default() += passed;
         if state.round.as_ref().is_some_and(|round| round.violated.is_some()) {
             state.counts.violated_s += passed;
         }
-        state.mode = glance.controller.mode();
-        state.floor = glance.controller.space().floor();
-        state.in_force = glance.controller.running().clocks();
-        state.not_given_back = glance.not_given_back;
-        if let Some(target) = glance.output.command {
+        state.mode = facts.controller.mode();
+        state.floor = facts.controller.space().floor();
+        state.in_force = facts.controller.running().clocks();
+        state.not_given_back = facts.not_given_back;
+        if let Some(target) = facts.output.command {
             state.asked = target.clocks();
         }
-        state.step.add(glance.took);
-        if let Some(lateness) = glance.lateness {
+        state.step.add(facts.took);
+        if let Some(lateness) = facts.lateness {
             state.lateness.add(lateness);
         }
-        match &glance.seen.scrape {
+        match &facts.seen.scrape {
             Scrape::Failed(_) => state.counts.scrape_failures += 1,
             scrape => scrape.latency().into_iter().for_each(|latency| state.scrape.add(latency)),
         }
-        self.gpus(glance.seen);
-        self.outcomes(&glance.seen.outcomes);
-        glance.output.events.iter().for_each(|event| count(event, &mut self.state.counts));
-        self.state.parking = parking(glance.controller);
-        if let Some(round) = &glance.output.round {
+        self.gpus(facts.seen);
+        self.outcomes(&facts.seen.outcomes);
+        facts.output.events.iter().for_each(|event| count(event, &mut self.state.counts));
+        self.state.parking = parking(facts.controller);
+        if let Some(round) = &facts.output.round {
             self.round(round);
-            self.state.savings.clone_from(glance.savings.state());
+            self.state.savings.clone_from(facts.savings.state());
         }
         if self.state.mode == Mode::Outage {
             // The latest window says nothing of now.
@@ -186,9 +186,9 @@ impl View {
         }
         if self.learner_at.is_none_or(|at| now.since(at) >= LEARNER_EVERY) {
             self.learner_at = Some(now);
-            self.state.learner = learner(glance.controller, now);
+            self.state.learner = learner(facts.controller, now);
         }
-        self.state.notes.take(glance.output, glance.unix_s);
+        self.state.notes.take(facts.output, facts.unix_time);
         self.history.push(&self.state)
     }
 

@@ -14,8 +14,8 @@ mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use build::{About, View};
-pub(crate) use build::{Glance, learner_state};
+pub(crate) use build::learner_state;
+pub use build::{About, StepFacts, View};
 pub use estimate::Estimate;
 pub use history::{History, Point};
 pub use host::{HostState, Row, Table};

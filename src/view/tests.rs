@@ -66,7 +66,7 @@ fn observation(now: f64, joules: &[f64]) -> Observation {
 }
 
 fn show(view: &mut View, controller: &Controller, seen: &Observation, output: &Output) {
-    view.step(&Glance {
+    view.step(&StepFacts {
         seen,
         output,
         controller,
@@ -74,7 +74,7 @@ fn show(view: &mut View, controller: &Controller, seen: &Observation, output: &O
         lateness: Some(Seconds(0.002)),
         took: Seconds(0.001),
         not_given_back: false,
-        unix_s: 100.0 + seen.now.0,
+        unix_time: 100.0 + seen.now.0,
     });
 }
 

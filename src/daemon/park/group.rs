@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep;
 
@@ -14,7 +15,7 @@ use crate::compose;
 use crate::control::{ClockOutcome, Order};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
-use crate::daemon::tick::{Ending, RunError, ToGroup, alarm, end_actuator, unix_seconds};
+use crate::daemon::tick::{Ending, RunError, ToGroup, end_actuator, unix_seconds};
 use crate::daemon::trust::Trusted;
 use crate::daemon::watch::{GroupWatch, Wards, WatchedGroup};
 use crate::gpu::{GpuError, GpuInfo, GpuSensors, Refusal, SupportedClocks};
@@ -156,7 +157,7 @@ impl ParkGroup {
         let watch = self.watch.take();
         let result = tokio::select! {
             biased;
-            alarm = alarm(watch.as_ref()) => Err(alarm.into()),
+            Some(alarm) = OptionFuture::from(watch.as_ref().map(GroupWatch::alarm)) => Err(alarm.into()),
             result = self.turns(inbox) => result.map_err(RunError::from),
         };
         self.watch = watch;
