@@ -12,9 +12,7 @@ pub struct Signals {
 
 impl Signals {
     /// Installs the handlers.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the system refuses a handler.
+    /// Errors: [`std::io::Error`] if the system refuses a handler.
     pub fn install() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,

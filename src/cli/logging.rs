@@ -66,7 +66,6 @@ fn ours(level: LevelFilter) -> Targets {
 }
 
 /// The console's level: the flag if given, else the configuration.
-#[must_use]
 pub fn console_level(flag: Option<LogLevel>, config: &Logging) -> LevelFilter {
     filter(flag.unwrap_or(config.console_level))
 }

@@ -187,7 +187,6 @@ pub struct ReleaseArgs {
 }
 
 /// Runs what the command line asks for.
-#[must_use]
 pub fn main() -> ExitCode {
     let cli = parse();
     let exit = match &cli.command {
@@ -215,7 +214,6 @@ pub fn main() -> ExitCode {
 }
 
 /// The command line; ends the program if it makes no sense.
-#[must_use]
 pub fn parse() -> Cli {
     let matches = Cli::command().get_matches();
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -236,9 +234,7 @@ fn load_config(cli: &Cli) -> Result<Config, Exit> {
 }
 
 /// A configuration that was read; warnings and problems go to standard error.
-///
-/// # Errors
-/// The exit code, if the configuration cannot be used.
+/// Errors: The exit code, if the configuration cannot be used.
 pub fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Config, Exit> {
     match loaded {
         Ok(loaded) => {

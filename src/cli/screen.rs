@@ -65,9 +65,7 @@ fn is_utf8(locale: &str) -> bool {
 }
 
 /// Can a picture be shown here?
-///
-/// # Errors
-/// [`ScreenError`] if not.
+/// Errors: [`ScreenError`] if not.
 pub fn possible() -> Result<(), ScreenError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(ScreenError::NoTerminal);
@@ -210,9 +208,7 @@ fn look(at_most: Duration) -> io::Result<Look> {
 
 /// Shows the model until the user or the news end it. `order` carries out what the user asks of agft; what comes of it
 /// is news.
-///
-/// # Errors
-/// [`ScreenError`] if there is no terminal, or it fails; it is given back either way.
+/// Errors: [`ScreenError`] if there is no terminal, or it fails; it is given back either way.
 pub fn show(
     model: &mut Model,
     news: &Receiver<News>,

@@ -103,7 +103,6 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// The key that is at fault.
     pub(crate) fn key(&self) -> &str {
         match self {
             Self::Value { key, .. } | Self::Unknown { key, .. } | Self::Repeated { key, .. } => key,

@@ -21,7 +21,6 @@ macro_rules! parking {
             }
 
             /// The defaults of GPUs that have none.
-            #[must_use]
             pub fn of_others() -> Self {
                 Self { $( $key: $park, )+ }
             }

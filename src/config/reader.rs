@@ -183,7 +183,6 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Adds a warning.
     pub(super) fn warn(&mut self, warning: Warning) {
         self.warnings.push(warning);
     }

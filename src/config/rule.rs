@@ -16,7 +16,6 @@ type Reading<T> = Box<dyn Fn(&Node) -> Read<T>>;
 
 /// What a key accepts.
 pub(super) struct Rule<T> {
-    /// Completes "must be ...".
     pub(super) must_be: String,
     read: Reading<T>,
 }
@@ -284,7 +283,6 @@ fn repeated<T: PartialEq>(items: &[T]) -> Option<&T> {
     items.iter().enumerate().find(|(at, item)| items[..*at].contains(item)).map(|(_, item)| item)
 }
 
-/// The URL of a metrics page.
 pub(super) fn page_url() -> Rule<String> {
     Rule::new("an http:// or https:// URL with a host", |node| {
         let Node::Text(text) = node else { return Err(None) };

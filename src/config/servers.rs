@@ -199,7 +199,6 @@ impl Config {
     ///
     /// Each server of a list keeps its model and its records in a directory of its name. None with `servers: auto`: they
     /// have to be looked for.
-    #[must_use]
     pub fn servers(&self) -> Vec<Server> {
         match &self.servers {
             Servers::One => {
@@ -216,7 +215,6 @@ impl Config {
     }
 
     /// The GPUs of all servers that are named.
-    #[must_use]
     pub fn gpus(&self) -> Vec<GpuSelector> {
         self.servers().into_iter().flat_map(|server| server.config.gpu.device_id).collect()
     }

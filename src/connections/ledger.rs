@@ -171,7 +171,6 @@ impl Ledger {
         }
     }
 
-    /// This connection as the book has it.
     fn known(&self, connection: Connection) -> Option<Connection> {
         if self.open.contains(&connection) {
             return Some(connection);

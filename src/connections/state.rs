@@ -16,7 +16,6 @@ pub(crate) enum TcpState {
     FinWait2,
     /// Both sides have ended; late packets are waited for.
     TimeWait,
-    /// No connection.
     Close,
     /// The other side has ended first.
     CloseWait,
@@ -66,11 +65,8 @@ impl TcpState {
 /// What a change of state does to the number of open connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Effect {
-    /// One more.
     Opened,
-    /// One less.
     Closed,
-    /// None.
     Nothing,
 }
 

@@ -59,9 +59,7 @@ pub struct Actuator {
 
 impl Actuator {
     /// Starts the thread on a lease that has already been reset.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the thread cannot be started; the lease is released then.
+    /// Errors: [`std::io::Error`] if the thread cannot be started; the lease is released then.
     pub fn spawn(lease: ClockLease, clock: Clock) -> std::io::Result<Self> {
         Self::spawn_with(lease, clock, GIVE_UP)
     }
@@ -83,7 +81,6 @@ impl Actuator {
     }
 
     /// What became of commands since the last call.
-    #[must_use]
     pub fn outcomes(&self) -> Vec<ClockOutcome> {
         std::mem::take(&mut self.shared.lock().outcomes)
     }
@@ -136,9 +133,7 @@ impl Actuator {
     }
 
     /// Gives the clocks back and waits for it.
-    ///
-    /// # Errors
-    /// [`GpuError`] if the driver would not take them back after several tries.
+    /// Errors: [`GpuError`] if the driver would not take them back after several tries.
     pub fn shutdown(mut self) -> Result<(), GpuError> {
         self.stop()
     }

@@ -30,7 +30,6 @@ pub struct Clients {
 
 impl Clients {
     /// Listens at these ports from now on.
-    #[must_use]
     pub fn new(watcher: Arc<Watcher>, ports: Vec<u16>) -> Self {
         let events = watcher.events();
         Self {

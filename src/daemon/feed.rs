@@ -33,7 +33,6 @@ pub struct Servers<S>(Vec<(String, S)>);
 
 impl<S: Source + Sync> Servers<S> {
     /// Servers with these names.
-    #[must_use]
     pub fn new(servers: Vec<(String, S)>) -> Self {
         Self(servers)
     }
@@ -83,7 +82,6 @@ pub struct Schedule {
 
 impl Schedule {
     /// The first tick at or after `now`.
-    #[must_use]
     pub fn next(&self, now: Time) -> Time {
         let passed = (now.since(self.start).0 / self.period.0).ceil().max(0.0);
         Time(self.start.0 + passed * self.period.0)
@@ -137,7 +135,6 @@ pub struct Feed {
 
 impl Feed {
     /// Starts scraping `servers` for the ticks of `schedule`.
-    #[must_use]
     pub fn spawn<S: Source + Sync>(servers: Servers<S>, schedule: Schedule, clock: Clock) -> Self {
         let slot = Arc::new(Slot::default());
         let task = tokio::spawn(run(servers, schedule, clock, Arc::clone(&slot)));
@@ -145,7 +142,6 @@ impl Feed {
     }
 
     /// What came since the last call.
-    #[must_use]
     pub fn take(&self) -> Scrape {
         self.slot.answer.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Scrape::Pending)
     }

@@ -88,7 +88,6 @@ impl Follow {
         auto::servers(&config, &self.known).into_iter().find(|now| now.name == server.name)
     }
 
-    /// Has a server this GPU?
     pub(super) fn serves(&self, gpu: &GpuInfo) -> bool {
         let servers = auto::servers(&lock(&self.config), &self.known);
         servers.iter().any(|server| server.config.gpu.device_id.iter().any(|selector| selector.selects(gpu)))
@@ -130,7 +129,6 @@ impl Follow {
     }
 }
 
-/// Says a server that was found.
 pub(crate) fn say(found: &Found, what: &str) {
     let url = without_query(&found.metrics_url);
     tracing::info!(server = found.name, url, gpus = found.gpus.join(", "), "{what}");

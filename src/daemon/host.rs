@@ -118,7 +118,6 @@ pub struct Host {
 
 impl Host {
     /// One group, and nobody around it.
-    #[must_use]
     pub fn alone(group: Group) -> Self {
         Self {
             groups: vec![AnyGroup::Served(Box::new(group))],
@@ -136,9 +135,7 @@ impl Host {
 }
 
 /// Runs until `stop` resolves or no group is left; gives all clocks back either way.
-///
-/// # Errors
-/// [`RunError`]: what ended the last group, or the process.
+/// Errors: [`RunError`]: what ended the last group, or the process.
 pub async fn drive(host: Host, stop: impl Future<Output = End>) -> Result<End, RunError> {
     LocalSet::new().run_until(host.run(stop)).await
 }
@@ -191,7 +188,6 @@ struct Running {
 struct Inbox {
     sender: mpsc::Sender<ToGroup>,
     is_served: bool,
-    /// Names of its servers.
     servers: Vec<String>,
     gpus: BTreeSet<String>,
 }
@@ -232,7 +228,6 @@ impl Running {
         (group, result)
     }
 
-    /// The GPUs of all that run.
     fn gpus(&self) -> BTreeSet<String> {
         self.inboxes.values().flat_map(|inbox| inbox.gpus.iter().cloned()).collect()
     }

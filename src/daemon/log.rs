@@ -28,7 +28,6 @@ pub struct LogObserver {
 
 impl LogObserver {
     /// With `detailed` each round is a debug line; in a dry run commands are worded as what would be done.
-    #[must_use]
     pub fn new(detailed: bool, dry_run: bool) -> Self {
         Self {
             detailed,

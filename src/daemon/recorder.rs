@@ -29,7 +29,6 @@ use crate::units::{Joules, Seconds, Time};
 pub(crate) struct RecorderSettings {
     /// Directory of the runs.
     pub(crate) experiment_dir: PathBuf,
-    /// Directory of the model.
     pub(crate) model_dir: PathBuf,
     /// Bounds of the rounds' files.
     pub rounds: RoundLimits,

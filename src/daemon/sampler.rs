@@ -20,7 +20,6 @@ use crate::units::{Millijoules, Seconds, Time};
 /// How often to look.
 #[derive(Debug, Clone, Copy)]
 pub struct SamplerSettings {
-    /// At the energy counter.
     pub(crate) energy_every: Duration,
     /// At everything else.
     pub(crate) sensors_every: Duration,
@@ -104,9 +103,7 @@ pub struct Sampler {
 
 impl Sampler {
     /// Starts sampling; finds out first where each GPU's energy comes from.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the thread cannot be started.
+    /// Errors: [`std::io::Error`] if the thread cannot be started.
     pub fn spawn(
         sensors: Vec<Box<dyn GpuSensors>>,
         settings: SamplerSettings,
@@ -133,7 +130,6 @@ impl Sampler {
     }
 
     /// What was seen since the last call: latest readings, counter ticks.
-    #[must_use]
     pub fn collect(&self) -> Vec<GpuTick> {
         let mut ticks = self.shared.ticks.lock().unwrap_or_else(PoisonError::into_inner);
         ticks.iter_mut().map(|tick| GpuTick { energy: std::mem::take(&mut tick.energy), ..*tick }).collect()
@@ -186,7 +182,6 @@ struct Gpu {
 }
 
 impl Gpu {
-    /// A point if the energy has advanced.
     fn energy(&mut self, now: Time) -> Result<Option<EnergyPoint>, GpuError> {
         let value = self.sensors.energy()?;
         let total = value.since(Millijoules(0)).filter(|_| self.last.is_some_and(|last| last != value));

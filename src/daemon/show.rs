@@ -20,7 +20,6 @@ pub struct Show {
 
 impl Show {
     /// Publishes a view; also where to read it.
-    #[must_use]
     pub fn new(view: View) -> (Self, Latest) {
         let (publish, state) = watch::channel(Arc::new(view.state().clone()));
         let (publish_history, history) = watch::channel(Arc::new(view.history().clone()));
@@ -29,7 +28,6 @@ impl Show {
 }
 
 /// What a configuration says about the server of this name.
-#[must_use]
 pub fn about(name: &str, config: &Config, settings: &Settings) -> About {
     About {
         name: name.to_owned(),

@@ -36,7 +36,6 @@ pub(crate) struct StepTap {
 /// One thing to write.
 #[derive(Debug)]
 pub(crate) enum StepJob {
-    /// A segment begins.
     Begin(Box<(Head, Controller)>),
     Step(Box<Recorded>),
 }

@@ -140,7 +140,6 @@ pub(super) fn end_actuator(actuator: Option<Actuator>, result: &Result<(), RunEr
     Some(actuator)
 }
 
-/// A group that ends.
 pub(crate) struct Ending {
     release: Option<Actuator>,
     finish: Box<dyn FnOnce()>,
@@ -354,7 +353,6 @@ fn watch(group: &Group) -> sampler::Watch {
 }
 
 /// Seconds since the Unix epoch; 0 for a wall clock set before it.
-#[must_use]
 pub fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |span| span.as_secs_f64())
 }

@@ -70,7 +70,6 @@ impl Trusted {
         trusted
     }
 
-    /// Where the energy comes from.
     pub(crate) fn source(&self) -> EnergySource {
         self.judged.borrow().energy.source()
     }

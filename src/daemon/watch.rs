@@ -42,7 +42,6 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// At rest.
     pub(crate) fn new() -> Self {
         Self { base: Instant::now(), since: Arc::new(AtomicU64::new(0)) }
     }
@@ -107,7 +106,6 @@ struct Ward {
     is_stuck: bool,
 }
 
-/// An alarm, if there is one.
 #[derive(Default)]
 struct Raised {
     alarm: Mutex<Option<Alarm>>,
@@ -190,7 +188,6 @@ impl Watch {
 }
 
 impl Wards {
-    /// Watches a group from now on.
     pub(crate) fn watch(&self, watched: WatchedGroup) -> GroupWatch {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let alarm = Arc::new(Raised::default());

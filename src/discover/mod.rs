@@ -99,9 +99,6 @@ pub struct Discovery {
 
 impl Discovery {
     /// With the processes of this tree.
-    ///
-    /// # Errors
-    /// [`DiscoverError::Client`].
     pub fn new(procfs: Procfs) -> Result<Self, DiscoverError> {
         let prober = Prober::new().map_err(|error| DiscoverError::Client(error.to_string()))?;
         Ok(Self { procfs, prober })
@@ -109,9 +106,7 @@ impl Discovery {
 
     /// Looks once. Blocks while the driver and `/proc` answer, for milliseconds, and while pages are asked
     /// for, for 15 s at the most: for a thread of its own.
-    ///
-    /// # Errors
-    /// [`DiscoverError`]: nothing is known then, which is not that nothing is there.
+    /// Errors: [`DiscoverError`]: nothing is known then, which is not that nothing is there.
     pub fn look(&mut self, host: &dyn Host) -> Result<Look, DiscoverError> {
         let facts = self.procfs.facts(computing(host)?).map_err(DiscoverError::Processes)?;
         let known = candidates(&facts);
@@ -133,9 +128,6 @@ impl Discovery {
 
     /// UUIDs of the GPUs of the server whose metrics page this is: `gpus: auto`. Blocks as
     /// [`look`](Self::look), and sends nothing but what resolving the host's name takes.
-    ///
-    /// # Errors
-    /// [`DiscoverError`].
     pub fn gpus_of(&self, host: &dyn Host, metrics_url: &str) -> Result<Vec<String>, DiscoverError> {
         let bad = |why: String| DiscoverError::Url { url: metrics_url.to_owned(), why };
         let url = url::Url::parse(metrics_url).map_err(|error| bad(error.to_string()))?;

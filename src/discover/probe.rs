@@ -42,7 +42,6 @@ const LONGEST: Duration = Duration::from_secs(900);
 /// What asking a socket came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// The page of an engine.
     Page(Page),
     /// A server that may have a page later: it starts, or is too busy.
     NotYet(String),

@@ -64,7 +64,6 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
 impl dyn Engine {
     /// The signal's usual metric name, for messages; without one, what it is.
-    #[must_use]
     pub fn metric(&self, signal: Signal) -> String {
         let row = self.table().iter().find(|row| row.signal == signal);
         let prefix = table::prefix_of(signal, self.prefixes().first().copied().unwrap_or_default());
@@ -90,7 +89,6 @@ pub(crate) fn find(
 }
 
 /// The engine with this name, in upper or lower case.
-#[must_use]
 pub fn named(name: &str) -> Option<&'static dyn Engine> {
     ENGINES.iter().copied().find(|engine| engine.name().eq_ignore_ascii_case(name))
 }

@@ -34,7 +34,6 @@ impl Format {
         if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
     }
 
-    /// The media type.
     #[must_use]
     pub(crate) fn content_type(self) -> &'static str {
         match self {

@@ -57,9 +57,6 @@ pub struct Bound {
 
 impl Bound {
     /// Binds; `key` is where the address was given.
-    ///
-    /// # Errors
-    /// [`HttpError::InUse`], [`HttpError::Listen`]
     pub fn new(key: &'static str, address: SocketAddr) -> Result<Self, HttpError> {
         let listen = |error: io::Error| match error.kind() {
             io::ErrorKind::AddrInUse => HttpError::InUse { key, address },
@@ -72,15 +69,11 @@ impl Bound {
     }
 
     /// Where it listens; the real port where 0 was asked for.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Starts serving what is published.
-    ///
-    /// # Errors
-    /// [`HttpError::Thread`]
     pub fn serve(self, published: Published, hosts: Hosts) -> Result<Server, HttpError> {
         let served = accept(self.listener, router(published, hosts));
         Ok(Server {

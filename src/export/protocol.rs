@@ -63,7 +63,6 @@ fn second() -> Seconds {
 
 impl Request {
     /// The request for an order.
-    #[must_use]
     pub fn order(Directed { server, order }: Directed) -> Self {
         match order {
             Order::Pause => Self::Pause { server },

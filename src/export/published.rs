@@ -47,7 +47,6 @@ fn these(names: &[String]) -> String {
 
 impl Published {
     /// Of this process, with no group so far.
-    #[must_use]
     pub fn new(host: HostState) -> Self {
         Self { host: Arc::new(host), groups: Arc::new(watch::Sender::default()) }
     }
@@ -71,7 +70,6 @@ impl Published {
     }
 
     /// The picture now.
-    #[must_use]
     pub fn host(&self) -> HostState {
         let groups = self.groups.borrow();
         let servers = groups.servers.iter().map(|(_, latest)| State::clone(&latest.state.borrow())).collect();

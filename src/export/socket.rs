@@ -106,7 +106,6 @@ impl Server {
         Ok((Self { _serving: serving, path }, received))
     }
 
-    /// The socket's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -186,7 +185,6 @@ enum Doing {
     Silent,
     /// It hears one state after the other.
     Watching,
-    /// It waits for its answer.
     Waiting,
 }
 

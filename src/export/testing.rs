@@ -26,7 +26,6 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// What is published is this.
     pub(super) fn of(host: HostState) -> Self {
         let published = Published::new(HostState { servers: Vec::new(), park: None, ..host.clone() });
         let shown = host.servers.into_iter().map(|state| {
@@ -45,7 +44,6 @@ impl Stage {
         Self { published, loops, park }
     }
 
-    /// One server.
     pub(super) fn of_one() -> Self {
         Self::of(testing::of(vec![testing::state()], None))
     }
@@ -108,7 +106,6 @@ impl Page {
         stream
     }
 
-    /// All of the answer to a request.
     pub(super) fn ask(&self, request: &str) -> String {
         let mut stream = self.connect();
         stream.write_all(request.as_bytes()).unwrap();

@@ -58,7 +58,6 @@ fn reset_memory(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), G
     }
 }
 
-/// Is the memory clock locked?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MemoryLock {
     No,
@@ -109,9 +108,7 @@ pub struct ClockLease {
 
 impl ClockLease {
     /// Takes the clocks of `members` (each with its lowest supported core clock) and gives them to the driver first.
-    ///
-    /// # Errors
-    /// The first error of a core reset; every reset is tried.
+    /// Errors: The first error of a core reset; every reset is tried.
     pub fn take(members: Vec<(Box<dyn GpuClocks>, Mhz)>) -> Result<Self, GpuError> {
         Self::take_with(members, Box::new(()))
     }
@@ -139,9 +136,8 @@ impl ClockLease {
     }
 
     /// Runs the whole group at `target`. Does nothing if it already does.
-    ///
-    /// # Errors
-    /// The first [`GpuError`]. The group is never left in two minds: after an error all clocks have been given back.
+    /// Errors: The first [`GpuError`]. The group is never left in two minds: after an error all clocks have
+    /// been given back.
     pub fn set(&mut self, target: Target) -> Result<(), GpuError> {
         if self.current == Some(target) {
             return Ok(());
@@ -182,9 +178,6 @@ impl ClockLease {
     }
 
     /// Gives all clocks back to the driver. Every reset is tried even if one fails.
-    ///
-    /// # Errors
-    /// The first error.
     pub fn release(&mut self) -> Result<(), GpuError> {
         let mut first_error = None;
         for member in &mut self.members {
@@ -200,7 +193,6 @@ impl ClockLease {
     }
 
     /// What is in force as far as our writes say.
-    #[must_use]
     pub fn current(&self) -> Option<Target> {
         self.current
     }

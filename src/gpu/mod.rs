@@ -92,7 +92,6 @@ pub struct SupportedClocks {
 
 impl SupportedClocks {
     /// Sorts, removes duplicates and empty levels; `None` if nothing is left.
-    #[must_use]
     pub fn new(mut levels: Vec<MemoryLevel>) -> Option<Self> {
         for level in &mut levels {
             level.core.sort_unstable_by(|a, b| b.cmp(a));
@@ -105,13 +104,11 @@ impl SupportedClocks {
     }
 
     /// Every level, highest memory clock first.
-    #[must_use]
     pub fn levels(&self) -> &[MemoryLevel] {
         &self.levels
     }
 
     /// Core clocks at the highest memory clock, highest first: the ones a core lock can ask for.
-    #[must_use]
     pub fn core(&self) -> &[Mhz] {
         &self.levels[0].core
     }
@@ -122,19 +119,16 @@ impl SupportedClocks {
     }
 
     /// Lowest supported core clock.
-    #[must_use]
     pub fn core_min(&self) -> Mhz {
         self.core()[self.core().len() - 1]
     }
 
     /// Highest supported core clock.
-    #[must_use]
     pub fn core_max(&self) -> Mhz {
         self.core()[0]
     }
 
     /// The supported core clock nearest to `wanted` (the higher one of two equally near).
-    #[must_use]
     pub fn nearest_core(&self, wanted: Mhz) -> Mhz {
         self.core().iter().copied().min_by_key(|clock| clock.abs_diff(wanted)).unwrap_or(wanted)
     }
@@ -229,7 +223,6 @@ pub struct GpuReading {
 
 impl GpuReading {
     /// The reasons, as far as they are known.
-    #[must_use]
     pub fn reasons(&self) -> ClockReasons {
         self.reasons.unwrap_or_default()
     }
@@ -391,7 +384,6 @@ pub enum Refusal {
 
 impl GpuError {
     /// Which fault this is. Exhaustive: a new variant has to decide.
-    #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
             Self::InvalidArgument { .. } => Fault::ClockRefused,
@@ -411,7 +403,6 @@ impl GpuError {
 
     /// What the loop does after a clock call that failed so, by [`Fault::reaction`]; `None` where the run has
     /// to end.
-    #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         match self.fault().reaction() {
             Reaction::DropClock => Some(Refusal::DropArm),
@@ -421,7 +412,6 @@ impl GpuError {
     }
 
     /// What is the likely cause where a call fails so again and again, and the remedy.
-    #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Failed { .. }
@@ -458,7 +448,6 @@ impl GpuError {
     }
 
     /// A sensor failed so: does that end the run? A missing one does not, nor does one that fails for the moment.
-    #[must_use]
     pub fn ends_sampling(&self) -> bool {
         self.refusal().is_none() && !self.is_missing_sensor()
     }

@@ -12,7 +12,6 @@ use super::GpuError;
 /// The number that gives the choice of the state back to the driver.
 pub(crate) const BY_DRIVER: u32 = 16;
 
-/// Why there is no NVAPI.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NvapiError {
     #[cfg(not(feature = "nvapi"))]
@@ -191,11 +190,9 @@ mod ffi {
 mod ffi {
     use super::NvapiError;
 
-    /// Nobody has one.
     #[derive(Debug, Clone, Copy)]
     pub(super) enum Handle {}
 
-    /// Nobody has them.
     #[derive(Debug, Clone, Copy)]
     pub(super) enum Functions {}
 

@@ -38,17 +38,11 @@ pub struct NvmlHost {
 
 impl NvmlHost {
     /// Loads `libnvidia-ml.so.1` and initialises it.
-    ///
-    /// # Errors
-    /// [`GpuError::NoLibrary`], [`GpuError::NoDriver`], [`GpuError::NoPermission`].
     pub fn open() -> Result<Self, GpuError> {
         Self::init(None)
     }
 
     /// The same with a library at that path.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
     pub fn open_with(library: &Path) -> Result<Self, GpuError> {
         Self::init(Some(library.as_os_str()))
     }
@@ -63,9 +57,7 @@ impl NvmlHost {
     }
 
     /// The sensors of one GPU.
-    ///
-    /// # Errors
-    /// [`GpuError::NotFound`], or what [`list`](Host::list) gives.
+    /// Errors: [`GpuError::NotFound`], or what [`list`](Host::list) gives.
     pub fn sensors(&self, selector: &GpuSelector) -> Result<NvmlSensors, GpuError> {
         let (device, info) = self.device(selector)?;
         let label = info.to_string();
@@ -73,9 +65,7 @@ impl NvmlHost {
     }
 
     /// The clock controls of one GPU. Getting them needs no privilege; using them does.
-    ///
-    /// # Errors
-    /// [`GpuError::NotFound`], or what [`list`](Host::list) gives.
+    /// Errors: [`GpuError::NotFound`], or what [`list`](Host::list) gives.
     pub fn clocks(&self, selector: &GpuSelector) -> Result<NvmlClocks, GpuError> {
         let (device, info) = self.device(selector)?;
         let label = info.to_string();

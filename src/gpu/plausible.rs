@@ -46,7 +46,6 @@ const TEMPERATURES: std::ops::RangeInclusive<f64> = 1.0..=130.0;
 /// Clocks that a GPU can have.
 const CLOCKS: std::ops::RangeInclusive<u32> = 1..=20_000;
 
-/// Where energy comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EnergySource {
     /// The driver's total-energy counter.
@@ -94,7 +93,6 @@ pub(crate) fn is_temperature(celsius: f64) -> bool {
     TEMPERATURES.contains(&celsius)
 }
 
-/// A clock of a GPU.
 pub(crate) fn is_clock(clock: Mhz) -> bool {
     CLOCKS.contains(&clock.0)
 }
@@ -133,7 +131,6 @@ struct Compared {
     power_j: f64,
 }
 
-/// The energy of one GPU.
 #[derive(Debug, Clone)]
 pub(crate) struct EnergyJudge {
     limit: Watts,
@@ -152,7 +149,6 @@ pub(crate) struct EnergyJudge {
 }
 
 impl EnergyJudge {
-    /// For a board with that limit.
     pub(crate) fn new(limit: Option<Watts>) -> Self {
         Self {
             limit: usable_limit(limit),
@@ -294,7 +290,6 @@ impl EnergyJudge {
         self.compare(now, advance)
     }
 
-    /// Is there a power to compare with?
     fn sees_power(&self, now: Time) -> bool {
         self.power.is_some_and(|(at, _)| now.since(at) <= SPARSE)
     }
@@ -354,7 +349,6 @@ pub(crate) struct PowerJudge {
 }
 
 impl PowerJudge {
-    /// For a board with that limit.
     pub(crate) fn new(limit: Option<Watts>) -> Self {
         Self { limit: usable_limit(limit), above_since: None }
     }
@@ -391,17 +385,14 @@ enum Contradiction {
 }
 
 impl IdleJudge {
-    /// For a board with that limit.
     pub(crate) fn new(limit: Option<Watts>) -> Self {
         Self { limit: usable_limit(limit), power: None, contradicts: None }
     }
 
-    /// A believed power.
     pub(crate) fn on_power(&mut self, now: Time, power: Watts) {
         self.power = Some((now, power));
     }
 
-    /// Is this utilisation believed?
     pub(crate) fn believes(&mut self, now: Time, percent: f64) -> bool {
         if !is_utilization(percent) {
             return false;

@@ -117,9 +117,7 @@ impl Watch {
 ///
 /// A value that happens not to change from one tick to the next (the power of a steady load) makes the period look
 /// longer than it is.
-///
-/// # Errors
-/// [`GpuError::Lost`] and the like. A missing sensor is a `None` field.
+/// Errors: [`GpuError::Lost`] and the like. A missing sensor is a `None` field.
 pub fn probe(sensors: &dyn GpuSensors, duration: Duration) -> Result<ProbeReport, GpuError> {
     let (mut energy, mut power) = (Watch::default(), Watch::default());
     let mut reading_costs = Vec::new();

@@ -34,7 +34,6 @@ pub(crate) fn stuck_branch(driver: &str) -> Option<&'static StuckBranch> {
 pub(crate) struct PstateClocks {
     nvml: NvmlClocks,
     api: NvapiGpu,
-    /// The low state.
     state: u32,
     /// Nobody says that a state was forced: a board that knows none is no failure.
     unsure: bool,

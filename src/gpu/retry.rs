@@ -35,7 +35,6 @@ pub(crate) struct Failed {
 }
 
 impl Retries {
-    /// A try failed.
     pub(crate) fn failed(&mut self) -> Failed {
         let elapsed = self.since.get_or_insert_with(Instant::now).elapsed();
         self.after(elapsed)

@@ -339,7 +339,6 @@ impl Guardian {
         }
     }
 
-    /// What is locked and what is not.
     fn keep(&mut self, message: ToGuardian) {
         match message {
             ToGuardian::Hold(gpu) => drop(self.held.insert(gpu)),

@@ -49,12 +49,7 @@ pub(crate) enum Undone {
         gpu: String,
     },
     /// It was damaged, and is kept for a human; the GPU of its name is treated like a journal's.
-    PutAside {
-        /// Where it is now.
-        kept_as: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
+    PutAside { kept_as: PathBuf, why: String },
     /// The GPU is not there (any more), or its driver does not take the clocks back. The journal stays.
     Failed {
         /// UUID of the GPU.

@@ -23,7 +23,6 @@ pub(crate) struct Seen {
 }
 
 impl Seeker {
-    /// On this machine.
     pub(crate) fn new(host: AnyHost) -> Result<Self, DiscoverError> {
         Ok(Self { discovery: Discovery::new(Procfs::default())?, host })
     }

@@ -326,7 +326,6 @@ pub struct Shared {
     pub lines: StatusLines,
     /// Takes what groups show of themselves.
     pub published: Published,
-    /// There are several servers.
     pub(crate) is_several: bool,
     /// Servers come and move: each that is opened has its clients listened to on its own.
     pub follows: bool,
@@ -506,7 +505,6 @@ pub(crate) fn take_clocks(
 }
 
 /// Periods of the thread that reads a server's GPUs.
-#[must_use]
 pub fn sampler_settings(config: &Config) -> SamplerSettings {
     SamplerSettings {
         energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),

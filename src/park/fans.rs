@@ -5,9 +5,7 @@ use crate::units::{Seconds, Time};
 /// What is to be done about the fans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FanCommand {
-    /// Switch them on.
     On,
-    /// Switch them off.
     Off,
 }
 

@@ -63,17 +63,13 @@ pub(crate) struct Sight {
     pub hold: bool,
 }
 
-/// Where it stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) enum GapState {
     /// Work is there, or may be.
     #[default]
     Serving,
     /// No source says work; not parked yet.
-    Quiet {
-        /// Since when.
-        since: Time,
-    },
+    Quiet { since: Time },
     Parked {
         /// Since when it has been idle.
         idle_since: Time,
@@ -85,7 +81,6 @@ pub(crate) enum GapState {
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum GapDecision {
-    /// Nothing.
     Stay,
     /// Clocks down: idle for so long.
     Park(Seconds),
@@ -98,7 +93,6 @@ pub(crate) enum GapDecision {
 struct Gap {
     /// Park this long after its begin.
     park_after: Seconds,
-    /// What was agreed for it.
     terms: Option<Terms>,
 }
 
@@ -125,12 +119,10 @@ impl GapRule {
         }
     }
 
-    /// Where it stands.
     pub(crate) fn state(&self) -> GapState {
         self.state
     }
 
-    /// Parked now?
     pub(crate) fn is_parked(&self) -> bool {
         matches!(self.state, GapState::Parked { .. })
     }
@@ -145,7 +137,6 @@ impl GapRule {
         self.not_before.is_some_and(|until| now < until)
     }
 
-    /// Something was seen.
     pub(crate) fn step(&mut self, seen: &Sight, settings: &GapSettings, prices: Prices) -> GapDecision {
         let now = seen.now;
         if let Some(source) = seen.work {

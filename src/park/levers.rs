@@ -64,7 +64,6 @@ pub struct Lever {
 
 impl Lever {
     /// The clocks that it lowers.
-    #[must_use]
     pub fn lowered(&self) -> Running {
         Running {
             // Which core clock a low performance state has is not known, but it is about the lowest there is: where the
@@ -76,7 +75,6 @@ impl Lever {
 
     /// The levers of a board with these clocks, the simplest first; `core` and `memory` are the lowered clocks. A board with
     /// one memory clock has the core lever alone.
-    #[must_use]
     pub fn of(clocks: &SupportedClocks, core: Mhz, memory: Option<Mhz>) -> Vec<Self> {
         let mut levers = vec![Self { kind: LeverKind::Core, clocks: Clocks::core_only(core) }];
         if let Some(memory) = memory.filter(|_| clocks.memory().count() > 1) {
@@ -129,7 +127,6 @@ pub struct LeverBook {
 
 impl LeverBook {
     /// Are these numbers?
-    #[must_use]
     pub fn is_sound(&self) -> bool {
         let power = |watts: Option<f64>| watts.is_none_or(|watts| watts.is_finite() && watts >= 0.0);
         let lever = |known: &Known| {
@@ -140,7 +137,6 @@ impl LeverBook {
     }
 
     /// What a lever was measured to save.
-    #[must_use]
     pub fn saving(&self, kind: LeverKind) -> Option<Watts> {
         let parked = self.levers.get(&kind)?.parked_w?;
         self.unparked_w.map(|unparked| Watts(unparked - parked))
@@ -192,7 +188,6 @@ enum Phase {
     /// Clocks left to the driver.
     Unparked,
     Lever(LeverKind),
-    /// On the way back from a lever.
     Back(LeverKind),
 }
 
@@ -225,7 +220,6 @@ pub struct Levers {
 
 impl Levers {
     /// These, the simplest first, with what is known of them; `top` are the highest clocks.
-    #[must_use]
     pub fn new(list: Vec<Lever>, book: LeverBook, top: Running) -> Self {
         let times = TrialTimes::default();
         let mut levers = Self {
@@ -243,7 +237,6 @@ impl Levers {
         levers
     }
 
-    /// Other times for trials.
     #[must_use]
     pub(crate) fn with_times(mut self, times: TrialTimes) -> Self {
         self.times = times;
@@ -257,7 +250,6 @@ impl Levers {
     }
 
     /// All of them, refused or not.
-    #[must_use]
     pub fn list(&self) -> &[Lever] {
         &self.list
     }
@@ -270,7 +262,6 @@ impl Levers {
     }
 
     /// What was measured.
-    #[must_use]
     pub fn book(&self) -> &LeverBook {
         &self.book
     }
@@ -287,7 +278,6 @@ impl Levers {
     }
 
     /// The highest clocks.
-    #[must_use]
     pub fn top(&self) -> Running {
         self.top
     }
@@ -299,7 +289,6 @@ impl Levers {
 
     /// The lever that pays most in a spell of usual length, for a board that uses `busy` at work; the simplest while not
     /// enough is known, and none if all were refused.
-    #[must_use]
     pub fn best(&self, busy: Option<Watts>) -> Option<Lever> {
         let simplest = *self.usable().next()?;
         let spell = self.spell_s.unwrap_or(TRIAL_AFTER.0);
@@ -319,7 +308,6 @@ impl Levers {
     }
 
     /// What the best lever saves, where a trial has shown it: there both powers are of the same gap.
-    #[must_use]
     pub fn saving(&self, busy: Option<Watts>) -> Option<Watts> {
         self.book.saving(self.best(busy)?.kind)
     }

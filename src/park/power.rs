@@ -61,7 +61,6 @@ impl SpellPower {
         self.energy
     }
 
-    /// Mean power.
     pub(crate) fn mean(&self) -> Option<Watts> {
         (self.spells > 0).then(|| Watts(self.energy / self.weight[0]))
     }

@@ -47,7 +47,6 @@ impl Sensors {
         self.0 & sensor as u8 != 0
     }
 
-    /// Is one of these in it?
     #[must_use]
     pub(crate) fn has_any(self, others: Self) -> bool {
         self.0 & others.0 != 0
@@ -116,7 +115,6 @@ pub struct Sample {
 
 impl Sample {
     /// Of a moment at which nothing is known.
-    #[must_use]
     pub fn at(now: Time) -> Self {
         Self {
             now,

@@ -104,7 +104,6 @@ impl SkiRental {
         waits.fold(start, better).0
     }
 
-    /// A gap is over.
     pub(crate) fn ended(&mut self, gap: Seconds, terms: &Terms) {
         let account = self.account.unwrap_or(CREDIT * terms.buy.0);
         let account = account + 2.0 * terms.clairvoyant(gap).0 - terms.cost(gap).0;

@@ -60,7 +60,6 @@ impl WakeCheck {
         self.idle
     }
 
-    /// There is still no work.
     pub(crate) fn still_idle(&mut self, now: Time) {
         (self.woken, self.reset) = (now, now);
     }
@@ -88,7 +87,6 @@ impl WakeCheck {
 }
 
 /// Have the running clocks left the parked ones? `None` where that cannot be seen.
-#[must_use]
 pub fn is_up(running: Running, parked: Running, top: Running) -> Option<bool> {
     above(running, told(parked, top))
 }

@@ -18,7 +18,6 @@ const GAPS_LISTED: usize = 50;
 /// Clocks that are told apart: no card has more; a broken file may.
 const MOST_CLOCKS: usize = 2000;
 
-/// What was seen at one clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(crate) struct AtClock {
     /// Seconds at it.
@@ -71,14 +70,11 @@ pub(crate) struct Gap {
     pub seconds: f64,
 }
 
-/// The run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Digest {
     /// Rounds read.
     pub rounds: u64,
-    /// Number of the first of them.
     pub(crate) first_round: u64,
-    /// Lines that are no rounds.
     pub(crate) bad_lines: u64,
     /// Of these, cut off at the end of a file: what a crash or a writer at work leaves behind.
     pub(crate) torn_lines: u64,
@@ -176,7 +172,6 @@ impl Digest {
         self.timeline.push(record, seconds);
     }
 
-    /// A line was no round.
     pub(crate) fn bad_line(&mut self, torn: bool) {
         self.bad_lines += 1;
         self.torn_lines += u64::from(torn);

@@ -27,7 +27,6 @@ use crate::text;
 pub(crate) use digest::Digest;
 pub(crate) use phases::Phase;
 
-/// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReportError {
     #[error("{} is no directory; give a run's directory, like experiment/agft_20260131_120000", .0.display())]

@@ -25,7 +25,6 @@ pub(crate) struct Bin {
     pub(crate) prefill_tps: Weighted,
     /// Generated tokens per second.
     pub(crate) decode_tps: Weighted,
-    /// Requests running.
     pub(crate) running: Weighted,
     /// Time to first token, s.
     pub(crate) ttft_s: Weighted,
@@ -85,7 +84,6 @@ fn number(count: u64) -> f64 {
     count as f64
 }
 
-/// The bins.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Timeline {
     /// Begin of the first bin, Unix seconds.

@@ -40,11 +40,9 @@ pub(crate) fn own_dir(path: &Path) -> Result<Option<&'static str>, StoreError> {
 /// What is there under a name.
 #[derive(Debug)]
 pub(super) enum Found<T> {
-    /// Nothing.
     Absent,
     /// Something that agft does not touch.
     Refused(Distrust),
-    /// What was looked for.
     Here(T),
 }
 
@@ -161,7 +159,6 @@ impl Dir {
         Ok(trust::judge_dir(&self.metadata()?).err())
     }
 
-    /// The path it was opened by.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -280,7 +277,6 @@ impl Dir {
         self.attempt("examine", name, || Ok(self.kind(name)? == Some(FileType::Symlink)))
     }
 
-    /// Is there anything of that name?
     pub(super) fn exists(&self, name: &str) -> Result<bool, StoreError> {
         self.attempt("examine", name, || Ok(self.kind(name)?.is_some()))
     }

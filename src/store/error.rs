@@ -39,7 +39,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The system's error, where there was one.
     #[cfg(test)]
     pub(crate) fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {

@@ -55,7 +55,6 @@ pub struct Holder {
 
 impl Holder {
     /// This process.
-    #[must_use]
     pub fn current(config: &Path) -> Self {
         Self {
             pid: std::process::id(),
@@ -93,7 +92,6 @@ pub struct LockedRange {
 #[serde(deny_unknown_fields)]
 pub struct Journal {
     version: u32,
-    /// The boot in which it was written.
     boot_id: String,
     /// Who locked.
     pub holder: Holder,
@@ -103,7 +101,6 @@ pub struct Journal {
     pub core: Option<LockedRange>,
     /// The same for the memory clock.
     pub memory: Option<LockedRange>,
-    /// A performance state is forced.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) state_forced: bool,
     /// When this was written, RFC 3339.
@@ -112,7 +109,6 @@ pub struct Journal {
 
 impl Journal {
     /// A journal of this boot with nothing locked yet.
-    #[must_use]
     pub fn new(holder: Holder, gpu: &str, now: Timestamp) -> Self {
         Self {
             version: VERSION,
@@ -149,7 +145,6 @@ impl Journal {
     }
 }
 
-/// The line and its checksum.
 pub(super) fn summed(line: &str) -> Vec<u8> {
     format!("{line}\n{}\n", checksum(line)).into_bytes()
 }
@@ -177,9 +172,7 @@ pub(crate) enum Leftover {
     Damaged {
         /// UUID of the GPU, from the file's name.
         gpu: String,
-        /// Where it is now.
         kept_as: PathBuf,
-        /// What is wrong with it.
         why: String,
     },
 }

@@ -51,7 +51,6 @@ pub struct Rejected {
     pub path: PathBuf,
     /// What is wrong with it.
     pub why: RejectReason,
-    /// Where it is now.
     pub(crate) kept_as: PathBuf,
 }
 
@@ -106,10 +105,7 @@ pub(super) struct Sound<M> {
 impl ModelStore {
     /// Opens the directory, making it if need be; takes the lock that keeps a second agft out for as long as this
     /// value, or this process, lives; removes temporary files of dead writers.
-    ///
-    /// # Errors
-    /// * [`StoreError::InUse`] if another agft holds the directory
-    /// * [`StoreError::Io`], [`StoreError::Refused`] if it cannot be opened
+    /// Errors: [`StoreError::InUse`] if another agft holds the directory; others if it cannot be opened.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let dir = Dir::open_or_create(dir)?.make_ours()?;
         dir.lock()?;
@@ -161,9 +157,7 @@ impl ModelStore {
     ///
     /// A file that is damaged, foreign or not trusted is moved to `model.rejected-<now>-<n>.agft`, of which the
     /// newest five are kept.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the system does not let a file be read or moved aside; nothing is lost then.
+    /// Errors: [`StoreError`] if the system does not let a file be read or moved aside; nothing is lost then.
     pub fn load<T: DeserializeOwned>(&self, here: &Identity, now: Timestamp) -> Result<Load<T>, StoreError> {
         let _turn = self.turn();
         let mut rejected = Vec::new();

@@ -155,7 +155,6 @@ pub struct RoundRecord {
 
 impl RoundRecord {
     /// A record of which nothing is known but its number and moment.
-    #[must_use]
     pub fn new(round: u64, at: jiff::Timestamp) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,

@@ -82,10 +82,7 @@ pub enum StepsError {
 }
 
 /// The segments of a run, oldest first.
-///
-/// # Errors
-/// * [`StepsError::Nothing`]
-/// * [`StepsError::Store`] if the directory cannot be listed
+/// Errors: [`StepsError::Nothing`], [`StepsError::Store`] if the directory cannot be listed.
 pub fn segments_of(run_dir: &Path) -> Result<Vec<PathBuf>, StepsError> {
     let dir = run_dir.join(DIR);
     let fail = |path: &Path| {
@@ -113,7 +110,6 @@ pub fn segments_of(run_dir: &Path) -> Result<Vec<PathBuf>, StepsError> {
 }
 
 /// The number in a segment's name.
-#[must_use]
 pub fn number_of(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     let number = name.strip_suffix(SUFFIX)?.parse().ok()?;
@@ -125,17 +121,13 @@ fn name_of(number: u64) -> String {
 }
 
 /// A value as the bytes of a frame.
-///
-/// # Errors
-/// What the encoder says of a value that it cannot encode.
+/// Errors: What the encoder says of a value that it cannot encode.
 pub fn pack<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     container::pack(value)
 }
 
 /// The value that [`pack`] made these bytes of.
-///
-/// # Errors
-/// What is wrong with them.
+/// Errors: What is wrong with them.
 pub fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     container::unpack(bytes)
 }

@@ -64,9 +64,7 @@ pub(crate) enum Pane {
 /// Does the daemon talk to us?
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Link {
-    /// Not yet.
     Waiting,
-    /// It does.
     Live,
     /// No more, and why.
     Lost(String),
@@ -168,7 +166,6 @@ impl Model {
     }
 
     /// Process id of the daemon that is shown.
-    #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.host.as_ref().map(|host| host.pid)
     }

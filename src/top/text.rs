@@ -24,7 +24,6 @@ impl Theme {
         if self.colour { Style::new().fg(colour) } else { Style::new() }
     }
 
-    /// What a curve is drawn in.
     pub(super) fn curve(self) -> Color {
         if self.colour { Color::Cyan } else { Color::Reset }
     }

@@ -74,7 +74,6 @@ pub struct View {
 
 impl View {
     /// The view of a run that begins now (Unix seconds) with this controller.
-    #[must_use]
     pub fn new(
         about: About,
         gpus: &[GpuInfo],
@@ -125,13 +124,11 @@ impl View {
     }
 
     /// The picture as of the latest step.
-    #[must_use]
     pub fn state(&self) -> &State {
         &self.state
     }
 
     /// The last minutes up to the latest step.
-    #[must_use]
     pub fn history(&self) -> &History {
         &self.history
     }

@@ -46,7 +46,6 @@ pub struct Point {
 
 impl Point {
     /// The point of a state.
-    #[must_use]
     pub fn of(state: &State) -> Self {
         let round = state.round.as_ref();
         Self {

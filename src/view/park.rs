@@ -17,7 +17,6 @@ pub enum ParkMode {
 }
 
 impl ParkMode {
-    /// Its name, as in JSON.
     #[must_use]
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -46,7 +45,6 @@ pub enum ParkStanding {
 impl ParkStanding {
     pub(crate) const ALL: [Self; 5] = [Self::Serving, Self::Quiet, Self::Parked, Self::Hot, Self::Paused];
 
-    /// Its name, as in JSON.
     #[must_use]
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -124,7 +124,6 @@ pub struct Load {
 pub struct RoundState {
     /// Serial number within the model's life.
     pub number: u64,
-    /// Length of its window.
     pub(crate) window_s: f64,
     /// Mean power, all GPUs together.
     pub power_w: Option<f64>,
@@ -149,7 +148,6 @@ pub struct LearnerState {
     pub converged: bool,
     /// Lessons learned.
     pub lessons: u64,
-    /// Exploration rate in force.
     pub(crate) exploration_rate: f64,
     /// Why `structured` has handed over to `linucb`, if it has.
     pub(crate) handed_over: Option<String>,

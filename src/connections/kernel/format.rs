@@ -10,7 +10,6 @@ const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
 const IPPROTO_TCP: u64 = 6;
 
-/// Where a field is in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Field {
     offset: usize,

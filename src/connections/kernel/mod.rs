@@ -15,14 +15,12 @@ use super::{Source, SourceKind, WatchSettings};
 /// What the kernel tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
-    /// A connection has changed its state.
     Changed(Connection, Effect),
     /// A client has sent, at this time of the kernel's clock.
     Sent(Connection, u64),
 }
 
 impl News {
-    /// Whose they are.
     pub(super) fn connection(&self) -> &Connection {
         match self {
             Self::Changed(connection, _) | Self::Sent(connection, _) => connection,

@@ -49,7 +49,6 @@ impl Ports {
         Ok(Self { watcher, ports: ports.to_vec() })
     }
 
-    /// Where it knows them from.
     pub(crate) fn source(&self) -> Source {
         self.watcher.source()
     }

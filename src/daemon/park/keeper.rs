@@ -36,7 +36,6 @@ impl Keeper {
         Ok(Self { books: Some(books), thread: Some(thread) })
     }
 
-    /// Has a book written.
     pub(crate) fn keep(&self, gpu: &GpuInfo, book: LeverBook) {
         if let Some(books) = &self.books {
             // Without the thread there is nobody to write.

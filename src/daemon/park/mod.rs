@@ -57,7 +57,6 @@ pub struct Board {
 }
 
 impl Board {
-    /// With nothing on it.
     pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self {
             connections: watch::channel(None).0,
@@ -103,7 +102,6 @@ impl Board {
     }
 }
 
-/// The name of a GPU's group.
 pub(super) fn group_name(gpu: &GpuInfo) -> String {
     format!("GPU {}", gpu.index)
 }
@@ -153,11 +151,9 @@ async fn news(news: Option<&mut broadcast::Receiver<Event>>, wanted: bool) {
     }
 }
 
-/// What is remembered from look to look.
 pub(crate) struct Looks {
     /// What the source of connections tells by itself.
     news: Option<broadcast::Receiver<Event>>,
-    /// Is a GPU parked?
     parked: bool,
     /// A source has failed, and that was said.
     failed: bool,
@@ -198,7 +194,6 @@ impl Surroundings {
         }
     }
 
-    /// Looks at all that is due.
     pub(super) fn look(&mut self, looks: &mut Looks) {
         let now = self.clock.now();
         self.look_at_sources(looks, now);

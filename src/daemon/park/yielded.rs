@@ -25,7 +25,6 @@ pub(crate) type ParkOpener =
 pub(crate) struct Yielded(BTreeMap<u32, Option<Instant>>);
 
 impl Yielded {
-    /// A server has this GPU.
     pub(crate) fn insert(&mut self, gpu: &GpuInfo) {
         self.0.insert(gpu.index, Some(Instant::now()));
     }

@@ -58,7 +58,6 @@ impl<'s> Subjects<'s> {
     }
 }
 
-/// The samples of all of these.
 pub(super) fn samples<'a, T, I: IntoIterator<Item = Sample<'a>>>(
     of: &'a [Of<'a, T>],
     values: impl Fn(&'a T) -> I,
@@ -88,7 +87,6 @@ pub(super) fn bounds(low: f64, mean: f64, high: f64) -> [Sample<'static>; 3] {
     [("low", low), ("mean", mean), ("high", high)].map(|(bound, value)| (vec![("bound", bound)], value))
 }
 
-/// Writes families.
 pub(super) struct Families<'e, 's> {
     pub(super) to: DescriptorEncoder<'e>,
     pub(super) subjects: &'s Subjects<'s>,
@@ -128,7 +126,6 @@ impl<'s> Families<'_, 's> {
         family.encode_info(&safe(labels))
     }
 
-    /// Of the whole process.
     pub(super) fn of_process(&mut self, what: What<'_>, value: impl Into<Option<f64>>) -> fmt::Result {
         self.family(what, MetricType::Gauge, one(value))
     }

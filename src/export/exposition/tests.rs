@@ -13,7 +13,6 @@ fn page_of(host: HostState) -> String {
     page(host, Format::Text).unwrap()
 }
 
-/// Of one server.
 fn page_with(state: State) -> String {
     page_of(testing::of(vec![state], None))
 }

@@ -78,7 +78,6 @@ pub struct Parker {
 
 impl Parker {
     /// Of a group at its driver's clocks, with nothing seen yet; without settings nothing is ever parked.
-    #[must_use]
     pub fn new(settings: Option<Settings>, levers: Levers, now: Time) -> Self {
         Self {
             rule: settings.map(Rule::new),
@@ -443,13 +442,11 @@ impl Parker {
     }
 
     /// Where it stands.
-    #[must_use]
     pub fn state(&self) -> State {
         self.rule.as_ref().map_or(State::Serving, Rule::state)
     }
 
     /// Are the clocks down, for whatever reason?
-    #[must_use]
     pub fn is_parked(&self) -> bool {
         self.state().is_down()
     }
@@ -459,14 +456,12 @@ impl Parker {
     }
 
     /// The clocks of parked GPUs.
-    #[must_use]
     pub fn target(&self) -> Target {
         let clocks = self.lever.map(|lever| lever.clocks).filter(|_| !self.released);
         clocks.map_or(Target::Default, Target::Lock)
     }
 
     /// What would park now; while parked what does, or in a trial is tried.
-    #[must_use]
     pub fn lever(&self) -> Option<Lever> {
         if self.is_parked() { self.lever } else { self.levers.best(self.price.busy()) }
     }
@@ -477,7 +472,6 @@ impl Parker {
     }
 
     /// What can be lowered, and what is known of it.
-    #[must_use]
     pub fn levers(&self) -> &Levers {
         &self.levers
     }
@@ -526,7 +520,6 @@ impl Parker {
     }
 
     /// Its constants; without any nothing is parked.
-    #[must_use]
     pub fn settings(&self) -> Option<&Settings> {
         self.rule.as_ref().map(Rule::settings)
     }

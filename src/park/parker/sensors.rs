@@ -66,7 +66,6 @@ fn later(a: Time, b: Time) -> Time {
 
 impl Parker {
     /// The sensors that are to be asked now; none where a sampler reads them all the time.
-    #[must_use]
     pub fn wants(&self, now: Time) -> Sensors {
         if !self.is_asking() {
             return Sensors::NONE;
@@ -89,7 +88,6 @@ impl Parker {
     }
 
     /// When a sensor is to be asked next; never where nobody has to ask.
-    #[must_use]
     pub fn due(&self) -> Time {
         let asked = |due: Option<Time>| due.filter(|_| self.is_asking()).map_or(f64::INFINITY, |due| due.0);
         let times = [

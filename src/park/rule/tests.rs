@@ -30,7 +30,6 @@ fn at_start() -> Settings {
     Settings { gap: GapSettings { at_start: true, ..SETTINGS.gap }, ..SETTINGS }
 }
 
-/// One look.
 #[derive(Debug, Clone, Copy)]
 struct Observation {
     now: Time,

@@ -7,7 +7,6 @@ use crate::park::gap::GapRule;
 use crate::park::source::Connections;
 use crate::units::{Seconds, Time, Watts};
 
-/// The watch on idleness.
 #[derive(Debug, Deserialize)]
 pub(in crate::park) struct IdleWatch {
     gaps: Option<GapRule>,
@@ -42,7 +41,6 @@ impl IdleWatch {
 
 #[cfg(test)]
 impl IdleWatch {
-    /// Of a group in this gap.
     pub(in crate::park) fn of(gaps: GapRule) -> Self {
         Self {
             gaps: Some(gaps),

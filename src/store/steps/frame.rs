@@ -78,7 +78,6 @@ pub(super) enum Read1 {
     Damaged(String),
 }
 
-/// Reads the frame of that number.
 pub(super) fn read(input: &mut impl Read, number: u32) -> io::Result<Read1> {
     let header = up_to(input, HEADER_BYTES)?;
     if header.is_empty() {

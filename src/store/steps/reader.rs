@@ -31,9 +31,7 @@ pub struct SegmentReader<R> {
 
 impl SegmentReader<BufReader<File>> {
     /// Opens a file.
-    ///
-    /// # Errors
-    /// [`StepsError`] if it cannot be opened, or does not begin as a segment does.
+    /// Errors: [`StepsError`] if it cannot be opened, or does not begin as a segment does.
     pub fn open(path: &Path) -> Result<Self, StepsError> {
         match File::open(path) {
             Ok(file) => Self::new(BufReader::new(file), path),
@@ -44,9 +42,7 @@ impl SegmentReader<BufReader<File>> {
 
 impl<R: Read> SegmentReader<R> {
     /// Reads from anything; `path` is for messages.
-    ///
-    /// # Errors
-    /// [`StepsError`] if it does not begin as a segment does.
+    /// Errors: [`StepsError`] if it does not begin as a segment does.
     pub fn new(mut input: R, path: &Path) -> Result<Self, StepsError> {
         let mut start = Vec::new();
         let read = (&mut input).take(12).read_to_end(&mut start);
@@ -107,19 +103,16 @@ impl<R: Read> SegmentReader<R> {
     }
 
     /// How it ends, once the end is reached.
-    #[must_use]
     pub fn end(&self) -> Option<End> {
         self.end
     }
 
     /// Its format version.
-    #[must_use]
     pub fn version(&self) -> u32 {
         self.version
     }
 
     /// The file.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
