@@ -62,8 +62,9 @@ pub(crate) enum Pane {
 }
 
 /// Does the daemon talk to us?
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) enum Link {
+    #[default]
     Waiting,
     Live,
     /// No more, and why.
@@ -71,7 +72,7 @@ pub(crate) enum Link {
 }
 
 /// The view: the latest state, the last minutes, and where the user is in it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Model {
     pub(super) host: Option<Box<HostState>>,
     /// The server that the user wants to see; the first where it is not there.
@@ -96,24 +97,6 @@ pub struct Model {
 pub(super) struct Drawn {
     pub(super) arms_top: usize,
     pub(super) page: usize,
-}
-
-impl Default for Model {
-    fn default() -> Self {
-        Self {
-            host: None,
-            chosen: None,
-            histories: BTreeMap::new(),
-            link: Link::Waiting,
-            pane: Pane::default(),
-            arms_top: None,
-            news_top: 0,
-            drawn: Drawn::default(),
-            asking: None,
-            message: None,
-            help: false,
-        }
-    }
 }
 
 impl Model {
