@@ -164,7 +164,7 @@ pub enum Command {
     Release(ReleaseArgs),
     /// Watch over the clocks of a running agft, which starts this itself
     #[command(hide = true)]
-    Guardian(guardian::GuardianArgs),
+    Guardian(crate::guardian::process::Ward),
     /// Print completions for a shell: bash, zsh, fish, elvish, powershell
     Completions(generate::CompletionsArgs),
     /// Write the man pages to a directory: for packages

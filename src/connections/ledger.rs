@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 
+use super::Counts;
 use super::state::Effect;
 
 /// Who a connection is: its network namespace and both ends. No two live connections share it.
@@ -68,11 +69,9 @@ pub(crate) struct Ledger {
     open: HashSet<Connection>,
     /// Namespaces of open connections, and perhaps some more: where to look for one of which only the ends are known.
     namespaces: BTreeSet<u32>,
-    opened_total: u64,
-    closed_total: u64,
-    requests_total: u64,
     last_request_ns: Option<u64>,
-    lost: u64,
+    /// All that is counted so far; what is open now is not kept in it.
+    pub(super) totals: Counts,
 }
 
 /// Requests closer together than this count as one, nanoseconds; as in connections.bpf.c.
@@ -102,19 +101,9 @@ impl Ledger {
         u32::try_from(self.open.len()).unwrap_or(u32::MAX)
     }
 
-    /// How many have opened so far, with those found open.
-    pub(crate) fn opened_total(&self) -> u64 {
-        self.opened_total
-    }
-
-    /// How many have closed so far.
-    pub(crate) fn closed_total(&self) -> u64 {
-        self.closed_total
-    }
-
-    /// How many bursts of requests there were so far.
-    pub(crate) fn requests_total(&self) -> u64 {
-        self.requests_total
+    /// All that is known of the port.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts { open: self.open_now(), ..self.totals }
     }
 
     /// Takes note of a client's sending at this time of the kernel's clock; does it begin a burst of its own?
@@ -123,7 +112,7 @@ impl Ledger {
             return false;
         }
         self.last_request_ns = Some(at_ns);
-        self.requests_total += 1;
+        self.totals.requests_total += 1;
         true
     }
 
@@ -134,16 +123,6 @@ impl Ledger {
             self.apply(*connection, Effect::Closed);
         }
         struck
-    }
-
-    /// How many events the kernel had no room for.
-    pub(crate) fn lost(&self) -> u64 {
-        self.lost
-    }
-
-    /// Takes note of lost events.
-    pub(crate) fn add_lost(&mut self, events: u64) {
-        self.lost += events;
     }
 
     /// Takes an event; was it news?
@@ -159,12 +138,12 @@ impl Ledger {
                     self.open.insert(connection);
                     self.namespaces.insert(connection.netns);
                 }
-                self.opened_total += u64::from(known.is_none());
+                self.totals.opened_total += u64::from(known.is_none());
                 known.is_none()
             }
             Effect::Closed => {
                 let news = known.is_some_and(|known| self.open.remove(&known));
-                self.closed_total += u64::from(news);
+                self.totals.closed_total += u64::from(news);
                 news
             }
             Effect::Nothing => false,
@@ -277,7 +256,7 @@ mod tests {
             let mut ledger = after(&events);
             for (open, moving) in snapshots {
                 ledger.resync(&all_of(open), &moving);
-                let difference = ledger.opened_total().checked_sub(ledger.closed_total());
+                let difference = ledger.totals.opened_total.checked_sub(ledger.totals.closed_total);
                 prop_assert_eq!(difference, Some(u64::from(ledger.open_now())));
             }
         }
@@ -296,7 +275,7 @@ mod tests {
         fn requests_count_once_in_any_burst(times in vec(0..200_u64, 0..60)) {
             let mut ledger = Ledger::default();
             let counted: Vec<u64> = times.iter().map(|ms| ms * 1_000_000).filter(|at| ledger.request(*at)).collect();
-            prop_assert_eq!(ledger.requests_total(), counted.len() as u64);
+            prop_assert_eq!(ledger.totals.requests_total, counted.len() as u64);
             prop_assert!(counted.windows(2).all(|pair| pair[1] >= pair[0] + BURST_NS));
             prop_assert!(times.is_empty() || !counted.is_empty());
         }
@@ -308,7 +287,7 @@ mod tests {
             let struck = ledger.strike(client);
             prop_assert!(ledger.open.iter().all(|one| one.remote != client));
             prop_assert_eq!(ledger.open_now() as usize + struck.len(), open as usize);
-            prop_assert_eq!(ledger.opened_total() - ledger.closed_total(), u64::from(ledger.open_now()));
+            prop_assert_eq!(ledger.totals.opened_total - ledger.totals.closed_total, u64::from(ledger.open_now()));
         }
 
         #[test]
@@ -316,8 +295,8 @@ mod tests {
             let twice: Vec<_> = events.iter().flat_map(|event| [*event, *event]).collect();
             let (once, twice) = (after(&events), after(&twice));
             prop_assert_eq!(&once.open, &twice.open);
-            prop_assert_eq!(once.opened_total(), twice.opened_total());
-            prop_assert_eq!(once.closed_total(), twice.closed_total());
+            prop_assert_eq!(once.totals.opened_total, twice.totals.opened_total);
+            prop_assert_eq!(once.totals.closed_total, twice.totals.closed_total);
         }
 
         /// True history, of which any part is lost; the snapshot after it sets the book right, and a second one finds

@@ -15,7 +15,7 @@ pub(crate) const FEWEST_SPELLS: u64 = 3;
 /// Sums since the books were begun.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Books {
+pub(crate) struct Books {
     /// Time parked, seconds.
     pub parked_s: f64,
     /// Times parked.
@@ -49,7 +49,7 @@ pub struct Books {
 
 /// A difference in energy with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// The estimate.
     pub joules: f64,
     /// Lower end of the interval.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::estimate::Estimate;
 use super::history::History;
 use super::notes::Notes;
+use super::park::ParkFigures;
 use super::state::{
     ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, fault_kinds,
     reason_name, wake_sources,
@@ -332,19 +333,12 @@ fn count(event: &Event, counts: &mut Counts) {
 
 fn parking(controller: &Controller) -> ParkingState {
     let parking = controller.parking();
-    let (books, prices) = (parking.books(), parking.prices());
-    let wait = parking.park_after();
     let lever = parking.settings().and_then(|_| parking.lever());
+    let (books, levers) = (parking.books().clone(), parking.levers().book().clone());
     ParkingState {
         lever: lever.map(|lever| lever.kind.name().to_owned()),
-        wait_s: wait.map(|wait| wait.0),
-        wake_cost_j: prices.wake.map(|cost| cost.0),
-        idle_power_w: books.idle_power().map(|power| power.0),
-        parked_power_w: books.parked_power().map(|power| power.0),
-        saved_about_j: books.saved_about().map(|saved| saved.0),
-        saved: books.saved(),
-        books: books.clone(),
-        levers: parking.levers().book().clone(),
+        wait_s: parking.park_after().map(|wait| wait.0),
+        figures: ParkFigures::new(books, parking.prices().wake, levers),
     }
 }
 

@@ -110,10 +110,10 @@ impl Row {
     }
 
     fn of_parked(gpu: &ParkedGpu) -> Self {
-        let saved = gpu.saved.map(|saved| saved.joules).or(gpu.saved_about_j);
+        let saved = gpu.figures.saved.map(|saved| saved.joules).or(gpu.figures.saved_about_j);
         let power = match gpu.state {
-            ParkStanding::Parked => gpu.parked_power_w,
-            ParkStanding::Quiet => gpu.idle_power_w,
+            ParkStanding::Parked => gpu.figures.parked_power_w,
+            ParkStanding::Quiet => gpu.figures.idle_power_w,
             ParkStanding::Serving | ParkStanding::Hot | ParkStanding::Paused => None,
         };
         Self {

@@ -20,6 +20,6 @@ pub use estimate::Estimate;
 pub use history::{History, Point};
 pub use host::{HostState, Row, Table};
 pub(crate) use notes::{Note, NoteKind};
-pub(crate) use park::{ConnectionsState, ParkMode, ParkStanding, ParkState, ParkedGpu};
+pub(crate) use park::{ConnectionsState, ParkFigures, ParkMode, ParkStanding, ParkState, ParkedGpu};
 pub(crate) use state::{ArmState, ArmStatus, LearnerState, ParkingState, clocks_words, reason_name};
 pub use state::{Counts, GpuState, Load, State};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::park::books::{Books, Estimate};
 use crate::park::levers::LeverBook;
-use crate::units::Clocks;
+use crate::units::{Clocks, Joules};
 
 /// Is it at work?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,39 @@ pub struct ConnectionsState {
     pub open: Option<u32>,
 }
 
+/// What came of parking, with a server or without.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ParkFigures {
+    /// What a wake costs, as far as it is known, joules.
+    pub(crate) wake_cost_j: Option<f64>,
+    /// Mean power of idle spells that were not parked, watts.
+    pub(crate) idle_power_w: Option<f64>,
+    /// Mean power while parked, watts.
+    pub(crate) parked_power_w: Option<f64>,
+    /// Estimate of the energy that parking saved, joules, without an interval.
+    pub(crate) saved_about_j: Option<f64>,
+    /// The same with its 95 % interval, once there are enough spells.
+    pub(crate) saved: Option<Estimate>,
+    /// The sums.
+    pub(crate) books: Books,
+    /// What was measured of the board's levers.
+    pub(crate) levers: LeverBook,
+}
+
+impl ParkFigures {
+    pub(crate) fn new(books: Books, wake: Option<Joules>, levers: LeverBook) -> Self {
+        Self {
+            wake_cost_j: wake.map(|cost| cost.0),
+            idle_power_w: books.idle_power().map(|power| power.0),
+            parked_power_w: books.parked_power().map(|power| power.0),
+            saved_about_j: books.saved_about().map(|saved| saved.0),
+            saved: books.saved(),
+            books,
+            levers,
+        }
+    }
+}
+
 /// One GPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ParkedGpu {
@@ -89,10 +122,6 @@ pub struct ParkedGpu {
     pub lever: String,
     /// Levers are being tried out, and the clocks change with that.
     pub trying: bool,
-    /// What was measured of the board's levers.
-    pub levers: LeverBook,
-    /// What a wake was measured to cost, joules.
-    pub(crate) wake_cost_j: Option<f64>,
     /// The lock that the driver confirmed; `None` at its default clocks.
     pub in_force: Option<Clocks>,
     /// Clocks were to be given back and the driver has not taken them yet: a lock may be in force.
@@ -102,16 +131,9 @@ pub struct ParkedGpu {
     pub utilization_percent: Option<f64>,
     /// Core temperature when last read, degrees Celsius.
     pub temperature_c: Option<f64>,
-    /// Mean board power of quiet spells, watts.
-    pub idle_power_w: Option<f64>,
-    /// Mean board power while parked, watts.
-    pub parked_power_w: Option<f64>,
-    /// Estimate of the energy that parking saved, joules, without an interval.
-    pub(crate) saved_about_j: Option<f64>,
-    /// The same with its 95 % interval, once there are enough spells.
-    pub saved: Option<Estimate>,
-    /// The sums.
-    pub books: Books,
+    /// What came of it.
+    #[serde(flatten)]
+    pub figures: ParkFigures,
 }
 
 /// All of them.

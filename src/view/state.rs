@@ -6,12 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
 use super::notes::Notes;
+use super::park::ParkFigures;
 use crate::bandit::structured::BestAt;
 use crate::bandit::{Phase, Reason};
 use crate::control::Mode;
 use crate::holdout::SavingsState;
-use crate::park::books::{Books, Estimate as EnergyEstimate};
-use crate::park::levers::LeverBook;
 use crate::reward::slo::Limits;
 use crate::stats::Durations;
 use crate::units::{Clocks, Mhz};
@@ -272,20 +271,9 @@ pub struct ParkingState {
     pub lever: Option<String>,
     /// An idle gap is waited out so long, seconds.
     pub(crate) wait_s: Option<f64>,
-    /// What a wake costs, as far as it is known, joules.
-    pub(crate) wake_cost_j: Option<f64>,
-    /// Mean power of idle spells that were not parked, watts.
-    pub idle_power_w: Option<f64>,
-    /// Mean power while parked, watts.
-    pub parked_power_w: Option<f64>,
-    /// Estimate of the energy that parking saved, joules, without an interval.
-    pub(crate) saved_about_j: Option<f64>,
-    /// The same with its 95 % interval, once there are enough spells.
-    pub saved: Option<EnergyEstimate>,
-    /// The sums.
-    pub books: Books,
-    /// What was measured of the board's levers.
-    pub levers: LeverBook,
+    /// What came of it.
+    #[serde(flatten)]
+    pub figures: ParkFigures,
 }
 
 /// The kinds of `Counts::faults`.

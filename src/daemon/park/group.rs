@@ -29,7 +29,7 @@ use crate::park::{Parker, Sample, Settings, State};
 use crate::reward::energy::EnergyPoint;
 use crate::seldom::Seldom;
 use crate::units::{Clocks, Mhz, Millijoules, Seconds, Target, Time};
-use crate::view::{ParkStanding, ParkedGpu};
+use crate::view::{ParkFigures, ParkStanding, ParkedGpu};
 
 /// Without anything due the group still looks after itself this often.
 const LONGEST_SLEEP: Seconds = Seconds(1.0);
@@ -357,17 +357,11 @@ impl ParkGroup {
             parked_clocks: lever.clocks,
             lever: lever.kind.name().to_owned(),
             trying: levers.is_trying(),
-            levers: levers.book().clone(),
-            wake_cost_j: self.parker.prices().wake.map(|cost| cost.0),
             in_force: self.in_force,
             not_given_back: self.actuator.as_ref().is_some_and(Actuator::is_not_given_back),
             utilization_percent: self.utilization,
             temperature_c: self.temperature,
-            idle_power_w: books.idle_power().map(|power| power.0),
-            parked_power_w: books.parked_power().map(|power| power.0),
-            saved_about_j: books.saved_about().map(|saved| saved.0),
-            saved: books.saved(),
-            books,
+            figures: ParkFigures::new(books, self.parker.prices().wake, levers.book().clone()),
         }
     }
 
