@@ -10,7 +10,7 @@ use super::guarded::Guarded;
 use crate::compose::park::{of_others, periods};
 use crate::config::{self, Config, Park, Source};
 use crate::daemon::actuator::Actuator;
-use crate::daemon::park::activity::ActivitySource;
+use crate::daemon::park::activity::Ports;
 use crate::daemon::park::hooks::FanHooks;
 use crate::daemon::park::keeper::Keeper;
 use crate::daemon::park::levels::{Levels, levels};
@@ -182,13 +182,13 @@ impl Common {
 /// What parking has beside the GPUs, made before the first clock is touched.
 pub(crate) struct Around {
     hooks: Option<FanHooks>,
-    sources: Vec<Box<dyn ActivitySource>>,
+    ports: Option<Ports>,
 }
 
 impl Around {
     /// Starts what watches connections and runs programs.
     pub(crate) fn open(park: &Park) -> Result<Self, SetupError> {
-        Ok(Self { hooks: setup::fan_hooks(park)?, sources: setup::sources(park)? })
+        Ok(Self { hooks: setup::fan_hooks(park)?, ports: setup::ports(park)? })
     }
 
     /// Starts a group for each GPU but those that are `served` for now, and what is around them.
@@ -226,8 +226,8 @@ impl Around {
             gpus,
             yielded,
             opener: common.opener(),
-            sources: self.sources,
-            sources_every: periods(park).active,
+            ports: self.ports,
+            look_every: periods(park).active,
             fans: FanRule::new(park.fan_off_after_s),
             hooks: self.hooks,
             config: config.clone(),

@@ -21,7 +21,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
-use self::activity::ActivitySource;
+use self::activity::Ports;
 pub(crate) use self::group::{ParkGroup, ParkParts};
 use self::hooks::FanHooks;
 pub(crate) use self::reload::Parkable;
@@ -116,10 +116,10 @@ pub struct Surroundings {
     pub(crate) yielded: Yielded,
     /// Opens the group of one that has none any more.
     pub(crate) opener: ParkOpener,
-    /// Sources of activity beside the GPUs.
-    pub sources: Vec<Box<dyn ActivitySource>>,
-    /// Period of looks at those.
-    pub(crate) sources_every: Seconds,
+    /// The ports that are watched, if connections are a source of activity.
+    pub ports: Option<Ports>,
+    /// Period of looks at those, and at the fans.
+    pub(crate) look_every: Seconds,
     /// Decides on the fans.
     pub fans: FanRule,
     /// Who switches them; nobody if there is nothing to run.
@@ -155,17 +155,24 @@ pub(crate) struct Looks {
     /// What the source of connections tells by itself.
     news: Option<broadcast::Receiver<Event>>,
     parked: bool,
-    /// A source has failed, and that was said.
+    /// The ports could not be looked at, and that was said.
     failed: bool,
-    /// Sources that fail again and again are not said each time.
-    seldom: Seldom<Time, (&'static str, String)>,
-    sources_due: Time,
+    /// What fails again and again is not said each time.
+    seldom: Seldom<Time, String>,
+    ports_due: Time,
     status: Option<Time>,
 }
 
-fn not_known((source, error): &(&'static str, String), times: u64) {
+const CONNECTIONS: &str = "connections";
+
+fn not_known(error: &str, times: u64) {
     let times = (times > 0).then_some(times);
-    tracing::error!(source, error, not_said_before = times, "connections are not known: no GPU is parked");
+    tracing::error!(
+        source = CONNECTIONS,
+        error,
+        not_said_before = times,
+        "connections are not known: no GPU is parked"
+    );
 }
 
 impl Surroundings {
@@ -175,7 +182,7 @@ impl Surroundings {
             parked: false,
             failed: false,
             seldom: Seldom::default(),
-            sources_due: self.clock.now(),
+            ports_due: self.clock.now(),
             status: None,
         }
     }
@@ -183,12 +190,12 @@ impl Surroundings {
     /// Waits for the next look that is due.
     pub(super) async fn due(&self, looks: &mut Looks) {
         let now = self.clock.now();
-        let sources = if self.sources.is_empty() { LONGEST_SLEEP } else { looks.sources_due.since(now) };
+        let ports = if self.ports.is_some() { looks.ports_due.since(now) } else { LONGEST_SLEEP };
         // Fans are switched by the time that has passed.
-        let fans = if self.hooks.is_some() { self.sources_every } else { LONGEST_SLEEP };
-        let pause = Duration::from_secs_f64(sources.0.min(fans.0).clamp(0.0, LONGEST_SLEEP.0));
+        let fans = if self.hooks.is_some() { self.look_every } else { LONGEST_SLEEP };
+        let pause = Duration::from_secs_f64(ports.0.min(fans.0).clamp(0.0, LONGEST_SLEEP.0));
         tokio::select! {
-            () = news(looks.news.as_mut(), looks.parked) => looks.sources_due = now,
+            () = news(looks.news.as_mut(), looks.parked) => looks.ports_due = now,
             () = self.board.changed.notified() => {}
             () = sleep(pause) => {}
         }
@@ -196,19 +203,19 @@ impl Surroundings {
 
     pub(super) fn look(&mut self, looks: &mut Looks) {
         let now = self.clock.now();
-        self.look_at_sources(looks, now);
+        self.look_at_ports(looks, now);
         let parked = self.board.parked() > 0;
         if parked != std::mem::replace(&mut looks.parked, parked) {
             // What was told before is known, and what comes from now on is heard.
             looks.news = self.heard();
-            looks.sources_due = now;
+            looks.ports_due = now;
         }
         let all = self.board.len() > 0 && self.board.parked() == self.board.len();
         if let (Some(command), Some(hooks)) = (self.fans.step(all, now), &self.hooks) {
             hooks.order(command);
         }
         let open = self.board.connections.borrow().map(|seen| seen.open);
-        self.show.turn(&self.board, &self.sources, open, &self.config.park, now);
+        self.show.turn(&self.board, self.ports.as_ref(), open, &self.config.park, now);
         if let Some(notifier) = &self.notifier
             && looks.status.is_none_or(|at| now.since(at) >= STATUS_EVERY)
         {
@@ -226,56 +233,36 @@ impl Surroundings {
         }
     }
 
-    /// What the sources tell by themselves; nothing if any of them has to be asked.
     fn heard(&self) -> Option<broadcast::Receiver<Event>> {
-        match self.sources.as_slice() {
-            [source] => source.news(),
-            _ => None,
-        }
+        self.ports.as_ref().map(Ports::news)
     }
 
-    fn look_at_sources(&mut self, looks: &mut Looks, now: Time) {
-        if self.sources.is_empty() || now < looks.sources_due {
-            return;
-        }
+    fn look_at_ports(&mut self, looks: &mut Looks, now: Time) {
+        let Some(ports) = self.ports.as_ref().filter(|_| now >= looks.ports_due) else { return };
         let told = looks.parked && looks.news.is_some();
-        looks.sources_due = now + if told { LONGEST_SLEEP } else { self.sources_every };
-        let mut together = Some(Connections::default());
-        let mut failed = false;
-        for source in &mut self.sources {
-            match source.look() {
-                Ok(seen) => {
-                    together = together.map(|all| Connections {
-                        open: all.open.saturating_add(seen.open),
-                        opened_total: all.opened_total + seen.opened_total,
-                        requests_total: all.requests_total + seen.requests_total,
-                    });
-                }
-                Err(error) => {
-                    failed = true;
-                    together = None;
-                    // While it lasts it is not said again; where it comes and goes, seldom.
-                    let what = (source.name(), error.to_string());
-                    if !looks.failed
-                        && let Some((what, times)) = looks.seldom.happened(what.0, what, now)
-                    {
-                        not_known(&what, times);
-                    }
-                }
+        looks.ports_due = now + if told { LONGEST_SLEEP } else { self.look_every };
+        let seen = match ports.look() {
+            Ok(seen) => {
+                looks.seldom.over(CONNECTIONS);
+                Some(seen)
             }
-        }
-        if !failed {
-            for source in &self.sources {
-                looks.seldom.over(source.name());
+            Err(error) => {
+                // While it lasts it is not said again; where it comes and goes, seldom.
+                if !looks.failed
+                    && let Some((error, times)) = looks.seldom.happened(CONNECTIONS, error, now)
+                {
+                    not_known(&error, times);
+                }
+                None
             }
+        };
+        while let Some((error, times)) = looks.seldom.due(now) {
+            not_known(&error, times);
         }
-        while let Some((what, times)) = looks.seldom.due(now) {
-            not_known(&what, times);
-        }
-        looks.failed = failed;
+        looks.failed = seen.is_none();
         self.board.connections.send_if_modified(|known| {
-            let other = *known != together;
-            *known = together;
+            let other = *known != seen;
+            *known = seen;
             other
         });
     }

@@ -6,7 +6,7 @@
 //! was learned of gaps, and the books, stay.
 
 use super::Surroundings;
-use super::activity::ActivitySource;
+use super::activity::Ports;
 use super::hooks::FanHooks;
 use super::levels::levels;
 use super::setup::{self, SetupError};
@@ -46,7 +46,7 @@ fn merge(old: &Config, new: &Config) -> Config {
 
 /// All that can fail, made before anything changes.
 struct Prepared {
-    sources: Option<Vec<Box<dyn ActivitySource>>>,
+    ports: Option<Option<Ports>>,
     hooks: Option<Option<FanHooks>>,
 }
 
@@ -56,7 +56,7 @@ impl Prepared {
         let watches = |park: &Park| (park.ports.clone(), park.sources.clone());
         let fans = |park: &Park| (park.fan_on.clone(), park.fan_off.clone(), park.fan_timeout_s);
         Ok(Self {
-            sources: if watches(old) == watches(new) { None } else { Some(setup::sources(new)?) },
+            ports: if watches(old) == watches(new) { None } else { Some(setup::ports(new)?) },
             hooks: if fans(old) == fans(new) { None } else { Some(setup::fan_hooks(new)?) },
         })
     }
@@ -95,8 +95,8 @@ impl Surroundings {
                 return None;
             }
         };
-        if let Some(sources) = prepared.sources {
-            self.sources = sources;
+        if let Some(ports) = prepared.ports {
+            self.ports = ports;
         }
         if prepared.hooks.is_some() || new.fan_off_after_s != old.fan_off_after_s {
             // The old programs switch on what they switched off.

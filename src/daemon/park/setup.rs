@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::activity::{ActivitySource, Ports};
+use super::activity::Ports;
 use super::hooks::{FanHooks, Programs};
 use crate::config::{Park, Source};
 use crate::connections::ConnectionError;
@@ -35,14 +35,14 @@ pub(crate) enum SetupError {
     Gpu(#[from] GpuError),
 }
 
-/// Sources of activity beside the GPUs.
-pub(crate) fn sources(park: &Park) -> Result<Vec<Box<dyn ActivitySource>>, SetupError> {
+/// The ports to watch, if connections are a source of activity.
+pub(crate) fn ports(park: &Park) -> Result<Option<Ports>, SetupError> {
     if !park.sources.contains(&Source::Connections) {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let ports = Ports::watch(&park.ports, Duration::from_millis(park.active_poll_ms))?;
     tracing::info!(ports = ?park.ports, from = %ports.source(), "connections are watched");
-    Ok(vec![Box::new(ports)])
+    Ok(Some(ports))
 }
 
 /// Who switches the fans; nobody if there is nothing to run. Root starts no program that others could have written.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::Board;
-use super::activity::ActivitySource;
+use super::activity::Ports;
 use crate::config::Park;
 use crate::daemon::tick::unix_seconds;
 use crate::units::{Clocks, Seconds, Time};
@@ -52,7 +52,7 @@ impl Show {
     pub(super) fn turn(
         &mut self,
         board: &Board,
-        sources: &[Box<dyn ActivitySource>],
+        ports: Option<&Ports>,
         open: Option<u32>,
         park: &Park,
         now: Time,
@@ -64,7 +64,7 @@ impl Show {
             return;
         }
         self.shown = Some((gist, now));
-        let connections = sources.first().map(|source| ConnectionsState { open, ..source.shown() });
+        let connections = ports.map(|ports| ConnectionsState { open, ..ports.shown() });
         let gpus = gpus.values().map(|(gpu, _)| gpu.clone()).collect();
         self.publish.send_replace(Arc::new(state(mode, park, connections, gpus)));
     }
