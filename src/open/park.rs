@@ -12,7 +12,7 @@ use crate::config::{self, Config, Park, Source};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::park::activity::Ports;
 use crate::daemon::park::hooks::FanHooks;
-use crate::daemon::park::keeper::Keeper;
+use crate::daemon::park::keeper::{Keeper, keep_in};
 use crate::daemon::park::levels::{Levels, levels};
 use crate::daemon::park::setup::{self, SetupError};
 use crate::daemon::park::{Board, ParkGroup, ParkOpener, ParkParts, Parkable, Show, Surroundings, Yielded};
@@ -202,7 +202,7 @@ impl Around {
     ) -> anyhow::Result<(Vec<ParkGroup>, Surroundings)> {
         let (park, clock) = (&config.park, shared.clock);
         let save_dir = PathBuf::from(&config.model.save_dir);
-        let keeper = shared.guarded.as_ref().map(|_| Keeper::spawn(save_dir.clone())).transpose();
+        let keeper = shared.guarded.as_ref().map(|_| keep_in(save_dir.clone())).transpose();
         let keeper = keeper.context("the thread that keeps what was measured")?.map(Rc::new);
         let board = Board::new();
         let common = Common { host, shared: shared.clone(), board: Rc::clone(&board), keeper, save_dir };

@@ -11,7 +11,7 @@ pub(crate) enum FanCommand {
 
 /// Decides on the fans. At first they are as the machine has them, which counts as on.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FanRule {
+pub(crate) struct FanRule {
     off_after: Seconds,
     parked_since: Option<Time>,
     off: bool,

@@ -11,7 +11,7 @@ use crate::park::source::Connections;
 use crate::view::ConnectionsState;
 
 /// Connections to local ports: the kernel's events where they can be had, else its table, polled.
-pub struct Ports {
+pub(crate) struct Ports {
     watcher: Watcher,
     ports: Vec<u16>,
 }

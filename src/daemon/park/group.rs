@@ -232,7 +232,7 @@ impl ParkGroup {
         self.outcome_due = self.outcome_due.filter(|due| *due > now);
         self.look(connections).await?;
         if let (Some(book), Some(keeper)) = (self.parker.take_news(), &self.keeper) {
-            keeper.keep(&self.info, book);
+            keeper.ask((self.info.clone(), book));
         }
         let state = self.parker.state();
         if state.name() != self.state.name() {
@@ -272,7 +272,7 @@ impl ParkGroup {
             drop(self.watch.take());
             let book = self.parker.levers().book();
             if let Some(keeper) = self.keeper.as_ref().filter(|_| !book.levers.is_empty()) {
-                keeper.keep(&self.info, book.clone());
+                keeper.ask((self.info.clone(), book.clone()));
             }
             let books = self.parker.books();
             tracing::info!(

@@ -2,6 +2,7 @@
 //! the fans of the machine, the picture for operators.
 
 pub(crate) mod activity;
+mod aside;
 pub(crate) mod group;
 pub(crate) mod hooks;
 pub(crate) mod keeper;
@@ -47,7 +48,7 @@ const STATUS_EVERY: Seconds = Seconds(10.0);
 const PARKED: &str = "parking";
 
 /// What the groups tell each other and the [`Surroundings`].
-pub struct Board {
+pub(crate) struct Board {
     /// Over all sources; `None` where that is not known.
     connections: watch::Sender<Option<Connections>>,
     /// By index: what operators see of a GPU, and where it stands.
@@ -109,31 +110,31 @@ pub(super) fn group_name(gpu: &GpuInfo) -> String {
 /// What is around the GPUs without a server.
 pub struct Surroundings {
     /// Shared with their groups.
-    pub board: Rc<Board>,
+    pub(crate) board: Rc<Board>,
     /// The GPUs, as far as a change of the configuration has to know them.
-    pub gpus: Vec<Parkable>,
+    pub(crate) gpus: Vec<Parkable>,
     /// Those of them that have a server for now.
     pub(crate) yielded: Yielded,
     /// Opens the group of one that has none any more.
     pub(crate) opener: ParkOpener,
     /// The ports that are watched, if connections are a source of activity.
-    pub ports: Option<Ports>,
+    pub(crate) ports: Option<Ports>,
     /// Period of looks at those, and at the fans.
     pub(crate) look_every: Seconds,
     /// Decides on the fans.
-    pub fans: FanRule,
+    pub(crate) fans: FanRule,
     /// Who switches them; nobody if there is nothing to run.
-    pub hooks: Option<FanHooks>,
+    pub(crate) hooks: Option<FanHooks>,
     /// The configuration in force.
-    pub config: Config,
+    pub(crate) config: Config,
     /// What operators see.
-    pub show: Show,
+    pub(crate) show: Show,
     /// The service manager, if one listens.
     pub(crate) notifier: Option<Notifier>,
     /// What it is told of each group.
-    pub lines: StatusLines,
+    pub(crate) lines: StatusLines,
     /// The clock of the run.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// Waits for news of connections, if a parked GPU has to hear of them. Others are looked at often enough, and a server
@@ -212,7 +213,7 @@ impl Surroundings {
         }
         let all = self.board.len() > 0 && self.board.parked() == self.board.len();
         if let (Some(command), Some(hooks)) = (self.fans.step(all, now), &self.hooks) {
-            hooks.order(command);
+            hooks.ask(command);
         }
         let open = self.board.connections.borrow().map(|seen| seen.open);
         self.show.turn(&self.board, self.ports.as_ref(), open, &self.config.park, now);
@@ -229,7 +230,7 @@ impl Surroundings {
     /// The end of the run: fans on that were switched off.
     pub(super) fn end(mut self) {
         if let (Some(command), Some(hooks)) = (self.fans.end(), &self.hooks) {
-            hooks.order(command);
+            hooks.ask(command);
         }
     }
 

@@ -17,7 +17,7 @@ use crate::park::fans::FanRule;
 
 /// A GPU, as far as a change of the configuration has to know it.
 #[derive(Debug, Clone)]
-pub struct Parkable {
+pub(crate) struct Parkable {
     /// Who it is.
     pub info: GpuInfo,
     /// The clocks that it has.
@@ -101,7 +101,7 @@ impl Surroundings {
         if prepared.hooks.is_some() || new.fan_off_after_s != old.fan_off_after_s {
             // The old programs switch on what they switched off.
             if let (Some(command), Some(hooks)) = (self.fans.end(), &self.hooks) {
-                hooks.order(command);
+                hooks.ask(command);
             }
             self.fans = FanRule::new(new.fan_off_after_s);
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::activity::Ports;
-use super::hooks::{FanHooks, Programs};
+use super::hooks::{self, FanHooks, Programs};
 use crate::config::{Park, Source};
 use crate::connections::ConnectionError;
 use crate::gpu::GpuError;
@@ -56,7 +56,7 @@ pub(crate) fn fan_hooks(park: &Park) -> Result<Option<FanHooks>, SetupError> {
         off: park.fan_off.clone(),
         timeout: Duration::from_secs_f64(park.fan_timeout_s.0),
     };
-    FanHooks::spawn(programs).map(Some).map_err(SetupError::Fans)
+    hooks::spawn(programs).map(Some).map_err(SetupError::Fans)
 }
 
 /// May root start the programs?

@@ -18,7 +18,7 @@ const EVERY: Seconds = Seconds(1.0);
 type Gist = (ParkMode, Vec<(ParkStanding, Option<Clocks>)>);
 
 /// Keeps and publishes a [`ParkState`]. Whoever reads it never holds up the loop.
-pub struct Show {
+pub(crate) struct Show {
     publish: watch::Sender<Arc<ParkState>>,
     shown: Option<(Gist, Time)>,
 }
