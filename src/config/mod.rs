@@ -90,7 +90,7 @@ pub struct Loaded {
 
 impl Config {
     /// Reads the file at `path`.
-    /// Errors: [`ConfigError`] if the file cannot be read or [`Config::parse`] refuses its text
+    /// Errors: `ConfigError` if the file cannot be read or [`Config::parse`] refuses its text
     pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
         let file = path.display().to_string();
         let bytes = match read_at_most(path, MAX_BYTES) {
@@ -132,7 +132,7 @@ impl Config {
     }
 
     /// Reads `text`, which came from `origin` (a path, or any name for the messages).
-    /// Errors: [`ConfigError::Invalid`] with all problems of the keys and values, or what keeps the text from
+    /// Errors: `ConfigError::Invalid` with all problems of the keys and values, or what keeps the text from
     /// being read at all
     pub fn parse(text: &str, origin: &str) -> Result<Loaded, ConfigError> {
         let file = origin.to_owned();

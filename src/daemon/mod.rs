@@ -2,7 +2,7 @@
 //!
 //! Four things run beside each other, so that none can delay another: the tick (this task), the scrape ([`feed`]), the
 //! sensors ([`sampler`], a thread), the clock writes ([`actuator`], a thread that owns the lease). Files are written by a
-//! fifth ([`recorder`]), and a sixth watches over these and over the guardian ([`watch`]).
+//! fifth (`recorder`), and a sixth watches over these and over the guardian (`watch`).
 
 pub mod actuator;
 pub(crate) mod clients;

@@ -5,7 +5,7 @@
 //!                                      +--> facts --> candidates --> probe --> servers --> follow
 //!  /proc: parents, groups, sockets  ---+              (pure)         (HTTP)    (pure)      (pure)
 //! ```
-//! [`procfs`] and [`probe`] touch the world; the rest is pure. Nothing outside this machine is asked, and
+//! [`procfs`] and `probe` touch the world; the rest is pure. Nothing outside this machine is asked, and
 //! only those addresses at which a process listens that computes on a GPU, or belongs to one that does.
 
 pub(crate) mod behind;

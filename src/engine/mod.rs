@@ -1,6 +1,6 @@
 //! Which inference engine a page is of, and how to read it: one profile per engine.
 //!
-//! A new engine is a file with its [`Engine`] and a line in [`ENGINES`]. What all engines share (the text of a page, how
+//! A new engine is a file with its [`Engine`] and a line in `ENGINES`. What all engines share (the text of a page, how
 //! series combine, windows, health, HTTP) is in [`crate::metrics`].
 
 pub(crate) mod table;

@@ -1,7 +1,7 @@
 //! The seam to a vendor's library: who lists the machine's GPUs, reads them and sets their clocks.
 //!
 //! Nothing above this names a vendor's library. New hardware is a folder beside `nvml/` and a line in
-//! [`open`].
+//! `open`.
 
 use super::nvml::NvmlHost;
 use super::pstate::MayBeForced;

@@ -3,7 +3,7 @@
 //! A locked clock outlives its process. So the lease resets before its first lock (whatever a dead predecessor left),
 //! and when it is released or dropped, be it by return, error or panic. Where none of these is left to a process
 //! (SIGKILL), somebody else has to: before each lock the lease asks its [`Ledger`], which sees to that. Others hold a
-//! [`GpuClocks`] only to [`give_back`].
+//! [`GpuClocks`] only to `give_back`.
 
 use super::{GpuClocks, GpuError, GpuInfo};
 use crate::units::{Clocks, Mhz, Target};

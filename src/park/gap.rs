@@ -1,6 +1,6 @@
 //! One gap in the work after the other: waited out, parked in, and learned from.
 //!
-//! This is what parking with and without an engine share. Who tells of work is decided by its two users: [`super::rule`]
+//! This is what parking with and without an engine share. Who tells of work is decided by its two users: `super::rule`
 //! asks the GPU and the connections, the control loop's idle watch the engine's page, too.
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ pub(super) const REFUSED: Seconds = Seconds(60.0);
 pub enum Wait {
     /// A fixed time from the last work on.
     Timeout(Seconds),
-    /// What [`SkiRental`] says, after the quiet time.
+    /// What `SkiRental` says, after the quiet time.
     SkiRental {
         /// What a wake costs; `None` for what was measured.
         wake: Option<Joules>,

@@ -12,9 +12,9 @@
 //! ```
 //!
 //! Everything here is pure: observations and times come in, decisions and sums go out. [`gap`] is the state
-//! machine; [`rule`] is who tells of work, and the protection against heat; [`source`] names who tells of work,
-//! [`ski`] says how long an idle gap is waited out, [`wake`] judges whether the clocks are back, [`levers`] which clocks are lowered, [`price`]
-//! what a wake costs, [`fans`] decides on the fans of the machine, [`books`] keeps the sums ([`power`] of
+//! machine; `rule` is who tells of work, and the protection against heat; `source` names who tells of work,
+//! `ski` says how long an idle gap is waited out, [`wake`] judges whether the clocks are back, [`levers`] which clocks are lowered, `price`
+//! what a wake costs, `fans` decides on the fans of the machine, `books` keeps the sums (`power` of
 //! spells).
 
 pub(crate) mod books;

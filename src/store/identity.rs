@@ -79,7 +79,7 @@ impl Identity {
     ///
     /// Product, features (with their order), policy and model version have to be the same. Another board of the same
     /// product and another served model are reported, not refused; where one side does not know, nothing is said.
-    /// Errors: [`Mismatch`], the first thing that forbids it.
+    /// Errors: `Mismatch`, the first thing that forbids it.
     pub fn fits(&self, here: &Self) -> Result<Vec<Difference>, Mismatch> {
         let pair = |stored: &String, here: &String| (stored.clone(), here.clone());
         if self.gpu_name != here.gpu_name {

@@ -92,7 +92,7 @@ impl ModelStore {
 
 impl ModelMetadata {
     /// Reads it from a model directory, also while a daemon holds that; `None` if it is not there.
-    /// Errors: [`StoreError::Io`] if it cannot be read, [`StoreError::Damaged`] if it is not what agft
+    /// Errors: `StoreError::Io` if it cannot be read, `StoreError::Damaged` if it is not what agft
     /// writes.
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = dir.join(FILE_NAME);

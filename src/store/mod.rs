@@ -12,9 +12,9 @@
 //!                        steps/000001.agft-steps, ...                       [`StepWriter`]
 //! ```
 //!
-//! Three rules hold everywhere. A file is replaced whole or not at all ([`mod@file`]). Nothing is ever done through a
-//! symbolic link, what a stranger could have written is not loaded ([`judge_open`]), and root keeps nothing in a directory
-//! that others can write or exchange ([`own_dir`]). Directories are made `0750` and files `0640`; time is a parameter.
+//! Three rules hold everywhere. A file is replaced whole or not at all (`file`). Nothing is ever done through a
+//! symbolic link, what a stranger could have written is not loaded (`judge_open`), and root keeps nothing in a directory
+//! that others can write or exchange (`own_dir`). Directories are made `0750` and files `0640`; time is a parameter.
 
 mod container;
 mod dir;

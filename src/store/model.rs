@@ -67,7 +67,7 @@ pub struct Restored<T> {
     pub model: T,
     /// The identity it was stored under.
     pub identity: Identity,
-    /// Which file it is from. [`Generation::Previous`] with nothing rejected: the last save was cut short.
+    /// Which file it is from. `Generation::Previous` with nothing rejected: the last save was cut short.
     pub generation: Generation,
     /// What differs between then and now.
     pub differences: Vec<Difference>,
@@ -105,7 +105,7 @@ pub(super) struct Sound<M> {
 impl ModelStore {
     /// Opens the directory, making it if need be; takes the lock that keeps a second agft out for as long as this
     /// value, or this process, lives; removes temporary files of dead writers.
-    /// Errors: [`StoreError::InUse`] if another agft holds the directory; others if it cannot be opened.
+    /// Errors: `StoreError::InUse` if another agft holds the directory; others if it cannot be opened.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let dir = Dir::open_or_create(dir)?.make_ours()?;
         dir.lock()?;
@@ -157,7 +157,7 @@ impl ModelStore {
     ///
     /// A file that is damaged, foreign or not trusted is moved to `model.rejected-<now>-<n>.agft`, of which the
     /// newest five are kept.
-    /// Errors: [`StoreError`] if the system does not let a file be read or moved aside; nothing is lost then.
+    /// Errors: `StoreError` if the system does not let a file be read or moved aside; nothing is lost then.
     pub fn load<T: DeserializeOwned>(&self, here: &Identity, now: Timestamp) -> Result<Load<T>, StoreError> {
         let _turn = self.turn();
         let mut rejected = Vec::new();

@@ -31,7 +31,7 @@ fn rotated_name(index: usize) -> String {
 /// throughput in tokens per second, energy in joules, EDP in joule seconds.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct RoundRecord {
-    /// Version of this record's form, [`SCHEMA_VERSION`].
+    /// Version of this record's form, `SCHEMA_VERSION`.
     #[serde(default)]
     pub schema_version: u32,
     /// Number of the round in this run, from 1.

@@ -100,7 +100,7 @@ pub struct RunDir {
 impl RunDir {
     /// Makes `<base>/<prefix>_<start in UTC>/` (with `_2`, `_3`, ... behind it if that is taken), and in it the
     /// configuration and the metadata as far as they are known.
-    /// Errors: [`StoreError::BadPrefix`], [`StoreError::Io`] if something cannot be written.
+    /// Errors: `StoreError::BadPrefix`, `StoreError::Io` if something cannot be written.
     pub fn create(base: &Path, prefix: &str, info: RunInfo, started: Timestamp) -> Result<Self, StoreError> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         if prefix.is_empty() || prefix.len() > 100 || prefix.starts_with('.') || !prefix.chars().all(fits) {
@@ -137,7 +137,7 @@ impl RunDir {
     }
 
     /// Makes the directory of its steps, and a writer for them.
-    /// Errors: [`StoreError`] if the directory cannot be made.
+    /// Errors: `StoreError` if the directory cannot be made.
     pub fn steps(&self, limits: StepLimits) -> Result<StepWriter, StoreError> {
         self.dir.make_dir(steps::DIR)?;
         Ok(StepWriter::within(self.dir.open_dir(steps::DIR)?, limits))

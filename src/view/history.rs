@@ -66,7 +66,7 @@ impl Point {
     }
 }
 
-/// The latest points, oldest first, at most [`POINTS`].
+/// The latest points, oldest first, at most `POINTS`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct History(VecDeque<Point>);

@@ -65,7 +65,7 @@ pub struct RoundWriter {
 
 impl RoundWriter {
     /// Opens the record in the directory of a run; a last line that a crash tore is cut off.
-    /// Errors: [`StoreError`] if the file cannot be opened or repaired.
+    /// Errors: `StoreError` if the file cannot be opened or repaired.
     pub fn open(dir: &Path, limits: RoundLimits, now: Time) -> Result<Self, StoreError> {
         Self::within(Dir::open_or_create(dir)?, limits, now)
     }
@@ -142,7 +142,7 @@ impl RoundWriter {
     }
 
     /// Writes the rest and flushes the file to the disk. Dropping the writer writes the rest too, and asks no more.
-    /// Errors: [`StoreError`] if some of it is lost.
+    /// Errors: `StoreError` if some of it is lost.
     pub fn close(mut self) -> Result<RoundStats, StoreError> {
         self.drain()?;
         self.dir.attempt("flush to disk", FILE_NAME, || self.file.sink.sync_all())?;
