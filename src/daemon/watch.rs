@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::actuator::Actuator;
 use crate::guardian::link::{Answers, GuardianSpec, Link};
 use crate::guardian::{FromGuardian, SILENCE, ToGuardian};
 use crate::units::Seconds;
@@ -86,21 +87,15 @@ pub enum Alarm {
     NoGuardian { why: String },
 }
 
-/// A group of GPUs, and the threads that work for it alone.
-pub(crate) struct WatchedGroup {
-    /// UUIDs of its GPUs.
-    pub gpus: Vec<String>,
-    /// Its threads, with the names that an alarm calls them by.
-    pub parts: Vec<(&'static str, Pulse)>,
-    /// Time between two of its ticks.
-    pub period: Seconds,
-    /// Told when its clocks were given back without it, and why.
-    pub notice: Box<dyn Fn(String) + Send>,
-}
-
 /// What the watch is told of a group, and what it says to it.
 struct Ward {
-    watched: WatchedGroup,
+    gpus: Vec<String>,
+    /// The threads that work for it alone, with the names that an alarm calls them by.
+    parts: [(&'static str, Pulse); 2],
+    /// Time between two of its ticks.
+    period: Seconds,
+    /// Told when its clocks were given back without it, and why.
+    notice: Box<dyn Fn(String) + Send>,
     alarm: Arc<Raised>,
     /// One of its threads hangs: it is watched no more.
     is_stuck: bool,
@@ -188,10 +183,24 @@ impl Watch {
 }
 
 impl Wards {
-    pub(crate) fn watch(&self, watched: WatchedGroup) -> GroupWatch {
+    /// Watches a group: who writes the clocks of these GPUs (by UUID), who reads them, and how often they are wanted.
+    pub(crate) fn watch(
+        &self,
+        gpus: Vec<String>,
+        writes: &Actuator,
+        reads: (&'static str, Pulse),
+        period: Seconds,
+    ) -> GroupWatch {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let alarm = Arc::new(Raised::default());
-        let ward = Ward { watched, alarm: Arc::clone(&alarm), is_stuck: false };
+        let ward = Ward {
+            gpus,
+            parts: [("the thread that writes clocks", writes.pulse()), reads],
+            period,
+            notice: writes.disturber(),
+            alarm: Arc::clone(&alarm),
+            is_stuck: false,
+        };
         self.shared.wards().insert(number, ward);
         GroupWatch { shared: Arc::clone(&self.shared), number, alarm }
     }
@@ -287,7 +296,7 @@ impl Watcher {
     /// Everybody's clocks were given back.
     fn notify(&self, why: &str) {
         for ward in self.shared.wards().values().filter(|ward| !ward.is_stuck) {
-            (ward.watched.notice)(why.to_owned());
+            (ward.notice)(why.to_owned());
         }
     }
 
@@ -301,10 +310,10 @@ impl Watcher {
         }
         let wards = self.shared.wards();
         wards.iter().filter(|(_, ward)| !ward.is_stuck).find_map(|(number, ward)| {
-            let limit = Duration::from_secs_f64(5.0 * ward.watched.period.0).max(PATIENCE);
+            let limit = Duration::from_secs_f64(5.0 * ward.period.0).max(PATIENCE);
             let part =
                 |(part, pulse): &(&'static str, Pulse)| Some((*part, over(pulse, limit)?, Some(*number)));
-            ward.watched.parts.iter().find_map(part)
+            ward.parts.iter().find_map(part)
         })
     }
 
@@ -377,7 +386,7 @@ impl Watcher {
         let mut wards = self.shared.wards();
         let ward = wards.get_mut(&number)?;
         ward.is_stuck = true;
-        Some((ward.watched.gpus.clone(), Arc::clone(&ward.alarm)))
+        Some((ward.gpus.clone(), Arc::clone(&ward.alarm)))
     }
 
     /// Says whether the guardian has given the clocks back.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::guarded::{CLOCK_THREAD, Guarded};
+use super::guarded::Guarded;
 use super::join;
 use crate::bandit::ActionSpace;
 use crate::compose;
@@ -28,7 +28,7 @@ use crate::daemon::sampler::{Sampler, SamplerSettings};
 use crate::daemon::show::{self, Show};
 use crate::daemon::steps::StepTap;
 use crate::daemon::tick::{Group, unix_seconds};
-use crate::daemon::watch::{Wards, WatchedGroup};
+use crate::daemon::watch::Wards;
 use crate::export::Published;
 use crate::gpu::host::AnyHost;
 use crate::gpu::lease::{ClockLease, Ledger};
@@ -421,18 +421,10 @@ impl Shared {
         let sampler =
             Sampler::spawn(gpus.sensors, sampler_settings(config), clock).context("sensor thread")?;
         say_sources(&gpus.infos, sampler.sources());
-        let watch = match (&self.wards, &actuator) {
-            (Some(wards), Some(actuator)) => Some(wards.watch(WatchedGroup {
-                gpus: uuids.iter().cloned().collect(),
-                parts: vec![
-                    (CLOCK_THREAD, actuator.pulse()),
-                    ("the thread that reads the GPUs", sampler.pulse()),
-                ],
-                period: config.control.decision_interval_s,
-                notice: actuator.disturber(),
-            })),
-            _ => None,
-        };
+        let watch = self.wards.as_ref().zip(actuator.as_ref()).map(|(wards, actuator)| {
+            let reads = ("the thread that reads the GPUs", sampler.pulse());
+            wards.watch(uuids.iter().cloned().collect(), actuator, reads, config.control.decision_interval_s)
+        });
         let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0], gpus.infos.len());
         let levers = compose::parking(&mut settings, config, &gpus.clocks, known);
         let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());

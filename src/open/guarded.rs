@@ -163,9 +163,6 @@ impl Guarded {
     }
 }
 
-/// Name of the part that writes clocks.
-pub(crate) const CLOCK_THREAD: &str = "the thread that writes clocks";
-
 fn log(undone: &Undone) {
     let pid = |holder: &Option<Holder>| holder.as_ref().map(|holder| holder.pid);
     match undone {

@@ -17,9 +17,8 @@ use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
 use crate::daemon::tick::{Ending, RunError, ToGroup, end_actuator, unix_seconds};
 use crate::daemon::trust::Trusted;
-use crate::daemon::watch::{GroupWatch, Wards, WatchedGroup};
+use crate::daemon::watch::{GroupWatch, Wards};
 use crate::gpu::{GpuError, GpuInfo, GpuSensors, Refusal, SupportedClocks};
-use crate::open::guarded::CLOCK_THREAD;
 use crate::park::levers::{LeverBook, Levers, TrialTimes};
 use crate::park::parker::{Command, Event, Refused};
 use crate::park::sample::{Activity, Sensor, Sensors};
@@ -106,18 +105,11 @@ impl ParkGroup {
         let settings = Settings { dry_run: actuator.is_none(), ..parts.settings };
         let levers = Levers::new(levels.levers.clone(), parts.known, levels.top).with_times(parts.times);
         let probe = Probe::spawn(move || Box::new(Trusted::new(sensors, clock)))?;
-        let watch = match (&parts.wards, &actuator) {
-            (Some(wards), Some(actuator)) => Some(wards.watch(WatchedGroup {
-                gpus: vec![info.uuid.clone()],
-                parts: vec![
-                    (CLOCK_THREAD, actuator.pulse()),
-                    ("the thread that reads the GPU", probe.pulse()),
-                ],
-                period: settings.periods.map_or(Seconds(0.0), |periods| periods.active),
-                notice: actuator.disturber(),
-            })),
-            _ => None,
-        };
+        let watch = parts.wards.as_ref().zip(actuator.as_ref()).map(|(wards, actuator)| {
+            let period = settings.periods.map_or(Seconds(0.0), |periods| periods.active);
+            let reads = ("the thread that reads the GPU", probe.pulse());
+            wards.watch(vec![info.uuid.clone()], actuator, reads, period)
+        });
         let now = clock.now();
         let parker = Parker::new(Some(settings), levers, now);
         Ok(Self {
