@@ -233,7 +233,6 @@ impl Recorder {
             best_frequency: best.map(|arm| arm.clocks.core),
             total_energy: (self.totals.energy_s > 0.0).then_some(Joules(self.totals.energy_j)),
             energy_time: (self.totals.energy_s > 0.0).then_some(Seconds(self.totals.energy_s)),
-            performance: serde_json::Map::new(),
         }
     }
 }

@@ -31,22 +31,23 @@ pub struct RunInfo {
 }
 
 /// What came of a run, so far or in the end.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct RunSummary {
     /// Rounds done.
     pub total_rounds: u64,
     /// The round in which the choice of clocks had settled.
     pub(crate) convergence_round: Option<u64>,
     /// The lowest mean EDP of any clock, in joule seconds.
+    #[serde(rename = "best_edp_achieved")]
     pub(crate) best_edp: Option<f64>,
     /// That clock.
     pub(crate) best_frequency: Option<Mhz>,
     /// Energy measured.
+    #[serde(rename = "total_energy_consumed_j")]
     pub(crate) total_energy: Option<Joules>,
     /// The time in which it was measured: gaps do not count, so that energy over time is power.
+    #[serde(skip)]
     pub(crate) energy_time: Option<Seconds>,
-    /// Anything else worth telling.
-    pub performance: Map<String, Value>,
 }
 
 /// `experiment_metadata.json`, with AGFT's keys. What is not known, or not yet, is `null`.
@@ -62,21 +63,14 @@ pub(crate) struct ExperimentMetadata {
     pub end_time: Option<String>,
     /// Unix seconds.
     pub(crate) end_timestamp: Option<f64>,
-    /// Rounds done.
-    pub total_rounds: u64,
     /// The GPU's product name.
     pub gpu_model: String,
     /// The configuration in force.
     pub config_used: Value,
-    /// The round in which the choice of clocks had settled.
-    pub(crate) convergence_round: Option<u64>,
-    /// Joule seconds.
-    pub(crate) best_edp_achieved: Option<f64>,
-    /// Core clock in MHz.
-    pub(crate) best_frequency: Option<Mhz>,
-    /// Joules.
-    pub(crate) total_energy_consumed_j: Option<Joules>,
-    /// Anything else.
+    /// What came of it.
+    #[serde(flatten)]
+    pub(crate) summary: RunSummary,
+    /// A key of AGFT's files; agft has nothing more to tell.
     pub(crate) final_performance_summary: Map<String, Value>,
     /// From start to end by the wall clock.
     pub(crate) duration_seconds: Option<f64>,
@@ -168,14 +162,10 @@ impl RunDir {
             start_timestamp: unix_seconds(self.started),
             end_time: ended.map(rfc3339),
             end_timestamp: ended.map(unix_seconds),
-            total_rounds: summary.total_rounds,
             gpu_model: self.info.gpu_model.clone(),
             config_used: self.info.config_used.clone(),
-            convergence_round: summary.convergence_round,
-            best_edp_achieved: summary.best_edp,
-            best_frequency: summary.best_frequency,
-            total_energy_consumed_j: summary.total_energy,
-            final_performance_summary: summary.performance.clone(),
+            summary: summary.clone(),
+            final_performance_summary: Map::new(),
             duration_seconds: duration,
             duration_hours: duration.map(|seconds| seconds / 3600.0),
             average_power_w: power,
