@@ -1,11 +1,10 @@
-//! What can go wrong around agft, and the one thing that it does about each.
+//! What can go wrong around agft that a part meets by this name, and the one thing that it does about each.
 //!
-//! [`Fault::reaction`] is the only place where that is decided. The parts that meet a fault ask it
-//! ([`GpuError::fault`](crate::gpu::GpuError::fault) and what follows from it), or are held to it by the tests that
-//! `docs/faults.md` names beside each fault.
+//! [`Fault::reaction`] is the only place where that is decided ([`GpuError::fault`](crate::gpu::GpuError::fault) and
+//! what follows from it). `docs/faults.md` has these and all other faults, each with the tests that show what happens.
 
 /// Something that went wrong outside of agft.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// `libnvidia-ml.so.1` cannot be loaded.
     LibraryMissing,
@@ -23,8 +22,6 @@ pub enum Fault {
     GpuSuspended,
     /// MIG is enabled.
     MigEnabled,
-    /// Persistence mode is off.
-    PersistenceOff,
     /// Not permitted.
     NotPermitted,
     /// The board cannot lock clocks.
@@ -33,75 +30,17 @@ pub enum Fault {
     ClockRefused,
     /// In use, timeout, unknown, out of memory: a clock call failed for a reason that often passes.
     CallFailed,
-    /// A driver call does not return.
-    CallHangs,
-    /// Sensors fail, all or some.
-    SensorsFail,
-    /// A sensor answers what no board does, or what another sensor contradicts.
-    SensorNotBelieved,
-    /// No sensor tells whether the GPU works, and the page shows no work.
-    GpuUnseen,
-    /// The GPU is slowed down by temperature, a power brake or a hardware protection.
-    Throttled,
-    /// The power cap holds the clock down.
-    PowerCapped,
-    /// The card never ran at this clock, though nothing explains that.
-    ClockNotHeld,
     /// A clock that held does not hold any more: somebody else changed it, or the driver was reset.
     ClocksChanged,
     /// The same again and again.
     ClocksContested,
-    /// Under load the GPU stays at a low clock, whatever is asked, or at default clocks.
-    ClockHeldLow,
     /// Awake and at work, the GPU still runs at the idle clock.
     StuckAtIdleClock,
-    /// A single page did not come, or was none.
-    PageMissing,
-    /// No good page for `vllm.outage_after_s`.
-    EndpointOut,
-    /// Pages without a word about requests or tokens: other names, another service.
-    PageUnknown,
-    /// A signal is missing, refused or there twice.
-    SignalMissing,
-    /// Gauges stay high though nothing happens.
-    StaleGauges,
-    /// The engine restarted, was replaced or upgraded; counters ran backwards.
-    EngineReplaced,
-    /// The wall clock jumped.
-    WallClockJumped,
-    /// The model cannot be written.
-    ModelNotSaved,
-    /// A model file is damaged.
-    ModelDamaged,
-    /// Rounds cannot be written.
-    RoundsNotWritten,
-    /// The log cannot be written.
-    LogNotWritten,
-    /// The journal of held locks cannot be written.
-    JournalNotWritten,
-    /// A new configuration has an error.
-    ConfigBroken,
-    /// The guardian ended or does not answer.
-    GuardianLost,
-    /// The controller was killed, stopped or crashed.
-    ControllerGone,
-    /// Both were killed.
-    BothGone,
 }
 
 /// What agft does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaction {
-    /// Nothing: it has no effect.
-    Nothing,
-    /// Goes on, and says it once.
-    Warn,
-    /// Goes on; this window or signal is not learned from.
-    NotLearned,
-    /// Goes on; what is missing is tried again later, and it is said once.
-    TryLater,
-    /// Never parks, and wakes if parked.
-    NeverIdle,
     /// Takes the clock out of the action space, and goes on.
     DropClock,
     /// Gives the clocks back for some seconds, then goes on.
@@ -113,63 +52,11 @@ pub enum Reaction {
     StandBack,
     /// Gives the clocks back by force, with an alarm.
     ResetAndAlarm,
-    /// Gives the clocks back until the fault is over.
-    GiveBack,
-    /// Puts the file aside, and starts with the other generation or afresh.
-    PutAside,
-    /// The guardian gives the clocks back.
-    GuardianReleases,
-    /// The next start, `agft release` or the service manager gives the clocks back.
-    JournalReleases,
     /// Does not start, or gives the clocks back and ends; the message names the remedy.
     End,
 }
 
 impl Fault {
-    /// Every fault.
-    pub const ALL: [Self; 40] = [
-        Self::LibraryMissing,
-        Self::DriverGone,
-        Self::DriverMismatch,
-        Self::GpuNotFound,
-        Self::GpuLost,
-        Self::GpuResetRequired,
-        Self::GpuSuspended,
-        Self::MigEnabled,
-        Self::PersistenceOff,
-        Self::NotPermitted,
-        Self::LocksNotSupported,
-        Self::ClockRefused,
-        Self::CallFailed,
-        Self::CallHangs,
-        Self::SensorsFail,
-        Self::SensorNotBelieved,
-        Self::GpuUnseen,
-        Self::Throttled,
-        Self::PowerCapped,
-        Self::ClockNotHeld,
-        Self::ClocksChanged,
-        Self::ClocksContested,
-        Self::ClockHeldLow,
-        Self::StuckAtIdleClock,
-        Self::PageMissing,
-        Self::EndpointOut,
-        Self::PageUnknown,
-        Self::SignalMissing,
-        Self::StaleGauges,
-        Self::EngineReplaced,
-        Self::WallClockJumped,
-        Self::ModelNotSaved,
-        Self::ModelDamaged,
-        Self::RoundsNotWritten,
-        Self::LogNotWritten,
-        Self::JournalNotWritten,
-        Self::ConfigBroken,
-        Self::GuardianLost,
-        Self::ControllerGone,
-        Self::BothGone,
-    ];
-
     /// What agft does about it. Exhaustive: a new fault has to decide.
     #[must_use]
     pub const fn reaction(self) -> Reaction {
@@ -178,35 +65,14 @@ impl Fault {
             | Self::DriverMismatch
             | Self::GpuNotFound
             | Self::MigEnabled
-            | Self::LocksNotSupported
-            | Self::CallHangs => Reaction::End,
+            | Self::LocksNotSupported => Reaction::End,
             Self::DriverGone | Self::GpuLost | Self::GpuResetRequired | Self::NotPermitted => {
                 Reaction::WaitOut
             }
-            Self::CallFailed | Self::GpuSuspended | Self::ClocksChanged | Self::JournalNotWritten => {
-                Reaction::Pause
-            }
-            Self::ClockRefused | Self::ClockNotHeld => Reaction::DropClock,
+            Self::CallFailed | Self::GpuSuspended | Self::ClocksChanged => Reaction::Pause,
+            Self::ClockRefused => Reaction::DropClock,
             Self::ClocksContested => Reaction::StandBack,
             Self::StuckAtIdleClock => Reaction::ResetAndAlarm,
-            Self::GpuUnseen => Reaction::NeverIdle,
-            Self::EndpointOut | Self::PageUnknown | Self::GuardianLost => Reaction::GiveBack,
-            Self::SensorsFail
-            | Self::Throttled
-            | Self::ClockHeldLow
-            | Self::SignalMissing
-            | Self::EngineReplaced => Reaction::NotLearned,
-            // The board's ordinary limit: learned from, under the clock that is read back.
-            Self::PowerCapped | Self::WallClockJumped => Reaction::Nothing,
-            Self::PersistenceOff | Self::ConfigBroken | Self::SensorNotBelieved | Self::StaleGauges => {
-                Reaction::Warn
-            }
-            Self::PageMissing | Self::ModelNotSaved | Self::RoundsNotWritten | Self::LogNotWritten => {
-                Reaction::TryLater
-            }
-            Self::ModelDamaged => Reaction::PutAside,
-            Self::ControllerGone => Reaction::GuardianReleases,
-            Self::BothGone => Reaction::JournalReleases,
         }
     }
 }
@@ -217,6 +83,24 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    const ALL: [Fault; 15] = [
+        Fault::LibraryMissing,
+        Fault::DriverGone,
+        Fault::DriverMismatch,
+        Fault::GpuNotFound,
+        Fault::GpuLost,
+        Fault::GpuResetRequired,
+        Fault::GpuSuspended,
+        Fault::MigEnabled,
+        Fault::NotPermitted,
+        Fault::LocksNotSupported,
+        Fault::ClockRefused,
+        Fault::CallFailed,
+        Fault::ClocksChanged,
+        Fault::ClocksContested,
+        Fault::StuckAtIdleClock,
+    ];
 
     fn sources(dir: &Path, text: &mut String) {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -257,10 +141,10 @@ mod tests {
         for row in page.lines().filter(|line| line.starts_with("| `")) {
             let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
             let [name, _, reaction, _, tests] = cells[..] else { panic!("five cells: {row}") };
-            let fault = Fault::ALL.into_iter().find(|fault| format!("`{fault:?}`") == name);
-            let fault = fault.unwrap_or_else(|| panic!("no such fault: {row}"));
-            assert_eq!(reaction, format!("{:?}", fault.reaction()), "{row}");
-            assert!(seen.insert(fault), "twice: {row}");
+            if let Some(fault) = ALL.into_iter().find(|fault| format!("`{fault:?}`") == name) {
+                assert_eq!(reaction, format!("{:?}", fault.reaction()), "{row}");
+            }
+            assert!(seen.insert(name), "twice: {row}");
             let tests: Vec<&str> = tests.split(' ').filter(|name| !name.is_empty()).collect();
             assert!(!tests.is_empty(), "no test: {row}");
             for test in tests {
@@ -268,8 +152,8 @@ mod tests {
                 assert!(code.contains(&function), "no {function} for {row}");
             }
         }
-        let all: BTreeSet<Fault> = Fault::ALL.into_iter().collect();
-        assert_eq!(all.len(), Fault::ALL.len());
-        assert_eq!(seen, all);
+        for fault in ALL {
+            assert!(seen.contains(&*format!("`{fault:?}`")), "{fault:?} is not in the table");
+        }
     }
 }

@@ -28,7 +28,6 @@ impl Moment for Instant {
     }
 }
 
-/// One kind of trouble.
 #[derive(Debug, Clone)]
 struct Kind<M, E> {
     said_at: M,

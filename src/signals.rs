@@ -1,5 +1,6 @@
 //! The signals that end a run in good order, and the one that has the configuration read again.
 
+use futures_util::future::OptionFuture;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// SIGINT, SIGTERM and, unless it means something else, SIGHUP, caught from the moment this is made.
@@ -11,9 +12,7 @@ pub struct Signals {
 
 impl Signals {
     /// Installs the handlers.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the system refuses a handler.
+    /// Errors: [`std::io::Error`] if the system refuses a handler.
     pub fn install() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -23,10 +22,7 @@ impl Signals {
     }
 
     /// The same for a daemon: unless `hangup_ends`, SIGHUP is handed out to mean something else.
-    ///
-    /// # Errors
-    /// As [`install`](Self::install).
-    pub fn for_daemon(hangup_ends: bool) -> std::io::Result<(Self, Option<Signal>)> {
+    pub(crate) fn for_daemon(hangup_ends: bool) -> std::io::Result<(Self, Option<Signal>)> {
         let mut signals = Self::install()?;
         let hangup = signals.hangup.take_if(|_| !hangup_ends);
         Ok((signals, hangup))
@@ -39,14 +35,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
-            () = received(self.hangup.as_mut()) => "SIGHUP",
+            Some(_) = OptionFuture::from(self.hangup.as_mut().map(Signal::recv)) => "SIGHUP",
         }
-    }
-}
-
-async fn received(signal: Option<&mut Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
     }
 }

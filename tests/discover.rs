@@ -12,6 +12,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use agft::discover::procfs::Procfs;
 use agft::discover::{Change, Discovery, Follower, Found};
 use agft::gpu::GpuError;
+use agft::gpu::host::Host;
 use agft::gpu::nvml::NvmlHost;
 use nvidia_ml::{GpuConfig, Injection, MockConfig};
 use rustix::process::Signal;
@@ -248,7 +249,7 @@ fn servers_that_come_move_and_go_are_followed() {
     computes(&mock, 1, &[]);
     let went = changes(&mut follower);
     assert!(matches!(&went[..], [Change::Went(found)] if found.name == "m"), "{went:?}");
-    assert_eq!(follower.known(), []);
+    assert_eq!(changes(&mut follower), [], "once is enough");
 }
 
 #[test]
@@ -300,10 +301,6 @@ fn looking(gpus: usize) -> Bench {
     bench
 }
 
-fn core(bench: &Bench, gpu: usize) -> Option<u32> {
-    bench.mock.locks(gpu).expect("a GPU of this machine").core.map(|range| range.max)
-}
-
 /// From now on the server computes on this GPU, which works.
 fn works(bench: &Bench, gpu: usize, server: &Server) {
     computes(&bench.mock, gpu, &server.workers);
@@ -317,21 +314,13 @@ fn leaves(bench: &Bench, gpu: usize) {
 }
 
 fn is_locked(bench: &Bench, gpu: usize, daemon: &Daemon) {
-    let locked = eventually(|| core(bench, gpu), |core| core.is_some_and(|core| core > IDLE_MHZ));
+    let locked = eventually(|| bench.core(gpu), |core| core.is_some_and(|core| core > IDLE_MHZ));
     assert!(locked.is_some_and(|core| core > IDLE_MHZ), "GPU {gpu} is not locked\n{}", daemon.tail());
 }
 
 fn is_free(bench: &Bench, gpu: usize, daemon: &Daemon) {
-    let free = eventually(|| core(bench, gpu), Option::is_none);
+    let free = eventually(|| bench.core(gpu), Option::is_none);
     assert_eq!(free, None, "GPU {gpu} is not free\n{}", daemon.tail());
-}
-
-/// The clocks of a GPU change further.
-fn goes_on(bench: &Bench, gpu: usize, daemon: &Daemon) {
-    let writes = || bench.mock.history().iter().filter(|write| usize::try_from(write.gpu) == Ok(gpu)).count();
-    let before = writes();
-    let after = eventually(writes, |now| *now > before + 1);
-    assert!(after > before + 1, "GPU {gpu} does not go on\n{}", daemon.tail());
 }
 
 fn runs(bench: &Bench, server: &str) -> usize {
@@ -354,13 +343,13 @@ fn server_that_comes_is_served_one_that_goes_gives_its_clocks_back_and_the_other
     drop(first);
     leaves(&bench, 0);
     is_free(&bench, 0, &daemon);
-    goes_on(&bench, 1, &daemon);
+    bench.goes_on(1, &daemon);
     assert!(!shown().contains("first"), "{}", shown());
     // It comes back elsewhere, and then another comes to its first place.
     let first = Server::start("first", 1);
     works(&bench, 2, &first);
     is_locked(&bench, 2, &daemon);
-    assert_eq!(core(&bench, 0), None);
+    assert_eq!(bench.core(0), None);
     let third = Server::start("third", 1);
     works(&bench, 0, &third);
     is_locked(&bench, 0, &daemon);
@@ -379,7 +368,7 @@ fn server_that_moves_is_served_where_it_is_and_the_last_one_that_goes_is_waited_
     leaves(&bench, 0);
     works(&bench, 1, &server);
     is_locked(&bench, 1, &daemon);
-    assert_eq!(core(&bench, 0), None, "{}", daemon.tail());
+    assert_eq!(bench.core(0), None, "{}", daemon.tail());
     leaves(&bench, 1);
     is_free(&bench, 1, &daemon);
     assert!(daemon.is_running());
@@ -414,7 +403,7 @@ fn gpus_of_the_configured_server_are_those_of_its_process() {
     // The scripted engine is of this process.
     computes(&bench.mock, 1, &[std::process::id()]);
     is_locked(&bench, 1, &daemon);
-    assert_eq!(core(&bench, 0), None);
+    assert_eq!(bench.core(0), None);
     assert_eq!(bench.runs().len(), 1);
     let placed = bench.run(&["check"]);
     let line = format!("ok    server server: {} on {}\n", bench.engine.url(), uuid(&bench.mock, 1));
@@ -422,7 +411,7 @@ fn gpus_of_the_configured_server_are_those_of_its_process() {
     computes(&bench.mock, 1, &[]);
     computes(&bench.mock, 0, &[std::process::id()]);
     is_locked(&bench, 0, &daemon);
-    assert_eq!(core(&bench, 1), None);
+    assert_eq!(bench.core(1), None);
     daemon.stop();
     assert!(bench.is_free());
     let released = bench.run(&["release"]);
@@ -440,8 +429,8 @@ fn gpu_of_another_agft_is_left_to_it() {
     looking.wait_for_log("left to the other agft");
     is_locked(&bench, 1, &looking);
     looking.stop();
-    assert_eq!(core(&bench, 1), None);
-    goes_on(&bench, 0, &daemon);
+    assert_eq!(bench.core(1), None);
+    bench.goes_on(0, &daemon);
 }
 
 #[test]
@@ -453,7 +442,7 @@ fn parked_gpu_goes_to_the_server_that_comes_and_is_parked_again_after_it() {
         .set("park.active_poll_ms", "20")
         .set("park.parked_poll_ms", "50");
     let is_parked = |gpu: usize, daemon: &Daemon| {
-        let parked = eventually(|| core(&bench, gpu), |core| *core == Some(IDLE_MHZ));
+        let parked = eventually(|| bench.core(gpu), |core| *core == Some(IDLE_MHZ));
         assert_eq!(parked, Some(IDLE_MHZ), "GPU {gpu} is not parked\n{}", daemon.tail());
     };
     let first = Server::start("first", 1);
@@ -483,7 +472,7 @@ fn reload_and_orders_go_for_servers_that_were_found_and_for_those_that_come() {
     bench.config();
     daemon.signal(Signal::HUP);
     daemon.wait_for_log("0.8 -> 0.25");
-    goes_on(&bench, 0, &daemon);
+    bench.goes_on(0, &daemon);
     assert!(!daemon.log().contains("with the next start"), "{}", daemon.tail());
     assert_eq!(bench.run(&["pause"]).code, Some(0));
     is_free(&bench, 0, &daemon);
@@ -492,7 +481,7 @@ fn reload_and_orders_go_for_servers_that_were_found_and_for_those_that_come() {
     daemon.wait_for_log("opened server=\"second\"");
     let paused = || bench.run(&["status"]).out.matches("PAUSED").count();
     assert!(eventually(paused, |paused| *paused >= 2) >= 2, "{}", bench.run(&["status"]).out);
-    assert_eq!(core(&bench, 1), None);
+    assert_eq!(bench.core(1), None);
     assert_eq!(bench.run(&["resume"]).code, Some(0));
     is_locked(&bench, 1, &daemon);
     is_locked(&bench, 0, &daemon);

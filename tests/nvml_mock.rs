@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use agft::gpu::host::Host;
 use agft::gpu::nvml::{NvmlClocks, NvmlHost, NvmlSensors};
 use agft::gpu::probe::probe;
 use agft::gpu::{ClockReasons, GpuClocks, GpuError, GpuSelector, GpuSensors, Refusal};

@@ -24,11 +24,7 @@ fn a6000() -> GpuConfig {
 }
 
 fn bench(gpu: GpuConfig) -> Bench {
-    Bench::with(&MockConfig::new(vec![gpu]))
-        .set("park.quiet_s", "0.3")
-        .set("park.timeout_s", "0.3")
-        .set("park.active_poll_ms", "20")
-        .set("park.parked_poll_ms", "50")
+    Bench::with(&MockConfig::new(vec![gpu])).parks_soon()
 }
 
 fn wait_for_locks(bench: &Bench, daemon: &Daemon, wanted: impl Fn(&Locks) -> bool) -> Locks {
@@ -51,8 +47,7 @@ fn files(bench: &Bench) -> Vec<PathBuf> {
 }
 
 fn status(bench: &Bench) -> Value {
-    let mut host: Value = serde_json::from_str(&bench.run(&["status", "--json"]).out).unwrap();
-    host["park"].take()
+    bench.status()["park"].take()
 }
 
 #[test]

@@ -27,11 +27,7 @@ fn p40() -> GpuConfig {
 }
 
 fn on(machine: &MockConfig) -> Bench {
-    let bench = Bench::with(machine)
-        .set("park.quiet_s", "0.3")
-        .set("park.timeout_s", "0.3")
-        .set("park.active_poll_ms", "20")
-        .set("park.parked_poll_ms", "50");
+    let bench = Bench::with(machine).parks_soon();
     bench.mock.add_nvapi();
     bench
 }

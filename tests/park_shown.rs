@@ -15,16 +15,9 @@ use support::daemon::Bench;
 use support::parking::{LOWEST, a100, parked, quick, wait_for_core};
 use support::{eventually, get};
 
-/// All of the process.
-fn host(bench: &Bench) -> Value {
-    let status = bench.run(&["status", "--json"]);
-    assert_eq!(status.code, Some(0), "{}", status.err);
-    serde_json::from_str(&status.out).unwrap()
-}
-
 /// Its GPUs without a server.
 fn status(bench: &Bench) -> Value {
-    host(bench)["park"].take()
+    bench.status()["park"].take()
 }
 
 fn eventual_status(bench: &Bench, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -42,8 +35,8 @@ fn status_shows_each_gpu_with_its_state_clocks_and_books() {
     wait_for_core(&bench, &daemon, 1, Some(LOWEST));
     let held = |state: &Value| state["gpus"][1]["in_force"]["core"] == 210;
     let state = eventual_status(&bench, held);
-    assert_eq!((&host(&bench)["pid"], &state["mode"]), (&daemon.pid().into(), &"PARKING".into()));
-    assert_eq!(host(&bench)["servers"], serde_json::json!([]));
+    assert_eq!((&bench.status()["pid"], &state["mode"]), (&daemon.pid().into(), &"PARKING".into()));
+    assert_eq!(bench.status()["servers"], serde_json::json!([]));
     assert_eq!(state["sources"], serde_json::json!(["utilization", "connections"]));
     assert_eq!(state["connections"]["ports"], serde_json::json!([port]));
     assert_eq!(state["connections"]["open"], 0);
@@ -154,7 +147,7 @@ fn dry_run_decides_and_shows_and_writes_nothing() {
         let mut daemon = bench.start(arguments);
         daemon.wait_for_log("parked");
         let state = eventual_status(&bench, |state| state["gpus"][0]["state"] == "PARKED");
-        assert_eq!((&host(&bench)["dry_run"], &state["gpus"][0]["in_force"]), (&true.into(), &Value::Null));
+        assert_eq!((&bench.status()["dry_run"], &state["gpus"][0]["in_force"]), (&true.into(), &Value::Null));
         bench.mock.set_load(0, 1.0).unwrap();
         daemon.wait_for_log("woken");
         assert!(bench.run(&["pause"]).out.contains("PAUSED"));

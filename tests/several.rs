@@ -23,21 +23,14 @@ fn host() -> Bench {
         .server("code", &[2], ", policy: linucb, control: {seed: 7}")
         .server("batch", &[3], ", tpot_limit: 0.5")
         .set("park.others", "true")
-        .set("park.quiet_s", "0.3")
-        .set("park.timeout_s", "0.3")
-        .set("park.active_poll_ms", "20")
-        .set("park.parked_poll_ms", "50")
+        .parks_soon()
 }
 
 /// The GPUs of no server that nobody uses.
 const IDLE: [usize; 3] = [4, 5, 6];
 
-fn core(bench: &Bench, gpu: usize) -> Option<u32> {
-    bench.mock.locks(gpu).unwrap().core.map(|range| range.max)
-}
-
 fn is_at_work(bench: &Bench, gpu: usize) -> bool {
-    core(bench, gpu).is_some_and(|core| core > IDLE_MHZ)
+    bench.core(gpu).is_some_and(|core| core > IDLE_MHZ)
 }
 
 /// All servers at work, and a clock locked on each of their GPUs.
@@ -49,26 +42,18 @@ fn serving(bench: &Bench) -> Daemon {
         assert!(locked, "GPU {gpu} is not locked\n{}", daemon.tail());
     }
     for gpu in IDLE {
-        let parked = eventually(|| core(bench, gpu), |core| *core == Some(IDLE_MHZ));
+        let parked = eventually(|| bench.core(gpu), |core| *core == Some(IDLE_MHZ));
         assert_eq!(parked, Some(IDLE_MHZ), "GPU {gpu} is not parked\n{}", daemon.tail());
     }
     daemon
-}
-
-/// Waits until the clocks of a GPU have been changed so often since.
-fn goes_on(bench: &Bench, gpu: usize, daemon: &Daemon) {
-    let writes = || bench.mock.history().iter().filter(|write| usize::try_from(write.gpu) == Ok(gpu)).count();
-    let before = writes();
-    let after = eventually(writes, |now| *now > before + 1);
-    assert!(after > before + 1, "GPU {gpu} does not go on\n{}", daemon.tail());
 }
 
 #[test]
 fn each_server_learns_for_itself_and_all_clocks_come_back_at_the_end() {
     let bench = host();
     let mut daemon = serving(&bench);
-    assert_eq!(core(&bench, 0), core(&bench, 1), "GPUs of one server have one clock");
-    assert_eq!(core(&bench, 7), None, "it works");
+    assert_eq!(bench.core(0), bench.core(1), "GPUs of one server have one clock");
+    assert_eq!(bench.core(7), None, "it works");
     for name in ["chat", "code", "batch"] {
         let metadata = bench.path(&format!("models/{name}/model_metadata.json"));
         assert!(eventually(|| metadata.exists(), |there| *there), "{name}: no model\n{}", daemon.tail());
@@ -86,10 +71,10 @@ fn gpu_of_no_server_wakes_and_parks_for_itself() {
     let bench = host();
     let daemon = serving(&bench);
     bench.mock.set_load(5, 0.7).unwrap();
-    assert_eq!(eventually(|| core(&bench, 5), Option::is_none), None, "{}", daemon.tail());
-    assert_eq!((core(&bench, 4), core(&bench, 6)), (Some(IDLE_MHZ), Some(IDLE_MHZ)));
+    assert_eq!(eventually(|| bench.core(5), Option::is_none), None, "{}", daemon.tail());
+    assert_eq!((bench.core(4), bench.core(6)), (Some(IDLE_MHZ), Some(IDLE_MHZ)));
     bench.mock.set_load(5, 0.0).unwrap();
-    let parked = eventually(|| core(&bench, 5), Option::is_some);
+    let parked = eventually(|| bench.core(5), Option::is_some);
     assert_eq!(parked, Some(IDLE_MHZ), "{}", daemon.tail());
 }
 
@@ -111,11 +96,11 @@ fn idle_server_is_parked_while_the_others_work() {
     let bench = host();
     let daemon = serving(&bench);
     bench.servers[1].set_load(0.0);
-    let parked = eventually(|| core(&bench, 2), |core| *core == Some(IDLE_MHZ));
+    let parked = eventually(|| bench.core(2), |core| *core == Some(IDLE_MHZ));
     assert_eq!(parked, Some(IDLE_MHZ), "{}", daemon.tail());
     assert!(is_at_work(&bench, 0) && is_at_work(&bench, 3));
     bench.servers[1].set_load(0.6);
-    let woken = eventually(|| core(&bench, 2), |core| *core != Some(IDLE_MHZ));
+    let woken = eventually(|| bench.core(2), |core| *core != Some(IDLE_MHZ));
     assert_ne!(woken, Some(IDLE_MHZ), "{}", daemon.tail());
 }
 
@@ -124,10 +109,10 @@ fn outage_of_one_server_gives_back_its_clocks_alone() {
     let bench = host();
     let daemon = serving(&bench);
     bench.servers[0].behave(Behaviour::Hang);
-    let free = eventually(|| (core(&bench, 0), core(&bench, 1)), |cores| *cores == (None, None));
+    let free = eventually(|| (bench.core(0), bench.core(1)), |cores| *cores == (None, None));
     assert_eq!(free, (None, None), "{}", daemon.tail());
-    goes_on(&bench, 2, &daemon);
-    goes_on(&bench, 3, &daemon);
+    bench.goes_on(2, &daemon);
+    bench.goes_on(3, &daemon);
     bench.servers[0].behave(Behaviour::Serve);
     assert!(eventually(|| is_at_work(&bench, 1), |locked| *locked), "{}", daemon.tail());
 }
@@ -138,8 +123,8 @@ fn lost_gpu_takes_its_own_server_out_and_no_other() {
     let mut daemon = serving(&bench);
     bench.mock.set_lost(2, true).unwrap();
     bench.mock.set_lost(4, true).unwrap();
-    goes_on(&bench, 3, &daemon);
-    goes_on(&bench, 0, &daemon);
+    bench.goes_on(3, &daemon);
+    bench.goes_on(0, &daemon);
     assert!(daemon.is_running());
     daemon.signal(Signal::TERM);
     // What was locked on the lost GPU could not be given back.
@@ -155,9 +140,9 @@ fn driver_call_that_hangs_for_one_gpu_stops_no_other_and_its_clocks_come_back() 
     bench.mock.inject(&hang).unwrap();
     daemon.wait_for_log("stuck: the guardian gives the clocks back");
     daemon.wait_for_log("left alone; the others go on");
-    assert_eq!(eventually(|| core(&bench, 2), Option::is_none), None, "{}", daemon.tail());
-    goes_on(&bench, 3, &daemon);
-    goes_on(&bench, 0, &daemon);
+    assert_eq!(eventually(|| bench.core(2), Option::is_none), None, "{}", daemon.tail());
+    bench.goes_on(3, &daemon);
+    bench.goes_on(0, &daemon);
     assert!(daemon.is_running());
     daemon.stop();
     assert!(bench.is_free());
@@ -218,20 +203,20 @@ fn gpu_of_two_servers_is_parked_when_both_are_idle_and_given_back_when_one_is_ou
     bench.servers[0].set_load(0.0);
     let busy_from = Instant::now();
     while busy_from.elapsed() < Duration::from_secs(3) {
-        assert_ne!(core(&bench, 0), Some(IDLE_MHZ), "parked under load\n{}", daemon.tail());
+        assert_ne!(bench.core(0), Some(IDLE_MHZ), "parked under load\n{}", daemon.tail());
         std::thread::sleep(Duration::from_millis(5));
     }
     bench.servers[1].set_load(0.0);
     for gpu in 0..2 {
-        let parked = eventually(|| core(&bench, gpu), |core| *core == Some(IDLE_MHZ));
+        let parked = eventually(|| bench.core(gpu), |core| *core == Some(IDLE_MHZ));
         assert_eq!(parked, Some(IDLE_MHZ), "{}", daemon.tail());
     }
     bench.servers[0].set_load(0.6);
-    let woken = eventually(|| core(&bench, 0), |core| *core != Some(IDLE_MHZ));
+    let woken = eventually(|| bench.core(0), |core| *core != Some(IDLE_MHZ));
     assert_ne!(woken, Some(IDLE_MHZ), "{}", daemon.tail());
     assert!(eventually(|| is_at_work(&bench, 0), |locked| *locked), "{}", daemon.tail());
     bench.servers[1].behave(Behaviour::Hang);
-    let free = eventually(|| (core(&bench, 0), core(&bench, 1)), |cores| *cores == (None, None));
+    let free = eventually(|| (bench.core(0), bench.core(1)), |cores| *cores == (None, None));
     assert_eq!(free, (None, None), "{}", daemon.tail());
     bench.servers[1].behave(Behaviour::Serve);
     assert!(eventually(|| is_at_work(&bench, 1), |locked| *locked), "{}", daemon.tail());

@@ -29,8 +29,7 @@ pub struct CheckArgs {
 }
 
 /// Checks a configuration file alone.
-#[must_use]
-pub fn run_config(file: &Path) -> Exit {
+pub(crate) fn run_config(file: &Path) -> Exit {
     match Config::load(file) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
@@ -78,8 +77,7 @@ impl Lines {
 }
 
 /// Checks the whole installation.
-#[must_use]
-pub fn run(cli: &Cli) -> Exit {
+pub(crate) fn run(cli: &Cli) -> Exit {
     let mut lines = Lines { worst: Exit::Ok };
     let config = match Config::load_trusted(&cli.config) {
         Ok(loaded) => {

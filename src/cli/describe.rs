@@ -7,7 +7,8 @@ use crate::holdout::{Change, SavingsState};
 use crate::park::books::{Books, Estimate};
 use crate::units::Mhz;
 use crate::view::{
-    ArmStatus, HostState, LearnerState, ParkState, ParkedGpu, ParkingState, Row, State, Table, clocks_words,
+    ArmStatus, HostState, LearnerState, ParkFigures, ParkState, ParkedGpu, ParkingState, Row, State, Table,
+    clocks_words,
 };
 
 /// The state in some lines: all of it where there is one server, or none; a list where there is more.
@@ -210,7 +211,7 @@ fn parked(out: &mut String, state: &ParkState, dry_run: bool) -> fmt::Result {
 }
 
 fn describe_gpu(out: &mut String, gpu: &ParkedGpu, now_unix_s: f64) -> fmt::Result {
-    let books = &gpu.books;
+    let books = &gpu.figures.books;
     writeln!(out, "  GPU {} ({})", gpu.index, gpu.name)?;
     writeln!(
         out,
@@ -234,15 +235,15 @@ fn describe_gpu(out: &mut String, gpu: &ParkedGpu, now_unix_s: f64) -> fmt::Resu
     if let Some(wakes) = wakes_line(books) {
         writeln!(out, "    wakes     {wakes}")?;
     }
-    if let (Some(idle), Some(parked)) = (gpu.idle_power_w, gpu.parked_power_w) {
+    if let (Some(idle), Some(parked)) = (gpu.figures.idle_power_w, gpu.figures.parked_power_w) {
         writeln!(out, "    power     idle {idle:.1} W, parked {parked:.1} W")?;
     }
-    writeln!(out, "    saved     {}", saved_words(gpu.saved, gpu.saved_about_j))
+    writeln!(out, "    saved     {}", saved_words(&gpu.figures))
 }
 
 /// What is lowered, and what each lever was measured to save.
 fn lever_words(gpu: &ParkedGpu) -> String {
-    let book = &gpu.levers;
+    let book = &gpu.figures.levers;
     let known = book.levers.keys();
     let savings: Vec<String> =
         known.filter_map(|kind| Some(format!("{:.1} W by {}", book.saving(*kind)?.0, kind.name()))).collect();
@@ -256,7 +257,7 @@ fn lever_words(gpu: &ParkedGpu) -> String {
 
 /// What `agft status` says of the parking of a learning agft.
 fn describe_parking(out: &mut String, parking: &ParkingState) -> fmt::Result {
-    let books = &parking.books;
+    let books = &parking.figures.books;
     let Some(lever) = &parking.lever else { return writeln!(out, "  parking     off") };
     let wait = parking.wait_s.map_or(String::new(), |wait| format!(", after {wait:.1} s without work"));
     writeln!(out, "  parking     {} in {} spells, by {lever}{wait}", duration(books.parked_s), books.spells)?;
@@ -266,8 +267,8 @@ fn describe_parking(out: &mut String, parking: &ParkingState) -> fmt::Result {
     if let Some(wakes) = wakes_line(books) {
         writeln!(out, "              wakes {wakes}")?;
     }
-    if let (Some(idle), Some(parked)) = (parking.idle_power_w, parking.parked_power_w) {
-        let saved = saved_words(parking.saved, parking.saved_about_j);
+    if let (Some(idle), Some(parked)) = (parking.figures.idle_power_w, parking.figures.parked_power_w) {
+        let saved = saved_words(&parking.figures);
         writeln!(out, "              idle {idle:.1} W, parked {parked:.1} W, saved {saved}")?;
     }
     Ok(())
@@ -279,8 +280,8 @@ fn wakes_line(books: &Books) -> Option<String> {
     Some(format!("{:.0} ms mean, {:.0} ms max; {late} late, {missed} missed", 1e3 * mean.0, 1e3 * max.0))
 }
 
-fn saved_words(saved: Option<Estimate>, about_j: Option<f64>) -> String {
-    match (saved, about_j) {
+fn saved_words(of: &ParkFigures) -> String {
+    match (of.saved, of.saved_about_j) {
         (Some(Estimate { joules, low, high }), _) => {
             let [joules, low, high] = [joules, low, high].map(|joules| joules / 1e3);
             format!("{joules:.1} kJ (95 %: {low:.1} to {high:.1} kJ), estimated")
@@ -385,12 +386,12 @@ mod tests {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
         let gpu = &mut state.gpus[0];
-        (gpu.saved, gpu.in_force) = (None, None);
+        (gpu.figures.saved, gpu.in_force) = (None, None);
         state.connections = None;
         let text = shown(&state);
         assert!(text.contains("too few spells") && text.contains("driver default"), "{text}");
         assert!(!text.contains("connections 0"), "{text}");
-        state.gpus[0].saved_about_j = None;
+        state.gpus[0].figures.saved_about_j = None;
         assert!(shown(&state).contains("not known yet"));
     }
 }

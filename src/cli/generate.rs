@@ -26,8 +26,7 @@ pub struct ManPagesArgs {
 }
 
 /// Prints the completions of a shell.
-#[must_use]
-pub fn completions(args: &CompletionsArgs) -> Exit {
+pub(crate) fn completions(args: &CompletionsArgs) -> Exit {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "agft", &mut text);
     // A reader that is gone is no failure.
@@ -36,8 +35,7 @@ pub fn completions(args: &CompletionsArgs) -> Exit {
 }
 
 /// Writes `agft.1` and one page for each subcommand.
-#[must_use]
-pub fn man_pages(args: &ManPagesArgs) -> Exit {
+pub(crate) fn man_pages(args: &ManPagesArgs) -> Exit {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let mut pages = vec![("agft".to_owned(), command.clone())];

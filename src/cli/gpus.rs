@@ -26,7 +26,7 @@ pub struct GpusArgs {
     /// How long to watch
     #[arg(long, value_name = "SECONDS", default_value = "5", requires = "probe",
           value_parser = clap::value_parser!(u64).range(1..=600))]
-    pub probe_seconds: u64,
+    pub(crate) probe_seconds: u64,
 }
 
 /// One GPU as `gpus` shows it.
@@ -59,8 +59,7 @@ struct Controllable {
 }
 
 /// Lists the GPUs.
-#[must_use]
-pub fn run(args: &GpusArgs) -> Exit {
+pub(crate) fn run(args: &GpusArgs) -> Exit {
     match reports(args) {
         Ok(reports) => print(&reports, args.json),
         Err(error) => report_gpu_error(&error),

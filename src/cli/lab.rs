@@ -212,7 +212,6 @@ pub enum Format {
 const PROGRAM: &str = "agft-lab";
 
 /// Becomes the program that has the simulator, with the arguments of this one; comes back only if that fails.
-#[must_use]
 pub fn run() -> Exit {
     let error = match std::env::current_exe() {
         Ok(own) => execute(&own.with_file_name(PROGRAM), &own),

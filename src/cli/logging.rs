@@ -12,7 +12,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::{Level, LogFormat};
+use super::LogFormat;
 use crate::config::{LogLevel, Logging};
 use crate::store::{Distrust, judge_open};
 use crate::text::LogLines;
@@ -66,21 +66,12 @@ fn ours(level: LevelFilter) -> Targets {
 }
 
 /// The console's level: the flag if given, else the configuration.
-#[must_use]
-pub fn console_level(flag: Option<Level>, config: &Logging) -> LevelFilter {
-    match flag {
-        Some(Level::Trace) => LevelFilter::TRACE,
-        Some(Level::Debug) => LevelFilter::DEBUG,
-        Some(Level::Info) => LevelFilter::INFO,
-        Some(Level::Warn) => LevelFilter::WARN,
-        Some(Level::Error) => LevelFilter::ERROR,
-        None => filter(config.console_level),
-    }
+pub fn console_level(flag: Option<LogLevel>, config: &Logging) -> LevelFilter {
+    filter(flag.unwrap_or(config.console_level))
 }
 
 /// A configured level as a filter.
-#[must_use]
-pub fn filter(level: LogLevel) -> LevelFilter {
+pub(crate) fn filter(level: LogLevel) -> LevelFilter {
     match level {
         LogLevel::Trace => LevelFilter::TRACE,
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -91,8 +82,7 @@ pub fn filter(level: LogLevel) -> LevelFilter {
 }
 
 /// Folder name for a GPU: its product name without maker and line, without blanks and dashes, cut before the variant.
-#[must_use]
-pub fn gpu_folder(name: &str) -> String {
+pub(crate) fn gpu_folder(name: &str) -> String {
     let short = name.replace("NVIDIA ", "").replace("GeForce ", "").replace([' ', '-', '/'], "_");
     let cut = ["_SXM2", "_32GB", "_16GB", "_8GB", "_PCIE", "_SMX2"]
         .iter()
@@ -115,10 +105,8 @@ pub struct LogFile {
 
 impl LogFile {
     /// Opens `dir/name`; the directory is there.
-    ///
-    /// # Errors
-    /// [`io::Error`] if the file cannot be made, or is not one that root may write in.
-    pub fn open(dir: &Path, name: &str, max_bytes: u64, keep: u32) -> io::Result<Self> {
+    /// Errors: [`io::Error`] if the file cannot be made, or is not one that root may write in.
+    pub(crate) fn open(dir: &Path, name: &str, max_bytes: u64, keep: u32) -> io::Result<Self> {
         let path = dir.join(name);
         let file = open(&path)?;
         let written = file.metadata()?.len();

@@ -3,24 +3,24 @@
 #[macro_use]
 pub mod say;
 
-pub mod check;
+pub(crate) mod check;
 mod describe;
 mod discover;
-pub mod generate;
-pub mod gpus;
+pub(crate) mod generate;
+pub(crate) mod gpus;
 mod guardian;
 pub mod lab;
 pub mod logging;
-pub mod model;
-pub mod park;
-pub mod release;
-pub mod replay;
-pub mod report;
-pub mod run;
+pub(crate) mod model;
+pub(crate) mod park;
+pub(crate) mod release;
+pub(crate) mod replay;
+pub(crate) mod report;
+pub(crate) mod run;
 pub mod screen;
-pub mod status;
-pub mod talk;
-pub mod top;
+pub(crate) mod status;
+pub(crate) mod talk;
+pub(crate) mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, ConfigError, Listen, Loaded};
+use crate::config::{Config, ConfigError, Listen, Loaded, LogLevel};
 use crate::control::Order;
 use crate::gpu::GpuError;
 
@@ -87,7 +87,7 @@ pub struct Cli {
 
     /// Put the saved model aside and start afresh
     #[arg(long)]
-    pub reset_model: bool,
+    pub(crate) reset_model: bool,
 
     /// Decide and log, but write no clock
     #[arg(long)]
@@ -95,11 +95,11 @@ pub struct Cli {
 
     /// Where the metrics page is: ADDRESS:PORT or off (overrides observe.metrics_listen)
     #[arg(long, value_name = "ADDR:PORT|off")]
-    pub metrics_listen: Option<Listen>,
+    pub(crate) metrics_listen: Option<Listen>,
 
     /// Lowest level that is logged to the console (overrides logging.console_level)
     #[arg(long, value_name = "LEVEL", ignore_case = true, global = true)]
-    pub log_level: Option<Level>,
+    pub log_level: Option<LogLevel>,
 
     /// Form of the console log
     #[arg(long, value_name = "FORM", default_value = "text", global = true)]
@@ -116,22 +116,6 @@ pub struct Cli {
     /// What to do instead of running the daemon
     #[command(subcommand)]
     pub command: Option<Command>,
-}
-
-/// Log levels of the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Level {
-    /// Everything.
-    Trace,
-    /// Each round.
-    Debug,
-    /// Each change.
-    Info,
-    /// What needs attention.
-    #[value(alias = "warning")]
-    Warn,
-    /// What failed.
-    Error,
 }
 
 /// Form of the console log.
@@ -180,7 +164,7 @@ pub enum Command {
     Release(ReleaseArgs),
     /// Watch over the clocks of a running agft, which starts this itself
     #[command(hide = true)]
-    Guardian(guardian::GuardianArgs),
+    Guardian(crate::guardian::process::Ward),
     /// Print completions for a shell: bash, zsh, fish, elvish, powershell
     Completions(generate::CompletionsArgs),
     /// Write the man pages to a directory: for packages
@@ -203,7 +187,6 @@ pub struct ReleaseArgs {
 }
 
 /// Runs what the command line asks for.
-#[must_use]
 pub fn main() -> ExitCode {
     let cli = parse();
     let exit = match &cli.command {
@@ -231,7 +214,6 @@ pub fn main() -> ExitCode {
 }
 
 /// The command line; ends the program if it makes no sense.
-#[must_use]
 pub fn parse() -> Cli {
     let matches = Cli::command().get_matches();
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -252,9 +234,7 @@ fn load_config(cli: &Cli) -> Result<Config, Exit> {
 }
 
 /// A configuration that was read; warnings and problems go to standard error.
-///
-/// # Errors
-/// The exit code, if the configuration cannot be used.
+/// Errors: The exit code, if the configuration cannot be used.
 pub fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Config, Exit> {
     match loaded {
         Ok(loaded) => {
@@ -282,8 +262,7 @@ fn report_gpu_error(error: &GpuError) -> Exit {
 }
 
 /// The exit code of a failed GPU call.
-#[must_use]
-pub fn exit_of(error: &GpuError) -> Exit {
+pub(crate) fn exit_of(error: &GpuError) -> Exit {
     match error {
         GpuError::NoPermission { .. } => Exit::NotPermitted,
         _ => Exit::Failure,

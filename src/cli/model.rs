@@ -25,7 +25,7 @@ pub struct ModelArgs {
 
 /// What to do with it.
 #[derive(Debug, Subcommand)]
-pub enum ModelCommand {
+pub(crate) enum ModelCommand {
     /// Show every clock with lessons, reward and status
     Show {
         /// Print JSON
@@ -60,9 +60,7 @@ struct Shown {
     learner: LearnerState,
 }
 
-/// Runs `model`.
-#[must_use]
-pub fn run(args: &ModelArgs, cli: &Cli) -> Exit {
+pub(crate) fn run(args: &ModelArgs, cli: &Cli) -> Exit {
     let done = match &args.command {
         ModelCommand::Show { json, which } => shown(which, cli).and_then(|shown| show(&shown, *json)),
         ModelCommand::Export { file, which } => shown(which, cli).and_then(|shown| export(&shown, file)),

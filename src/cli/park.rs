@@ -17,7 +17,7 @@ pub struct ParkArgs {
 
     /// Park after so much time without work (overrides park.timeout_s)
     #[arg(long, value_name = "SECONDS")]
-    pub idle_timeout: Option<f64>,
+    pub(crate) idle_timeout: Option<f64>,
 
     /// A connection to this TCP port of the machine is work, too; may be repeated (overrides park.ports)
     #[arg(long = "port", value_name = "PORT")]
@@ -33,12 +33,11 @@ pub struct ParkArgs {
 
     /// Try levers out in a fraction of the time: tests wait for real clocks
     #[arg(long, value_name = "TIMES", hide = true)]
-    pub trial_speed: Option<f64>,
+    pub(crate) trial_speed: Option<f64>,
 }
 
 /// Parks until a signal or an error.
-#[must_use]
-pub fn run(args: &ParkArgs, cli: &Cli) -> Exit {
+pub(crate) fn run(args: &ParkArgs, cli: &Cli) -> Exit {
     // It has no engine whose address it had to be told: it works without a file.
     let loaded =
         if cli.config_given || cli.config.exists() { load_config(cli) } else { Ok(Config::default()) };

@@ -19,8 +19,7 @@ use crate::store::held::{Busy, Claim, ClaimError, HeldDir, Holder, Role, free_on
 use crate::text;
 
 /// Releases the configured GPUs, or all of them, or what the journals name.
-#[must_use]
-pub fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
+pub(crate) fn run(args: &ReleaseArgs, cli: &Cli) -> Exit {
     // Without a readable configuration every GPU is meant: this command must work when everything else is broken.
     let config = match cli.config.exists().then(|| load_config(cli)) {
         Some(Ok(config)) => Some(config),

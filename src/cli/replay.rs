@@ -31,9 +31,7 @@ pub struct ReplayArgs {
     set: Vec<String>,
 }
 
-/// Runs `replay`.
-#[must_use]
-pub fn run(args: &ReplayArgs) -> Exit {
+pub(crate) fn run(args: &ReplayArgs) -> Exit {
     match replay(args) {
         Ok(exit) => exit,
         Err(error) => {

@@ -10,7 +10,7 @@ use crate::store::file;
 
 /// Form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Form {
+pub(crate) enum Form {
     /// One self-contained page with plots.
     Html,
     /// Tables.
@@ -58,14 +58,12 @@ impl ReportArgs {
 }
 
 /// Runs `report`.
-#[must_use]
-pub fn report(args: &ReportArgs) -> Exit {
+pub(crate) fn report(args: &ReportArgs) -> Exit {
     done(write(args))
 }
 
 /// Runs `compare`.
-#[must_use]
-pub fn compare(args: &CompareArgs) -> Exit {
+pub(crate) fn compare(args: &CompareArgs) -> Exit {
     let text =
         Report::read(&args.first).and_then(|a| Ok(compare::markdown(&a, &Report::read(&args.second)?)));
     done(text.map(|text| {

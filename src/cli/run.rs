@@ -39,8 +39,7 @@ use crate::view::HostState;
 const PARK_HELP: &str = "clocks cannot be controlled (--dry-run only decides, and works without)";
 
 /// Runs the daemon until a signal or an error.
-#[must_use]
-pub fn run(cli: &Cli) -> Exit {
+pub(crate) fn run(cli: &Cli) -> Exit {
     let mut config = match load_config(cli) {
         Ok(config) => config,
         Err(exit) => return exit,

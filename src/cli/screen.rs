@@ -26,16 +26,14 @@ const DRAW_EVERY: Duration = Duration::from_secs(1);
 
 /// Why there is no screen.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum ScreenError {
-    /// Output goes to a file or a pipe.
     #[error("standard output is not a terminal; `agft status --watch` writes the state as lines of text")]
     NoTerminal,
-    /// A terminal that can only write line after line.
     #[error(
         "the terminal (TERM={0}) cannot place text; `agft status --watch` writes the state as lines of text"
     )]
     Dumb(String),
-    /// The terminal failed.
     #[error("the terminal: {0}")]
     Io(#[from] io::Error),
 }
@@ -67,9 +65,7 @@ fn is_utf8(locale: &str) -> bool {
 }
 
 /// Can a picture be shown here?
-///
-/// # Errors
-/// [`ScreenError`] if not.
+/// Errors: [`ScreenError`] if not.
 pub fn possible() -> Result<(), ScreenError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(ScreenError::NoTerminal);
@@ -212,9 +208,7 @@ fn look(at_most: Duration) -> io::Result<Look> {
 
 /// Shows the model until the user or the news end it. `order` carries out what the user asks of agft; what comes of it
 /// is news.
-///
-/// # Errors
-/// [`ScreenError`] if there is no terminal, or it fails; it is given back either way.
+/// Errors: [`ScreenError`] if there is no terminal, or it fails; it is given back either way.
 pub fn show(
     model: &mut Model,
     news: &Receiver<News>,

@@ -29,8 +29,7 @@ pub struct StatusArgs {
 }
 
 /// `agft status`.
-#[must_use]
-pub fn status(args: &StatusArgs, cli: &Cli) -> Exit {
+pub(crate) fn status(args: &StatusArgs, cli: &Cli) -> Exit {
     let dir = match socket_dir(cli) {
         Ok(dir) => dir,
         Err(exit) => return exit,
@@ -64,8 +63,7 @@ fn watch(dir: &Path, args: &StatusArgs) -> Result<(), TalkError> {
 }
 
 /// `agft pause` and `agft resume`.
-#[must_use]
-pub fn order(order: Order, which: &Which, cli: &Cli) -> Exit {
+pub(crate) fn order(order: Order, which: &Which, cli: &Cli) -> Exit {
     let request = Request::order(Directed { server: which.server.clone(), order });
     let dir = match socket_dir(cli) {
         Ok(dir) => dir,

@@ -34,51 +34,21 @@ pub struct Which {
 
 /// Why an agft could not be talked to.
 #[derive(Debug, thiserror::Error)]
-pub enum TalkError {
-    /// None listens.
+pub(crate) enum TalkError {
     #[error("no agft runs here (no socket answers in {})", .dir.display())]
-    Nobody {
-        /// Where they would listen.
-        dir: PathBuf,
-    },
-    /// More than one does.
+    Nobody { dir: PathBuf },
     #[error("several agfts run here: say which with --pid ({})", .pids.join(", "))]
-    Several {
-        /// Their process ids.
-        pids: Vec<String>,
-    },
-    /// The socket is there but does not let us in.
+    Several { pids: Vec<String> },
     #[error("{}: not permitted; run this as root, as agft's user, or as a member of the socket's group", .0.display())]
     NotPermitted(PathBuf),
-    /// The talk broke off.
     #[error("{}: {source}", .path.display())]
-    Io {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// What came is not what an agft says.
+    Io { path: PathBuf, source: io::Error },
     #[error("{}: what answers there is no agft of this version ({why})", .path.display())]
-    Nonsense {
-        /// The socket.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
-    /// It has more than one server.
+    Nonsense { path: PathBuf, why: String },
     #[error("several servers run here: say which with --server ({})", .names.join(", "))]
-    Servers {
-        /// Their names.
-        names: Vec<String>,
-    },
-    /// It is not the kind of agft that was asked for.
+    Servers { names: Vec<String> },
     #[error("agft park (pid {pid}) has none of this; see `agft status --pid {pid}`")]
-    Parks {
-        /// Its process id.
-        pid: u32,
-    },
-    /// The agft refused.
+    Parks { pid: u32 },
     #[error("{0}")]
     Refused(String),
 }
@@ -161,7 +131,6 @@ impl Talk {
         }
     }
 
-    /// One request, one state.
     pub(super) fn ask(&mut self, request: &Request) -> Result<HostState, TalkError> {
         self.say(request)?;
         let end = || TalkError::Refused("agft ended before it answered".into());

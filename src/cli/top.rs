@@ -31,8 +31,7 @@ pub struct TopArgs {
 }
 
 /// Runs the view until the user or a signal ends it.
-#[must_use]
-pub fn run(args: &TopArgs, cli: &Cli) -> Exit {
+pub(crate) fn run(args: &TopArgs, cli: &Cli) -> Exit {
     let dir = match socket_dir(cli) {
         Ok(dir) => dir,
         Err(exit) => return exit,

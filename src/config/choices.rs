@@ -122,19 +122,20 @@ pub enum Lever {
     Pstate,
 }
 
-/// Least severity that is logged (`logging.console_level`, `logging.file_level`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Least severity that is logged (`logging.console_level`, `logging.file_level`, `--log-level`, whose help this is).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LogLevel {
     /// Everything.
     Trace,
-    /// What went into each decision.
+    /// Each round.
     Debug,
-    /// Each decision.
+    /// Each change.
     Info,
-    /// What went wrong and was handled.
+    /// What needs attention.
+    #[value(name = "warn", alias = "warning")]
     Warning,
-    /// What could not be handled.
+    /// What failed.
     Error,
 }
 
@@ -144,9 +145,9 @@ pub struct Listen(pub Option<SocketAddr>);
 
 impl Listen {
     /// This machine only, on agft's port.
-    pub const LOCAL: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9477))));
+    pub(crate) const LOCAL: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9477))));
     /// The same for `agft park`, which may run beside a learning agft.
-    pub const PARK: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9478))));
+    pub(crate) const PARK: Self = Self(Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9478))));
 }
 
 impl FromStr for Listen {

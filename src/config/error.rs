@@ -11,84 +11,40 @@ use crate::store::Untrusted;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// There is no such file.
     #[error(
         "{file}: no such file; check the path, or write a file (one with nothing but {{}} takes every default)"
     )]
-    Missing {
-        /// The path asked for.
-        file: String,
-    },
-    /// The path is a directory.
+    Missing { file: String },
     #[error("{file}: is a directory, must be a file")]
-    Directory {
-        /// The path asked for.
-        file: String,
-    },
-    /// The file cannot be opened or read.
+    Directory { file: String },
     #[error("{file}: cannot be read: {cause}; check the path and its permissions")]
     Unreadable {
-        /// The path asked for.
         file: String,
         /// What the system said; part of the text, so not a `source`.
         cause: io::Error,
     },
-    /// A stranger could have written the file, and root is asked to do what it says.
     #[error("{file}: is not obeyed by root, since others could have written it: {why}")]
-    Distrusted {
-        /// The path asked for.
-        file: String,
-        /// What gives them the chance.
-        why: Untrusted,
-    },
-    /// The file is larger than any configuration.
+    Distrusted { file: String, why: Untrusted },
     #[error("{file}: is larger than {} KiB, must be a configuration file", MAX_BYTES / 1024)]
-    TooLarge {
-        /// The path asked for.
-        file: String,
-    },
-    /// The bytes are not text.
+    TooLarge { file: String },
     #[error("{file}: line {line} is not UTF-8 text; save the file as UTF-8")]
     NotUtf8 {
-        /// The path asked for.
         file: String,
         /// Line with the first bad byte, from 1.
         line: usize,
     },
-    /// The text has no value at all.
     #[error("{file}: is empty; write {{}} to take every default")]
-    Empty {
-        /// The path or name the text came from.
-        file: String,
-    },
-    /// The text is not YAML.
+    Empty { file: String },
     #[error("{file}: is not YAML: {message}{}", if *.tab { "; indent with blanks, not with tabs" } else { "" })]
-    Syntax {
-        /// The path or name the text came from.
-        file: String,
-        /// The parser's message, with line and column.
-        message: String,
-        /// Whether the line at fault begins with a tab.
-        tab: bool,
-    },
-    /// The text has several YAML documents.
+    Syntax { file: String, message: String, tab: bool },
     #[error("{file}: has a second YAML document after `---`, must have one; take it out")]
-    SecondDocument {
-        /// The path or name the text came from.
-        file: String,
-    },
-    /// The text, aliases expanded, has more values than there are keys.
+    SecondDocument { file: String },
     #[error(
         "{file}: has more than {MAX_VALUES} values, aliases counted where they are used; must be a configuration file"
     )]
-    TooManyValues {
-        /// The path or name the text came from.
-        file: String,
-    },
-    /// The text is YAML, and these of its keys or values are not acceptable: all there are, a line for each.
+    TooManyValues { file: String },
     #[error("{}", lines(.file, .problems))]
     Invalid {
-        /// The path or name the text came from.
         file: String,
         /// What is wrong, never empty.
         problems: Vec<Problem>,
@@ -147,9 +103,7 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// The key that is at fault.
-    #[must_use]
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         match self {
             Self::Value { key, .. } | Self::Unknown { key, .. } | Self::Repeated { key, .. } => key,
         }
@@ -188,7 +142,7 @@ impl fmt::Display for Problem {
 /// Something in a file that is accepted and probably not what its author wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Warning {
+pub(crate) enum Warning {
     /// A key of AGFT's that AGFT itself ignored, and that agft has no use for.
     Unused {
         /// Full path of the key.

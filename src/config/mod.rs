@@ -23,21 +23,24 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use choices::{ConnectionCount, EngineKind, Lever, Listen, LogLevel, PolicyKind, Source, WaitKind};
-pub use error::{ConfigError, Problem, Warning};
+pub(crate) use choices::{ConnectionCount, Listen, LogLevel};
+pub use choices::{EngineKind, Lever, PolicyKind, Source, WaitKind};
+pub(crate) use error::{ConfigError, Problem, Warning};
 pub use parking::Parking;
 pub use sections::{
     Control, Discover, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Park, Vllm,
 };
 
-pub use servers::{ONE, SECTIONS as SERVER_SECTIONS, Server, Servers};
+pub(crate) use servers::SECTIONS as SERVER_SECTIONS;
+pub use servers::{ONE, Server, Servers};
 
 use crate::store::{Distrust, Untrusted, trusted_path};
 use reader::Reader;
 use yaml::Node;
 
 /// The file that documents every key, with every default.
-pub const DOCUMENTED: &str = include_str!("../../config/config.yaml");
+#[cfg(test)]
+const DOCUMENTED: &str = include_str!("../../config/config.yaml");
 
 /// Largest file that is read.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -82,14 +85,12 @@ pub struct Loaded {
     /// The configuration.
     pub config: Config,
     /// Things accepted that are probably not what the author wants.
-    pub warnings: Vec<Warning>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 impl Config {
     /// Reads the file at `path`.
-    ///
-    /// # Errors
-    /// [`ConfigError`] if the file cannot be read or [`Config::parse`] refuses its text
+    /// Errors: `ConfigError` if the file cannot be read or [`Config::parse`] refuses its text
     pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
         let file = path.display().to_string();
         let bytes = match read_at_most(path, MAX_BYTES) {
@@ -113,10 +114,8 @@ impl Config {
     }
 
     /// Reads the file at `path` for a process that will do what it says: root refuses what others could have written.
-    ///
-    /// # Errors
-    /// [`ConfigError::Distrusted`], or as [`Config::load`]
-    pub fn load_trusted(path: &Path) -> Result<Loaded, ConfigError> {
+    /// Errors: [`ConfigError::Distrusted`], or as [`Config::load`]
+    pub(crate) fn load_trusted(path: &Path) -> Result<Loaded, ConfigError> {
         let distrusted = |why| ConfigError::Distrusted { file: path.display().to_string(), why };
         if !rustix::process::geteuid().is_root() {
             return Self::load(path);
@@ -133,9 +132,8 @@ impl Config {
     }
 
     /// Reads `text`, which came from `origin` (a path, or any name for the messages).
-    ///
-    /// # Errors
-    /// [`ConfigError::Invalid`] with all problems of the keys and values, or what keeps the text from being read at all
+    /// Errors: `ConfigError::Invalid` with all problems of the keys and values, or what keeps the text from
+    /// being read at all
     pub fn parse(text: &str, origin: &str) -> Result<Loaded, ConfigError> {
         let file = origin.to_owned();
         let root = match yaml::parse(text) {
@@ -212,15 +210,13 @@ impl Config {
     }
 
     /// The configuration as a file that [`Config::parse`] reads back to an equal one.
-    #[must_use]
     pub fn to_yaml(&self) -> String {
         yaml::write(self)
     }
 }
 
 /// Line, from 1, of `key` (`section.key`, or a section) in the text of a file, if it stands there once in block style.
-#[must_use]
-pub fn line_of(text: &str, key: &str) -> Option<usize> {
+pub(crate) fn line_of(text: &str, key: &str) -> Option<usize> {
     let (section, key) = key.split_once('.').map_or((key, None), |(section, key)| (section, Some(key)));
     match reader::lines_of(text, section, key)[..] {
         [line] => Some(line),

@@ -18,7 +18,6 @@ const RENAMED: [([&str; 2], [&str; 2]); 4] = [
 /// The same, but a count of decisions where there is a time now.
 const DECISIONS: ([&str; 2], [&str; 2]) = (["idle", "after_windows"], ["idle", "quiet_s"]);
 
-/// The old name of a key.
 pub(super) fn old_name(section: &str, key: &str) -> Option<[&'static str; 2]> {
     RENAMED.iter().find(|(_, new)| *new == [section, key]).map(|(old, _)| *old)
 }

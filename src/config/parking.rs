@@ -16,13 +16,11 @@ macro_rules! parking {
 
         impl Parking {
             /// The defaults of GPUs that have a server.
-            #[must_use]
-            pub fn of_servers() -> Self {
+            pub(crate) fn of_servers() -> Self {
                 Self { $( $key: $idle, )+ }
             }
 
             /// The defaults of GPUs that have none.
-            #[must_use]
             pub fn of_others() -> Self {
                 Self { $( $key: $park, )+ }
             }

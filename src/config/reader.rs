@@ -16,6 +16,7 @@ struct Entry {
 }
 
 /// A file being read. Keys that no one asks for are unknown.
+#[derive(Default)]
 pub(super) struct Reader<'t> {
     text: &'t str,
     /// What stands at the top level; a value only where it is not a section.
@@ -36,18 +37,7 @@ pub(super) struct Reader<'t> {
 impl<'t> Reader<'t> {
     /// A reader of what stands at the top level of `text`.
     pub(super) fn new(text: &'t str, tops: Vec<(String, Node)>) -> Self {
-        let mut reader = Self {
-            text,
-            tops: vec![],
-            entries: vec![],
-            sections: vec![],
-            unused_sections: BTreeSet::new(),
-            keys: vec![],
-            problems: vec![],
-            warnings: vec![],
-            is_server: false,
-            windows: None,
-        };
+        let mut reader = Self { text, ..Self::default() };
         for (section, value) in tops {
             let stray = match value {
                 Node::Map(entries) => {
@@ -183,7 +173,6 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Adds a warning.
     pub(super) fn warn(&mut self, warning: Warning) {
         self.warnings.push(warning);
     }

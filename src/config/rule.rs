@@ -16,7 +16,6 @@ type Reading<T> = Box<dyn Fn(&Node) -> Read<T>>;
 
 /// What a key accepts.
 pub(super) struct Rule<T> {
-    /// Completes "must be ...".
     pub(super) must_be: String,
     read: Reading<T>,
 }
@@ -150,20 +149,24 @@ fn bare(node: &Node) -> String {
     if let Node::Text(text) = node { text.clone() } else { node.to_string() }
 }
 
-/// A list of at most `longest` different TCP ports.
-pub(super) fn ports(longest: usize) -> Rule<Vec<u16>> {
-    let item = whole(1..=u16::MAX);
-    Rule::new(format!("a list of at most {longest} different ports, each {}", item.must_be), move |node| {
+/// A list of at most `longest` different values, each as `item` has it.
+fn distinct<T: PartialEq + Display + 'static>(what: &str, item: Rule<T>, longest: usize) -> Rule<Vec<T>> {
+    Rule::new(format!("a list of at most {longest} different {what}, each {}", item.must_be), move |node| {
         let Node::List(nodes) = node else {
-            return Err(item.read(node).ok().map(|port| format!("write [{port}]")));
+            return Err(item.read(node).ok().map(|value| format!("write [{value}]")));
         };
         let read = |node| item.read(node).map_err(|_| Some(wrong_item(node)));
-        let ports = nodes.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        if let Some(twice) = repeated(&ports) {
+        let values = nodes.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        if let Some(twice) = repeated(&values) {
             return Err(Some(format!("the list has {twice} twice")));
         }
-        if ports.len() > longest { Err(None) } else { Ok(ports) }
+        if values.len() > longest { Err(None) } else { Ok(values) }
     })
+}
+
+/// A list of at most `longest` different TCP ports.
+pub(super) fn ports(longest: usize) -> Rule<Vec<u16>> {
+    distinct("ports", whole(1..=u16::MAX), longest)
 }
 
 /// A program by its absolute path and its arguments, at most `longest` texts; empty for none. No shell reads them.
@@ -207,18 +210,8 @@ pub(super) fn optional<T: 'static>(rule: Rule<T>) -> Rule<Option<T>> {
 
 /// A list of at most `longest` different memory clocks, empty for those the driver names.
 pub(super) fn memory_clocks(longest: usize, range: RangeInclusive<u32>) -> Rule<Vec<Mhz>> {
-    let item = mhz(range);
-    Rule::new(format!("a list of at most {longest} different values, each {}", item.must_be), move |node| {
-        let Node::List(nodes) = node else {
-            return Err(item.read(node).ok().map(|clock| format!("write [{}]", clock.0)));
-        };
-        let read = |node| item.read(node).map_err(|_| Some(wrong_item(node)));
-        let clocks = nodes.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        if let Some(twice) = repeated(&clocks) {
-            return Err(Some(format!("the list has {} twice", twice.0)));
-        }
-        if clocks.len() > longest { Err(None) } else { Ok(clocks) }
-    })
+    let item: Rule<u32> = whole(range).in_unit("MHz");
+    distinct("values", item, longest).map(|clocks| clocks.into_iter().map(Mhz).collect())
 }
 
 /// GPUs, or `auto`, which is an empty list.
@@ -290,7 +283,6 @@ fn repeated<T: PartialEq>(items: &[T]) -> Option<&T> {
     items.iter().enumerate().find(|(at, item)| items[..*at].contains(item)).map(|(_, item)| item)
 }
 
-/// The URL of a metrics page.
 pub(super) fn page_url() -> Rule<String> {
     Rule::new("an http:// or https:// URL with a host", |node| {
         let Node::Text(text) = node else { return Err(None) };

@@ -36,7 +36,7 @@ pub(super) const SHORT_KEYS: [(&str, &str, &str); 12] = [
 ];
 
 /// Sections that an entry may have. The others are of the whole process.
-pub const SECTIONS: [&str; 7] = ["vllm", "gpu", "control", "idle", "holdout", "linucb", "metrics"];
+pub(crate) const SECTIONS: [&str; 7] = ["vllm", "gpu", "control", "idle", "holdout", "linucb", "metrics"];
 
 /// Which servers there are.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -52,8 +52,7 @@ pub enum Servers {
 
 impl Servers {
     /// Is it the short form?
-    #[must_use]
-    pub fn is_one(&self) -> bool {
+    pub(crate) fn is_one(&self) -> bool {
         *self == Self::One
     }
 }
@@ -81,8 +80,7 @@ pub struct Server {
 
 impl Server {
     /// Are its GPUs those on which it is found?
-    #[must_use]
-    pub fn is_auto(&self) -> bool {
+    pub(crate) fn is_auto(&self) -> bool {
         self.config.gpu.device_id.is_empty()
     }
 }
@@ -201,7 +199,6 @@ impl Config {
     ///
     /// Each server of a list keeps its model and its records in a directory of its name. None with `servers: auto`: they
     /// have to be looked for.
-    #[must_use]
     pub fn servers(&self) -> Vec<Server> {
         match &self.servers {
             Servers::One => {
@@ -213,20 +210,17 @@ impl Config {
     }
 
     /// Has the machine to be asked which servers there are, or which GPUs one of them has?
-    #[must_use]
-    pub fn is_auto(&self) -> bool {
+    pub(crate) fn is_auto(&self) -> bool {
         self.servers == Servers::Auto || self.servers().iter().any(Server::is_auto)
     }
 
     /// The GPUs of all servers that are named.
-    #[must_use]
     pub fn gpus(&self) -> Vec<GpuSelector> {
         self.servers().into_iter().flat_map(|server| server.config.gpu.device_id).collect()
     }
 
     /// The server with directories of its own below those of the file.
-    #[must_use]
-    pub fn with_dirs(&self, mut server: Server) -> Server {
+    pub(crate) fn with_dirs(&self, mut server: Server) -> Server {
         let below = |dir: &str| std::path::Path::new(dir).join(&server.name).to_string_lossy().into_owned();
         let (model, experiment) = (below(&self.model.save_dir), below(&self.experiment.dir));
         server.config.model = super::Model { save_dir: model, ..self.model.clone() };

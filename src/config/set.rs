@@ -8,10 +8,8 @@ use super::{Config, ConfigError, Loaded, old_keys};
 
 impl Config {
     /// This configuration with the text of some values (YAML) replaced, checked as a file is.
-    ///
-    /// # Errors
-    /// [`ConfigError`] as for a file that says so; `origin` stands for its name.
-    pub fn with(&self, sets: &[(String, String)], origin: &str) -> Result<Loaded, ConfigError> {
+    /// Errors: [`ConfigError`] as for a file that says so; `origin` stands for its name.
+    pub(crate) fn with(&self, sets: &[(String, String)], origin: &str) -> Result<Loaded, ConfigError> {
         let mut sections: Vec<(String, Vec<(String, String)>)> = Vec::new();
         let mut tops: Vec<(String, String)> = Vec::new();
         // A configuration is a mapping of mappings but for its servers, and what JSON writes on one line YAML reads.

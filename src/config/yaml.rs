@@ -31,10 +31,12 @@ pub(super) enum Node {
 #[derive(Debug)]
 pub(super) enum YamlError {
     /// The parser's message, with line and column where it knows them.
-    Syntax { line: Option<usize>, message: String },
+    Syntax {
+        line: Option<usize>,
+        message: String,
+    },
     /// More than [`MAX_VALUES`] values, aliases expanded.
     TooManyValues,
-    /// A second document follows.
     SecondDocument,
 }
 

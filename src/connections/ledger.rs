@@ -7,34 +7,34 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 
+use super::Counts;
 use super::state::Effect;
 
 /// Who a connection is: its network namespace and both ends. No two live connections share it.
 ///
 /// A socket cookie would do as well, but `/proc/PID/net/tcp` does not have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// The server's end; IPv4 mapped into IPv6 is IPv4.
     pub local: SocketAddr,
     /// The client's end.
-    pub remote: SocketAddr,
+    pub(crate) remote: SocketAddr,
 }
 
 impl Connection {
     /// Namespace of a connection of which only both ends are known.
-    pub const SOMEWHERE: u32 = 0;
+    pub(crate) const SOMEWHERE: u32 = 0;
 
     /// As it is known where only its ends are.
     #[must_use]
-    pub fn somewhere(self) -> Self {
+    pub(crate) fn somewhere(self) -> Self {
         Self { netns: Self::SOMEWHERE, ..self }
     }
 
     /// Are these the same connection, as far as both are known?
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         let somewhere = self.netns == Self::SOMEWHERE || other.netns == Self::SOMEWHERE;
         (self.local, self.remote) == (other.local, other.remote) && (somewhere || self.netns == other.netns)
     }
@@ -42,7 +42,7 @@ impl Connection {
 
 /// What the kernel's table of sockets said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// The connections that are open.
     pub open: HashSet<Connection>,
     /// Network namespaces whose tables were read in full.
@@ -56,8 +56,7 @@ impl Snapshot {
     ///
     /// One of which only the ends are known might be in a namespace that cannot be read. It is taken to be in one that can:
     /// otherwise it would be open for ever if the event of its end was lost.
-    #[must_use]
-    pub fn covers(&self, connection: &Connection) -> bool {
+    pub(crate) fn covers(&self, connection: &Connection) -> bool {
         self.complete
             || connection.netns == Connection::SOMEWHERE
             || self.namespaces.contains(&connection.netns)
@@ -66,76 +65,59 @@ impl Snapshot {
 
 /// The open connections of one port.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     open: HashSet<Connection>,
     /// Namespaces of open connections, and perhaps some more: where to look for one of which only the ends are known.
     namespaces: BTreeSet<u32>,
-    opened_total: u64,
-    closed_total: u64,
-    requests_total: u64,
     last_request_ns: Option<u64>,
-    lost: u64,
+    /// All that is counted so far; what is open now is not kept in it.
+    pub(super) totals: Counts,
 }
 
 /// Requests closer together than this count as one, nanoseconds; as in connections.bpf.c.
-pub const BURST_NS: u64 = 10_000_000;
+pub(crate) const BURST_NS: u64 = 10_000_000;
 
 /// What a snapshot changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Correction {
+pub(crate) struct Correction {
     /// Open, and not known before.
     pub opened: Vec<Connection>,
     /// Known before, and not open any more.
     pub closed: Vec<Connection>,
     /// Connections on which book and snapshot disagree, left to their events.
-    pub unsettled: Vec<Connection>,
+    pub(crate) unsettled: Vec<Connection>,
 }
 
 impl Correction {
     /// How many connections were set right.
-    #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.opened.len() + self.closed.len()
     }
 }
 
 impl Ledger {
     /// How many connections are open.
-    #[must_use]
-    pub fn open_now(&self) -> u32 {
+    pub(crate) fn open_now(&self) -> u32 {
         u32::try_from(self.open.len()).unwrap_or(u32::MAX)
     }
 
-    /// How many have opened so far, with those found open.
-    #[must_use]
-    pub fn opened_total(&self) -> u64 {
-        self.opened_total
-    }
-
-    /// How many have closed so far.
-    #[must_use]
-    pub fn closed_total(&self) -> u64 {
-        self.closed_total
-    }
-
-    /// How many bursts of requests there were so far.
-    #[must_use]
-    pub fn requests_total(&self) -> u64 {
-        self.requests_total
+    /// All that is known of the port.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts { open: self.open_now(), ..self.totals }
     }
 
     /// Takes note of a client's sending at this time of the kernel's clock; does it begin a burst of its own?
-    pub fn request(&mut self, at_ns: u64) -> bool {
+    pub(crate) fn request(&mut self, at_ns: u64) -> bool {
         if self.last_request_ns.is_some_and(|last| at_ns < last.saturating_add(BURST_NS)) {
             return false;
         }
         self.last_request_ns = Some(at_ns);
-        self.requests_total += 1;
+        self.totals.requests_total += 1;
         true
     }
 
     /// Strikes out the open connections of this client, which were not to be counted; those it had.
-    pub fn strike(&mut self, client: SocketAddr) -> Vec<Connection> {
+    pub(crate) fn strike(&mut self, client: SocketAddr) -> Vec<Connection> {
         let struck: Vec<Connection> = self.open.iter().filter(|one| one.remote == client).copied().collect();
         for connection in &struck {
             self.apply(*connection, Effect::Closed);
@@ -143,19 +125,8 @@ impl Ledger {
         struck
     }
 
-    /// How many events the kernel had no room for.
-    #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.lost
-    }
-
-    /// Takes note of lost events.
-    pub fn add_lost(&mut self, events: u64) {
-        self.lost += events;
-    }
-
     /// Takes an event; was it news?
-    pub fn apply(&mut self, connection: Connection, effect: Effect) -> bool {
+    pub(crate) fn apply(&mut self, connection: Connection, effect: Effect) -> bool {
         let known = self.known(connection);
         match effect {
             Effect::Opened => {
@@ -167,19 +138,18 @@ impl Ledger {
                     self.open.insert(connection);
                     self.namespaces.insert(connection.netns);
                 }
-                self.opened_total += u64::from(known.is_none());
+                self.totals.opened_total += u64::from(known.is_none());
                 known.is_none()
             }
             Effect::Closed => {
                 let news = known.is_some_and(|known| self.open.remove(&known));
-                self.closed_total += u64::from(news);
+                self.totals.closed_total += u64::from(news);
                 news
             }
             Effect::Nothing => false,
         }
     }
 
-    /// This connection as the book has it.
     fn known(&self, connection: Connection) -> Option<Connection> {
         if self.open.contains(&connection) {
             return Some(connection);
@@ -207,7 +177,7 @@ impl Ledger {
     ///
     /// Connections in `moving` had events around the time of the snapshot, which may be older than what the book says
     /// of them: they are left to their events.
-    pub fn resync(&mut self, snapshot: &Snapshot, moving: &HashSet<Connection>) -> Correction {
+    pub(crate) fn resync(&mut self, snapshot: &Snapshot, moving: &HashSet<Connection>) -> Correction {
         self.place(snapshot);
         let moves = |one: &Connection| moving.contains(one) || moving.contains(&one.somewhere());
         let mut correction = Correction::default();
@@ -286,7 +256,7 @@ mod tests {
             let mut ledger = after(&events);
             for (open, moving) in snapshots {
                 ledger.resync(&all_of(open), &moving);
-                let difference = ledger.opened_total().checked_sub(ledger.closed_total());
+                let difference = ledger.totals.opened_total.checked_sub(ledger.totals.closed_total);
                 prop_assert_eq!(difference, Some(u64::from(ledger.open_now())));
             }
         }
@@ -305,7 +275,7 @@ mod tests {
         fn requests_count_once_in_any_burst(times in vec(0..200_u64, 0..60)) {
             let mut ledger = Ledger::default();
             let counted: Vec<u64> = times.iter().map(|ms| ms * 1_000_000).filter(|at| ledger.request(*at)).collect();
-            prop_assert_eq!(ledger.requests_total(), counted.len() as u64);
+            prop_assert_eq!(ledger.totals.requests_total, counted.len() as u64);
             prop_assert!(counted.windows(2).all(|pair| pair[1] >= pair[0] + BURST_NS));
             prop_assert!(times.is_empty() || !counted.is_empty());
         }
@@ -317,7 +287,7 @@ mod tests {
             let struck = ledger.strike(client);
             prop_assert!(ledger.open.iter().all(|one| one.remote != client));
             prop_assert_eq!(ledger.open_now() as usize + struck.len(), open as usize);
-            prop_assert_eq!(ledger.opened_total() - ledger.closed_total(), u64::from(ledger.open_now()));
+            prop_assert_eq!(ledger.totals.opened_total - ledger.totals.closed_total, u64::from(ledger.open_now()));
         }
 
         #[test]
@@ -325,8 +295,8 @@ mod tests {
             let twice: Vec<_> = events.iter().flat_map(|event| [*event, *event]).collect();
             let (once, twice) = (after(&events), after(&twice));
             prop_assert_eq!(&once.open, &twice.open);
-            prop_assert_eq!(once.opened_total(), twice.opened_total());
-            prop_assert_eq!(once.closed_total(), twice.closed_total());
+            prop_assert_eq!(once.totals.opened_total, twice.totals.opened_total);
+            prop_assert_eq!(once.totals.closed_total, twice.totals.closed_total);
         }
 
         /// True history, of which any part is lost; the snapshot after it sets the book right, and a second one finds

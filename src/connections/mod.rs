@@ -13,12 +13,12 @@
 
 mod ignored;
 mod kernel;
-pub mod ledger;
+pub(crate) mod ledger;
 mod memory;
 mod servers;
 mod settings;
 mod snapshot;
-pub mod state;
+pub(crate) mod state;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
 
 pub use servers::notes_on_servers;
-pub use settings::{ConnectionError, Families, SourceKind, WatchSettings};
+pub use settings::{ConnectionError, SourceKind, WatchSettings};
 pub(crate) use snapshot::listening;
 use worker::{Order, Worker};
 
@@ -113,7 +113,6 @@ pub enum Source {
 
 impl Source {
     /// Its kind.
-    #[must_use]
     pub fn kind(&self) -> SourceKind {
         match self {
             Self::KernelEvents { .. } => SourceKind::KernelEvents,
@@ -148,7 +147,6 @@ impl fmt::Display for Source {
 }
 
 /// Which source [`Watcher::start`] would use here; the program is loaded and taken away again.
-#[must_use]
 pub fn probe() -> Source {
     let settings = WatchSettings::default();
     match kernel::KernelEvents::attach(&settings, SourceKind::KernelEvents, SourceKind::Polling) {
@@ -157,7 +155,6 @@ pub fn probe() -> Source {
     }
 }
 
-/// What the worker has published.
 #[derive(Debug)]
 struct Published {
     counts: BTreeMap<u16, Counts>,
@@ -177,9 +174,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// Begins to watch; connections already open are counted when this returns.
-    ///
-    /// # Errors
-    /// [`ConnectionError`]: the settings make no sense, or not even the kernel's table can be read.
+    /// Errors: [`ConnectionError`]: the settings make no sense, or not even the kernel's table can be read.
     pub fn start(settings: WatchSettings) -> Result<Self, ConnectionError> {
         settings.check()?;
         let (events, _) = broadcast::channel(EVENTS_KEPT);
@@ -198,13 +193,11 @@ impl Watcher {
 
     /// Events from now on. A receiver that falls 4096 events behind is told so by the channel and goes on with newer ones;
     /// [`counts`](Self::counts) is right all the same.
-    #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
 
     /// What is known of each port; never older than the last event handed out.
-    #[must_use]
     pub fn counts(&self) -> BTreeMap<u16, Counts> {
         self.lock().counts.clone()
     }
@@ -222,26 +215,22 @@ impl Watcher {
     }
 
     /// Connections open now, all ports together.
-    #[must_use]
     pub fn open_now(&self) -> u32 {
         self.lock().counts.values().map(|counts| counts.open).sum()
     }
 
     /// Connections open now, at these ports together.
-    #[must_use]
-    pub fn open_at(&self, ports: &[u16]) -> u32 {
+    pub(crate) fn open_at(&self, ports: &[u16]) -> u32 {
         let state = self.lock();
         ports.iter().filter_map(|port| state.counts.get(port)).map(|counts| counts.open).sum()
     }
 
     /// Where the events come from at the moment.
-    #[must_use]
     pub fn source(&self) -> Source {
         self.lock().source.clone()
     }
 
     /// Why the last reading of the kernel's table failed, if it did: what is known may then be old.
-    #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.lock().trouble.clone()
     }

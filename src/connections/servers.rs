@@ -7,7 +7,6 @@ use std::time::Instant;
 use super::snapshot::Tables;
 
 /// One line for each port at which nobody listens, or several servers do; nothing where all is as expected.
-#[must_use]
 pub fn notes_on_servers(ports: &[u16]) -> Vec<String> {
     Tables::new(None).map(|mut tables| notes(&mut tables, ports)).unwrap_or_default()
 }

@@ -8,30 +8,6 @@ use std::time::Duration;
 /// Room in the BPF program's table of ports.
 const MOST_PORTS: usize = 64;
 
-/// Which connections count, by their addresses. IPv4 to a socket that serves both is IPv4.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Families {
-    /// IPv4 and IPv6.
-    #[default]
-    Both,
-    /// IPv4 alone.
-    V4,
-    /// IPv6 alone.
-    V6,
-}
-
-impl Families {
-    /// Is this address of the family?
-    #[must_use]
-    pub fn contains(self, address: IpAddr) -> bool {
-        match self {
-            Self::Both => true,
-            Self::V4 => address.is_ipv4(),
-            Self::V6 => address.is_ipv6(),
-        }
-    }
-}
-
 /// Kinds of sources, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SourceKind {
@@ -48,8 +24,6 @@ pub enum SourceKind {
 pub struct WatchSettings {
     /// The server's ports, as the server itself has them (in a container: those inside).
     pub ports: Vec<u16>,
-    /// Which connections count, by their addresses.
-    pub families: Families,
     /// Only connections to this address of the server; `None` counts them all.
     pub local_address: Option<IpAddr>,
     /// Only connections in this network namespace (`/run/netns/NAME`, `/proc/PID/ns/net`); `None` counts all that can be seen.
@@ -80,7 +54,6 @@ impl Default for WatchSettings {
     fn default() -> Self {
         Self {
             ports: Vec::new(),
-            families: Families::Both,
             local_address: None,
             netns: None,
             poll_every: Duration::from_millis(250),
@@ -117,31 +90,16 @@ impl WatchSettings {
 
 /// Why connections cannot be watched.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum ConnectionError {
-    /// No ports, too many, or port 0.
     #[error("{count} ports to watch: give 1 to 64, each from 1 to 65535")]
-    Ports {
-        /// How many were given.
-        count: usize,
-    },
-    /// A period of nothing.
+    Ports { count: usize },
     #[error("{name} is 0: give a period above 0")]
-    Period {
-        /// The setting.
-        name: &'static str,
-    },
-    /// The namespace that was chosen is not there, or cannot be looked into.
+    Period { name: &'static str },
     #[error("network namespace {}: {error}", path.display())]
-    Namespace {
-        /// The path that was given.
-        path: PathBuf,
-        /// Why it cannot be used.
-        error: io::Error,
-    },
-    /// The kernel's table of sockets cannot be read.
+    Namespace { path: PathBuf, error: io::Error },
     #[error("the kernel's table of sockets cannot be read: {0}; is /proc mounted?")]
     Table(io::Error),
-    /// The system gave no thread.
     #[error("no thread to watch connections: {0}")]
     Thread(io::Error),
 }

@@ -3,7 +3,7 @@
 /// The kernel's socket states, by the kernel's numbers (`include/net/tcp_states.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum TcpState {
+pub(crate) enum TcpState {
     /// Data may flow both ways.
     Established = 1,
     /// A client that waits for the server's answer.
@@ -16,7 +16,6 @@ pub enum TcpState {
     FinWait2,
     /// Both sides have ended; late packets are waited for.
     TimeWait,
-    /// No connection.
     Close,
     /// The other side has ended first.
     CloseWait,
@@ -32,7 +31,7 @@ pub enum TcpState {
 
 impl TcpState {
     /// All of them, in the kernel's order.
-    pub const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Established,
         Self::SynSent,
         Self::SynRecv,
@@ -48,8 +47,7 @@ impl TcpState {
     ];
 
     /// The state with the kernel's number.
-    #[must_use]
-    pub fn from_kernel(number: u8) -> Option<Self> {
+    pub(crate) fn from_kernel(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
     }
 
@@ -59,25 +57,21 @@ impl TcpState {
     /// the kernel tells of it before the socket knows its addresses. A connection whose client has ended is closed even
     /// if the server keeps its half: a server that leaks such sockets would otherwise look busy for ever.
     #[must_use]
-    pub fn is_open(self) -> bool {
+    pub(crate) fn is_open(self) -> bool {
         self == Self::Established
     }
 }
 
 /// What a change of state does to the number of open connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Effect {
-    /// One more.
+pub(crate) enum Effect {
     Opened,
-    /// One less.
     Closed,
-    /// None.
     Nothing,
 }
 
 /// What the change of a server-side socket from `old` to `new` means.
-#[must_use]
-pub fn effect(old: TcpState, new: TcpState) -> Effect {
+pub(crate) fn effect(old: TcpState, new: TcpState) -> Effect {
     match (old.is_open(), new.is_open()) {
         (false, true) => Effect::Opened,
         (true, false) => Effect::Closed,

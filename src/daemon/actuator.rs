@@ -18,7 +18,7 @@ use crate::units::Target;
 /// Pause between tries to give clocks back at the end of the program.
 const RELEASE_RETRY: Duration = Duration::from_millis(500);
 /// A driver that takes no clocks back for so long does not recover under this process: whoever runs it may start another.
-pub const GIVE_UP: Duration = Duration::from_secs(300);
+pub(crate) const GIVE_UP: Duration = Duration::from_secs(300);
 /// Tries at the end of the program.
 const FINAL_TRIES: u32 = 5;
 
@@ -59,9 +59,7 @@ pub struct Actuator {
 
 impl Actuator {
     /// Starts the thread on a lease that has already been reset.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the thread cannot be started; the lease is released then.
+    /// Errors: [`std::io::Error`] if the thread cannot be started; the lease is released then.
     pub fn spawn(lease: ClockLease, clock: Clock) -> std::io::Result<Self> {
         Self::spawn_with(lease, clock, GIVE_UP)
     }
@@ -83,7 +81,6 @@ impl Actuator {
     }
 
     /// What became of commands since the last call.
-    #[must_use]
     pub fn outcomes(&self) -> Vec<ClockOutcome> {
         std::mem::take(&mut self.shared.lock().outcomes)
     }
@@ -99,27 +96,23 @@ impl Actuator {
     }
 
     /// Are clocks to be given back that the driver has not taken yet? Then a lock may be in force.
-    #[must_use]
-    pub fn is_not_given_back(&self) -> bool {
+    pub(crate) fn is_not_given_back(&self) -> bool {
         self.shared.lock().not_given_back
     }
 
     /// Why the clocks cannot be controlled any more, if so; for those who look rather than wait.
-    #[must_use]
-    pub fn take_failure(&self) -> Option<GpuError> {
+    pub(crate) fn take_failure(&self) -> Option<GpuError> {
         self.shared.lock().fatal.take()
     }
 
     /// Marked at the start of each driver call, at rest between them.
-    #[must_use]
-    pub fn pulse(&self) -> Pulse {
+    pub(crate) fn pulse(&self) -> Pulse {
         self.shared.pulse.clone()
     }
 
     /// What another thread calls when the clocks are not as they were set, with the reason: they are given back, and the
     /// loop is told.
-    #[must_use]
-    pub fn disturber(&self) -> Box<dyn Fn(String) + Send> {
+    pub(crate) fn disturber(&self) -> Box<dyn Fn(String) + Send> {
         let shared = Arc::clone(&self.shared);
         Box::new(move |why| {
             shared.lock().disturbed = Some(why);
@@ -128,21 +121,19 @@ impl Actuator {
     }
 
     /// Leaves a thread behind that may never come back: its clocks are the guardian's now.
-    pub fn abandon(mut self) {
+    pub(crate) fn abandon(mut self) {
         self.begin_shutdown();
         drop(self.thread.take());
     }
 
     /// Has the clocks given back for good, without waiting for it.
-    pub fn begin_shutdown(&self) {
+    pub(crate) fn begin_shutdown(&self) {
         self.shared.lock().shutdown = true;
         self.shared.changed.notify_one();
     }
 
     /// Gives the clocks back and waits for it.
-    ///
-    /// # Errors
-    /// [`GpuError`] if the driver would not take them back after several tries.
+    /// Errors: [`GpuError`] if the driver would not take them back after several tries.
     pub fn shutdown(mut self) -> Result<(), GpuError> {
         self.stop()
     }
@@ -296,52 +287,19 @@ fn release_for_good(lease: &mut ClockLease, pulse: &Pulse) -> Result<(), GpuErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{GpuClocks, GpuInfo};
+    use crate::gpu::testing::{FakeClocks, info};
     use crate::units::{Clocks, Mhz};
 
     /// Locks, and takes back what it locked only as long as nothing is locked.
-    struct Fake {
-        info: GpuInfo,
-        locked: bool,
-    }
-
-    impl GpuClocks for Fake {
-        fn info(&self) -> &GpuInfo {
-            &self.info
-        }
-
-        fn lock_core(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
-            self.locked = true;
-            Ok(())
-        }
-
-        fn lock_memory(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
-            Ok(())
-        }
-
-        fn reset_core(&mut self) -> Result<(), GpuError> {
-            if !self.locked {
-                return Ok(());
-            }
-            Err(GpuError::NoPermission { gpu: "GPU 0".into(), call: "reset" })
-        }
-
-        fn reset_memory(&mut self) -> Result<(), GpuError> {
-            Ok(())
-        }
-    }
-
     #[tokio::test]
     async fn driver_that_takes_no_clocks_back_for_minutes_ends_the_run() {
-        let info = GpuInfo {
-            index: 0,
-            uuid: "GPU-x".into(),
-            name: "x".into(),
-            driver_version: None,
-            power_limit: None,
-            power_limit_max: None,
+        let mut locked = false;
+        let call = move |call| {
+            locked |= call == "lock core";
+            let refused = || GpuError::NoPermission { gpu: "GPU 0".into(), call: "reset" };
+            if locked && call == "reset core" { Err(refused()) } else { Ok(()) }
         };
-        let fake = Box::new(Fake { info, locked: false });
+        let fake = Box::new(FakeClocks { info: info("GPU-x"), call });
         let lease = ClockLease::take(vec![(fake, Mhz(210))]).unwrap();
         let patience = Duration::from_millis(300);
         let actuator = Actuator::spawn_with(lease, Clock::start(), patience).unwrap();

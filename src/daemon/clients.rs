@@ -30,7 +30,6 @@ pub struct Clients {
 
 impl Clients {
     /// Listens at these ports from now on.
-    #[must_use]
     pub fn new(watcher: Arc<Watcher>, ports: Vec<u16>) -> Self {
         let events = watcher.events();
         Self {
@@ -77,14 +76,13 @@ impl Clients {
         Some(Connections { open, opened_total: self.opened, requests_total: self.asked })
     }
 
-    /// There is work.
-    pub fn worked(&mut self, now: Time) {
+    pub(crate) fn worked(&mut self, now: Time) {
         self.callers.worked(now);
         self.unheard = self.callers.unheard();
     }
 
     /// agft scrapes from here.
-    pub fn own_addresses(&mut self, own: Vec<SocketAddr>) {
+    pub(crate) fn own_addresses(&mut self, own: Vec<SocketAddr>) {
         for address in own.iter().filter(|address| !self.own.contains(address)) {
             self.watcher.ignore(*address);
         }
@@ -94,8 +92,7 @@ impl Clients {
     }
 
     /// Does it hear of every request, so that nobody else needs to watch closely?
-    #[must_use]
-    pub fn hears_all(&self) -> bool {
+    pub(crate) fn hears_all(&self) -> bool {
         // Who is not listened to may still come to want something.
         self.unheard == 0
             && self.watcher.trouble().is_none()
@@ -125,16 +122,14 @@ impl Clients {
 }
 
 /// Does a server's configuration want its clients listened to?
-#[must_use]
-pub fn wanted(config: &Config) -> bool {
+pub(crate) fn wanted(config: &Config) -> bool {
     let Config { idle, control, .. } = config;
     idle.enabled && !control.data_collection_mode && idle.sources.contains(&Source::Connections)
 }
 
 /// Begins to listen to the clients of these servers, all over one watcher; `None` if none of them wants it, or the kernel
 /// does not tell.
-#[must_use]
-pub fn listen(servers: &[Server]) -> Option<Arc<Watcher>> {
+pub(crate) fn listen(servers: &[Server]) -> Option<Arc<Watcher>> {
     let mut all = Vec::new();
     let mut seen_anyway = true;
     for server in servers.iter().filter(|server| wanted(&server.config)) {
@@ -175,8 +170,7 @@ pub fn listen(servers: &[Server]) -> Option<Arc<Watcher>> {
 }
 
 /// The ports at which clients are listened to: `idle.ports`, or that of the metrics page if it is on this machine.
-#[must_use]
-pub fn ports(config: &Config) -> Vec<u16> {
+pub(crate) fn ports(config: &Config) -> Vec<u16> {
     if config.idle.ports.is_empty() {
         port_here(&config.vllm.prometheus_url)
     } else {

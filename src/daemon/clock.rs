@@ -16,19 +16,16 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that starts now, at 0.
-    #[must_use]
     pub fn start() -> Self {
         Self { origin: Instant::now() }
     }
 
     /// Seconds since the start.
-    #[must_use]
     pub fn now(&self) -> Time {
         Time(self.origin.elapsed().as_secs_f64())
     }
 
     /// The instant of a time of this clock.
-    #[must_use]
     pub fn instant(&self, time: Time) -> Instant {
         self.origin + Duration::from_secs_f64(time.0.max(0.0))
     }

@@ -33,7 +33,6 @@ pub struct Servers<S>(Vec<(String, S)>);
 
 impl<S: Source + Sync> Servers<S> {
     /// Servers with these names.
-    #[must_use]
     pub fn new(servers: Vec<(String, S)>) -> Self {
         Self(servers)
     }
@@ -83,7 +82,6 @@ pub struct Schedule {
 
 impl Schedule {
     /// The first tick at or after `now`.
-    #[must_use]
     pub fn next(&self, now: Time) -> Time {
         let passed = (now.since(self.start).0 / self.period.0).ceil().max(0.0);
         Time(self.start.0 + passed * self.period.0)
@@ -92,7 +90,7 @@ impl Schedule {
 
 /// How long before its tick a request starts: the slowest recent answer and some, forgotten slowly.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Lead {
+pub(crate) struct Lead {
     seconds: f64,
     longest: f64,
 }
@@ -103,22 +101,20 @@ impl Lead {
     const MEMORY: f64 = 0.97;
 
     /// For ticks `period` apart; never more than a quarter of it.
-    #[must_use]
-    pub fn new(period: Seconds) -> Self {
+    pub(crate) fn new(period: Seconds) -> Self {
         let longest = 0.25 * period.0;
         Self { seconds: longest.min(0.02), longest }
     }
 
     /// An answer took this long.
-    pub fn answered_in(&mut self, latency: Seconds) {
+    pub(crate) fn answered_in(&mut self, latency: Seconds) {
         let wanted = 1.2 * latency.0 + 0.004;
         self.seconds =
             wanted.max(Self::MEMORY * self.seconds).clamp(Self::SHORTEST.min(self.longest), self.longest);
     }
 
     /// The lead now.
-    #[must_use]
-    pub fn get(&self) -> Seconds {
+    pub(crate) fn get(&self) -> Seconds {
         Seconds(self.seconds)
     }
 }
@@ -139,7 +135,6 @@ pub struct Feed {
 
 impl Feed {
     /// Starts scraping `servers` for the ticks of `schedule`.
-    #[must_use]
     pub fn spawn<S: Source + Sync>(servers: Servers<S>, schedule: Schedule, clock: Clock) -> Self {
         let slot = Arc::new(Slot::default());
         let task = tokio::spawn(run(servers, schedule, clock, Arc::clone(&slot)));
@@ -147,14 +142,12 @@ impl Feed {
     }
 
     /// What came since the last call.
-    #[must_use]
     pub fn take(&self) -> Scrape {
         self.slot.answer.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Scrape::Pending)
     }
 
     /// This end of each connection that the last pages came over, where that is known.
-    #[must_use]
-    pub fn own_addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn own_addresses(&self) -> Vec<SocketAddr> {
         self.slot.own_addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

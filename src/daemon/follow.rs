@@ -30,13 +30,13 @@ pub struct Follow {
 
 /// Says what is left out, each time that it is so anew.
 #[derive(Debug, Default)]
-pub struct LeftOut {
+pub(crate) struct LeftOut {
     said: BTreeSet<(String, String)>,
 }
 
 impl LeftOut {
     /// After each look.
-    pub fn say(&mut self, now: Vec<(String, String)>) {
+    pub(crate) fn say(&mut self, now: Vec<(String, String)>) {
         for (name, why) in &now {
             if !self.said.contains(&(name.clone(), why.clone())) {
                 tracing::warn!(name, why, "left alone");
@@ -48,10 +48,7 @@ impl LeftOut {
 
 impl Follow {
     /// With these known from a first look, of which `left_out` has told.
-    ///
-    /// # Errors
-    /// [`io::Error`] if there is no thread to be had.
-    pub fn start(
+    pub(crate) fn start(
         seeker: Seeker,
         config: &Config,
         known: Vec<Found>,
@@ -91,7 +88,6 @@ impl Follow {
         auto::servers(&config, &self.known).into_iter().find(|now| now.name == server.name)
     }
 
-    /// Has a server this GPU?
     pub(super) fn serves(&self, gpu: &GpuInfo) -> bool {
         let servers = auto::servers(&lock(&self.config), &self.known);
         servers.iter().any(|server| server.config.gpu.device_id.iter().any(|selector| selector.selects(gpu)))
@@ -133,8 +129,7 @@ impl Follow {
     }
 }
 
-/// Says a server that was found.
-pub fn say(found: &Found, what: &str) {
+pub(crate) fn say(found: &Found, what: &str) {
     let url = without_query(&found.metrics_url);
     tracing::info!(server = found.name, url, gpus = found.gpus.join(", "), "{what}");
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, OptionFuture};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle, JoinSet, LocalSet};
@@ -35,7 +35,8 @@ const ALIVE_EVERY: Duration = Duration::from_millis(200);
 const INBOX: usize = 16;
 
 /// Opens the group of servers, off the loop's thread; on none of these GPUs, which are of other groups.
-pub type Opener = Rc<dyn Fn(Vec<Server>, BTreeSet<String>) -> LocalBoxFuture<'static, anyhow::Result<Group>>>;
+pub(crate) type Opener =
+    Rc<dyn Fn(Vec<Server>, BTreeSet<String>) -> LocalBoxFuture<'static, anyhow::Result<Group>>>;
 
 /// GPUs that share one clock decision, and all that works for them.
 pub enum AnyGroup {
@@ -117,7 +118,6 @@ pub struct Host {
 
 impl Host {
     /// One group, and nobody around it.
-    #[must_use]
     pub fn alone(group: Group) -> Self {
         Self {
             groups: vec![AnyGroup::Served(Box::new(group))],
@@ -135,9 +135,7 @@ impl Host {
 }
 
 /// Runs until `stop` resolves or no group is left; gives all clocks back either way.
-///
-/// # Errors
-/// [`RunError`]: what ended the last group, or the process.
+/// Errors: [`RunError`]: what ended the last group, or the process.
 pub async fn drive(host: Host, stop: impl Future<Output = End>) -> Result<End, RunError> {
     LocalSet::new().run_until(host.run(stop)).await
 }
@@ -145,7 +143,7 @@ pub async fn drive(host: Host, stop: impl Future<Output = End>) -> Result<End, R
 /// Reads the configuration again on SIGHUP.
 pub struct Rereader {
     /// SIGHUP.
-    pub hangup: Signal,
+    pub(crate) hangup: Signal,
     /// The file.
     pub path: PathBuf,
     /// The servers of the file are served here.
@@ -157,7 +155,7 @@ pub struct Rereader {
 }
 
 /// What the command line makes of the file.
-pub type Arguments = Box<dyn Fn(Config) -> Result<Config, ConfigError>>;
+pub(crate) type Arguments = Box<dyn Fn(Config) -> Result<Config, ConfigError>>;
 
 impl Rereader {
     /// What the file says now; `None`, said in the log, if it cannot be used.
@@ -190,7 +188,6 @@ struct Running {
 struct Inbox {
     sender: mpsc::Sender<ToGroup>,
     is_served: bool,
-    /// Names of its servers.
     servers: Vec<String>,
     gpus: BTreeSet<String>,
 }
@@ -231,7 +228,6 @@ impl Running {
         (group, result)
     }
 
-    /// The GPUs of all that run.
     fn gpus(&self) -> BTreeSet<String> {
         self.inboxes.values().flat_map(|inbox| inbox.gpus.iter().cloned()).collect()
     }
@@ -341,7 +337,7 @@ impl Host {
             tokio::select! {
                 biased;
                 end = &mut stop => return Ok(end),
-                alarm = alarm(self.watch.as_ref()) => return Err(alarm.into()),
+                Some(alarm) = OptionFuture::from(self.watch.as_ref().map(Watch::alarm)) => return Err(alarm.into()),
                 (group, result) = running.ended() => {
                     let (name, servers) = (group.name(), group.servers());
                     let ending = group.end(&result);
@@ -363,13 +359,14 @@ impl Host {
                         Err(_) => closed.push(servers),
                     }
                 }
-                changes = changed(self.follow.as_mut()) => self.follow_up(&changes, running, &mut closed),
-                () = hangup(self.reload.as_mut()) => {
+                Some(changes) = OptionFuture::from(self.follow.as_mut().map(Follow::changed)) =>
+                    self.follow_up(&changes, running, &mut closed),
+                Some(()) = OptionFuture::from(self.reload.as_mut().map(|reload| hung_up(&mut reload.hangup))) => {
                     self.reread(running).await;
                     // Who hears of connections may be another.
                     looks = self.surroundings.as_ref().map(Surroundings::looks);
                 }
-                order = order(self.orders.as_mut()) => {
+                Some(Some(order)) = OptionFuture::from(self.orders.as_mut().map(mpsc::Receiver::recv)) => {
                     if let Some(surroundings) = self.surroundings.as_ref().filter(|_| order.server.is_none()) {
                         surroundings.board.pause(order.order == Order::Pause);
                     }
@@ -557,42 +554,9 @@ async fn end_aside(mut ending: Ending) {
     ending.finish();
 }
 
-async fn alarm(watch: Option<&Watch>) -> Alarm {
-    match watch {
-        Some(watch) => watch.alarm().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn changed(follow: Option<&mut Follow>) -> Vec<Change> {
-    match follow {
-        Some(follow) => follow.changed().await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn due(surroundings: Option<&Surroundings>, looks: Option<&mut Looks>) {
     match (surroundings, looks) {
         (Some(surroundings), Some(looks)) => surroundings.due(looks).await,
         _ => std::future::pending().await,
-    }
-}
-
-async fn hangup(reload: Option<&mut Rereader>) {
-    match reload {
-        Some(reload) => hung_up(&mut reload.hangup).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn order(orders: Option<&mut mpsc::Receiver<Directed>>) -> Directed {
-    let order = match orders {
-        Some(orders) => orders.recv().await,
-        None => None,
-    };
-    match order {
-        Some(order) => order,
-        // Nobody is left who could order anything.
-        None => std::future::pending().await,
     }
 }

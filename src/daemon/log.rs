@@ -16,6 +16,7 @@ use crate::seldom::Seldom;
 use crate::units::Time;
 
 /// Logs every event, every command, and, if asked for, every round.
+#[derive(Default)]
 pub struct LogObserver {
     detailed: bool,
     dry_run: bool,
@@ -29,16 +30,8 @@ pub struct LogObserver {
 
 impl LogObserver {
     /// With `detailed` each round is a debug line; in a dry run commands are worded as what would be done.
-    #[must_use]
     pub fn new(detailed: bool, dry_run: bool) -> Self {
-        Self {
-            detailed,
-            dry_run,
-            mode: None,
-            refused: BTreeSet::new(),
-            seldom: Seldom::default(),
-            modes: Seldom::default(),
-        }
+        Self { detailed, dry_run, ..Self::default() }
     }
 }
 

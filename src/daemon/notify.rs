@@ -34,8 +34,7 @@ pub struct Notifier {
 
 impl Notifier {
     /// As the environment says; `None` if nobody listens.
-    #[must_use]
-    pub fn from_env() -> Option<Self> {
+    pub(crate) fn from_env() -> Option<Self> {
         let to = address(&std::env::var_os("NOTIFY_SOCKET")?)?;
         let socket = UnixDatagram::unbound().ok()?;
         // A manager that does not read must not stop the loop.
@@ -51,33 +50,32 @@ impl Notifier {
     }
 
     /// The run is about to make its first tick, or a reload is over.
-    pub fn ready(&self) {
+    pub(crate) fn ready(&self) {
         self.send("READY=1");
     }
 
     /// How often a sign of life is due, if the manager asks for any: well before it loses patience.
-    #[must_use]
-    pub fn alive_every(&self) -> Option<Duration> {
+    pub(crate) fn alive_every(&self) -> Option<Duration> {
         self.watchdog.map(|every| every / 4)
     }
 
     /// A sign of life.
-    pub fn alive(&self) {
+    pub(crate) fn alive(&self) {
         self.send("WATCHDOG=1");
     }
 
     /// One line for `systemctl status`.
-    pub fn status(&self, line: &str) {
+    pub(crate) fn status(&self, line: &str) {
         self.send(&format!("STATUS={line}"));
     }
 
     /// The run is over.
-    pub fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         self.send("STOPPING=1");
     }
 
     /// The configuration is read again.
-    pub fn reloading(&self) {
+    pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
@@ -94,10 +92,10 @@ fn address(name: &OsStr) -> Option<SocketAddr> {
 }
 
 /// What each group does, in words: the line for `systemctl status`.
-pub type StatusLines = Rc<RefCell<BTreeMap<String, String>>>;
+pub(crate) type StatusLines = Rc<RefCell<BTreeMap<String, String>>>;
 
 /// Tells the service manager about a group.
-pub struct NotifyObserver {
+pub(crate) struct NotifyObserver {
     notifier: Notifier,
     name: String,
     lines: StatusLines,
@@ -106,8 +104,7 @@ pub struct NotifyObserver {
 
 impl NotifyObserver {
     /// Of the group of this name; `lines` are those of all groups.
-    #[must_use]
-    pub fn new(notifier: Notifier, name: String, lines: StatusLines) -> Self {
+    pub(crate) fn new(notifier: Notifier, name: String, lines: StatusLines) -> Self {
         Self { notifier, name, lines, said: None }
     }
 }

@@ -12,7 +12,6 @@ use crate::store::RoundRecord;
 use crate::view::reason_name;
 
 /// The line for a round; `limits` are the latency limits in force, if any.
-#[must_use]
 pub(super) fn record(
     facts: &StepFacts<'_>,
     round: &Round,

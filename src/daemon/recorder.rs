@@ -26,27 +26,25 @@ use crate::units::{Joules, Seconds, Time};
 
 /// Where and how often to write.
 #[derive(Debug, Clone)]
-pub struct RecorderSettings {
+pub(crate) struct RecorderSettings {
     /// Directory of the runs.
-    pub experiment_dir: PathBuf,
-    /// Directory of the model.
-    pub model_dir: PathBuf,
+    pub(crate) experiment_dir: PathBuf,
+    pub(crate) model_dir: PathBuf,
     /// Bounds of the rounds' files.
     pub rounds: RoundLimits,
     /// Runs that stay on disk.
     pub keep_runs: usize,
     /// Rounds from one save of the model to the next.
-    pub save_every: u64,
+    pub(crate) save_every: u64,
     /// A dry run learns nothing worth keeping.
-    pub save_model: bool,
+    pub(crate) save_model: bool,
     /// The latency limits in force.
     pub limits: Option<Limits>,
 }
 
 impl RecorderSettings {
     /// As the configuration says.
-    #[must_use]
-    pub fn new(config: &Config, save_model: bool, limits: Option<Limits>) -> Self {
+    pub(crate) fn new(config: &Config, save_model: bool, limits: Option<Limits>) -> Self {
         Self {
             experiment_dir: PathBuf::from(&config.experiment.dir),
             model_dir: PathBuf::from(&config.model.save_dir),
@@ -77,7 +75,7 @@ enum Job {
 const QUEUE: usize = 256;
 
 /// Records a run.
-pub struct Recorder {
+pub(crate) struct Recorder {
     settings: RecorderSettings,
     jobs: SyncSender<Job>,
     thread: Option<JoinHandle<()>>,
@@ -105,10 +103,8 @@ struct Totals {
 
 impl Recorder {
     /// Makes the run's directory and starts the thread.
-    ///
-    /// # Errors
-    /// [`anyhow::Error`] if the directory cannot be made or the thread not be started.
-    pub fn start(
+    /// Errors: [`anyhow::Error`] if the directory cannot be made or the thread not be started.
+    pub(crate) fn start(
         settings: RecorderSettings,
         config: &Config,
         store: ModelStore,
@@ -237,7 +233,6 @@ impl Recorder {
             best_frequency: best.map(|arm| arm.clocks.core),
             total_energy: (self.totals.energy_s > 0.0).then_some(Joules(self.totals.energy_j)),
             energy_time: (self.totals.energy_s > 0.0).then_some(Seconds(self.totals.energy_s)),
-            performance: serde_json::Map::new(),
         }
     }
 }

@@ -30,9 +30,9 @@ pub struct Reloader {
     /// Each of them, with its own.
     pub servers: Vec<Server>,
     /// It is one server of several: what is of the whole process is said elsewhere.
-    pub is_one_of_several: bool,
+    pub(crate) is_one_of_several: bool,
     /// The command line says so too, whatever the file says.
-    pub data_collection: bool,
+    pub(crate) data_collection: bool,
     /// Commands are not carried out.
     pub dry_run: bool,
     /// What the GPUs support.
@@ -46,7 +46,7 @@ pub struct Reloader {
 }
 
 /// What takes the place of what ran so far.
-pub struct Change {
+pub(crate) struct Change {
     /// The loop, with everything learned.
     pub controller: Controller,
     /// The way to the metrics page, if that changed.
@@ -60,7 +60,7 @@ pub struct Change {
 impl Reloader {
     /// What the file says now takes the place of what it said; `None` if everything stays as it is. Says what it does in
     /// the log. `wanted` is the configuration of each server.
-    pub fn change(&mut self, wanted: &[Config], learned: &Learned) -> Option<Change> {
+    pub(crate) fn change(&mut self, wanted: &[Config], learned: &Learned) -> Option<Change> {
         let is_shared = self.servers.len() > 1;
         let (mut servers, mut applied) = (Vec::new(), Vec::new());
         for (server, wanted) in self.servers.iter().zip(wanted) {
@@ -197,7 +197,7 @@ pub(super) fn is_of_a_server(key: &str) -> bool {
 }
 
 /// `section.key` of each value that differs, and from what to what.
-pub fn differences(old: &Config, new: &Config) -> Vec<(String, String)> {
+pub(crate) fn differences(old: &Config, new: &Config) -> Vec<(String, String)> {
     let (old, new) = (keys(old), keys(new));
     let changed = old.iter().filter_map(|(key, was)| {
         let is = new.get(key)?;

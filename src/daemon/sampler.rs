@@ -20,18 +20,17 @@ use crate::units::{Millijoules, Seconds, Time};
 /// How often to look.
 #[derive(Debug, Clone, Copy)]
 pub struct SamplerSettings {
-    /// At the energy counter.
-    pub energy_every: Duration,
+    pub(crate) energy_every: Duration,
     /// At everything else.
-    pub sensors_every: Duration,
+    pub(crate) sensors_every: Duration,
     /// At all of it while the GPUs are parked, and their sensors are what would show work.
-    pub watch_every: Duration,
+    pub(crate) watch_every: Duration,
 }
 
 /// What the GPUs are looked at for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
-pub enum Watch {
+pub(crate) enum Watch {
     /// For the windows alone.
     #[default]
     Off,
@@ -104,9 +103,7 @@ pub struct Sampler {
 
 impl Sampler {
     /// Starts sampling; finds out first where each GPU's energy comes from.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the thread cannot be started.
+    /// Errors: [`std::io::Error`] if the thread cannot be started.
     pub fn spawn(
         sensors: Vec<Box<dyn GpuSensors>>,
         settings: SamplerSettings,
@@ -128,26 +125,23 @@ impl Sampler {
     }
 
     /// Where each GPU's energy comes from.
-    #[must_use]
-    pub fn sources(&self) -> &[EnergySource] {
+    pub(crate) fn sources(&self) -> &[EnergySource] {
         &self.sources
     }
 
     /// What was seen since the last call: latest readings, counter ticks.
-    #[must_use]
     pub fn collect(&self) -> Vec<GpuTick> {
         let mut ticks = self.shared.ticks.lock().unwrap_or_else(PoisonError::into_inner);
         ticks.iter_mut().map(|tick| GpuTick { energy: std::mem::take(&mut tick.energy), ..*tick }).collect()
     }
 
     /// Marked after each look at the GPUs.
-    #[must_use]
-    pub fn pulse(&self) -> Pulse {
+    pub(crate) fn pulse(&self) -> Pulse {
         self.shared.pulse.clone()
     }
 
     /// What to look for from now on. All but [`Watch::Off`] have [`Sampler::looked`] fire after each look at the sensors.
-    pub fn set_watch(&self, watch: Watch) {
+    pub(crate) fn set_watch(&self, watch: Watch) {
         let before = self.shared.watch.swap(watch as u8, Ordering::Relaxed);
         // It may be asleep for a second.
         if before != watch as u8
@@ -188,7 +182,6 @@ struct Gpu {
 }
 
 impl Gpu {
-    /// A point if the energy has advanced.
     fn energy(&mut self, now: Time) -> Result<Option<EnergyPoint>, GpuError> {
         let value = self.sensors.energy()?;
         let total = value.since(Millijoules(0)).filter(|_| self.last.is_some_and(|last| last != value));

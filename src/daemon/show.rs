@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::control::{Controller, Settings};
 use crate::export::Latest;
 use crate::holdout::Savings;
-use crate::view::{About, Glance, View};
+use crate::view::{About, View};
 
 /// Keeps a [`View`] and publishes its state. Whoever reads it never holds up the loop: the latest state is swapped in.
 pub struct Show {
@@ -20,7 +20,6 @@ pub struct Show {
 
 impl Show {
     /// Publishes a view; also where to read it.
-    #[must_use]
     pub fn new(view: View) -> (Self, Latest) {
         let (publish, state) = watch::channel(Arc::new(view.state().clone()));
         let (publish_history, history) = watch::channel(Arc::new(view.history().clone()));
@@ -29,7 +28,6 @@ impl Show {
 }
 
 /// What a configuration says about the server of this name.
-#[must_use]
 pub fn about(name: &str, config: &Config, settings: &Settings) -> About {
     About {
         name: name.to_owned(),
@@ -41,16 +39,7 @@ pub fn about(name: &str, config: &Config, settings: &Settings) -> About {
 
 impl Observer for Show {
     fn step(&mut self, facts: &StepFacts<'_>) {
-        let grown = self.view.step(&Glance {
-            seen: facts.seen,
-            output: facts.output,
-            controller: facts.controller,
-            savings: facts.savings,
-            lateness: facts.lateness,
-            took: facts.took,
-            not_given_back: facts.not_given_back,
-            unix_s: facts.unix_time,
-        });
+        let grown = self.view.step(facts);
         self.publish.send_replace(Arc::new(self.view.state().clone()));
         if grown {
             self.publish_history.send_replace(Arc::new(self.view.history().clone()));

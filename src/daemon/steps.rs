@@ -24,7 +24,7 @@ struct Signs {
 
 /// The tick's side: copies of what is to be written.
 #[derive(Debug)]
-pub struct StepTap {
+pub(crate) struct StepTap {
     limits: StepLimits,
     head: Head,
     signs: Arc<Signs>,
@@ -35,17 +35,14 @@ pub struct StepTap {
 
 /// One thing to write.
 #[derive(Debug)]
-pub enum StepJob {
-    /// A segment begins.
+pub(crate) enum StepJob {
     Begin(Box<(Head, Controller)>),
-    /// A step of it.
     Step(Box<Recorded>),
 }
 
 impl StepTap {
     /// As the configuration says; `None` if steps are not to be recorded.
-    #[must_use]
-    pub fn new(config: &Config, clocks: &SupportedClocks, gpus: usize, dry_run: bool) -> Option<Self> {
+    pub(crate) fn new(config: &Config, clocks: &SupportedClocks, gpus: usize, dry_run: bool) -> Option<Self> {
         let total_bytes = config.experiment.keep_steps_mb << 20;
         let segment_bytes = (config.experiment.steps_file_max_mb << 20).min(total_bytes / 2);
         (total_bytes > 0).then(|| Self {
@@ -68,30 +65,28 @@ impl StepTap {
     }
 
     /// Bounds of what is kept.
-    #[must_use]
-    pub fn limits(&self) -> StepLimits {
+    pub(crate) fn limits(&self) -> StepLimits {
         self.limits
     }
 
     /// The thread's side.
-    #[must_use]
-    pub fn sink(&self, writer: StepWriter) -> StepSink {
+    pub(crate) fn sink(&self, writer: StepWriter) -> StepSink {
         StepSink { writer: Some(writer), signs: Arc::clone(&self.signs) }
     }
 
     /// Another configuration is in force.
-    pub fn reconfigured(&mut self, config: &Config) {
+    pub(crate) fn reconfigured(&mut self, config: &Config) {
         self.head.config = told(config);
     }
 
     /// The loop begins to run `controller`: at the start, and after each reload.
-    pub fn begins(&mut self, controller: &Controller, now: Time, unix_time: f64) -> StepJob {
+    pub(crate) fn begins(&mut self, controller: &Controller, now: Time, unix_time: f64) -> StepJob {
         let cause = std::mem::replace(&mut self.cause, Cause::Reload);
         self.segment(cause, controller, now, unix_time)
     }
 
     /// What a step gives to write, in order.
-    pub fn step(&mut self, facts: &StepFacts<'_>) -> impl Iterator<Item = StepJob> + use<> {
+    pub(crate) fn step(&mut self, facts: &StepFacts<'_>) -> impl Iterator<Item = StepJob> + use<> {
         let mut jobs = [None, None];
         if !self.signs.ended.load(Ordering::Relaxed) {
             let lost = std::mem::take(&mut self.lost);
@@ -108,7 +103,7 @@ impl StepTap {
     }
 
     /// A job found no place in the queue. Says whether that is news.
-    pub fn lost(&mut self) -> bool {
+    pub(crate) fn lost(&mut self) -> bool {
         !std::mem::replace(&mut self.lost, true)
     }
 
@@ -127,14 +122,14 @@ fn told(config: &Config) -> String {
 
 /// The thread's side.
 #[derive(Debug)]
-pub struct StepSink {
+pub(crate) struct StepSink {
     writer: Option<StepWriter>,
     signs: Arc<Signs>,
 }
 
 impl StepSink {
     /// Writes it. After an error nothing more is written: a disk that is full now would leave a record of holes.
-    pub fn take(&mut self, job: StepJob) {
+    pub(crate) fn take(&mut self, job: StepJob) {
         let Some(writer) = &mut self.writer else { return };
         let written = match job {
             StepJob::Begin(start) => {
@@ -152,7 +147,7 @@ impl StepSink {
     }
 
     /// Closes the last segment.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if let Some(writer) = &mut self.writer {
             let closed = writer.close();
             self.check(closed);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use futures_util::future::OptionFuture;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
@@ -13,17 +14,19 @@ use super::feed::{Feed, Schedule};
 use super::reload::{Change, Reloader};
 use super::sampler::{self, Sampler};
 use super::watch::{Alarm, GroupWatch, Pulse};
+
 use crate::config::{Config, Server};
-use crate::control::{Controller, Mode, Observation, Order, Output, Scrape, Settings};
+use crate::control::{Controller, Mode, Observation, Order, Scrape, Settings};
 use crate::gpu::GpuError;
 use crate::holdout::{Savings, SlotWindow};
 use crate::units::{Seconds, Target, Time};
+pub use crate::view::StepFacts;
 
 /// A GPU that is lost for a while has the clocks given back so often: well within the pause of a fault.
 const DISTURB_EVERY: Seconds = Seconds(2.0);
 
 /// What a group is told from outside.
-pub enum ToGroup {
+pub(crate) enum ToGroup {
     /// What an operator wants.
     Order(Order),
     /// The configuration of each of its servers, as the file has it now; answered when it is taken up.
@@ -79,26 +82,6 @@ pub enum RunError {
     Alarm(#[from] Alarm),
 }
 
-/// What an observer is told after each step.
-pub struct StepFacts<'a> {
-    /// What the step was shown.
-    pub seen: &'a Observation,
-    /// What it wants.
-    pub output: &'a Output,
-    /// The controller after the step.
-    pub controller: &'a Controller,
-    /// What the holdout experiment has shown, this step included.
-    pub savings: &'a Savings,
-    /// How long after its scheduled moment the tick ran; `None` for a look between ticks.
-    pub lateness: Option<Seconds>,
-    /// Time that collecting, deciding and commanding took.
-    pub took: Seconds,
-    /// Are there clocks that the driver has not taken back? Then a lock may be in force.
-    pub not_given_back: bool,
-    /// Wall-clock time, seconds since the Unix epoch.
-    pub unix_time: f64,
-}
-
 /// Someone who records or shows what happens.
 pub trait Observer {
     /// The loop begins to run this controller: at the start, and after each reload.
@@ -126,17 +109,14 @@ pub enum End {
 impl Group {
     /// Runs until `inbox` is closed, or the GPUs cannot be controlled any more. Marks `pulse` after each tick. Whatever is
     /// locked stays so until [`Ending::give_back`].
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub async fn run(&mut self, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) -> Result<(), RunError> {
+    pub(crate) async fn run(&mut self, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) -> Result<(), RunError> {
         begin(self);
         ticks(self, inbox, pulse).await
     }
 
     /// Begins to end the group: has the clocks given back, without waiting for it.
     #[must_use]
-    pub fn end(mut self, result: &Result<(), RunError>) -> Ending {
+    pub(crate) fn end(mut self, result: &Result<(), RunError>) -> Ending {
         let release = end_actuator(self.actuator.take(), result);
         let finish = move || {
             drop(self.watch.take());
@@ -160,8 +140,7 @@ pub(super) fn end_actuator(actuator: Option<Actuator>, result: &Result<(), RunEr
     Some(actuator)
 }
 
-/// A group that ends.
-pub struct Ending {
+pub(crate) struct Ending {
     release: Option<Actuator>,
     finish: Box<dyn FnOnce()>,
 }
@@ -173,21 +152,19 @@ impl Ending {
     }
 
     /// Waits until the clocks are back. Blocks for as long as the driver takes, within reason.
-    ///
-    /// # Errors
-    /// [`GpuError`]: the lock may still be in force.
-    pub fn give_back(&mut self) -> Result<(), GpuError> {
+    /// Errors: [`GpuError`]: the lock may still be in force.
+    pub(crate) fn give_back(&mut self) -> Result<(), GpuError> {
         self.release.take().map_or(Ok(()), Actuator::shutdown)
     }
 
     /// The thread that gives the clocks back, for a caller that must not wait itself.
     #[must_use]
-    pub fn take_release(&mut self) -> Option<Actuator> {
+    pub(crate) fn take_release(&mut self) -> Option<Actuator> {
         self.release.take()
     }
 
     /// Has everyone write what there is to write.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         (self.finish)();
     }
 }
@@ -200,7 +177,8 @@ fn begin(group: &mut Group) {
 }
 
 async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) -> Result<(), RunError> {
-    let mut due = group.schedule.next(group.clock.now());
+    let clock = group.clock;
+    let mut due = group.schedule.next(clock.now());
     let mut number = 0_u64;
     // A tick whose page has not come yet: the round is closed when it does, unless the next tick is nearer by then.
     let mut owed: Option<Time> = None;
@@ -224,7 +202,7 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
                     let _ = done.send(());
                 }
             },
-            error = clock_failure(group.actuator.as_ref()) => return Err(error.into()),
+            Some(error) = OptionFuture::from(group.actuator.as_ref().map(Actuator::failed)) => return Err(error.into()),
             error = group.sampler.lost() => {
                 if error.refusal().is_none() {
                     return Err(error.into());
@@ -237,7 +215,7 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
                     }
                 }
             }
-            alarm = alarm(group.watch.as_ref()) => return Err(alarm.into()),
+            Some(alarm) = OptionFuture::from(group.watch.as_ref().map(GroupWatch::alarm)) => return Err(alarm.into()),
             () = super::feed::sleep_until(group.clock, due) => {
                 number += 1;
                 #[expect(clippy::panic, reason = "asked for, to test that unwinding gives the clocks back")]
@@ -262,24 +240,10 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
             () = group.sampler.looked() => {
                 tick(group, None, Vec::new());
             }
-            () = asked(group.clients.as_mut(), group.clock), if group.controller.is_parked() => {
+            Some(()) = OptionFuture::from(group.clients.as_mut().map(|clients| clients.asked(|| clock.now()))), if group.controller.is_parked() => {
                 tick(group, None, Vec::new());
             }
         }
-    }
-}
-
-async fn clock_failure(actuator: Option<&Actuator>) -> GpuError {
-    match actuator {
-        Some(actuator) => actuator.failed().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn asked(clients: Option<&mut Clients>, clock: Clock) {
-    match clients {
-        Some(clients) => clients.asked(|| clock.now()).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -317,14 +281,6 @@ fn take_up(group: &mut Group, change: Change) {
         observer.reconfigured(&change.config, &change.settings);
     }
     begin(group);
-}
-
-/// Waits until a group has to end; for ever where nobody watches over it.
-pub(super) async fn alarm(watch: Option<&GroupWatch>) -> Alarm {
-    match watch {
-        Some(watch) => watch.alarm().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// One step: at a tick (`due`) with the page, or between ticks with the sensors alone. Says whether there was an answer.
@@ -397,7 +353,6 @@ fn watch(group: &Group) -> sampler::Watch {
 }
 
 /// Seconds since the Unix epoch; 0 for a wall clock set before it.
-#[must_use]
 pub fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |span| span.as_secs_f64())
 }

@@ -14,7 +14,7 @@ use crate::units::{Mhz, Millijoules, Seconds, Time, Watts};
 const POWER_AGE: Seconds = Seconds(0.25);
 
 /// Sensors whose readings are judged. `energy` counts from the first look, from whichever source is believed.
-pub struct Trusted {
+pub(crate) struct Trusted {
     sensors: Box<dyn GpuSensors>,
     clock: Clock,
     judged: RefCell<Judged>,
@@ -55,8 +55,7 @@ impl Kind {
 
 impl Trusted {
     /// Looks at the energy for the first time.
-    #[must_use]
-    pub fn new(sensors: Box<dyn GpuSensors>, clock: Clock) -> Self {
+    pub(crate) fn new(sensors: Box<dyn GpuSensors>, clock: Clock) -> Self {
         let info = sensors.info();
         let judged = Judged {
             energy: EnergyJudge::new(highest_limit(info)),
@@ -71,9 +70,7 @@ impl Trusted {
         trusted
     }
 
-    /// Where the energy comes from.
-    #[must_use]
-    pub fn source(&self) -> EnergySource {
+    pub(crate) fn source(&self) -> EnergySource {
         self.judged.borrow().energy.source()
     }
 

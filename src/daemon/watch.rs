@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::actuator::Actuator;
 use crate::guardian::link::{Answers, GuardianSpec, Link};
 use crate::guardian::{FromGuardian, SILENCE, ToGuardian};
 use crate::units::Seconds;
@@ -31,7 +32,7 @@ const GOOD_ORDER: Duration = Duration::from_secs(3);
 const RESTARTS: usize = 3;
 const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
 /// Exit status of a process that ends itself by force (`EX_SOFTWARE`).
-pub const STUCK_STATUS: u8 = 70;
+pub(crate) const STUCK_STATUS: u8 = 70;
 
 /// A sign of life: since when its owner has been busy without a mark.
 #[derive(Debug, Clone)]
@@ -42,26 +43,23 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// At rest.
-    #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { base: Instant::now(), since: Arc::new(AtomicU64::new(0)) }
     }
 
     /// Something was finished, or begun: the time runs from now.
-    pub fn mark(&self) {
+    pub(crate) fn mark(&self) {
         let now = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.since.store(now + 1, Ordering::Relaxed);
     }
 
     /// Nothing is under way.
-    pub fn rest(&self) {
+    pub(crate) fn rest(&self) {
         self.since.store(0, Ordering::Relaxed);
     }
 
     /// How long the last mark is ago; `None` at rest.
-    #[must_use]
-    pub fn waiting(&self) -> Option<Duration> {
+    pub(crate) fn waiting(&self) -> Option<Duration> {
         let since = self.since.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.base.elapsed().saturating_sub(Duration::from_millis(since)))
     }
@@ -76,46 +74,33 @@ impl Default for Pulse {
 /// Why a run cannot go on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Alarm {
-    /// A part does not come back.
     #[error(
         "{part} has not come back for {for_s:.1} s (a driver call that hangs? see `dmesg`; or a disk that does not take the \
          journal of held clocks: gpu.runtime_dir belongs on /run); the clocks were left to the guardian"
     )]
     Stuck {
-        /// Which part.
         part: &'static str,
         /// For how long, seconds.
         for_s: f64,
     },
-    /// Nobody would give the clocks back after a crash.
     #[error("there is no guardian ({why}), and without one no clock is locked")]
-    NoGuardian {
-        /// What became of it.
-        why: String,
-    },
-}
-
-/// A group of GPUs, and the threads that work for it alone.
-pub struct WatchedGroup {
-    /// UUIDs of its GPUs.
-    pub gpus: Vec<String>,
-    /// Its threads, with the names that an alarm calls them by.
-    pub parts: Vec<(&'static str, Pulse)>,
-    /// Time between two of its ticks.
-    pub period: Seconds,
-    /// Told when its clocks were given back without it, and why.
-    pub notice: Box<dyn Fn(String) + Send>,
+    NoGuardian { why: String },
 }
 
 /// What the watch is told of a group, and what it says to it.
 struct Ward {
-    watched: WatchedGroup,
+    gpus: Vec<String>,
+    /// The threads that work for it alone, with the names that an alarm calls them by.
+    parts: [(&'static str, Pulse); 2],
+    /// Time between two of its ticks.
+    period: Seconds,
+    /// Told when its clocks were given back without it, and why.
+    notice: Box<dyn Fn(String) + Send>,
     alarm: Arc<Raised>,
     /// One of its threads hangs: it is watched no more.
     is_stuck: bool,
 }
 
-/// An alarm, if there is one.
 #[derive(Default)]
 struct Raised {
     alarm: Mutex<Option<Alarm>>,
@@ -160,7 +145,7 @@ pub struct Watch {
 
 /// The groups that a [`Watch`] watches.
 #[derive(Clone)]
-pub struct Wards {
+pub(crate) struct Wards {
     shared: Arc<Shared>,
 }
 
@@ -173,10 +158,12 @@ pub struct GroupWatch {
 
 impl Watch {
     /// Starts the thread. `tick` is marked by the loop that all groups share, and overdue after 2 s.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the system refuses.
-    pub fn spawn(link: Link, answers: Answers, spec: GuardianSpec, tick: Pulse) -> std::io::Result<Self> {
+    pub(crate) fn spawn(
+        link: Link,
+        answers: Answers,
+        spec: GuardianSpec,
+        tick: Pulse,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let watcher = Watcher { shared: theirs, link: link.clone(), answers, spec, tick, lost: Vec::new() };
@@ -185,24 +172,35 @@ impl Watch {
     }
 
     /// Where groups that are to be watched are named.
-    #[must_use]
-    pub fn wards(&self) -> Wards {
+    pub(crate) fn wards(&self) -> Wards {
         Wards { shared: Arc::clone(&self.shared) }
     }
 
     /// Waits until the run has to end.
-    pub async fn alarm(&self) -> Alarm {
+    pub(crate) async fn alarm(&self) -> Alarm {
         self.shared.alarm.wait().await
     }
 }
 
 impl Wards {
-    /// Watches a group from now on.
-    #[must_use]
-    pub fn watch(&self, watched: WatchedGroup) -> GroupWatch {
+    /// Watches a group: who writes the clocks of these GPUs (by UUID), who reads them, and how often they are wanted.
+    pub(crate) fn watch(
+        &self,
+        gpus: Vec<String>,
+        writes: &Actuator,
+        reads: (&'static str, Pulse),
+        period: Seconds,
+    ) -> GroupWatch {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let alarm = Arc::new(Raised::default());
-        let ward = Ward { watched, alarm: Arc::clone(&alarm), is_stuck: false };
+        let ward = Ward {
+            gpus,
+            parts: [("the thread that writes clocks", writes.pulse()), reads],
+            period,
+            notice: writes.disturber(),
+            alarm: Arc::clone(&alarm),
+            is_stuck: false,
+        };
         self.shared.wards().insert(number, ward);
         GroupWatch { shared: Arc::clone(&self.shared), number, alarm }
     }
@@ -220,7 +218,7 @@ impl Drop for Watch {
 
 impl GroupWatch {
     /// Waits until the group has to end.
-    pub async fn alarm(&self) -> Alarm {
+    pub(crate) async fn alarm(&self) -> Alarm {
         self.alarm.wait().await
     }
 }
@@ -298,7 +296,7 @@ impl Watcher {
     /// Everybody's clocks were given back.
     fn notify(&self, why: &str) {
         for ward in self.shared.wards().values().filter(|ward| !ward.is_stuck) {
-            (ward.watched.notice)(why.to_owned());
+            (ward.notice)(why.to_owned());
         }
     }
 
@@ -312,10 +310,10 @@ impl Watcher {
         }
         let wards = self.shared.wards();
         wards.iter().filter(|(_, ward)| !ward.is_stuck).find_map(|(number, ward)| {
-            let limit = Duration::from_secs_f64(5.0 * ward.watched.period.0).max(PATIENCE);
+            let limit = Duration::from_secs_f64(5.0 * ward.period.0).max(PATIENCE);
             let part =
                 |(part, pulse): &(&'static str, Pulse)| Some((*part, over(pulse, limit)?, Some(*number)));
-            ward.watched.parts.iter().find_map(part)
+            ward.parts.iter().find_map(part)
         })
     }
 
@@ -388,7 +386,7 @@ impl Watcher {
         let mut wards = self.shared.wards();
         let ward = wards.get_mut(&number)?;
         ward.is_stuck = true;
-        Some((ward.watched.gpus.clone(), Arc::clone(&ward.alarm)))
+        Some((ward.gpus.clone(), Arc::clone(&ward.alarm)))
     }
 
     /// Says whether the guardian has given the clocks back.

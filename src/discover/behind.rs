@@ -26,10 +26,7 @@ pub enum Unplaced {
 }
 
 /// UUIDs of the GPUs of the server that listens at one of these addresses, sorted.
-///
-/// # Errors
-/// [`Unplaced`].
-pub fn gpus_behind(facts: &Facts, at: &[SocketAddr]) -> Result<Vec<String>, Unplaced> {
+pub(crate) fn gpus_behind(facts: &Facts, at: &[SocketAddr]) -> Result<Vec<String>, Unplaced> {
     // A port that Docker publishes is held by its proxy, which leads to the container's.
     let proxies = facts.processes.values().filter_map(|process| process.leads);
     let leads = proxies.filter(|(from, _)| at.iter().any(|at| is_at(*from, *at))).map(|(_, to)| to);

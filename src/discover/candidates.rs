@@ -12,7 +12,7 @@ const EPHEMERAL: u16 = 32_768;
 
 /// Processes that compute and may be one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// The name of the process at the top, for humans.
     pub name: String,
     /// The process at the top.
@@ -22,14 +22,14 @@ pub struct Candidate {
     /// UUIDs of the GPUs they compute on.
     pub gpus: BTreeSet<String>,
     /// Where they listen, in the order in which a metrics page is looked for.
-    pub addresses: Vec<Address>,
+    pub(crate) addresses: Vec<Address>,
     /// Sockets of some of its processes could not be seen.
     pub hidden: bool,
 }
 
 /// A socket at which a page may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
+pub(crate) struct Address {
     /// Inode of the socket.
     pub socket: u64,
     /// Where it listens.
@@ -37,14 +37,14 @@ pub struct Address {
     /// The addresses to try, the best first, or why there are none.
     pub reach: Result<Vec<SocketAddr>, &'static str>,
     /// The processes that hold it.
-    pub owners: BTreeSet<u32>,
+    pub(crate) owners: BTreeSet<u32>,
     /// Not of the candidate's own tree, but of a process beside it that computes nothing.
     pub beside: bool,
 }
 
 /// What is known before a page is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Candidates {
+pub(crate) struct Candidates {
     /// Those that may be servers.
     pub candidates: Vec<Candidate>,
     /// Processes that the driver names and the machine does not have, or does not show.
@@ -53,8 +53,7 @@ pub struct Candidates {
 
 /// The processes whose sockets are of interest: those that compute, what belongs to them, and what shares a
 /// service or a container with them.
-#[must_use]
-pub fn of_interest(processes: &BTreeMap<u32, Process>, computing: &BTreeSet<u32>) -> BTreeSet<u32> {
+pub(crate) fn of_interest(processes: &BTreeMap<u32, Process>, computing: &BTreeSet<u32>) -> BTreeSet<u32> {
     let tops: BTreeSet<u32> =
         computing.iter().filter_map(|pid| lineage(processes, *pid).last().copied()).collect();
     let services: BTreeSet<&str> = computing.iter().filter_map(|pid| service(processes, *pid)).collect();
@@ -74,8 +73,7 @@ fn service(processes: &BTreeMap<u32, Process>, pid: u32) -> Option<&str> {
 ///
 /// A group's top is the highest ancestor that listens: an engine's API server stands above its workers, some
 /// of which listen too, for one another. Where no ancestor listens, the highest one is it.
-#[must_use]
-pub fn candidates(facts: &Facts) -> Candidates {
+pub(crate) fn candidates(facts: &Facts) -> Candidates {
     let computing = facts.computing();
     let listening: BTreeSet<u32> =
         facts.sockets.iter().flat_map(|socket| socket.owners.iter().copied()).collect();

@@ -8,7 +8,7 @@ const MOST_ADDRESSES: usize = 4;
 
 /// One look at the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The GPUs and the processes that compute on each, by the driver's list.
     pub gpus: Vec<GpuProcesses>,
     /// The processes that can be seen, by id.
@@ -18,21 +18,20 @@ pub struct Facts {
     /// The network namespace that agft is in.
     pub netns: Option<u64>,
     /// The addresses of each namespace, loopback included.
-    pub addresses: BTreeMap<u64, Vec<IpAddr>>,
+    pub(crate) addresses: BTreeMap<u64, Vec<IpAddr>>,
 }
 
 /// A GPU and the processes that compute on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GpuProcesses {
+pub(crate) struct GpuProcesses {
     /// `GPU-...`.
     pub uuid: String,
     /// Process ids, as the driver has them.
     pub pids: Vec<u32>,
 }
 
-/// A process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Process {
+pub(crate) struct Process {
     /// Its parent.
     pub parent: u32,
     /// When it started, in the kernel's ticks since boot: tells apart two processes with one id.
@@ -40,7 +39,7 @@ pub struct Process {
     /// Its short name.
     pub name: String,
     /// Its control group, unless that is the root.
-    pub cgroup: Option<String>,
+    pub(crate) cgroup: Option<String>,
     /// Its network namespace, if that may be known.
     pub netns: Option<u64>,
     /// Its open files were asked for and may not be seen.
@@ -51,21 +50,20 @@ pub struct Process {
 
 /// A listening TCP socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Socket {
+pub(crate) struct Socket {
     /// The socket's inode, unique on the machine as long as the socket is open.
-    pub inode: u64,
+    pub(crate) inode: u64,
     /// The network namespace it is in.
     pub netns: u64,
     /// The address it listens at.
     pub listens: SocketAddr,
     /// The processes that hold it.
-    pub owners: BTreeSet<u32>,
+    pub(crate) owners: BTreeSet<u32>,
 }
 
 impl Facts {
     /// The processes that compute, and the GPUs of each.
-    #[must_use]
-    pub fn computing(&self) -> BTreeMap<u32, BTreeSet<&str>> {
+    pub(crate) fn computing(&self) -> BTreeMap<u32, BTreeSet<&str>> {
         let mut computing = BTreeMap::<u32, BTreeSet<&str>>::new();
         for gpu in &self.gpus {
             for pid in &gpu.pids {
@@ -76,10 +74,8 @@ impl Facts {
     }
 
     /// The addresses at which agft reaches the socket, the best first.
-    ///
-    /// # Errors
-    /// The reason, if agft cannot reach the socket. Only addresses of this machine are returned.
-    pub fn reach(&self, socket: &Socket) -> Result<Vec<SocketAddr>, &'static str> {
+    /// Errors: The reason, if agft cannot reach the socket. Only addresses of this machine are returned.
+    pub(crate) fn reach(&self, socket: &Socket) -> Result<Vec<SocketAddr>, &'static str> {
         let (ip, port) = (socket.listens.ip(), socket.listens.port());
         let its_own = self.addresses.get(&socket.netns).map_or(&[][..], Vec::as_slice);
         let found: Vec<IpAddr> = if self.netns == Some(socket.netns) {

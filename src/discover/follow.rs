@@ -6,7 +6,7 @@ use super::servers::Found;
 
 /// A change is one when it was seen in so many looks in a row: a driver call that fails once, and a server of
 /// several GPUs that is just starting on them, change nothing.
-pub const LOOKS: u32 = 2;
+pub(crate) const LOOKS: u32 = 2;
 
 /// What happened to a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,8 +68,7 @@ fn paired<'a>(before: &'a [Found], now: &'a [Found]) -> Vec<(&'a Found, Option<&
 }
 
 /// What has changed between two looks. A server keeps its name; one that comes gets a name that nobody has.
-#[must_use]
-pub fn changes(before: &[Found], now: &[Found]) -> Vec<Change> {
+pub(crate) fn changes(before: &[Found], now: &[Found]) -> Vec<Change> {
     let pairs = paired(before, now);
     let stays = |old: &Found| pairs.iter().any(|(_, its)| its.is_some_and(|its| its.name == old.name));
     let went = before.iter().filter(|old| !stays(old)).map(|old| Change::Went(old.clone()));
@@ -103,15 +102,8 @@ pub struct Follower {
 
 impl Follower {
     /// These are there: a first look has found them.
-    #[must_use]
-    pub fn starting_with(known: Vec<Found>) -> Self {
+    pub(crate) fn starting_with(known: Vec<Found>) -> Self {
         Self { known, pending: Vec::new() }
-    }
-
-    /// The servers that are there.
-    #[must_use]
-    pub fn known(&self) -> &[Found] {
-        &self.known
     }
 
     /// Takes the servers of a look that succeeded; the changes that have been seen often enough. A look that
@@ -188,7 +180,7 @@ mod tests {
         assert_eq!(told(&follower.look(&both)), Vec::<String>::new());
         assert_eq!(told(&follower.look(&both[..1])), Vec::<String>::new());
         assert_eq!(told(&follower.look(&both[..1])), ["b went"]);
-        assert_eq!(follower.known(), &both[..1]);
+        assert_eq!(follower.known, &both[..1]);
     }
 
     #[test]
@@ -199,14 +191,14 @@ mod tests {
         // Another process at the same place: nothing to do, but the process is known.
         let restarted = [found("a", 1, &["G0"], 11)];
         (0..2).for_each(|_| assert_eq!(follower.look(&restarted), []));
-        assert_eq!(follower.known(), &restarted);
+        assert_eq!(follower.known, &restarted);
         let moved = [found("a", 1, &["G1"], 12)];
         assert_eq!(follower.look(&moved), []);
         assert_eq!(told(&follower.look(&moved)), ["a [\"G0\"] -> [\"G1\"]"]);
         // Another port and process, the same model: it has moved too.
         let port = [found("a", 7, &["G1"], 13)];
         (0..2).for_each(|_| drop(follower.look(&port)));
-        assert_eq!(follower.known(), &port);
+        assert_eq!(follower.known, &port);
     }
 
     #[test]
@@ -243,8 +235,8 @@ mod tests {
             let mut follower = Follower::default();
             for look in &looks {
                 follower.look(look);
-                let names: BTreeSet<_> = follower.known().iter().map(|found| &found.name).collect();
-                prop_assert_eq!(names.len(), follower.known().len());
+                let names: BTreeSet<_> = follower.known.iter().map(|found| &found.name).collect();
+                prop_assert_eq!(names.len(), follower.known.len());
             }
             let last = looks.last().unwrap();
             (0..=LOOKS).for_each(|_| drop(follower.look(last)));
@@ -255,7 +247,7 @@ mod tests {
                 all.sort();
                 all
             };
-            prop_assert_eq!(places(follower.known()), places(last));
+            prop_assert_eq!(places(&follower.known), places(last));
         }
     }
 }

@@ -5,17 +5,17 @@
 //!                                      +--> facts --> candidates --> probe --> servers --> follow
 //!  /proc: parents, groups, sockets  ---+              (pure)         (HTTP)    (pure)      (pure)
 //! ```
-//! [`procfs`] and [`probe`] touch the world; the rest is pure. Nothing outside this machine is asked, and
+//! [`procfs`] and `probe` touch the world; the rest is pure. Nothing outside this machine is asked, and
 //! only those addresses at which a process listens that computes on a GPU, or belongs to one that does.
 
-pub mod behind;
-pub mod candidates;
-pub mod facts;
-pub mod follow;
-pub mod page;
-pub mod probe;
+pub(crate) mod behind;
+pub(crate) mod candidates;
+pub(crate) mod facts;
+pub(crate) mod follow;
+pub(crate) mod page;
+pub(crate) mod probe;
 pub mod procfs;
-pub mod servers;
+pub(crate) mod servers;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -38,25 +38,16 @@ use crate::gpu::host::Host;
 /// Why nothing could be looked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum DiscoverError {
-    /// The driver does not tell who computes.
     #[error("{0}")]
     Gpu(#[from] GpuError),
-    /// The processes cannot be listed.
     #[error("the processes of this machine cannot be listed: {0}")]
     Processes(#[source] io::Error),
-    /// Nothing can be asked over HTTP.
     #[error("no HTTP client can be made: {0}")]
     Client(String),
-    /// The URL of a metrics page has no address.
     #[error("{url}: {why}")]
-    Url {
-        /// The URL.
-        url: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The GPUs behind an address are not known.
+    Url { url: String, why: String },
     #[error("{0}")]
     Unplaced(#[from] behind::Unplaced),
 }
@@ -67,15 +58,16 @@ pub struct Look {
     /// The servers.
     pub found: Vec<Found>,
     /// Processes that compute and are of no server that was found.
-    pub rest: Vec<Rest>,
+    pub(crate) rest: Vec<Rest>,
     /// Process ids of the driver that this machine does not have, or does not show.
     pub unknown: BTreeSet<u32>,
     /// agft is where the driver's process ids are valid.
-    pub has_host_pids: bool,
+    pub(crate) has_host_pids: bool,
 }
 
 /// What agft needs to see other users' processes.
-pub const RIGHTS: &str = "their sockets may not be seen; run this as root (the right is CAP_SYS_PTRACE)";
+pub(crate) const RIGHTS: &str =
+    "their sockets may not be seen; run this as root (the right is CAP_SYS_PTRACE)";
 /// What agft needs to know the driver's process ids.
 const HOST_PIDS: &str = "agft is in a PID namespace of its own, where the driver's ids are not valid; run it \
     with the host's processes in view (docker run --pid=host, hostPID: true)";
@@ -84,17 +76,16 @@ const ENDED: &str = "they have ended, or /proc hides them (hidepid=, ProtectProc
 
 impl Look {
     /// Why a process that the driver names may not be known here.
-    #[must_use]
-    pub fn why_unknown(&self) -> &'static str {
+    pub(crate) fn why_unknown(&self) -> &'static str {
         if self.has_host_pids { ENDED } else { HOST_PIDS }
     }
 }
 
 /// Processes that compute and are of no server that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rest {
+pub(crate) struct Rest {
     /// Who they are; of its `pids`, those without a server.
-    pub candidate: Candidate,
+    pub(crate) candidate: Candidate,
     /// What was asked, and what came of it.
     pub answers: Vec<(std::net::SocketAddr, String)>,
 }
@@ -108,9 +99,6 @@ pub struct Discovery {
 
 impl Discovery {
     /// With the processes of this tree.
-    ///
-    /// # Errors
-    /// [`DiscoverError::Client`].
     pub fn new(procfs: Procfs) -> Result<Self, DiscoverError> {
         let prober = Prober::new().map_err(|error| DiscoverError::Client(error.to_string()))?;
         Ok(Self { procfs, prober })
@@ -118,9 +106,7 @@ impl Discovery {
 
     /// Looks once. Blocks while the driver and `/proc` answer, for milliseconds, and while pages are asked
     /// for, for 15 s at the most: for a thread of its own.
-    ///
-    /// # Errors
-    /// [`DiscoverError`]: nothing is known then, which is not that nothing is there.
+    /// Errors: [`DiscoverError`]: nothing is known then, which is not that nothing is there.
     pub fn look(&mut self, host: &dyn Host) -> Result<Look, DiscoverError> {
         let facts = self.procfs.facts(computing(host)?).map_err(DiscoverError::Processes)?;
         let known = candidates(&facts);
@@ -142,9 +128,6 @@ impl Discovery {
 
     /// UUIDs of the GPUs of the server whose metrics page this is: `gpus: auto`. Blocks as
     /// [`look`](Self::look), and sends nothing but what resolving the host's name takes.
-    ///
-    /// # Errors
-    /// [`DiscoverError`].
     pub fn gpus_of(&self, host: &dyn Host, metrics_url: &str) -> Result<Vec<String>, DiscoverError> {
         let bad = |why: String| DiscoverError::Url { url: metrics_url.to_owned(), why };
         let url = url::Url::parse(metrics_url).map_err(|error| bad(error.to_string()))?;

@@ -16,9 +16,8 @@ const NOT_YET: [(&str, &[&str]); 8] = [
     ("Aphrodite", &["aphrodite:"]),
 ];
 
-/// What was recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recognised {
+pub(crate) struct Recognised {
     /// The engine.
     pub engine: &'static str,
     /// Can agft read its page?
@@ -29,17 +28,14 @@ pub struct Recognised {
 
 impl Recognised {
     /// An engine that agft knows by name alone.
-    #[must_use]
-    pub fn not_yet(engine: &'static str) -> Self {
+    pub(crate) fn not_yet(engine: &'static str) -> Self {
         Self { engine, supported: false, models: Vec::new() }
     }
 }
 
 /// The engine that this metrics page is of.
-///
-/// # Errors
-/// What the page is instead.
-pub fn recognise(body: &[u8]) -> Result<Recognised, PageError> {
+/// Errors: What the page is instead.
+pub(crate) fn recognise(body: &[u8]) -> Result<Recognised, PageError> {
     let error = match Page::parse(body, None) {
         Ok(page) => {
             let models = page.models.into_iter().collect();
@@ -76,8 +72,7 @@ struct Props {
 }
 
 /// llama.cpp by its `/props`, which, other than its metrics page, neither wakes it nor keeps it awake.
-#[must_use]
-pub fn recognise_props(body: &[u8]) -> Option<Recognised> {
+pub(crate) fn recognise_props(body: &[u8]) -> Option<Recognised> {
     let props: Props = serde_json::from_slice(body).ok()?;
     if props.build_info.is_none() && props.default_generation_settings.is_none() {
         return None;
@@ -89,8 +84,7 @@ pub fn recognise_props(body: &[u8]) -> Option<Recognised> {
 /// Does this answer to `/health` have the form of an engine whose metrics page may be work to it?
 ///
 /// llama.cpp answers `{"status": "ok"}`; vLLM, SGLang and others answer nothing.
-#[must_use]
-pub fn may_sleep(health: &[u8]) -> bool {
+pub(crate) fn may_sleep(health: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Health {
         #[serde(rename = "status")]
@@ -111,8 +105,7 @@ struct Model {
 }
 
 /// The models that `/v1/models` lists.
-#[must_use]
-pub fn models(body: &[u8]) -> Vec<String> {
+pub(crate) fn models(body: &[u8]) -> Vec<String> {
     let list = serde_json::from_slice::<Models>(body).map(|models| models.data).unwrap_or_default();
     list.into_iter().map(|model| model.id).filter(|id| !id.is_empty()).collect()
 }

@@ -41,14 +41,12 @@ const LONGEST: Duration = Duration::from_secs(900);
 
 /// What asking a socket came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// The page of an engine.
+pub(crate) enum Answer {
     Page(Page),
     /// A server that may have a page later: it starts, or is too busy.
     NotYet(String),
     /// Something else.
     Other(String),
-    /// It was not asked.
     NotAsked(String),
 }
 
@@ -65,20 +63,17 @@ type Key = (u64, SocketAddr);
 
 /// Asks, and remembers the answers.
 #[derive(Debug)]
-pub struct Prober {
+pub(crate) struct Prober {
     client: Client,
     known: HashMap<Key, Known>,
 }
 
 /// The answers of the sockets of one look, by inode.
-pub type Answers = std::collections::BTreeMap<u64, Answer>;
+pub(crate) type Answers = std::collections::BTreeMap<u64, Answer>;
 
 impl Prober {
     /// Prepares the client; nothing is sent yet.
-    ///
-    /// # Errors
-    /// The HTTP client cannot be made.
-    pub fn new() -> Result<Self, reqwest::Error> {
+    pub(crate) fn new() -> Result<Self, reqwest::Error> {
         let client = Client::builder()
             .user_agent(concat!("agft/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
@@ -94,7 +89,7 @@ impl Prober {
 
     /// Asks what has to be asked of these candidates at `now`; the answers of all their sockets, remembered
     /// ones too.
-    pub async fn ask(&mut self, facts: &Facts, candidates: &[Candidate], now: Instant) -> Answers {
+    pub(crate) async fn ask(&mut self, facts: &Facts, candidates: &[Candidate], now: Instant) -> Answers {
         let open: Vec<Key> = candidates.iter().flat_map(|candidate| &candidate.addresses).map(key).collect();
         self.known.retain(|key, _| open.contains(key));
         let (budget, end) = (Cell::new(MOST), tokio::time::Instant::now() + LOOK);

@@ -35,17 +35,14 @@ impl Procfs {
     }
 
     /// Is agft where the driver's process ids are valid, in the first PID namespace?
-    #[must_use]
-    pub fn has_host_pids(&self) -> bool {
+    pub(crate) fn has_host_pids(&self) -> bool {
         let namespace = fs::read_link(self.root.join("self/ns/pid"));
         namespace.is_ok_and(|target| target == Path::new(FIRST_PID_NAMESPACE))
     }
 
     /// The facts for these GPUs.
-    ///
-    /// # Errors
-    /// The list of processes cannot be read at all.
-    pub fn facts(&self, gpus: Vec<GpuProcesses>) -> io::Result<Facts> {
+    /// Errors: The list of processes cannot be read at all.
+    pub(crate) fn facts(&self, gpus: Vec<GpuProcesses>) -> io::Result<Facts> {
         let mut facts = Facts { gpus, processes: self.processes()?, ..Facts::default() };
         facts.netns = namespace(&self.root.join("self/ns/net")).ok();
         let computing = facts.computing().into_keys().collect();

@@ -14,11 +14,11 @@ use super::tree::lineage;
 const LONGEST_NAME: usize = 40;
 
 /// A page that an engine serves, by the inode of the socket it was read from.
-pub type Pages = BTreeMap<u64, Page>;
+pub(crate) type Pages = BTreeMap<u64, Page>;
 
 /// A page that an engine serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
+pub(crate) struct Page {
     /// Where it was read.
     pub url: String,
     /// The port of that.
@@ -58,8 +58,7 @@ fn holder(facts: &Facts, address: &Address) -> u32 {
 }
 
 /// Is nothing left to ask this candidate for: has every process that computes a server above it?
-#[must_use]
-pub fn is_settled(facts: &Facts, candidate: &Candidate, pages: &Pages) -> bool {
+pub(crate) fn is_settled(facts: &Facts, candidate: &Candidate, pages: &Pages) -> bool {
     candidate.pids.iter().all(|pid| server_of(facts, candidate, pages, *pid, false).is_some())
 }
 
@@ -85,8 +84,7 @@ fn server_of<'a>(
 }
 
 /// The servers of these candidates, with unique names, in the order of their URLs.
-#[must_use]
-pub fn servers(facts: &Facts, candidates: &[Candidate], pages: &Pages) -> Vec<Found> {
+pub(crate) fn servers(facts: &Facts, candidates: &[Candidate], pages: &Pages) -> Vec<Found> {
     let mut pids_of = BTreeMap::<u32, (u64, BTreeSet<u32>)>::new();
     for candidate in candidates {
         for pid in &candidate.pids {

@@ -1,9 +1,9 @@
 //! Which inference engine a page is of, and how to read it: one profile per engine.
 //!
-//! A new engine is a file with its [`Engine`] and a line in [`ENGINES`]. What all engines share (the text of a page, how
+//! A new engine is a file with its [`Engine`] and a line in `ENGINES`. What all engines share (the text of a page, how
 //! series combine, windows, health, HTTP) is in [`crate::metrics`].
 
-pub mod table;
+pub(crate) mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vllm;
@@ -15,7 +15,7 @@ use crate::metrics::page::Text;
 use table::{Family, Row};
 
 /// Every engine that agft knows. The first that recognises a page reads it.
-pub static ENGINES: &[&dyn Engine] = &[
+pub(crate) static ENGINES: &[&dyn Engine] = &[
     &vllm::Vllm,
     #[cfg(test)]
     &testing::Quill,
@@ -31,9 +31,6 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// What its page tells, in the order of [`Signal`].
     fn table(&self) -> &'static [Row];
-
-    /// The port it listens at unless told otherwise.
-    fn default_port(&self) -> u16;
 
     /// The prefix that its metrics have on this page; `None` if the page is not one of this engine.
     fn prefix<'a>(&self, page: Text<'a>) -> Option<&'a str> {
@@ -66,14 +63,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
 }
 
 impl dyn Engine {
-    /// Whether its page can tell this at all.
-    #[must_use]
-    pub fn tells(&self, signal: Signal) -> bool {
-        self.table().iter().any(|row| row.signal == signal)
-    }
-
     /// The signal's usual metric name, for messages; without one, what it is.
-    #[must_use]
     pub fn metric(&self, signal: Signal) -> String {
         let row = self.table().iter().find(|row| row.signal == signal);
         let prefix = table::prefix_of(signal, self.prefixes().first().copied().unwrap_or_default());
@@ -90,12 +80,6 @@ impl PartialEq for dyn Engine {
 
 impl Eq for dyn Engine {}
 
-/// The engine that wrote this page; `None` if agft does not know it.
-#[must_use]
-pub fn recognise(page: Text<'_>) -> Option<&'static dyn Engine> {
-    find(ENGINES.iter().copied(), page).map(|(engine, _)| engine)
-}
-
 /// The first of these engines whose page this is, and the prefix of its metrics there.
 pub(crate) fn find(
     among: impl IntoIterator<Item = &'static dyn Engine>,
@@ -105,7 +89,6 @@ pub(crate) fn find(
 }
 
 /// The engine with this name, in upper or lower case.
-#[must_use]
 pub fn named(name: &str) -> Option<&'static dyn Engine> {
     ENGINES.iter().copied().find(|engine| engine.name().eq_ignore_ascii_case(name))
 }

@@ -11,7 +11,7 @@ use crate::metrics::{Signal, Signals};
 /// Some create their histograms with the first request, or with several API processes their gauges: until then absence
 /// says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Appears {
+pub(crate) enum Appears {
     /// On the very first page.
     AtStart,
     /// Once tokens were generated.
@@ -28,7 +28,7 @@ pub struct Row {
     /// What the row is about.
     pub signal: Signal,
     /// From when on its absence means something.
-    pub appears: Appears,
+    pub(crate) appears: Appears,
     /// Metric names without the engine's prefix, the preferred one first: the first that is on the page is read and the
     /// others are left alone, because adding them would count everything twice.
     pub names: &'static [&'static str],
@@ -38,8 +38,7 @@ pub struct Row {
 
 impl Row {
     /// A signal with names of its own.
-    #[must_use]
-    pub const fn new(signal: Signal, appears: Appears, names: &'static [&'static str]) -> Self {
+    pub(crate) const fn new(signal: Signal, appears: Appears, names: &'static [&'static str]) -> Self {
         Self { signal, appears, names, pair: None }
     }
 

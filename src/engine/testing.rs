@@ -29,10 +29,6 @@ impl Engine for Quill {
         &TABLE
     }
 
-    fn default_port(&self) -> u16 {
-        7070
-    }
-
     fn health_path(&self) -> Option<&'static str> {
         Some("/alive")
     }
@@ -53,7 +49,7 @@ pub(crate) fn page(tokens: u32, running: u32) -> String {
 
 mod tests {
     use super::*;
-    use crate::engine::{named, recognise};
+    use crate::engine::{ENGINES, find, named};
     use crate::metrics::health::{Event, Health};
     use crate::metrics::page::{Page, PageError, Text};
     use crate::metrics::report::describe;
@@ -63,7 +59,7 @@ mod tests {
     const VLLM: &str = include_str!("../../tests/data/metrics/vllm-0.32.0-under-load.txt");
 
     fn engine_of(page: &str) -> Option<&'static str> {
-        recognise(Text::new(page.as_bytes()).unwrap()).map(Engine::name)
+        find(ENGINES.iter().copied(), Text::new(page.as_bytes()).unwrap()).map(|(engine, _)| engine.name())
     }
 
     #[test]
@@ -72,7 +68,7 @@ mod tests {
         assert_eq!(engine_of(VLLM), Some("vLLM"));
         assert_eq!(engine_of("up 1\n"), None);
         assert_eq!(named("vllm").map(Engine::name), Some("vLLM"));
-        assert_eq!(named("quill").map(Engine::default_port), Some(7070));
+        assert_eq!(named("quill").map(Engine::name), Some("Quill"));
         assert_eq!(named("nothing"), None);
     }
 
@@ -86,7 +82,6 @@ mod tests {
             Signals { running, waiting, prompt_tokens, generation_tokens, itl, ..Signals::default() };
         assert_eq!((page.signals.clone(), page.refused.as_slice()), (expected, &[][..]));
         assert!(page.sources.contains(&(Signal::Itl, "quill_seconds_out".to_owned())), "{:?}", page.sources);
-        assert!(page.engine.tells(Signal::Running) && !page.engine.tells(Signal::Ttft));
         assert_eq!(page.engine.metric(Signal::Running), "quill_active");
         let report = describe(&page);
         assert!(report.can_learn() && report.missing.is_empty(), "{report}");

@@ -73,10 +73,6 @@ impl Engine for Vllm {
         &TABLE
     }
 
-    fn default_port(&self) -> u16 {
-        8000
-    }
-
     fn prefix<'a>(&self, page: Text<'a>) -> Option<&'a str> {
         find_prefix(page.names())
     }

@@ -96,7 +96,6 @@ pub(super) async fn events(
     (headers, Body::from_stream(messages)).into_response()
 }
 
-/// One client's stream.
 struct Stream {
     published: Published,
     /// The server whose points are sent; `None` where there is none.

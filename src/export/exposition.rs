@@ -21,7 +21,7 @@ use families::{Families, Sample, Subjects, bounds, by, one, samples};
 
 /// The two text formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// Prometheus' own, understood by everything.
     Text,
     /// OpenMetrics 1.0, for clients that ask for it.
@@ -30,14 +30,12 @@ pub enum Format {
 
 impl Format {
     /// The format that a client wants, by its `Accept` header.
-    #[must_use]
-    pub fn wanted(accept: &str) -> Self {
+    pub(crate) fn wanted(accept: &str) -> Self {
         if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
     }
 
-    /// The media type.
     #[must_use]
-    pub fn content_type(self) -> &'static str {
+    pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -46,10 +44,8 @@ impl Format {
 }
 
 /// The page.
-///
-/// # Errors
-/// [`fmt::Error`], which the encoder gives for no state known so far.
-pub fn page(host: HostState, format: Format) -> Result<String, fmt::Error> {
+/// Errors: [`fmt::Error`], which the encoder gives for no state known so far.
+pub(crate) fn page(host: HostState, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Page(host)));
     let mut page = String::with_capacity(24 << 10);

@@ -12,13 +12,11 @@ pub struct Hosts(Vec<String>);
 
 impl Hosts {
     /// These names.
-    #[must_use]
     pub fn new(names: impl IntoIterator<Item = String>) -> Self {
         Self(names.into_iter().map(|name| name.to_ascii_lowercase()).collect())
     }
 
     /// Is a request with this `Host` header served? One without is not.
-    #[must_use]
     pub fn allow(&self, host: Option<&str>) -> bool {
         let Some(host) = host else { return false };
         let name = without_port(host).to_ascii_lowercase();

@@ -6,7 +6,6 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::extract::{Request, State as Shared};
@@ -17,11 +16,12 @@ use axum::routing::get;
 use axum::{Router, body::Body};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::events::{self, Live};
 use super::exposition::{self, Format};
 use super::guard::Hosts;
+use super::serving::{Serving, taken};
 use super::{Published, page};
 
 /// Connections at once; more are closed at once.
@@ -35,29 +35,15 @@ pub(super) const CONNECTION_TIME: Duration = Duration::from_secs(300);
 
 /// Why the page cannot be served.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum HttpError {
-    /// Another program, or another agft, listens there.
     #[error(
         "{key}: {address} is in use by another program; choose another port, \
          or `off` (also on the command line: --metrics-listen)"
     )]
-    InUse {
-        /// Where the address was given.
-        key: &'static str,
-        /// The address.
-        address: SocketAddr,
-    },
-    /// The address is not one of this machine, or the port is privileged.
+    InUse { key: &'static str, address: SocketAddr },
     #[error("{key}: cannot listen on {address}; choose an address of this machine, or `off`")]
-    Listen {
-        /// Where the address was given.
-        key: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// The thread could not be started.
+    Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("the thread for the metrics page could not be started")]
     Thread(#[source] io::Error),
 }
@@ -71,9 +57,6 @@ pub struct Bound {
 
 impl Bound {
     /// Binds; `key` is where the address was given.
-    ///
-    /// # Errors
-    /// [`HttpError::InUse`], [`HttpError::Listen`]
     pub fn new(key: &'static str, address: SocketAddr) -> Result<Self, HttpError> {
         let listen = |error: io::Error| match error.kind() {
             io::ErrorKind::AddrInUse => HttpError::InUse { key, address },
@@ -86,64 +69,23 @@ impl Bound {
     }
 
     /// Where it listens; the real port where 0 was asked for.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Starts serving what is published.
-    ///
-    /// # Errors
-    /// [`HttpError::Thread`]
     pub fn serve(self, published: Published, hosts: Hosts) -> Result<Server, HttpError> {
-        let router = router(published, hosts);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(HttpError::Thread)?;
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("agft-http".into())
-            .spawn(move || {
-                // Connections that are still open end with the runtime.
-                runtime.block_on(async {
-                    tokio::select! {
-                        _ = stopped => {}
-                        error = accept(self.listener, router) => {
-                            tracing::error!(%error, "the metrics page is gone");
-                        }
-                    }
-                });
-            })
-            .map_err(HttpError::Thread)?;
-        Ok(Server { stop: Some(stop), thread: Some(thread), address: self.address })
+        let served = accept(self.listener, router(published, hosts));
+        Ok(Server {
+            _serving: Serving::start("agft-http", "the metrics page", served).map_err(HttpError::Thread)?,
+        })
     }
 }
 
 /// A running server; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-    address: SocketAddr,
-}
-
-impl Server {
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread of the metrics page ended in a panic");
-        }
-    }
+    _serving: Serving,
 }
 
 /// Takes connections; returns only if that is no longer possible.
@@ -154,15 +96,7 @@ async fn accept(listener: TcpListener, router: Router) -> io::Error {
     };
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, or a client that was gone already: neither is the end.
-                tracing::debug!(%error, "no connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let Some(stream) = taken(listener.accept().await).await else { continue };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {

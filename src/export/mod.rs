@@ -4,15 +4,17 @@
 //! Threads of their own with runtimes of their own answer: whatever clients do, no tick waits for them.
 
 mod events;
-pub mod exposition;
+pub(crate) mod exposition;
 pub mod guard;
 pub mod http;
 mod page;
 pub mod protocol;
 mod published;
-pub mod socket;
+mod serving;
+pub(crate) mod socket;
 
-pub use published::{Latest, NoServer, Published};
+pub(crate) use published::NoServer;
+pub use published::{Latest, Published};
 
 #[cfg(test)]
 mod testing;

@@ -8,7 +8,6 @@ use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-/// One file of the page.
 struct File {
     path: &'static str,
     content_type: &'static str,
@@ -58,7 +57,6 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     })
 }
 
-/// Puts the headers on an answer.
 pub(super) async fn with_headers(mut answer: Response) -> Response {
     for (name, value) in HEADERS {
         answer.headers_mut().insert(name, HeaderValue::from_static(value));

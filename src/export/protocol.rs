@@ -7,7 +7,7 @@ use crate::units::Seconds;
 use crate::view::{History, HostState};
 
 /// The longest request, in bytes, with its line end.
-pub const MAX_REQUEST: usize = 4096;
+pub(crate) const MAX_REQUEST: usize = 4096;
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,7 +63,6 @@ fn second() -> Seconds {
 
 impl Request {
     /// The request for an order.
-    #[must_use]
     pub fn order(Directed { server, order }: Directed) -> Self {
         match order {
             Order::Pause => Self::Pause { server },
@@ -75,12 +74,11 @@ impl Request {
 /// What it gets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// The state; after an order, the state in which it is carried out.
     State {
         /// Always true.
         ok: bool,
-        /// The state.
         state: Box<HostState>,
     },
     /// The last minutes.
@@ -101,14 +99,11 @@ pub enum Answer {
 
 impl Answer {
     /// It was not done.
-    #[must_use]
-    pub fn error(error: impl Into<String>) -> Self {
+    pub(crate) fn error(error: impl Into<String>) -> Self {
         Self::Error { ok: false, error: error.into() }
     }
 
-    /// The state.
-    #[must_use]
-    pub fn state(state: HostState) -> Self {
+    pub(crate) fn state(state: HostState) -> Self {
         Self::State { ok: true, state: Box::new(state) }
     }
 }

@@ -32,22 +32,11 @@ pub struct Published {
 
 /// There is no such server, or none was named where there are several.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoServer {
-    /// None has this name.
+pub(crate) enum NoServer {
     #[error("no server is called {name:?} here; {}", these(.names))]
-    Unknown {
-        /// The name.
-        name: String,
-        /// Those that there are.
-        names: Vec<String>,
-    },
-    /// It was not said which.
+    Unknown { name: String, names: Vec<String> },
     #[error("say which server; {}", these(.names))]
-    Several {
-        /// Those that there are.
-        names: Vec<String>,
-    },
-    /// Only GPUs without a server are parked here.
+    Several { names: Vec<String> },
     #[error("no server is served here, GPUs are parked without one; see `agft status`")]
     Nobody,
 }
@@ -58,7 +47,6 @@ fn these(names: &[String]) -> String {
 
 impl Published {
     /// Of this process, with no group so far.
-    #[must_use]
     pub fn new(host: HostState) -> Self {
         Self { host: Arc::new(host), groups: Arc::new(watch::Sender::default()) }
     }
@@ -77,12 +65,11 @@ impl Published {
     }
 
     /// From now on shows these GPUs without a server.
-    pub fn set_park(&self, park: watch::Receiver<Arc<ParkState>>) {
+    pub(crate) fn set_park(&self, park: watch::Receiver<Arc<ParkState>>) {
         self.groups.send_modify(|groups| groups.park = Some(park));
     }
 
     /// The picture now.
-    #[must_use]
     pub fn host(&self) -> HostState {
         let groups = self.groups.borrow();
         let servers = groups.servers.iter().map(|(_, latest)| State::clone(&latest.state.borrow())).collect();
@@ -91,20 +78,14 @@ impl Published {
     }
 
     /// The picture of one server alone, or with no name of all.
-    ///
-    /// # Errors
-    /// [`NoServer`]
-    pub fn host_of(&self, server: Option<&str>) -> Result<HostState, NoServer> {
+    pub(crate) fn host_of(&self, server: Option<&str>) -> Result<HostState, NoServer> {
         let Some(name) = server else { return Ok(self.host()) };
         let state = self.latest(Some(name))?.state.borrow().clone();
         Ok(HostState::clone(&self.host).with(vec![State::clone(&state)], None))
     }
 
     /// The server of this name; without a name the only one.
-    ///
-    /// # Errors
-    /// [`NoServer`]
-    pub fn latest(&self, server: Option<&str>) -> Result<Latest, NoServer> {
+    pub(crate) fn latest(&self, server: Option<&str>) -> Result<Latest, NoServer> {
         let groups = self.groups.borrow();
         let names = || groups.servers.iter().map(|(name, _)| name.clone()).collect();
         match (server, &groups.servers[..]) {

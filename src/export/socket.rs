@@ -10,16 +10,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Published;
 use super::protocol::{Answer, Directed, MAX_REQUEST, Request};
+use super::serving::{Serving, taken};
 use crate::control::Order;
 use crate::view::History;
 
@@ -42,7 +42,7 @@ const MODE: u32 = 0o660;
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 #[error("the control socket {path} cannot be made")]
-pub struct SocketError {
+pub(crate) struct SocketError {
     path: PathBuf,
     source: io::Error,
 }
@@ -56,8 +56,7 @@ fn is_socket(path: &Path) -> bool {
 }
 
 /// The control sockets in a directory, those of the dead among them.
-#[must_use]
-pub fn sockets(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn sockets(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut found: Vec<PathBuf> =
         entries.flatten().map(|entry| entry.path()).filter(|path| is_socket(path)).collect();
@@ -78,18 +77,17 @@ fn sweep(dir: &Path) {
 
 /// A running server; it ends, and its file goes, when this is dropped.
 #[derive(Debug)]
-pub struct Server {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+pub(crate) struct Server {
     path: PathBuf,
+    _serving: Serving,
 }
 
 impl Server {
     /// Starts serving in `dir`; the receiver has the operators' orders.
-    ///
-    /// # Errors
-    /// [`SocketError`]
-    pub fn start(dir: &Path, published: Published) -> Result<(Self, mpsc::Receiver<Directed>), SocketError> {
+    pub(crate) fn start(
+        dir: &Path,
+        published: Published,
+    ) -> Result<(Self, mpsc::Receiver<Directed>), SocketError> {
         sweep(dir);
         let path = dir.join(format!("agft-{}.sock", std::process::id()));
         let failed = |source| SocketError { path: path.clone(), source };
@@ -102,32 +100,13 @@ impl Server {
         listener.set_nonblocking(true).map_err(failed)?;
         let metadata = path.metadata().map_err(failed)?;
         let allowed = Allowed { uid: metadata.uid(), gid: metadata.gid() };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(failed)?;
         let (orders, received) = mpsc::channel(QUEUE);
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("agft-socket".into())
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        _ = stopped => {}
-                        error = accept(listener, allowed, published, orders) => {
-                            tracing::error!(%error, "the control socket is gone");
-                        }
-                    }
-                });
-            })
-            .map_err(failed)?;
-        Ok((Self { stop: Some(stop), thread: Some(thread), path }, received))
+        let served = accept(listener, allowed, published, orders);
+        let serving = Serving::start("agft-socket", "the control socket", served).map_err(failed)?;
+        Ok((Self { _serving: serving, path }, received))
     }
 
-    /// The socket's path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -135,10 +114,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
-        drop(self.stop.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread of the control socket ended in a panic");
-        }
     }
 }
 
@@ -181,14 +156,7 @@ async fn accept(
     };
     let places = Arc::new(Mutex::new(Places::default()));
     for number in 0.. {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::debug!(%error, "no connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let Some(stream) = taken(listener.accept().await).await else { continue };
         let has_place = lock(&places).make_room();
         let place = Place { places: Arc::clone(&places), number };
         let mut client = Client { stream, published: published.clone(), orders: orders.clone(), place };
@@ -217,7 +185,6 @@ enum Doing {
     Silent,
     /// It hears one state after the other.
     Watching,
-    /// It waits for its answer.
     Waiting,
 }
 

@@ -26,7 +26,6 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// What is published is this.
     pub(super) fn of(host: HostState) -> Self {
         let published = Published::new(HostState { servers: Vec::new(), park: None, ..host.clone() });
         let shown = host.servers.into_iter().map(|state| {
@@ -45,7 +44,6 @@ impl Stage {
         Self { published, loops, park }
     }
 
-    /// One server.
     pub(super) fn of_one() -> Self {
         Self::of(testing::of(vec![testing::state()], None))
     }
@@ -72,7 +70,8 @@ impl Loop {
 
 /// An HTTP server of published states.
 pub(super) struct Page {
-    server: Server,
+    _server: Server,
+    address: SocketAddr,
     pub(super) stage: Stage,
 }
 
@@ -83,7 +82,9 @@ impl Page {
 
     pub(super) fn of(stage: Stage) -> Self {
         let bound = Bound::new("observe.metrics_listen", "127.0.0.1:0".parse().unwrap()).unwrap();
-        Self { server: bound.serve(stage.published.clone(), Hosts::default()).unwrap(), stage }
+        let address = bound.address();
+        let server = bound.serve(stage.published.clone(), Hosts::default()).unwrap();
+        Self { _server: server, address, stage }
     }
 
     pub(super) fn publish(&self, state: State) {
@@ -96,7 +97,7 @@ impl Page {
     }
 
     pub(super) fn address(&self) -> SocketAddr {
-        self.server.address()
+        self.address
     }
 
     pub(super) fn connect(&self) -> TcpStream {
@@ -105,7 +106,6 @@ impl Page {
         stream
     }
 
-    /// All of the answer to a request.
     pub(super) fn ask(&self, request: &str) -> String {
         let mut stream = self.connect();
         stream.write_all(request.as_bytes()).unwrap();

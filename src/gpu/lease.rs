@@ -3,7 +3,7 @@
 //! A locked clock outlives its process. So the lease resets before its first lock (whatever a dead predecessor left),
 //! and when it is released or dropped, be it by return, error or panic. Where none of these is left to a process
 //! (SIGKILL), somebody else has to: before each lock the lease asks its [`Ledger`], which sees to that. Others hold a
-//! [`GpuClocks`] only to [`give_back`].
+//! [`GpuClocks`] only to `give_back`.
 
 use super::{GpuClocks, GpuError, GpuInfo};
 use crate::units::{Clocks, Mhz, Target};
@@ -22,9 +22,7 @@ pub enum Domain {
 /// Someone who has to know of locks before they are made: so that they are given back if this process cannot.
 pub trait Ledger: Send {
     /// A clock of `gpu` is about to be locked to `[min, max]`.
-    ///
-    /// # Errors
-    /// [`GpuError`]: the lock is not made.
+    /// Errors: [`GpuError`]: the lock is not made.
     fn before_lock(&mut self, gpu: &GpuInfo, domain: Domain, min: Mhz, max: Mhz) -> Result<(), GpuError>;
 
     /// All clocks of this GPU have been given back.
@@ -47,10 +45,7 @@ impl Ledger for () {
 
 /// Gives the clocks of one GPU back to the driver. Both resets are tried. `memory_locked`: a lock of the
 /// memory clock is known to have been made.
-///
-/// # Errors
-/// The first error.
-pub fn give_back(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), GpuError> {
+pub(crate) fn give_back(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), GpuError> {
     let core = clocks.reset_core();
     core.and(reset_memory(clocks, memory_locked))
 }
@@ -63,10 +58,8 @@ fn reset_memory(clocks: &mut dyn GpuClocks, memory_locked: bool) -> Result<(), G
     }
 }
 
-/// Is the memory clock locked?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MemoryLock {
-    /// It is not.
     No,
     /// Nobody knows: a predecessor may have.
     Unknown,
@@ -115,18 +108,13 @@ pub struct ClockLease {
 
 impl ClockLease {
     /// Takes the clocks of `members` (each with its lowest supported core clock) and gives them to the driver first.
-    ///
-    /// # Errors
-    /// The first error of a core reset; every reset is tried.
+    /// Errors: The first error of a core reset; every reset is tried.
     pub fn take(members: Vec<(Box<dyn GpuClocks>, Mhz)>) -> Result<Self, GpuError> {
         Self::take_with(members, Box::new(()))
     }
 
     /// The same, with a ledger that is told of every lock before it is made.
-    ///
-    /// # Errors
-    /// As [`take`](Self::take).
-    pub fn take_with(
+    pub(crate) fn take_with(
         members: Vec<(Box<dyn GpuClocks>, Mhz)>,
         ledger: Box<dyn Ledger>,
     ) -> Result<Self, GpuError> {
@@ -148,9 +136,8 @@ impl ClockLease {
     }
 
     /// Runs the whole group at `target`. Does nothing if it already does.
-    ///
-    /// # Errors
-    /// The first [`GpuError`]. The group is never left in two minds: after an error all clocks have been given back.
+    /// Errors: The first [`GpuError`]. The group is never left in two minds: after an error all clocks have
+    /// been given back.
     pub fn set(&mut self, target: Target) -> Result<(), GpuError> {
         if self.current == Some(target) {
             return Ok(());
@@ -191,9 +178,6 @@ impl ClockLease {
     }
 
     /// Gives all clocks back to the driver. Every reset is tried even if one fails.
-    ///
-    /// # Errors
-    /// The first error.
     pub fn release(&mut self) -> Result<(), GpuError> {
         let mut first_error = None;
         for member in &mut self.members {
@@ -209,7 +193,6 @@ impl ClockLease {
     }
 
     /// What is in force as far as our writes say.
-    #[must_use]
     pub fn current(&self) -> Option<Target> {
         self.current
     }
@@ -230,50 +213,11 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::gpu::testing::{FakeClocks, info};
 
     type Log = Arc<Mutex<Vec<String>>>;
 
     /// Writes everything down; refuses the calls it is told to refuse.
-    struct Fake {
-        info: GpuInfo,
-        log: Log,
-        refuses: Option<&'static str>,
-    }
-
-    impl Fake {
-        fn call(&self, call: &'static str) -> Result<(), GpuError> {
-            self.log.lock().unwrap().push(call.to_owned());
-            match self.refuses {
-                Some(refused) if refused == call => {
-                    Err(GpuError::Failed { gpu: "x".into(), call, detail: "y".into() })
-                }
-                _ => Ok(()),
-            }
-        }
-    }
-
-    impl GpuClocks for Fake {
-        fn info(&self) -> &GpuInfo {
-            &self.info
-        }
-
-        fn lock_core(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
-            self.call("lock core")
-        }
-
-        fn lock_memory(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
-            self.call("lock memory")
-        }
-
-        fn reset_core(&mut self) -> Result<(), GpuError> {
-            self.call("reset core")
-        }
-
-        fn reset_memory(&mut self) -> Result<(), GpuError> {
-            self.call("reset memory")
-        }
-    }
-
     struct Books {
         log: Log,
         closed: bool,
@@ -293,15 +237,13 @@ mod tests {
 
     fn lease(refuses: Option<&'static str>, closed: bool) -> (Result<ClockLease, GpuError>, Log) {
         let log = Log::default();
-        let info = GpuInfo {
-            index: 0,
-            uuid: "GPU-0".into(),
-            name: "fake".into(),
-            driver_version: None,
-            power_limit: None,
-            power_limit_max: None,
+        let calls = Arc::clone(&log);
+        let call = move |call: &'static str| {
+            calls.lock().unwrap().push(call.to_owned());
+            let refused = || GpuError::Failed { gpu: "x".into(), call, detail: "y".into() };
+            if refuses == Some(call) { Err(refused()) } else { Ok(()) }
         };
-        let fake = Fake { info, log: Arc::clone(&log), refuses };
+        let fake = FakeClocks { info: info("GPU-0"), call };
         let books = Books { log: Arc::clone(&log), closed };
         (ClockLease::take_with(vec![(Box::new(fake), Mhz(210))], Box::new(books)), log)
     }

@@ -14,12 +14,14 @@ use crate::faults::{Fault, Reaction};
 use crate::units::{Mhz, Millijoules, Watts};
 
 pub mod host;
-pub mod nvapi;
+pub(crate) mod nvapi;
 pub mod nvml;
-pub mod plausible;
+pub(crate) mod plausible;
 pub mod probe;
-pub mod pstate;
-pub mod retry;
+pub(crate) mod pstate;
+pub(crate) mod retry;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// Who a GPU is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,9 +58,7 @@ pub enum GpuSelector {
 }
 
 impl GpuSelector {
-    /// Is it this GPU?
-    #[must_use]
-    pub fn selects(&self, gpu: &GpuInfo) -> bool {
+    pub(crate) fn selects(&self, gpu: &GpuInfo) -> bool {
         match self {
             Self::Index(index) => gpu.index == *index,
             Self::Uuid(uuid) => gpu.uuid.eq_ignore_ascii_case(uuid),
@@ -92,7 +92,6 @@ pub struct SupportedClocks {
 
 impl SupportedClocks {
     /// Sorts, removes duplicates and empty levels; `None` if nothing is left.
-    #[must_use]
     pub fn new(mut levels: Vec<MemoryLevel>) -> Option<Self> {
         for level in &mut levels {
             level.core.sort_unstable_by(|a, b| b.cmp(a));
@@ -105,13 +104,11 @@ impl SupportedClocks {
     }
 
     /// Every level, highest memory clock first.
-    #[must_use]
     pub fn levels(&self) -> &[MemoryLevel] {
         &self.levels
     }
 
     /// Core clocks at the highest memory clock, highest first: the ones a core lock can ask for.
-    #[must_use]
     pub fn core(&self) -> &[Mhz] {
         &self.levels[0].core
     }
@@ -122,19 +119,16 @@ impl SupportedClocks {
     }
 
     /// Lowest supported core clock.
-    #[must_use]
     pub fn core_min(&self) -> Mhz {
         self.core()[self.core().len() - 1]
     }
 
     /// Highest supported core clock.
-    #[must_use]
     pub fn core_max(&self) -> Mhz {
         self.core()[0]
     }
 
     /// The supported core clock nearest to `wanted` (the higher one of two equally near).
-    #[must_use]
     pub fn nearest_core(&self, wanted: Mhz) -> Mhz {
         self.core().iter().copied().min_by_key(|clock| clock.abs_diff(wanted)).unwrap_or(wanted)
     }
@@ -153,15 +147,15 @@ impl ClockReasons {
     /// The power cap, enforced by software.
     pub const SW_POWER_CAP: Self = Self(0x4);
     /// Hardware slowdown: temperature, power brake or both.
-    pub const HW_SLOWDOWN: Self = Self(0x8);
+    pub(crate) const HW_SLOWDOWN: Self = Self(0x8);
     /// Clocks kept equal with another GPU.
-    pub const SYNC_BOOST: Self = Self(0x10);
+    pub(crate) const SYNC_BOOST: Self = Self(0x10);
     /// Temperature, by software.
-    pub const SW_THERMAL: Self = Self(0x20);
+    pub(crate) const SW_THERMAL: Self = Self(0x20);
     /// Temperature, by hardware.
-    pub const HW_THERMAL: Self = Self(0x40);
+    pub(crate) const HW_THERMAL: Self = Self(0x40);
     /// External power brake.
-    pub const HW_POWER_BRAKE: Self = Self(0x80);
+    pub(crate) const HW_POWER_BRAKE: Self = Self(0x80);
 
     /// Is any of `other`'s bits set?
     #[must_use]
@@ -172,7 +166,7 @@ impl ClockReasons {
     /// Is the GPU slowed down by a protection: temperature, power brake, hardware? What it does then says nothing about
     /// the clock that was asked for.
     #[must_use]
-    pub fn is_throttled(self) -> bool {
+    pub(crate) fn is_throttled(self) -> bool {
         self.intersects(Self(
             Self::HW_SLOWDOWN.0 | Self::SW_THERMAL.0 | Self::HW_THERMAL.0 | Self::HW_POWER_BRAKE.0,
         ))
@@ -229,7 +223,6 @@ pub struct GpuReading {
 
 impl GpuReading {
     /// The reasons, as far as they are known.
-    #[must_use]
     pub fn reasons(&self) -> ClockReasons {
         self.reasons.unwrap_or_default()
     }
@@ -259,59 +252,44 @@ pub trait GpuSensors: Send {
     }
 
     /// The clocks that can be asked for.
-    ///
-    /// # Errors
-    /// [`GpuError`] if the driver does not say, which also is the answer of boards without clock control.
+    /// Errors: [`GpuError`] if the driver does not say, which also is the answer of boards without clock
+    /// control.
     fn supported_clocks(&self) -> Result<SupportedClocks, GpuError>;
 
     /// All sensors at once.
-    ///
-    /// # Errors
-    /// [`GpuError::Lost`] and the like only; a missing sensor is a `None` field, not an error.
+    /// Errors: [`GpuError::Lost`] and the like only; a missing sensor is a `None` field, not an error.
     fn reading(&self) -> Result<GpuReading, GpuError>;
 
     /// Board power alone, as fresh as the driver has it: the cheap call for the idle watch.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] if the board has no power sensor.
+    /// Errors: [`GpuError::NotSupported`] if the board has no power sensor.
     fn power(&self) -> Result<Watts, GpuError>;
 
     /// Utilisation alone, in percent: one call where a [`reading`](Self::reading) is several.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] if the board has no such sensor.
+    /// Errors: [`GpuError::NotSupported`] if the board has no such sensor.
     fn utilization(&self) -> Result<f64, GpuError> {
         sensor(self.info(), self.reading()?.utilization_percent, "utilization")
     }
 
     /// Core temperature alone, in degrees Celsius.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] if the board has no such sensor.
+    /// Errors: [`GpuError::NotSupported`] if the board has no such sensor.
     fn temperature(&self) -> Result<f64, GpuError> {
         sensor(self.info(), self.reading()?.temperature_c, "temperature")
     }
 
     /// The running core clock alone.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] if the driver does not tell it.
+    /// Errors: [`GpuError::NotSupported`] if the driver does not tell it.
     fn core_clock(&self) -> Result<Mhz, GpuError> {
         sensor(self.info(), self.reading()?.core_clock, "core clock")
     }
 
     /// The running memory clock alone.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] if the driver does not tell it.
+    /// Errors: [`GpuError::NotSupported`] if the driver does not tell it.
     fn memory_clock(&self) -> Result<Mhz, GpuError> {
         sensor(self.info(), self.reading()?.memory_clock, "memory clock")
     }
 
     /// The total-energy counter, in millijoules since the driver was loaded. Advances in ticks of 10-100 ms.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] before Volta.
+    /// Errors: [`GpuError::NotSupported`] before Volta.
     fn energy(&self) -> Result<Millijoules, GpuError>;
 }
 
@@ -326,146 +304,73 @@ pub trait GpuClocks: Send {
     }
 
     /// Lock the core clock to the range `[min, max]`: under load the GPU runs at `max`.
-    ///
-    /// # Errors
-    /// [`GpuError`]; the previous lock may or may not be in force then.
+    /// Errors: [`GpuError`]; the previous lock may or may not be in force then.
     fn lock_core(&mut self, min: Mhz, max: Mhz) -> Result<(), GpuError>;
 
     /// Lock the memory clock to the range `[min, max]`.
-    ///
-    /// # Errors
-    /// [`GpuError::NotSupported`] on boards with one memory clock; never falls back to a deferred lock.
+    /// Errors: [`GpuError::NotSupported`] on boards with one memory clock; never falls back to a deferred
+    /// lock.
     fn lock_memory(&mut self, min: Mhz, max: Mhz) -> Result<(), GpuError>;
 
     /// Give the core clock back to the driver.
-    ///
-    /// # Errors
-    /// [`GpuError`] if the driver refuses.
     fn reset_core(&mut self) -> Result<(), GpuError>;
 
     /// Give the memory clock back to the driver.
-    ///
-    /// # Errors
-    /// [`GpuError`] if the driver refuses; [`GpuError::NotSupported`] where there is nothing to reset.
+    /// Errors: [`GpuError`] if the driver refuses; [`GpuError::NotSupported`] where there is nothing to
+    /// reset.
     fn reset_memory(&mut self) -> Result<(), GpuError>;
 }
 
 /// What to do with a board whose driver lists no clocks.
-pub const NO_CLOCKS_LISTED: &str = "the driver lists no clocks, so that none can be locked; `agft --data-collection-mode` measures all the same";
+pub(crate) const NO_CLOCKS_LISTED: &str = "the driver lists no clocks, so that none can be locked; `agft --data-collection-mode` measures all the same";
 
 /// What to do with a board that takes no locks.
-pub const NO_LOCKS: &str = "clocks cannot be controlled: this board or driver takes no clock locks \
+pub(crate) const NO_LOCKS: &str = "clocks cannot be controlled: this board or driver takes no clock locks \
     (--data-collection-mode only measures, and works without; `agft park` parks by performance state where `agft gpus` \
     finds NVAPI)";
 
 /// Why a GPU call failed. The text states the fact and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum GpuError {
-    /// `libnvidia-ml.so.1` cannot be loaded.
     #[error(
         "the NVIDIA management library cannot be loaded ({detail}); install the NVIDIA driver, or, in a container, \
          start it with the NVIDIA runtime and the capability `utility`"
     )]
-    NoLibrary {
-        /// What the loader said.
-        detail: String,
-    },
-    /// The library is there, the driver is not.
+    NoLibrary { detail: String },
     #[error(
         "the NVIDIA driver does not answer ({detail}); is the kernel module loaded and of the library's version?"
     )]
-    NoDriver {
-        /// What NVML said.
-        detail: String,
-    },
-    /// No GPU of that index or UUID.
+    NoDriver { detail: String },
     #[error("no GPU {wanted}; present: {present}")]
-    NotFound {
-        /// The index or UUID asked for.
-        wanted: String,
-        /// The GPUs that are there.
-        present: String,
-    },
-    /// The caller may not do this.
+    NotFound { wanted: String, present: String },
     #[error("{gpu}: {call}: not permitted; run agft as root or grant it CAP_SYS_ADMIN")]
-    NoPermission {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-    },
-    /// The board or driver cannot do this.
+    NoPermission { gpu: String, call: &'static str },
     #[error("{gpu}: {call}: not supported by this board or driver")]
-    NotSupported {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-    },
-    /// The driver refused the argument, for example a clock outside its list.
+    NotSupported { gpu: String, call: &'static str },
     #[error("{gpu}: {call}: the driver refused the argument {argument}")]
-    InvalidArgument {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-        /// What was asked.
-        argument: String,
-    },
-    /// The GPU fell off the bus, was reset or unplugged.
+    InvalidArgument { gpu: String, call: &'static str, argument: String },
     #[error("{gpu}: {call}: the GPU is lost; it needs a reset or a reboot")]
-    Lost {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-    },
-    /// The kernel module is of another version than the library: an upgrade without a reboot.
+    Lost { gpu: String, call: &'static str },
     #[error(
         "the NVIDIA driver's kernel module and its library are of different versions; reboot, or reload the module \
          (in a container: restart it with the host's driver)"
     )]
     DriverMismatch,
-    /// The GPU does not work before somebody resets it.
     #[error(
         "{gpu}: {call}: the GPU needs a reset (`nvidia-smi --gpu-reset`, with nothing running on it) or a reboot"
     )]
-    ResetRequired {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-    },
-    /// Suspended, or not ready for the request.
+    ResetRequired { gpu: String, call: &'static str },
     #[error("{gpu}: {call}: the GPU is suspended or not ready")]
-    NotReady {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-    },
-    /// The GPU is cut into instances, which share one clock.
+    NotReady { gpu: String, call: &'static str },
     #[error(
         "{gpu} has MIG enabled: its instances share one clock and one energy counter. Disable MIG \
          (`nvidia-smi -i {index} -mig 0`, with nothing running on it), or run agft with --data-collection-mode"
     )]
-    Mig {
-        /// The GPU, for humans.
-        gpu: String,
-        /// Its index.
-        index: u32,
-    },
-    /// Anything else, often passing: timeout, in use, unknown.
+    Mig { gpu: String, index: u32 },
     #[error("{gpu}: {call} failed: {detail}")]
-    Failed {
-        /// The GPU, for humans.
-        gpu: String,
-        /// The NVML call.
-        call: &'static str,
-        /// What NVML said.
-        detail: String,
-    },
+    Failed { gpu: String, call: &'static str, detail: String },
 }
 
 /// What a refused clock means for the loop.
@@ -479,7 +384,6 @@ pub enum Refusal {
 
 impl GpuError {
     /// Which fault this is. Exhaustive: a new variant has to decide.
-    #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
             Self::InvalidArgument { .. } => Fault::ClockRefused,
@@ -499,7 +403,6 @@ impl GpuError {
 
     /// What the loop does after a clock call that failed so, by [`Fault::reaction`]; `None` where the run has
     /// to end.
-    #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         match self.fault().reaction() {
             Reaction::DropClock => Some(Refusal::DropArm),
@@ -509,7 +412,6 @@ impl GpuError {
     }
 
     /// What is the likely cause where a call fails so again and again, and the remedy.
-    #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Failed { .. }
@@ -531,25 +433,21 @@ impl GpuError {
     }
 
     /// Is it the sensor that a board lacks, and not the GPU that is in trouble?
-    #[must_use]
-    pub fn is_missing_sensor(&self) -> bool {
+    pub(crate) fn is_missing_sensor(&self) -> bool {
         matches!(self, Self::NotSupported { .. } | Self::InvalidArgument { .. } | Self::NoPermission { .. })
     }
 
     /// Is it the lock of the memory clock that the board does not have?
-    #[must_use]
-    pub fn is_refused_memory_lock(&self) -> bool {
+    pub(crate) fn is_refused_memory_lock(&self) -> bool {
         matches!(self, Self::NotSupported { call, .. } if *call == "nvmlDeviceSetMemoryLockedClocks")
     }
 
     /// Does nothing work before this passes? Then the clocks are given back until it does.
-    #[must_use]
-    pub fn is_waited_out(&self) -> bool {
+    pub(crate) fn is_waited_out(&self) -> bool {
         self.fault().reaction() == Reaction::WaitOut && !self.is_missing_sensor()
     }
 
     /// A sensor failed so: does that end the run? A missing one does not, nor does one that fails for the moment.
-    #[must_use]
     pub fn ends_sampling(&self) -> bool {
         self.refusal().is_none() && !self.is_missing_sensor()
     }

@@ -10,35 +10,30 @@ use std::sync::OnceLock;
 use super::GpuError;
 
 /// The number that gives the choice of the state back to the driver.
-pub const BY_DRIVER: u32 = 16;
+pub(crate) const BY_DRIVER: u32 = 16;
 
-/// Why there is no NVAPI.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NvapiError {
-    /// Not in this build.
+pub(crate) enum NvapiError {
+    #[cfg(not(feature = "nvapi"))]
     #[error("this agft was built without the feature nvapi")]
     NotBuilt,
-    /// `libnvidia-api.so.1` cannot be loaded.
+    #[cfg(feature = "nvapi")]
     #[error("{0}; install the package of the driver that has libnvidia-api.so.1 (Debian: libnvidia-api1)")]
     NoLibrary(String),
-    /// The library lacks a function, or it failed.
     #[error("libnvidia-api.so.1: {0}")]
     Unfit(String),
 }
 
 /// The GPUs that NVAPI knows.
 #[derive(Debug, Clone)]
-pub struct Nvapi {
+pub(crate) struct Nvapi {
     functions: ffi::Functions,
     gpus: Vec<(ffi::Handle, u32)>,
 }
 
 impl Nvapi {
     /// Loads and initialises the library, once; it stays until the process ends, which may have to give states back then.
-    ///
-    /// # Errors
-    /// [`NvapiError`].
-    pub fn open() -> Result<&'static Self, NvapiError> {
+    pub(crate) fn open() -> Result<&'static Self, NvapiError> {
         static NVAPI: OnceLock<Result<Nvapi, NvapiError>> = OnceLock::new();
         NVAPI
             .get_or_init(|| {
@@ -51,27 +46,22 @@ impl Nvapi {
     }
 
     /// The GPU on this PCI bus. NVAPI does not tell domains apart: `None` unless there is exactly one.
-    #[must_use]
-    pub fn gpu(&'static self, bus: u32) -> Option<NvapiGpu> {
+    pub(crate) fn gpu(&'static self, bus: u32) -> Option<NvapiGpu> {
         let mut found = self.gpus.iter().filter(|(_, of)| *of == bus);
         let (handle, _) = found.next()?;
         found.next().is_none().then_some(NvapiGpu { functions: self.functions, handle: *handle })
     }
 }
 
-/// One GPU.
 #[derive(Debug, Clone, Copy)]
-pub struct NvapiGpu {
+pub(crate) struct NvapiGpu {
     functions: ffi::Functions,
     handle: ffi::Handle,
 }
 
 impl NvapiGpu {
     /// Forces a performance state, or [`BY_DRIVER`]; `gpu` is its name for humans.
-    ///
-    /// # Errors
-    /// [`GpuError`].
-    pub fn force(&self, state: u32, gpu: &str) -> Result<(), GpuError> {
+    pub(crate) fn force(&self, state: u32, gpu: &str) -> Result<(), GpuError> {
         const CALL: &str = "NvAPI_GPU_SetForcePstate";
         const NOT_SUPPORTED: i32 = -104;
         const NO_PRIVILEGE: i32 = -137;
@@ -200,11 +190,9 @@ mod ffi {
 mod ffi {
     use super::NvapiError;
 
-    /// Nobody has one.
     #[derive(Debug, Clone, Copy)]
     pub(super) enum Handle {}
 
-    /// Nobody has them.
     #[derive(Debug, Clone, Copy)]
     pub(super) enum Functions {}
 

@@ -18,6 +18,9 @@ use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_POWER_INSTANT;
 use nvml_wrapper::{Device, Nvml};
 
 use self::error::{call_failed, init_failed};
+use super::host::Host;
+use super::nvapi::{BY_DRIVER, Nvapi};
+use super::pstate::{MayBeForced, PstateClocks, clocks_to_reset};
 use super::{
     ClockReasons, GpuClocks, GpuError, GpuInfo, GpuReading, GpuSelector, GpuSensors, GpuSetup, MemoryLevel,
     SupportedClocks,
@@ -35,17 +38,11 @@ pub struct NvmlHost {
 
 impl NvmlHost {
     /// Loads `libnvidia-ml.so.1` and initialises it.
-    ///
-    /// # Errors
-    /// [`GpuError::NoLibrary`], [`GpuError::NoDriver`], [`GpuError::NoPermission`].
     pub fn open() -> Result<Self, GpuError> {
         Self::init(None)
     }
 
     /// The same with a library at that path.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
     pub fn open_with(library: &Path) -> Result<Self, GpuError> {
         Self::init(Some(library.as_os_str()))
     }
@@ -59,73 +56,8 @@ impl NvmlHost {
         Ok(Self { nvml: Box::leak(Box::new(nvml)) })
     }
 
-    /// Ends NVML and starts it again: a handle of before a reset of the GPU or the driver may be of no more use.
-    ///
-    /// For a process that only gives clocks back, and while no other thread is in a call: where this fails, no call works
-    /// before another try succeeds. Devices opened before have to be opened again.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn restart(&self) -> Result<(), GpuError> {
-        raw::restart(self.nvml).map_err(init_failed)
-    }
-
-    /// Is the GPU gone from the machine? Every GPU answers and none has this UUID, and the kernel knows no PCI device
-    /// of this name (`0000:65:00.0`). A GPU that does not answer is not gone, nor is one whose device node is missing.
-    #[must_use]
-    pub fn is_gone(&self, uuid: &str, pci: Option<&str>) -> bool {
-        let Ok(devices) = self.devices() else { return false };
-        let absent = devices.iter().all(|(_, found)| found.as_ref().is_ok_and(|(_, info)| info.uuid != uuid));
-        let known = Path::new("/sys/bus/pci/devices");
-        let at = pci.map(|pci| known.join(pci));
-        absent && known.is_dir() && at.is_some_and(|at| !at.exists())
-    }
-
-    /// The kernel's name of the GPU's PCI device, if the driver tells.
-    #[must_use]
-    pub fn pci_name(&self, uuid: &str) -> Option<String> {
-        let (device, _) = self.device(&GpuSelector::Uuid(uuid.to_owned())).ok()?;
-        let pci = device.pci_info().ok()?;
-        // The driver's domain has eight digits, the kernel's four.
-        let (domain, rest) = pci.bus_id.split_once(':')?;
-        let domain = u32::from_str_radix(domain, 16).ok()?;
-        Some(format!("{domain:04x}:{}", rest.to_ascii_lowercase()))
-    }
-
-    /// Every GPU that answers, in NVML's order. One that does not (lost, or not ours to see) is left out with a warning.
-    ///
-    /// # Errors
-    /// [`GpuError`] if not even their number can be had.
-    pub fn list(&self) -> Result<Vec<GpuInfo>, GpuError> {
-        Ok(answering(self.devices()?).map(|(_, info)| info).collect())
-    }
-
-    /// The processes with a compute context on each GPU that answers and lists them. Needs driver 510 or later.
-    ///
-    /// # Errors
-    /// [`GpuError`] if a list cannot be had for the moment, or none at all.
-    pub fn compute_processes(&self) -> Result<Vec<(GpuInfo, Vec<u32>)>, GpuError> {
-        const CALL: &str = "nvmlDeviceGetComputeRunningProcesses";
-        let (mut listed, mut missing) = (Vec::new(), None);
-        for (device, info) in answering(self.devices()?) {
-            let processes = device.running_compute_processes();
-            match processes.map_err(|error| call_failed(&info.to_string(), CALL, "", error)) {
-                Ok(processes) => {
-                    // One entry for each instance of a GPU that is cut into instances.
-                    let pids: BTreeSet<u32> = processes.into_iter().map(|process| process.pid).collect();
-                    listed.push((info, pids.into_iter().collect()));
-                }
-                Err(error) if error.is_missing_sensor() => missing = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        missing.filter(|_| listed.is_empty()).map_or(Ok(listed), Err)
-    }
-
     /// The sensors of one GPU.
-    ///
-    /// # Errors
-    /// [`GpuError::NotFound`], or what [`list`](Self::list) gives.
+    /// Errors: [`GpuError::NotFound`], or what [`list`](Host::list) gives.
     pub fn sensors(&self, selector: &GpuSelector) -> Result<NvmlSensors, GpuError> {
         let (device, info) = self.device(selector)?;
         let label = info.to_string();
@@ -133,9 +65,7 @@ impl NvmlHost {
     }
 
     /// The clock controls of one GPU. Getting them needs no privilege; using them does.
-    ///
-    /// # Errors
-    /// [`GpuError::NotFound`], or what [`list`](Self::list) gives.
+    /// Errors: [`GpuError::NotFound`], or what [`list`](Host::list) gives.
     pub fn clocks(&self, selector: &GpuSelector) -> Result<NvmlClocks, GpuError> {
         let (device, info) = self.device(selector)?;
         let label = info.to_string();
@@ -143,10 +73,8 @@ impl NvmlHost {
     }
 
     /// The number of the PCI bus of a GPU; `None` if there is another one on a bus of that number, in another domain.
-    ///
-    /// # Errors
-    /// [`GpuError::NotFound`], or what [`list`](Self::list) gives.
-    pub fn only_on_bus(&self, uuid: &str) -> Result<Option<u32>, GpuError> {
+    /// Errors: [`GpuError::NotFound`], or what [`list`](Host::list) gives.
+    pub(crate) fn only_on_bus(&self, uuid: &str) -> Result<Option<u32>, GpuError> {
         let (device, info) = self.device(&GpuSelector::Uuid(uuid.to_owned()))?;
         let pci = device.pci_info();
         let pci = pci.map_err(|error| call_failed(&info.to_string(), "nvmlDeviceGetPciInfo", "", error))?;
@@ -183,6 +111,81 @@ impl NvmlHost {
             Ok((device, info))
         };
         Ok((0..count).map(|index| (index, find(index))).collect())
+    }
+}
+
+impl Host for NvmlHost {
+    fn list(&self) -> Result<Vec<GpuInfo>, GpuError> {
+        Ok(answering(self.devices()?).map(|(_, info)| info).collect())
+    }
+
+    fn sensors(&self, selector: &GpuSelector) -> Result<Box<dyn GpuSensors>, GpuError> {
+        Ok(Box::new(Self::sensors(self, selector)?))
+    }
+
+    fn clocks(&self, selector: &GpuSelector) -> Result<Box<dyn GpuClocks>, GpuError> {
+        Ok(Box::new(Self::clocks(self, selector)?))
+    }
+
+    fn state_clocks(&self, gpu: &GpuInfo, state: u32) -> Result<Box<dyn GpuClocks>, GpuError> {
+        Ok(Box::new(PstateClocks::open_to_force(*self, gpu, state)?))
+    }
+
+    fn has_states(&self, gpu: &GpuInfo) -> bool {
+        PstateClocks::open(*self, &gpu.uuid, BY_DRIVER).is_ok()
+    }
+
+    fn clocks_to_reset(&self, uuid: &str, forced: MayBeForced) -> Result<Box<dyn GpuClocks>, GpuError> {
+        clocks_to_reset(*self, uuid, forced)
+    }
+
+    fn compute_processes(&self) -> Result<Vec<(GpuInfo, Vec<u32>)>, GpuError> {
+        const CALL: &str = "nvmlDeviceGetComputeRunningProcesses";
+        let (mut listed, mut missing) = (Vec::new(), None);
+        for (device, info) in answering(self.devices()?) {
+            let processes = device.running_compute_processes();
+            match processes.map_err(|error| call_failed(&info.to_string(), CALL, "", error)) {
+                Ok(processes) => {
+                    // One entry for each instance of a GPU that is cut into instances.
+                    let pids: BTreeSet<u32> = processes.into_iter().map(|process| process.pid).collect();
+                    listed.push((info, pids.into_iter().collect()));
+                }
+                Err(error) if error.is_missing_sensor() => missing = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        missing.filter(|_| listed.is_empty()).map_or(Ok(listed), Err)
+    }
+
+    fn pci_name(&self, uuid: &str) -> Option<String> {
+        let (device, _) = self.device(&GpuSelector::Uuid(uuid.to_owned())).ok()?;
+        let pci = device.pci_info().ok()?;
+        // The driver's domain has eight digits, the kernel's four.
+        let (domain, rest) = pci.bus_id.split_once(':')?;
+        let domain = u32::from_str_radix(domain, 16).ok()?;
+        Some(format!("{domain:04x}:{}", rest.to_ascii_lowercase()))
+    }
+
+    fn is_gone(&self, uuid: &str, pci: Option<&str>) -> bool {
+        let Ok(devices) = self.devices() else { return false };
+        let absent = devices.iter().all(|(_, found)| found.as_ref().is_ok_and(|(_, info)| info.uuid != uuid));
+        let known = Path::new("/sys/bus/pci/devices");
+        let at = pci.map(|pci| known.join(pci));
+        absent && known.is_dir() && at.is_some_and(|at| !at.exists())
+    }
+
+    fn restart(&self) -> Result<(), GpuError> {
+        raw::restart(self.nvml).map_err(init_failed)
+    }
+
+    fn libraries(&self) -> Vec<(&'static str, String)> {
+        let nvapi = match Nvapi::open() {
+            Ok(_) => {
+                "loaded: agft park can force performance states where clocks cannot be locked".to_owned()
+            }
+            Err(error) => format!("not there, which matters to agft park before Volta alone: {error}"),
+        };
+        vec![("driver", "libnvidia-ml.so.1 loaded and initialised".to_owned()), ("NVAPI", nvapi)]
     }
 }
 

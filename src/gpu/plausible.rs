@@ -46,9 +46,8 @@ const TEMPERATURES: std::ops::RangeInclusive<f64> = 1.0..=130.0;
 /// Clocks that a GPU can have.
 const CLOCKS: std::ops::RangeInclusive<u32> = 1..=20_000;
 
-/// Where energy comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EnergySource {
+pub(crate) enum EnergySource {
     /// The driver's total-energy counter.
     Counter,
     /// Power samples, integrated.
@@ -58,9 +57,8 @@ pub enum EnergySource {
 }
 
 impl EnergySource {
-    /// In words.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Counter => "the energy counter",
             Self::PowerIntegration => "power samples, integrated,",
@@ -70,45 +68,38 @@ impl EnergySource {
 }
 
 /// The board's power limit as judgements use it.
-#[must_use]
-pub fn usable_limit(told: Option<Watts>) -> Watts {
+pub(crate) fn usable_limit(told: Option<Watts>) -> Watts {
     told.filter(|limit| LIMITS.contains(&limit.0)).unwrap_or(UNTOLD_LIMIT)
 }
 
 /// The highest power limit that may come into force while we look: an operator may raise the present one.
-#[must_use]
-pub fn highest_limit(info: &GpuInfo) -> Option<Watts> {
+pub(crate) fn highest_limit(info: &GpuInfo) -> Option<Watts> {
     let told = [info.power_limit, info.power_limit_max].into_iter().flatten();
     told.filter(|limit| LIMITS.contains(&limit.0)).max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 /// A power that a board with that limit can draw: a live one draws something.
-#[must_use]
-pub fn is_power(power: Watts, limit: Watts) -> bool {
+pub(crate) fn is_power(power: Watts, limit: Watts) -> bool {
     power.0 > 0.0 && power.0 <= TRANSIENT * limit.0
 }
 
 /// A share of time, in percent.
-#[must_use]
-pub fn is_utilization(percent: f64) -> bool {
+pub(crate) fn is_utilization(percent: f64) -> bool {
     (0.0..=100.0).contains(&percent)
 }
 
 /// A core temperature in degrees Celsius.
-#[must_use]
-pub fn is_temperature(celsius: f64) -> bool {
+pub(crate) fn is_temperature(celsius: f64) -> bool {
     TEMPERATURES.contains(&celsius)
 }
 
-/// A clock of a GPU.
-#[must_use]
-pub fn is_clock(clock: Mhz) -> bool {
+pub(crate) fn is_clock(clock: Mhz) -> bool {
     CLOCKS.contains(&clock.0)
 }
 
 /// Another source decides from now on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Change {
+pub(crate) struct Change {
     /// What decides now.
     pub source: EnergySource,
     /// What decided before.
@@ -119,8 +110,7 @@ pub struct Change {
 
 impl Change {
     /// Is it a better source than before?
-    #[must_use]
-    pub fn is_better(&self) -> bool {
+    pub(crate) fn is_better(&self) -> bool {
         self.source == EnergySource::Counter || self.before == EnergySource::None
     }
 }
@@ -141,9 +131,8 @@ struct Compared {
     power_j: f64,
 }
 
-/// The energy of one GPU.
 #[derive(Debug, Clone)]
-pub struct EnergyJudge {
+pub(crate) struct EnergyJudge {
     limit: Watts,
     source: Option<EnergySource>,
     started: Option<Time>,
@@ -160,9 +149,7 @@ pub struct EnergyJudge {
 }
 
 impl EnergyJudge {
-    /// For a board with that limit.
-    #[must_use]
-    pub fn new(limit: Option<Watts>) -> Self {
+    pub(crate) fn new(limit: Option<Watts>) -> Self {
         Self {
             limit: usable_limit(limit),
             source: None,
@@ -180,22 +167,20 @@ impl EnergyJudge {
     }
 
     /// What decides; before the first look, nothing.
-    #[must_use]
-    pub fn source(&self) -> EnergySource {
+    pub(crate) fn source(&self) -> EnergySource {
         self.source.unwrap_or(EnergySource::None)
     }
 
     /// Energy accounted since the first look, in joules. Never falls. `None` where nothing decides, or where
     /// what decides has said nothing for a while.
-    #[must_use]
-    pub fn total(&self) -> Option<f64> {
+    pub(crate) fn total(&self) -> Option<f64> {
         let at = self.known_at.filter(|_| self.source() != EnergySource::None)?;
         let is_recent = self.latest.is_none_or(|latest| latest.since(at) <= STILL_ALONE);
         is_recent.then_some(self.total_j)
     }
 
     /// A look at the power, if that could be read. Energy is accounted by it where power decides.
-    pub fn on_power(&mut self, now: Time, power: Watts) {
+    pub(crate) fn on_power(&mut self, now: Time, power: Watts) {
         if !self.goes_on(now) || !is_power(power, self.limit) {
             return;
         }
@@ -218,7 +203,7 @@ impl EnergyJudge {
     }
 
     /// A look at the counter, after one at the power; `None` if there is no counter.
-    pub fn on_counter(&mut self, now: Time, counter: Option<Millijoules>) -> Option<Change> {
+    pub(crate) fn on_counter(&mut self, now: Time, counter: Option<Millijoules>) -> Option<Change> {
         if !self.goes_on(now) {
             return None;
         }
@@ -305,7 +290,6 @@ impl EnergyJudge {
         self.compare(now, advance)
     }
 
-    /// Is there a power to compare with?
     fn sees_power(&self, now: Time) -> bool {
         self.power.is_some_and(|(at, _)| now.since(at) <= SPARSE)
     }
@@ -358,27 +342,23 @@ impl EnergyJudge {
 
 /// Power against the board's limit: moments above it are believed, seconds are not.
 #[derive(Debug, Clone, Copy)]
-pub struct PowerJudge {
+pub(crate) struct PowerJudge {
     limit: Watts,
     /// Since when every power has been above what a board draws for longer.
     above_since: Option<Time>,
 }
 
 impl PowerJudge {
-    /// For a board with that limit.
-    #[must_use]
-    pub fn new(limit: Option<Watts>) -> Self {
+    pub(crate) fn new(limit: Option<Watts>) -> Self {
         Self { limit: usable_limit(limit), above_since: None }
     }
 
     /// Is power above what a board draws for longer?
-    #[must_use]
-    pub fn is_above(&self) -> bool {
+    pub(crate) fn is_above(&self) -> bool {
         self.above_since.is_some()
     }
 
-    /// Is this power believed?
-    pub fn believes(&mut self, now: Time, power: Watts) -> bool {
+    pub(crate) fn believes(&mut self, now: Time, power: Watts) -> bool {
         if power.0 <= SUSTAINED * self.limit.0 {
             self.above_since = None;
             return is_power(power, self.limit);
@@ -391,7 +371,7 @@ impl PowerJudge {
 /// Utilisation against power: one that stays at 0 while the board draws what only work draws is not believed,
 /// nor one that stays at 100 while it draws what an idle board does.
 #[derive(Debug, Clone, Copy)]
-pub struct IdleJudge {
+pub(crate) struct IdleJudge {
     limit: Watts,
     power: Option<(Time, Watts)>,
     /// Which of the two it contradicts, and since when.
@@ -405,19 +385,15 @@ enum Contradiction {
 }
 
 impl IdleJudge {
-    /// For a board with that limit.
-    #[must_use]
-    pub fn new(limit: Option<Watts>) -> Self {
+    pub(crate) fn new(limit: Option<Watts>) -> Self {
         Self { limit: usable_limit(limit), power: None, contradicts: None }
     }
 
-    /// A believed power.
-    pub fn on_power(&mut self, now: Time, power: Watts) {
+    pub(crate) fn on_power(&mut self, now: Time, power: Watts) {
         self.power = Some((now, power));
     }
 
-    /// Is this utilisation believed?
-    pub fn believes(&mut self, now: Time, percent: f64) -> bool {
+    pub(crate) fn believes(&mut self, now: Time, percent: f64) -> bool {
         if !is_utilization(percent) {
             return false;
         }

@@ -43,7 +43,7 @@ pub struct SensorReport {
     /// Time between two changes, milliseconds; `None` if there were fewer than two.
     pub period_ms: Option<Spread>,
     /// Time one question takes, microseconds.
-    pub cost_us: Option<Spread>,
+    pub(crate) cost_us: Option<Spread>,
 }
 
 /// What was seen of one GPU. A sensor that the board lacks is `None`.
@@ -58,7 +58,7 @@ pub struct ProbeReport {
     /// The power sensor.
     pub power: Option<SensorReport>,
     /// Time a whole reading takes, microseconds.
-    pub reading_cost_us: Option<Spread>,
+    pub(crate) reading_cost_us: Option<Spread>,
 }
 
 /// The answers of one sensor so far.
@@ -117,9 +117,7 @@ impl Watch {
 ///
 /// A value that happens not to change from one tick to the next (the power of a steady load) makes the period look
 /// longer than it is.
-///
-/// # Errors
-/// [`GpuError::Lost`] and the like. A missing sensor is a `None` field.
+/// Errors: [`GpuError::Lost`] and the like. A missing sensor is a `None` field.
 pub fn probe(sensors: &dyn GpuSensors, duration: Duration) -> Result<ProbeReport, GpuError> {
     let (mut energy, mut power) = (Watch::default(), Watch::default());
     let mut reading_costs = Vec::new();
@@ -155,13 +153,13 @@ const JUDGED_AT_LEAST: Duration = Duration::from_millis(700);
 
 /// What a short look says of a GPU's sensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
+pub(crate) struct Judgement {
     /// Where energy would come from.
     pub source: EnergySource,
     /// Is there an energy counter at all?
     pub counter: bool,
     /// What is not believed, what was read, and what decides instead.
-    pub doubts: Vec<String>,
+    pub(crate) doubts: Vec<String>,
 }
 
 /// `None` for a sensor that is missing or fails for the moment.
@@ -173,10 +171,8 @@ fn present<T>(answer: Result<T, GpuError>) -> Result<Option<T>, GpuError> {
 }
 
 /// Looks for two seconds at most, as a run would judge. Writes nothing to the GPU.
-///
-/// # Errors
-/// [`GpuError::Lost`] and the like. A missing sensor is none.
-pub fn judge(sensors: &dyn GpuSensors) -> Result<Judgement, GpuError> {
+/// Errors: [`GpuError::Lost`] and the like. A missing sensor is none.
+pub(crate) fn judge(sensors: &dyn GpuSensors) -> Result<Judgement, GpuError> {
     let limit = usable_limit(highest_limit(sensors.info()));
     let (mut energy, mut power_judge) = (EnergyJudge::new(Some(limit)), PowerJudge::new(Some(limit)));
     let mut doubts = Vec::new();

@@ -7,9 +7,9 @@ use crate::units::Mhz;
 
 /// A branch of the driver that does not give a forced state back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StuckBranch {
+pub(crate) struct StuckBranch {
     /// The number before the first dot of its versions.
-    pub branch: &'static str,
+    pub(crate) branch: &'static str,
     /// What happens.
     pub what: &'static str,
     /// Who says so.
@@ -17,25 +17,23 @@ pub struct StuckBranch {
 }
 
 /// Drivers under which no state is forced.
-pub const STUCK_BRANCHES: [StuckBranch; 1] = [StuckBranch {
+pub(crate) const STUCK_BRANCHES: [StuckBranch; 1] = [StuckBranch {
     branch: "616",
     what: "a GPU stays in the low state under load until it is reset",
     source: "https://github.com/sasha0552/nvidia-pstated/issues/13",
 }];
 
 /// Why states are not forced under this driver, if so.
-#[must_use]
-pub fn stuck_branch(driver: &str) -> Option<&'static StuckBranch> {
+pub(crate) fn stuck_branch(driver: &str) -> Option<&'static StuckBranch> {
     let branch = driver.split('.').next()?;
     STUCK_BRANCHES.iter().find(|stuck| stuck.branch == branch)
 }
 
 /// What lowers and gives back the performance state of one GPU.
 #[derive(Debug)]
-pub struct PstateClocks {
+pub(crate) struct PstateClocks {
     nvml: NvmlClocks,
     api: NvapiGpu,
-    /// The low state.
     state: u32,
     /// Nobody says that a state was forced: a board that knows none is no failure.
     unsure: bool,
@@ -44,10 +42,8 @@ pub struct PstateClocks {
 
 impl PstateClocks {
     /// Of the GPU with this UUID, with `state` as the low state.
-    ///
-    /// # Errors
-    /// [`GpuError`] if there is no NVAPI, or its GPU on the same bus cannot be told for certain.
-    pub fn open(host: NvmlHost, uuid: &str, state: u32) -> Result<Self, GpuError> {
+    /// Errors: [`GpuError`] if there is no NVAPI, or its GPU on the same bus cannot be told for certain.
+    pub(crate) fn open(host: NvmlHost, uuid: &str, state: u32) -> Result<Self, GpuError> {
         let nvml = host.clocks(&GpuSelector::Uuid(uuid.to_owned()))?;
         let label = nvml.info().to_string();
         let failed = |detail: String| GpuError::Failed { gpu: label.clone(), call: "NVAPI", detail };
@@ -59,10 +55,8 @@ impl PstateClocks {
     }
 
     /// The same, if states may be forced under this driver at all.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open), and for the drivers of [`STUCK_BRANCHES`].
-    pub fn open_to_force(host: NvmlHost, gpu: &GpuInfo, state: u32) -> Result<Self, GpuError> {
+    /// Errors: As [`open`](Self::open), and for the drivers of [`STUCK_BRANCHES`].
+    pub(crate) fn open_to_force(host: NvmlHost, gpu: &GpuInfo, state: u32) -> Result<Self, GpuError> {
         let stuck = gpu.driver_version.as_deref().and_then(stuck_branch);
         if let Some(StuckBranch { branch, what, source }) = stuck {
             let detail = format!(
@@ -119,10 +113,7 @@ impl GpuClocks for PstateClocks {
 }
 
 /// What gives the clocks of a GPU back, whichever way they were lowered.
-///
-/// # Errors
-/// [`GpuError`].
-pub fn clocks_to_reset(
+pub(crate) fn clocks_to_reset(
     host: NvmlHost,
     uuid: &str,
     forced: MayBeForced,

@@ -17,7 +17,7 @@ const SAY_AT_LEAST: Duration = Duration::from_secs(3600);
 
 /// A row of failed tries.
 #[derive(Debug, Default)]
-pub struct Retries {
+pub(crate) struct Retries {
     since: Option<Instant>,
     pause: Duration,
     say_at: Duration,
@@ -25,7 +25,7 @@ pub struct Retries {
 
 /// What follows from one more failed try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failed {
+pub(crate) struct Failed {
     /// Since the first of the row.
     pub elapsed: Duration,
     /// Until the next try.
@@ -35,8 +35,7 @@ pub struct Failed {
 }
 
 impl Retries {
-    /// A try failed.
-    pub fn failed(&mut self) -> Failed {
+    pub(crate) fn failed(&mut self) -> Failed {
         let elapsed = self.since.get_or_insert_with(Instant::now).elapsed();
         self.after(elapsed)
     }
@@ -52,7 +51,7 @@ impl Retries {
     }
 
     /// A try succeeded: the next failure is the first of another row.
-    pub fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         *self = Self::default();
     }
 }

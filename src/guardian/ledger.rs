@@ -14,7 +14,7 @@ use crate::store::held::{HeldDir, Holder, Journal, LockedRange};
 use crate::units::Mhz;
 
 /// Keeps the books for the lease. A lock that cannot be written down, or that nobody watches over, is not made.
-pub struct HeldLedger {
+pub(crate) struct HeldLedger {
     dir: Arc<HeldDir>,
     link: Link,
     holder: Holder,
@@ -24,8 +24,7 @@ pub struct HeldLedger {
 
 impl HeldLedger {
     /// Books in `dir`, and a guardian at the end of `link`.
-    #[must_use]
-    pub fn new(dir: Arc<HeldDir>, link: Link, config: &Path) -> Self {
+    pub(crate) fn new(dir: Arc<HeldDir>, link: Link, config: &Path) -> Self {
         Self { dir, link, holder: Holder::current(config), journals: BTreeMap::new() }
     }
 

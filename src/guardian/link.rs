@@ -20,7 +20,7 @@ const SEND: Duration = Duration::from_millis(200);
 
 /// Whom to start.
 #[derive(Debug, Clone)]
-pub struct GuardianSpec {
+pub(crate) struct GuardianSpec {
     /// UUIDs of the GPUs.
     pub gpus: Vec<String>,
     /// Of these, the GPUs whose performance state is forced.
@@ -31,28 +31,23 @@ pub struct GuardianSpec {
     pub config: PathBuf,
     /// Silence of the controller after which the guardian acts.
     pub silence: Duration,
-    /// Log as JSON.
-    pub json_log: bool,
+    pub(crate) json_log: bool,
 }
 
 impl GuardianSpec {
     /// How long a controller with ticks `period` apart may be silent.
-    #[must_use]
-    pub fn silence(period: Seconds) -> Duration {
+    pub(crate) fn silence(period: Seconds) -> Duration {
         Duration::from_secs_f64(5.0 * period.0).max(SILENCE)
     }
 }
 
 /// Why there is no guardian.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
-    /// The system refused.
+pub(crate) enum LinkError {
     #[error("the guardian cannot be started: {0}")]
     System(#[from] io::Error),
-    /// It said why.
     #[error("the guardian cannot start: {0}")]
     Refused(String),
-    /// It ended, or did not answer in time.
     #[error("the guardian does not answer")]
     NoAnswer,
 }
@@ -65,7 +60,7 @@ struct Live {
 
 /// The way to the guardian; may be without one for a while. Shared by the threads that lock and that watch.
 #[derive(Clone)]
-pub struct Link {
+pub(crate) struct Link {
     ends: Arc<Mutex<Ends>>,
 }
 
@@ -96,8 +91,7 @@ impl Ends {
 
 impl Link {
     /// A way to nobody yet.
-    #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { ends: Arc::default() }
     }
 
@@ -106,10 +100,7 @@ impl Link {
     }
 
     /// Starts a guardian and waits until it is ready; gives the lines that it will send.
-    ///
-    /// # Errors
-    /// [`LinkError`].
-    pub fn start(&self, spec: &GuardianSpec) -> Result<Answers, LinkError> {
+    pub(crate) fn start(&self, spec: &GuardianSpec) -> Result<Answers, LinkError> {
         self.drop_guardian();
         let (ours, theirs) = UnixStream::pair()?;
         // This very executable, even if its file has been replaced or removed since.
@@ -161,8 +152,7 @@ impl Link {
     }
 
     /// Sends a line; `false` if there is no guardian to take it.
-    #[must_use]
-    pub fn send(&self, message: &ToGuardian) -> bool {
+    pub(crate) fn send(&self, message: &ToGuardian) -> bool {
         let mut ends = self.lock();
         match message {
             ToGuardian::Hold(gpu) => drop(ends.held.insert(gpu.clone())),
@@ -173,18 +163,17 @@ impl Link {
     }
 
     /// Is nothing locked, as far as was said?
-    #[must_use]
-    pub fn holds_nothing(&self) -> bool {
+    pub(crate) fn holds_nothing(&self) -> bool {
         self.lock().held.is_empty()
     }
 
     /// Ends a guardian that is of no use any more, or ended already.
-    pub fn drop_guardian(&self) {
+    pub(crate) fn drop_guardian(&self) {
         self.lock().drop_guardian();
     }
 
     /// The controller ends with nothing locked. The guardian ends by itself: nobody waits for it.
-    pub fn goodbye(&self) {
+    pub(crate) fn goodbye(&self) {
         let _ = self.send(&ToGuardian::Goodbye);
     }
 }
@@ -204,15 +193,14 @@ fn end(mut live: Live) {
 }
 
 /// What the guardian says.
-pub struct Answers {
+pub(crate) struct Answers {
     lines: BufReader<UnixStream>,
     partial: String,
 }
 
 impl Answers {
     /// The next message; `Some(None)` if none came within the time set, `None` if the guardian is gone.
-    #[expect(clippy::should_implement_trait, reason = "it waits, and a time-out is no end")]
-    pub fn next(&mut self) -> Option<Option<FromGuardian>> {
+    pub(crate) fn next(&mut self) -> Option<Option<FromGuardian>> {
         match self.lines.read_line(&mut self.partial) {
             Ok(0) => None,
             Ok(_) => {

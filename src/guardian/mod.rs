@@ -21,7 +21,7 @@
 //! thread or the watch, which live as long as the run.
 //!
 //! Whoever holds a journal does not end before the clocks are back. The pause between two tries grows to 2 s
-//! ([`crate::gpu::retry`]), the lines of the log become rare, and after 2 s NVML is started again with every
+//! (`crate::gpu::retry`), the lines of the log become rare, and after 2 s NVML is started again with every
 //! try that far apart: a handle may be stale. Only a GPU that no GPU's UUID and no PCI device of the kernel
 //! names any more is given up. A service manager that stops the unit ends a guardian that is still trying by
 //! SIGKILL, after `TimeoutStopSec`; `ExecStopPost=agft release --journal` and the next start then go on from
@@ -41,31 +41,31 @@
 //! Some ends take both: `systemctl kill -s KILL`, an OOM kill of the whole control group, the end of a
 //! container whose first process is agft. What then stays locked stands in a journal
 //! ([`crate::store::held`]), written before the first lock of each clock; the next start, `agft release` and
-//! a service's `ExecStopPost=agft release --journal` undo it ([`undo`]). A lock that cannot be written down,
-//! or that no guardian watches, is not made ([`ledger`]).
+//! a service's `ExecStopPost=agft release --journal` undo it (`undo`). A lock that cannot be written down,
+//! or that no guardian watches, is not made (`ledger`).
 //!
 //! A guardian that hangs or is stopped when its controller dies would keep the GPU's lock file: the next
 //! agft's guardian waits for it some seconds, and then kills it.
 //!
-//! The controller ([`link`]) in turn sees within a tick that its guardian is gone or does not answer. It then
+//! The controller (`link`) in turn sees within a tick that its guardian is gone or does not answer. It then
 //! gives the clocks back, and locks none until a new guardian is ready; if guardians keep dying, the run
 //! ends. Nothing is locked in the demo, a dry run and data collection: there they have no guardian.
 
-pub mod ledger;
-pub mod link;
+pub(crate) mod ledger;
+pub(crate) mod link;
 mod predecessor;
-pub mod process;
+pub(crate) mod process;
 mod reset;
-pub mod undo;
+pub(crate) mod undo;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// Between two heartbeats.
-pub const BEAT: Duration = Duration::from_millis(200);
+pub(crate) const BEAT: Duration = Duration::from_millis(200);
 /// A controller may be silent for so long at least, however short its period.
-pub const SILENCE: Duration = Duration::from_secs(3);
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 
 /// From the controller, one line of JSON each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,53 +43,45 @@ const TRIES_UNDER_CONTROLLER: u32 = 5;
 /// A controller that said it is stuck is killed if it has not ended by then.
 const STUCK_END: Duration = Duration::from_secs(10);
 
-/// What the controller tells its guardian at the start.
-#[derive(Debug, Clone)]
+/// Options of `guardian`, by which the controller tells it all it has to know. Not for people.
+#[derive(Debug, clap::Args)]
 pub struct Ward {
-    /// Process id of the controller.
-    pub controller: u32,
-    /// UUIDs of the GPUs.
-    pub gpus: Vec<String>,
-    /// Of these, the GPUs whose performance state is forced.
-    pub forced: Vec<String>,
-    /// Directory of locks and journals.
-    pub runtime_dir: PathBuf,
-    /// The controller's configuration file, for the lock files.
-    pub config: PathBuf,
-    /// Silence of the controller after which the clocks are given back.
-    pub silence: Duration,
+    /// Process id of the controller
+    #[arg(long)]
+    pub(crate) controller: u32,
+    /// UUID of a GPU to watch over
+    #[arg(long = "gpu", required = true)]
+    pub(crate) gpus: Vec<String>,
+    /// Of these, a GPU whose performance state is forced
+    #[arg(long = "forced-gpu")]
+    pub(crate) forced: Vec<String>,
+    /// Directory of locks and journals
+    #[arg(long)]
+    pub(crate) runtime_dir: PathBuf,
+    /// Silence of the controller after which the clocks are given back, in milliseconds
+    #[arg(long)]
+    pub(crate) silence_ms: u64,
 }
 
-/// Guards until the controller's end or a signal. Standard input is the socket to the controller.
-///
-/// # Errors
-/// [`GuardianError`].
-pub fn run(ward: &Ward) -> Result<(), GuardianError> {
+/// Guards until the controller's end or a signal. Standard input is the socket to the controller; `config` is its
+/// configuration file, for the lock files.
+pub(crate) fn run(ward: &Ward, config: &Path) -> Result<(), GuardianError> {
     // A session of its own: neither the terminal's ^C nor a kill of the controller's process group is meant for it.
     // Where it leads a group already (started by hand), there is nothing to leave.
     let _ = setsid();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(system("the runtime"))?.block_on(watch(ward))
+    runtime.map_err(system("the runtime"))?.block_on(watch(ward, config))
 }
 
 /// Why a guardian cannot do its work.
 #[derive(Debug, thiserror::Error)]
-pub enum GuardianError {
-    /// The system refused.
+pub(crate) enum GuardianError {
     #[error("{what}: {cause}")]
-    System {
-        /// What was asked for.
-        what: &'static str,
-        /// What the system said.
-        cause: io::Error,
-    },
-    /// The driver refused.
+    System { what: &'static str, cause: io::Error },
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// Another guardian holds the GPU, or the directory cannot be used.
     #[error(transparent)]
     Claim(#[from] ClaimError),
-    /// It came too late.
     #[error("the controller (pid {0}) was gone before its guardian was ready")]
     Orphan(u32),
 }
@@ -98,10 +90,10 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> GuardianError {
     move |cause| GuardianError::System { what, cause }
 }
 
-async fn watch(ward: &Ward) -> Result<(), GuardianError> {
+async fn watch(ward: &Ward, config: &Path) -> Result<(), GuardianError> {
     let socket = socket().map_err(system("the socket to the controller"))?;
     let (reading, mut writing) = socket.into_split();
-    match Guardian::new(ward).await {
+    match Guardian::new(ward, config).await {
         Ok((mut guardian, signals)) => {
             guardian.writing = Some(writing);
             guardian.say(&FromGuardian::Ready).await;
@@ -210,7 +202,7 @@ enum Why {
 }
 
 impl Guardian {
-    async fn new(ward: &Ward) -> Result<(Self, Signals), GuardianError> {
+    async fn new(ward: &Ward, config: &Path) -> Result<(Self, Signals), GuardianError> {
         let signals = Signals::install().map_err(system("signal handlers"))?;
         let dying = signal(SignalKind::user_defined1()).map_err(system("signal handlers"))?;
         // Only the earliest sign of several: where it cannot be had, the others have to do.
@@ -228,7 +220,7 @@ impl Guardian {
             opened.push((uuid.clone(), forced, host.clocks_to_reset(uuid, forced)?));
         }
         // A predecessor may hand its GPUs over only to one that can give their clocks back.
-        let (claims, held) = claim(&dir, &ward.gpus, &ward.config).await?;
+        let (claims, held) = claim(&dir, &ward.gpus, config).await?;
         let gpu = |((uuid, forced, clocks), claim): ((String, _, _), Claim)| {
             let pci = host.pci_name(&uuid);
             Gpu { uuid, clocks: Handle::new(clocks), forced, memory_locked: false, pci, _claim: claim }
@@ -245,7 +237,7 @@ impl Guardian {
             dying,
             writing: None,
             dir,
-            silence: ward.silence,
+            silence: Duration::from_millis(ward.silence_ms),
         };
         Ok((guardian, signals))
     }
@@ -351,7 +343,6 @@ impl Guardian {
         }
     }
 
-    /// What is locked and what is not.
     fn keep(&mut self, message: ToGuardian) {
         match message {
             ToGuardian::Hold(gpu) => drop(self.held.insert(gpu)),

@@ -95,50 +95,19 @@ fn hangs(uuid: &str) -> GpuError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::GpuInfo;
-    use crate::units::Mhz;
-
-    struct Slow {
-        info: GpuInfo,
-        takes: Duration,
-        resets: Arc<Mutex<u32>>,
-    }
-
-    impl GpuClocks for Slow {
-        fn info(&self) -> &GpuInfo {
-            &self.info
-        }
-
-        fn lock_core(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
-            Ok(())
-        }
-
-        fn lock_memory(&mut self, _: Mhz, _: Mhz) -> Result<(), GpuError> {
-            Ok(())
-        }
-
-        fn reset_core(&mut self) -> Result<(), GpuError> {
-            std::thread::sleep(self.takes);
-            *self.resets.lock().unwrap() += 1;
-            Ok(())
-        }
-
-        fn reset_memory(&mut self) -> Result<(), GpuError> {
-            Ok(())
-        }
-    }
+    use crate::gpu::testing::{FakeClocks, info};
 
     fn slow(uuid: &str, takes: Duration) -> ((String, Handle, bool), Arc<Mutex<u32>>) {
-        let info = GpuInfo {
-            index: 0,
-            uuid: uuid.into(),
-            name: "x".into(),
-            driver_version: None,
-            power_limit: None,
-            power_limit_max: None,
-        };
         let resets = Arc::new(Mutex::new(0));
-        let gpu = Slow { info, takes, resets: Arc::clone(&resets) };
+        let done = Arc::clone(&resets);
+        let call = move |call| {
+            if call == "reset core" {
+                std::thread::sleep(takes);
+                *done.lock().unwrap() += 1;
+            }
+            Ok(())
+        };
+        let gpu = FakeClocks { info: info(uuid), call };
         ((uuid.to_owned(), Handle::new(Box::new(gpu)), false), resets)
     }
 

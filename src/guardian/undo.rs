@@ -16,8 +16,7 @@ use crate::store::held::{Busy, ClaimError, HeldDir, Holder, Leftover, Role};
 ///
 /// Root's daemons share one directory, which a restart of the machine empties; another user may not write there, and
 /// has the model's directory.
-#[must_use]
-pub fn runtime_dir(config: &Config) -> PathBuf {
+pub(crate) fn runtime_dir(config: &Config) -> PathBuf {
     match &config.gpu.runtime_dir {
         Some(dir) => dir.into(),
         None if rustix::process::geteuid().is_root() => "/run/agft".into(),
@@ -27,7 +26,7 @@ pub fn runtime_dir(config: &Config) -> PathBuf {
 
 /// What became of one journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undone {
+pub(crate) enum Undone {
     /// The clocks it named have been given back.
     GivenBack {
         /// UUID of the GPU.
@@ -50,12 +49,7 @@ pub enum Undone {
         gpu: String,
     },
     /// It was damaged, and is kept for a human; the GPU of its name is treated like a journal's.
-    PutAside {
-        /// Where it is now.
-        kept_as: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
+    PutAside { kept_as: PathBuf, why: String },
     /// The GPU is not there (any more), or its driver does not take the clocks back. The journal stays.
     Failed {
         /// UUID of the GPU.
@@ -66,10 +60,13 @@ pub enum Undone {
 }
 
 /// Undoes every journal in `dir` whose writer is dead, but for those of the caller's `own` GPUs.
-///
-/// # Errors
-/// [`StoreError`] if the directory cannot be read or written.
-pub fn undo(dir: &HeldDir, host: AnyHost, own: &[String], now: Timestamp) -> Result<Vec<Undone>, StoreError> {
+/// Errors: [`StoreError`] if the directory cannot be read or written.
+pub(crate) fn undo(
+    dir: &HeldDir,
+    host: AnyHost,
+    own: &[String],
+    now: Timestamp,
+) -> Result<Vec<Undone>, StoreError> {
     let mut done = Vec::new();
     for leftover in dir.leftovers(now)? {
         let (gpu, holder, forced) = match leftover {

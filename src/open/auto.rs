@@ -8,34 +8,28 @@ use crate::gpu::host::AnyHost;
 use crate::text;
 
 /// Looks for what a configuration leaves to be found.
-pub struct Seeker {
+pub(crate) struct Seeker {
     discovery: Discovery,
     host: AnyHost,
 }
 
 /// What one look has found.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Servers that can be served; for a `gpus: auto`, that server on its GPUs.
     pub found: Vec<Found>,
     /// What is left out: its name, and why. Each once.
-    pub left_out: Vec<(String, String)>,
+    pub(crate) left_out: Vec<(String, String)>,
 }
 
 impl Seeker {
-    /// On this machine.
-    ///
-    /// # Errors
-    /// [`DiscoverError::Client`].
-    pub fn new(host: AnyHost) -> Result<Self, DiscoverError> {
+    pub(crate) fn new(host: AnyHost) -> Result<Self, DiscoverError> {
         Ok(Self { discovery: Discovery::new(Procfs::default())?, host })
     }
 
     /// Looks once. Blocks, for 15 s at the most.
-    ///
-    /// # Errors
-    /// [`DiscoverError`]: nothing is known then, which is not that nothing is there.
-    pub fn look(&mut self, config: &Config) -> Result<Seen, DiscoverError> {
+    /// Errors: [`DiscoverError`]: nothing is known then, which is not that nothing is there.
+    pub(crate) fn look(&mut self, config: &Config) -> Result<Seen, DiscoverError> {
         if config.servers == Servers::Auto { self.look_for_servers() } else { self.look_for_gpus(config) }
     }
 
@@ -96,8 +90,7 @@ impl Seeker {
 }
 
 /// The servers of the configuration, with those that have to be looked for as they were found.
-#[must_use]
-pub fn servers(config: &Config, found: &[Found]) -> Vec<Server> {
+pub(crate) fn servers(config: &Config, found: &[Found]) -> Vec<Server> {
     match &config.servers {
         Servers::Auto => found.iter().map(|found| of_found(config, found)).collect(),
         _ => {

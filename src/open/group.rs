@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::guarded::{CLOCK_THREAD, Guarded};
+use super::guarded::Guarded;
 use super::join;
 use crate::bandit::ActionSpace;
 use crate::compose;
@@ -28,7 +28,7 @@ use crate::daemon::sampler::{Sampler, SamplerSettings};
 use crate::daemon::show::{self, Show};
 use crate::daemon::steps::StepTap;
 use crate::daemon::tick::{Group, unix_seconds};
-use crate::daemon::watch::{Wards, WatchedGroup};
+use crate::daemon::watch::Wards;
 use crate::export::Published;
 use crate::gpu::host::AnyHost;
 use crate::gpu::lease::{ClockLease, Ledger};
@@ -45,11 +45,11 @@ use crate::view::View;
 
 /// What the command line says of a run.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// Measure and record only, whatever the file says.
-    pub data_collection: bool,
+    pub(crate) data_collection: bool,
     /// Put the saved models aside.
-    pub reset_model: bool,
+    pub(crate) reset_model: bool,
     /// Decide, and write no clock.
     pub dry_run: bool,
     /// For tests: panic at this tick.
@@ -57,15 +57,14 @@ pub struct Options {
     /// For tests: block at this tick.
     pub stall_at_tick: Option<u64>,
     /// For tests: try ways to park in this fraction of the time.
-    pub trial_speed: Option<f64>,
+    pub(crate) trial_speed: Option<f64>,
 }
 
 /// The GPUs of a group, opened for reading.
-pub struct Gpus {
+pub(crate) struct Gpus {
     host: AnyHost,
     sensors: Vec<Box<dyn GpuSensors>>,
-    /// Who they are.
-    pub infos: Vec<GpuInfo>,
+    pub(crate) infos: Vec<GpuInfo>,
     clocks: SupportedClocks,
     /// The driver lists none: `clocks` is the one that was running, and nothing can be chosen or locked.
     unlisted: bool,
@@ -73,10 +72,8 @@ pub struct Gpus {
 
 impl Gpus {
     /// Opens those that the server's configuration names.
-    ///
-    /// # Errors
-    /// One of them is not there, they are not alike, or nothing is known of their clocks.
-    pub fn open(host: AnyHost, config: &Config) -> anyhow::Result<Self> {
+    /// Errors: One of them is not there, they are not alike, or nothing is known of their clocks.
+    pub(crate) fn open(host: AnyHost, config: &Config) -> anyhow::Result<Self> {
         let mut sensors: Vec<Box<dyn GpuSensors>> = Vec::new();
         for selector in &config.gpu.device_id {
             sensors.push(host.sensors(selector)?);
@@ -114,7 +111,6 @@ impl Gpus {
         }
     }
 
-    /// Their UUIDs.
     fn uuids(&self) -> BTreeSet<String> {
         self.infos.iter().map(|info| info.uuid.clone()).collect()
     }
@@ -149,7 +145,7 @@ impl Gpus {
 
 /// A server with its GPUs and the way to its page: all that can be wrong with a start, but for the clocks. Servers on the
 /// same GPUs are joined to one.
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// The server, with a configuration that goes for these GPUs; several as if they were one.
     pub server: Server,
     /// The servers one by one.
@@ -164,10 +160,8 @@ pub struct Candidate {
 
 impl Candidate {
     /// Opens what the server's configuration names.
-    ///
-    /// # Errors
-    /// What is wrong with the GPUs, or with the address or the files of the page.
-    pub fn open(host: AnyHost, mut server: Server, options: Options) -> anyhow::Result<Self> {
+    /// Errors: What is wrong with the GPUs, or with the address or the files of the page.
+    pub(crate) fn open(host: AnyHost, mut server: Server, options: Options) -> anyhow::Result<Self> {
         let gpus = Gpus::open(host, &server.config)?;
         server.config.control.data_collection_mode |= options.data_collection;
         if gpus.unlisted && !options.dry_run && !server.config.control.data_collection_mode {
@@ -180,10 +174,7 @@ impl Candidate {
     }
 
     /// Those whose GPUs overlap become one each, which is said in the log.
-    ///
-    /// # Errors
-    /// [`join::Conflict`]
-    pub fn join_overlapping(candidates: Vec<Self>) -> anyhow::Result<Vec<Self>> {
+    pub(crate) fn join_overlapping(candidates: Vec<Self>) -> anyhow::Result<Vec<Self>> {
         let sets: Vec<BTreeSet<String>> = candidates.iter().map(|candidate| candidate.gpus.uuids()).collect();
         let mut candidates: Vec<Option<Self>> = candidates.into_iter().map(Some).collect();
         let mut joined = Vec::new();
@@ -216,10 +207,9 @@ impl Candidate {
     }
 
     /// Opens the ways to the pages, and says what may be unexpected.
-    ///
-    /// # Errors
-    /// An address or a file cannot be used; the GPUs are set up so that their clocks cannot be controlled.
-    pub fn check(&mut self) -> anyhow::Result<()> {
+    /// Errors: An address or a file cannot be used; the GPUs are set up so that their clocks cannot be
+    /// controlled.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         self.scrapers = Some(scrapers(&self.servers)?);
         if self.gpus.unlisted {
             tracing::warn!(gpu = %self.gpus.infos[0], "only measured: {NO_CLOCKS_LISTED}");
@@ -229,10 +219,7 @@ impl Candidate {
 }
 
 /// The ways to the pages of these servers.
-///
-/// # Errors
-/// An address or a file cannot be used.
-pub fn scrapers(servers: &[Server]) -> Result<Servers<Scraper>, ScrapeError> {
+pub(crate) fn scrapers(servers: &[Server]) -> Result<Servers<Scraper>, ScrapeError> {
     let one = |server: &Server| {
         Ok((server.name.clone(), Scraper::new(&compose::scrape_settings(&server.config, server.engine))?))
     };
@@ -261,10 +248,7 @@ pub struct Memory {
 
 impl Memory {
     /// Reads it; a model that cannot be used is said, and learned anew.
-    ///
-    /// # Errors
-    /// The directory cannot be used.
-    pub fn load(candidate: &Candidate, options: Options) -> anyhow::Result<Self> {
+    pub(crate) fn load(candidate: &Candidate, options: Options) -> anyhow::Result<Self> {
         let config = &candidate.server.config;
         let store = ModelStore::open(config.model.save_dir.as_ref()).context("model.save_dir")?;
         let identity = identity(config, &candidate.gpus.infos);
@@ -329,21 +313,20 @@ fn load_savings(store: &ModelStore, identity: &Identity) -> anyhow::Result<Savin
 #[derive(Clone)]
 pub struct Shared {
     /// The command line.
-    pub options: Options,
+    pub(crate) options: Options,
     /// The GPUs are this process's; none where no clock is ever written.
-    pub guarded: Option<Arc<Guarded>>,
+    pub(crate) guarded: Option<Arc<Guarded>>,
     /// Where groups are watched.
-    pub wards: Option<Wards>,
+    pub(crate) wards: Option<Wards>,
     /// Who hears of clients, if the kernel tells.
     pub watcher: Option<Arc<Watcher>>,
     /// The service manager, if it listens.
-    pub notifier: Option<Notifier>,
+    pub(crate) notifier: Option<Notifier>,
     /// What it is told of each group.
     pub lines: StatusLines,
     /// Takes what groups show of themselves.
     pub published: Published,
-    /// There are several servers.
-    pub is_several: bool,
+    pub(crate) is_several: bool,
     /// Servers come and move: each that is opened has its clients listened to on its own.
     pub follows: bool,
     /// The clock of the run.
@@ -356,8 +339,7 @@ pub const HELP: &str =
 
 impl Shared {
     /// Opens the group of servers again, the driver's part of it off the loop's thread.
-    #[must_use]
-    pub fn opener(&self, host: AnyHost) -> Opener {
+    pub(crate) fn opener(&self, host: AnyHost) -> Opener {
         let shared = self.clone();
         Rc::new(move |servers: Vec<Server>, taken: BTreeSet<String>| {
             let shared = shared.clone();
@@ -391,10 +373,7 @@ impl Shared {
     }
 
     /// Starts all that works for a group, on the loop's runtime.
-    ///
-    /// # Errors
-    /// A thread or the directory of records cannot be had.
-    pub fn start(
+    pub(crate) fn start(
         &self,
         candidate: Candidate,
         memory: Memory,
@@ -442,18 +421,10 @@ impl Shared {
         let sampler =
             Sampler::spawn(gpus.sensors, sampler_settings(config), clock).context("sensor thread")?;
         say_sources(&gpus.infos, sampler.sources());
-        let watch = match (&self.wards, &actuator) {
-            (Some(wards), Some(actuator)) => Some(wards.watch(WatchedGroup {
-                gpus: uuids.iter().cloned().collect(),
-                parts: vec![
-                    (CLOCK_THREAD, actuator.pulse()),
-                    ("the thread that reads the GPUs", sampler.pulse()),
-                ],
-                period: config.control.decision_interval_s,
-                notice: actuator.disturber(),
-            })),
-            _ => None,
-        };
+        let watch = self.wards.as_ref().zip(actuator.as_ref()).map(|(wards, actuator)| {
+            let reads = ("the thread that reads the GPUs", sampler.pulse());
+            wards.watch(uuids.iter().cloned().collect(), actuator, reads, config.control.decision_interval_s)
+        });
         let known = load_levers(Path::new(&config.model.save_dir), &gpus.infos[0], gpus.infos.len());
         let levers = compose::parking(&mut settings, config, &gpus.clocks, known);
         let controller = Controller::new(settings, learned, space, gpus.infos.len(), clock.now());
@@ -503,10 +474,11 @@ impl Shared {
 }
 
 /// Takes the clocks of a group; none where they are never written.
-///
-/// # Errors
-/// The driver refuses, or the GPUs are not this process's.
-pub fn take_clocks(guarded: Option<&Guarded>, candidate: &Candidate) -> anyhow::Result<Option<ClockLease>> {
+/// Errors: The driver refuses, or the GPUs are not this process's.
+pub(crate) fn take_clocks(
+    guarded: Option<&Guarded>,
+    candidate: &Candidate,
+) -> anyhow::Result<Option<ClockLease>> {
     let Some(guarded) = guarded.filter(|_| !candidate.hands_off) else { return Ok(None) };
     if let Some(other) = candidate.gpus.infos.iter().find(|gpu| !guarded.has(gpu)) {
         anyhow::bail!(
@@ -525,7 +497,6 @@ pub fn take_clocks(guarded: Option<&Guarded>, candidate: &Candidate) -> anyhow::
 }
 
 /// Periods of the thread that reads a server's GPUs.
-#[must_use]
 pub fn sampler_settings(config: &Config) -> SamplerSettings {
     SamplerSettings {
         energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),

@@ -19,7 +19,7 @@ use crate::store::held::{Claim, ClaimError, HeldDir, Holder, Role};
 use crate::units::{Mhz, Seconds};
 
 /// GPUs that are this run's alone, until this is dropped.
-pub struct Guarded {
+pub(crate) struct Guarded {
     dir: Arc<HeldDir>,
     link: Link,
     spec: GuardianSpec,
@@ -60,15 +60,13 @@ impl Drop for LentLedger {
 /// The clocks of a GPU are another group's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("another group of this agft has the clocks of {0}, or has not given them back yet")]
-pub struct Lent(String);
+pub(crate) struct Lent(String);
 
 impl Guarded {
     /// Takes the GPUs for this run, whose ticks are `period` apart, and undoes what journals of the dead name on others.
     /// Of `others`, those that another agft has are left out.
-    ///
-    /// # Errors
-    /// Another agft has one of `gpus`, or all, or a dead one left what cannot be undone.
-    pub fn claim(
+    /// Errors: Another agft has one of `gpus`, or all, or a dead one left what cannot be undone.
+    pub(crate) fn claim(
         file: &Path,
         json_log: bool,
         config: &Config,
@@ -130,25 +128,21 @@ impl Guarded {
     }
 
     /// The guardian has to know of performance states that are forced on these GPUs; before it is started.
-    pub fn guard_states(&mut self, gpus: Vec<String>) {
+    pub(crate) fn guard_states(&mut self, gpus: Vec<String>) {
         self.spec.forced = gpus;
     }
 
     /// Starts the guardian; before the first lock.
-    ///
-    /// # Errors
-    /// It cannot be started, or cannot open the GPUs.
-    pub fn start_guardian(&self) -> anyhow::Result<Answers> {
+    /// Errors: It cannot be started, or cannot open the GPUs.
+    pub(crate) fn start_guardian(&self) -> anyhow::Result<Answers> {
         let answers = self.link.start(&self.spec)?;
         tracing::info!(silence_s = self.spec.silence.as_secs_f64(), "guardian is ready");
         Ok(answers)
     }
 
     /// The books for the lease of these GPUs, each of which is one group's at a time.
-    ///
-    /// # Errors
-    /// [`Lent`]: a group has one of them.
-    pub fn ledger(&self, gpus: &[GpuInfo]) -> Result<Box<dyn Ledger>, Lent> {
+    /// Errors: [`Lent`]: a group has one of them.
+    pub(crate) fn ledger(&self, gpus: &[GpuInfo]) -> Result<Box<dyn Ledger>, Lent> {
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gpu) = gpus.iter().find(|gpu| lent.contains(&gpu.uuid)) {
             return Err(Lent(gpu.to_string()));
@@ -159,23 +153,15 @@ impl Guarded {
         Ok(Box::new(LentLedger { books, gpus, lent: Arc::clone(&self.lent) }))
     }
 
-    /// Is this one of the GPUs?
-    #[must_use]
-    pub fn has(&self, gpu: &GpuInfo) -> bool {
+    pub(crate) fn has(&self, gpu: &GpuInfo) -> bool {
         self.spec.gpus.contains(&gpu.uuid)
     }
 
     /// Starts the watch over the run's threads and its guardian; `tick` is marked by the loop.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if there is no thread to be had.
-    pub fn watch(&self, answers: Answers, tick: Pulse) -> std::io::Result<Watch> {
+    pub(crate) fn watch(&self, answers: Answers, tick: Pulse) -> std::io::Result<Watch> {
         Watch::spawn(self.link.clone(), answers, self.spec.clone(), tick)
     }
 }
-
-/// Name of the part that writes clocks.
-pub const CLOCK_THREAD: &str = "the thread that writes clocks";
 
 fn log(undone: &Undone) {
     let pid = |holder: &Option<Holder>| holder.as_ref().map(|holder| holder.pid);

@@ -27,7 +27,7 @@ const OWN: [&str; 8] = [
     "servers {one} and {other} share GPUs and so one clock decision, but differ in {key} ({change}): give both the same \
      value, best in the sections of the file that are the defaults of all servers, or give each GPUs of its own"
 )]
-pub struct Conflict {
+pub(crate) struct Conflict {
     one: String,
     other: String,
     key: String,
@@ -35,8 +35,7 @@ pub struct Conflict {
 }
 
 /// Which of these sets overlap, directly or through others: the places of each such set, in the order of the first.
-#[must_use]
-pub fn overlapping(sets: &[BTreeSet<String>]) -> Vec<Vec<usize>> {
+pub(crate) fn overlapping(sets: &[BTreeSet<String>]) -> Vec<Vec<usize>> {
     let mut groups: Vec<(Vec<usize>, BTreeSet<String>)> = Vec::new();
     for (at, set) in sets.iter().enumerate() {
         let (mut places, mut all) = (vec![at], set.clone());
@@ -60,10 +59,7 @@ pub fn overlapping(sets: &[BTreeSet<String>]) -> Vec<Vec<usize>> {
 ///
 /// Its name is theirs, joined by `+`, and so are its directories. Its limits are the tightest of those that have some:
 /// for views, records and what a policy foresees; what counts is each one's own ([`sharers`]).
-///
-/// # Errors
-/// [`Conflict`]
-pub fn join(servers: &[Server]) -> Result<Option<Server>, Conflict> {
+pub(crate) fn join(servers: &[Server]) -> Result<Option<Server>, Conflict> {
     let Some((first, others)) = servers.split_first() else { return Ok(None) };
     if others.is_empty() {
         return Ok(Some(first.clone()));
@@ -88,8 +84,7 @@ pub fn join(servers: &[Server]) -> Result<Option<Server>, Conflict> {
 }
 
 /// Their names, joined by `+`, which no name has.
-#[must_use]
-pub fn name(servers: &[Server]) -> String {
+pub(crate) fn name(servers: &[Server]) -> String {
     servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>().join("+")
 }
 
@@ -128,8 +123,7 @@ fn shorter(a: Seconds, b: Seconds) -> Seconds {
 }
 
 /// What each of the servers promises its clients.
-#[must_use]
-pub fn sharers(servers: &[Server]) -> Vec<Sharer> {
+pub(crate) fn sharers(servers: &[Server]) -> Vec<Sharer> {
     servers.iter().map(|server| Sharer::new(server.name.clone(), compose::limits(&server.config))).collect()
 }
 

@@ -10,9 +10,9 @@ use super::guarded::Guarded;
 use crate::compose::park::{of_others, periods};
 use crate::config::{self, Config, Park, Source};
 use crate::daemon::actuator::Actuator;
-use crate::daemon::park::activity::ActivitySource;
+use crate::daemon::park::activity::Ports;
 use crate::daemon::park::hooks::FanHooks;
-use crate::daemon::park::keeper::Keeper;
+use crate::daemon::park::keeper::{Keeper, keep_in};
 use crate::daemon::park::levels::{Levels, levels};
 use crate::daemon::park::setup::{self, SetupError};
 use crate::daemon::park::{Board, ParkGroup, ParkOpener, ParkParts, Parkable, Show, Surroundings, Yielded};
@@ -24,7 +24,7 @@ use crate::park::levers::TrialTimes;
 use crate::store::load_levers;
 
 /// A GPU that is to be parked, opened for reading.
-pub struct Chosen {
+pub(crate) struct Chosen {
     sensors: Box<dyn GpuSensors>,
     /// Who it is.
     pub info: GpuInfo,
@@ -34,10 +34,8 @@ pub struct Chosen {
 
 /// The GPUs that are meant, but for those in `taken`. A named one that cannot be parked is an error; of all, those that can
 /// are taken.
-///
-/// # Errors
-/// A named GPU cannot be parked, or is named twice or taken; the driver does not list its GPUs.
-pub fn choose(host: AnyHost, park: &Park, taken: &[GpuInfo]) -> anyhow::Result<Vec<Chosen>> {
+/// Errors: A named GPU cannot be parked, or is named twice or taken; the driver does not list its GPUs.
+pub(crate) fn choose(host: AnyHost, park: &Park, taken: &[GpuInfo]) -> anyhow::Result<Vec<Chosen>> {
     let (selectors, named) = match &park.gpus {
         Some(selectors) => (selectors.clone(), true),
         None => (host.list()?.into_iter().map(|gpu| GpuSelector::Index(gpu.index)).collect(), false),
@@ -84,10 +82,12 @@ fn open(host: AnyHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, Se
 
 /// Which of the GPUs are parked by performance state: all, if that is configured, else those that lock no core clock. They
 /// are this run's own by now: a reset is what comes first in any case.
-///
-/// # Errors
-/// A performance state cannot be forced where it has to be.
-pub fn find_by_state(host: AnyHost, park: &Park, chosen: &mut [Chosen]) -> anyhow::Result<Vec<String>> {
+/// Errors: A performance state cannot be forced where it has to be.
+pub(crate) fn find_by_state(
+    host: AnyHost,
+    park: &Park,
+    chosen: &mut [Chosen],
+) -> anyhow::Result<Vec<String>> {
     let mut by_state = Vec::new();
     for gpu in chosen {
         let uuid = gpu.info.uuid.clone();
@@ -180,25 +180,19 @@ impl Common {
 }
 
 /// What parking has beside the GPUs, made before the first clock is touched.
-pub struct Around {
+pub(crate) struct Around {
     hooks: Option<FanHooks>,
-    sources: Vec<Box<dyn ActivitySource>>,
+    ports: Option<Ports>,
 }
 
 impl Around {
     /// Starts what watches connections and runs programs.
-    ///
-    /// # Errors
-    /// [`SetupError`]
-    pub fn open(park: &Park) -> Result<Self, SetupError> {
-        Ok(Self { hooks: setup::fan_hooks(park)?, sources: setup::sources(park)? })
+    pub(crate) fn open(park: &Park) -> Result<Self, SetupError> {
+        Ok(Self { hooks: setup::fan_hooks(park)?, ports: setup::ports(park)? })
     }
 
     /// Starts a group for each GPU but those that are `served` for now, and what is around them.
-    ///
-    /// # Errors
-    /// The driver refuses, or a thread cannot be had.
-    pub fn start(
+    pub(crate) fn start(
         self,
         host: AnyHost,
         config: &Config,
@@ -208,7 +202,7 @@ impl Around {
     ) -> anyhow::Result<(Vec<ParkGroup>, Surroundings)> {
         let (park, clock) = (&config.park, shared.clock);
         let save_dir = PathBuf::from(&config.model.save_dir);
-        let keeper = shared.guarded.as_ref().map(|_| Keeper::spawn(save_dir.clone())).transpose();
+        let keeper = shared.guarded.as_ref().map(|_| keep_in(save_dir.clone())).transpose();
         let keeper = keeper.context("the thread that keeps what was measured")?.map(Rc::new);
         let board = Board::new();
         let common = Common { host, shared: shared.clone(), board: Rc::clone(&board), keeper, save_dir };
@@ -232,8 +226,8 @@ impl Around {
             gpus,
             yielded,
             opener: common.opener(),
-            sources: self.sources,
-            sources_every: periods(park).active,
+            ports: self.ports,
+            look_every: periods(park).active,
             fans: FanRule::new(park.fan_off_after_s),
             hooks: self.hooks,
             config: config.clone(),

@@ -10,12 +10,12 @@ use crate::stats::{Durations, quantile_975};
 use crate::units::{Joules, Seconds, Watts};
 
 /// Fewer spells, of either kind, give no interval.
-pub const FEWEST_SPELLS: u64 = 3;
+pub(crate) const FEWEST_SPELLS: u64 = 3;
 
 /// Sums since the books were begun.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Books {
+pub(crate) struct Books {
     /// Time parked, seconds.
     pub parked_s: f64,
     /// Times parked.
@@ -23,20 +23,20 @@ pub struct Books {
     /// Wakes by the name of what showed the work.
     pub wakes: BTreeMap<String, u64>,
     /// From the decision to wake until the running clocks were seen to be back.
-    pub wake_latency: Durations,
+    pub(crate) wake_latency: Durations,
     /// Wakes that took longer than they may.
-    pub late_wakes: u64,
+    pub(crate) late_wakes: u64,
     /// Work found at parked clocks: by a lesser source than the one that should have told of it, or after a wake that did
     /// not bring the clocks back.
     pub missed_wakes: u64,
     /// Times parked for heat.
-    pub hot_spells: u64,
+    pub(crate) hot_spells: u64,
     /// Time parked for heat, seconds: not part of `parked_s`.
-    pub hot_s: f64,
+    pub(crate) hot_s: f64,
     /// Calls of the driver for sensors.
     pub calls: u64,
     /// Of these, calls while parked.
-    pub calls_parked: u64,
+    pub(crate) calls_parked: u64,
     /// Parked spells that are over: seconds as weight.
     parked: SpellPower,
     /// Quiet spells that are over: each counts once.
@@ -49,7 +49,7 @@ pub struct Books {
 
 /// A difference in energy with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// The estimate.
     pub joules: f64,
     /// Lower end of the interval.
@@ -60,13 +60,13 @@ pub struct Estimate {
 
 impl Books {
     /// Clocks went down.
-    pub fn parked(&mut self) {
+    pub(crate) fn parked(&mut self) {
         self.end_spell();
         self.spells += 1;
     }
 
     /// A part of a parked time is over; `energy` is what the board used in it, where that can be measured.
-    pub fn parked_span(&mut self, span: Seconds, energy: Option<Joules>) {
+    pub(crate) fn parked_span(&mut self, span: Seconds, energy: Option<Joules>) {
         self.parked_s += span.0;
         if let Some(energy) = energy {
             self.open_parked.0 += span.0;
@@ -75,7 +75,7 @@ impl Books {
     }
 
     /// Clocks were given back since `by` showed work; `missed` if something better should have told of it before.
-    pub fn woken(&mut self, by: &str, missed: bool) {
+    pub(crate) fn woken(&mut self, by: &str, missed: bool) {
         match self.wakes.get_mut(by) {
             Some(wakes) => *wakes += 1,
             None => drop(self.wakes.insert(by.to_owned(), 1)),
@@ -85,24 +85,24 @@ impl Books {
     }
 
     /// The running clocks were seen to be back, for which a wake has `limit`.
-    pub fn clocks_back(&mut self, took: Seconds, limit: Seconds) {
+    pub(crate) fn clocks_back(&mut self, took: Seconds, limit: Seconds) {
         self.wake_latency.add(took);
         self.late_wakes += u64::from(took > limit);
     }
 
     /// Work ran at the parked clocks though they had been given back.
-    pub fn reset_again(&mut self) {
+    pub(crate) fn reset_again(&mut self) {
         self.missed_wakes += 1;
     }
 
     /// A sample of board power while quiet and not parked.
-    pub fn quiet_power(&mut self, power: Watts) {
+    pub(crate) fn quiet_power(&mut self, power: Watts) {
         self.open_quiet.0 += 1.0;
         self.open_quiet.1 += power.0;
     }
 
     /// A spell, quiet or parked, is over. Without one under way nothing happens.
-    pub fn end_spell(&mut self) {
+    pub(crate) fn end_spell(&mut self) {
         (self.parked, self.open_parked) = (self.parked_so_far(), (0.0, 0.0));
         (self.quiet, self.open_quiet) = (self.quiet_so_far(), (0.0, 0.0));
     }
@@ -117,40 +117,34 @@ impl Books {
     }
 
     /// Mean board power of quiet spells.
-    #[must_use]
-    pub fn idle_power(&self) -> Option<Watts> {
+    pub(crate) fn idle_power(&self) -> Option<Watts> {
         self.quiet_so_far().mean()
     }
 
     /// Mean board power while parked: energy over time.
-    #[must_use]
-    pub fn parked_power(&self) -> Option<Watts> {
+    pub(crate) fn parked_power(&self) -> Option<Watts> {
         self.parked_so_far().mean()
     }
 
     /// Energy used while parked, as far as measured.
-    #[must_use]
-    pub fn parked_energy(&self) -> Option<Joules> {
+    pub(crate) fn parked_energy(&self) -> Option<Joules> {
         let parked = self.parked_so_far();
         (parked.spells() > 0).then(|| Joules(parked.energy()))
     }
 
     /// Power that parking saves.
-    #[must_use]
-    pub fn saving(&self) -> Option<Watts> {
+    pub(crate) fn saving(&self) -> Option<Watts> {
         Some(Watts(self.idle_power()?.0 - self.parked_power()?.0))
     }
 
     /// What the measured parked time would have cost at the mean idle power, less what it did cost; without an interval.
-    #[must_use]
-    pub fn saved_about(&self) -> Option<Joules> {
+    pub(crate) fn saved_about(&self) -> Option<Joules> {
         Some(Joules(self.saving()?.0 * self.parked_so_far().weight()))
     }
 
     /// The same with its 95 % interval; `None` while there are fewer than [`FEWEST_SPELLS`] of either kind, or one spell
     /// is nearly all of the time.
-    #[must_use]
-    pub fn saved(&self) -> Option<Estimate> {
+    pub(crate) fn saved(&self) -> Option<Estimate> {
         let (quiet, parked) = (self.quiet_so_far(), self.parked_so_far());
         let Joules(joules) = self.saved_about()?;
         let (idle, down) = (quiet.known(FEWEST_SPELLS)?, parked.known(FEWEST_SPELLS)?);
@@ -168,9 +162,8 @@ impl Books {
     }
 
     /// Sensor calls a minute while parked.
-    #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "calls of a run are far below 2^53")]
-    pub fn calls_per_parked_minute(&self) -> Option<f64> {
+    pub(crate) fn calls_per_parked_minute(&self) -> Option<f64> {
         (self.parked_s >= 1.0).then(|| self.calls_parked as f64 * 60.0 / self.parked_s)
     }
 }

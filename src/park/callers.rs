@@ -11,15 +11,15 @@ use std::net::IpAddr;
 use crate::units::{Seconds, Time};
 
 /// Work that a call brings is seen within this.
-pub const BRINGS_WITHIN: Seconds = Seconds(3.0);
+pub(crate) const BRINGS_WITHIN: Seconds = Seconds(3.0);
 /// So many calls in a row without work, and a caller is not listened to.
-pub const VAIN: u32 = 5;
+pub(crate) const VAIN: u32 = 5;
 /// Callers that are remembered.
 const MOST: usize = 256;
 
 /// What is known of who calls.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Callers {
+pub(crate) struct Callers {
     known: BTreeMap<IpAddr, Caller>,
     /// Calls that are not judged yet, oldest first; of each caller the first.
     open: VecDeque<(Time, IpAddr)>,
@@ -34,7 +34,7 @@ struct Caller {
 
 impl Callers {
     /// Somebody calls: does it count?
-    pub fn called(&mut self, who: IpAddr, now: Time) -> bool {
+    pub(crate) fn called(&mut self, who: IpAddr, now: Time) -> bool {
         self.judge(now);
         // While there is work anyway, a call says nothing about the caller.
         let idle = self.worked_at.is_none_or(|at| now.since(at) > BRINGS_WITHIN);
@@ -50,8 +50,7 @@ impl Callers {
         counts
     }
 
-    /// There is work now.
-    pub fn worked(&mut self, now: Time) {
+    pub(crate) fn worked(&mut self, now: Time) {
         self.judge(now);
         self.worked_at = Some(now);
         for (_, who) in self.open.drain(..) {
@@ -62,8 +61,7 @@ impl Callers {
     }
 
     /// Callers that are not listened to.
-    #[must_use]
-    pub fn unheard(&self) -> usize {
+    pub(crate) fn unheard(&self) -> usize {
         self.known.values().filter(|caller| caller.vain >= VAIN).count()
     }
 

@@ -4,16 +4,14 @@ use crate::units::{Seconds, Time};
 
 /// What is to be done about the fans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FanCommand {
-    /// Switch them on.
+pub(crate) enum FanCommand {
     On,
-    /// Switch them off.
     Off,
 }
 
 /// Decides on the fans. At first they are as the machine has them, which counts as on.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FanRule {
+pub(crate) struct FanRule {
     off_after: Seconds,
     parked_since: Option<Time>,
     off: bool,
@@ -21,13 +19,12 @@ pub struct FanRule {
 
 impl FanRule {
     /// Off after all GPUs have been parked for so long.
-    #[must_use]
-    pub fn new(off_after: Seconds) -> Self {
+    pub(crate) fn new(off_after: Seconds) -> Self {
         Self { off_after, parked_since: None, off: false }
     }
 
     /// `quiet`: every GPU is parked, and none of them for heat. Says what has to change.
-    pub fn step(&mut self, quiet: bool, now: Time) -> Option<FanCommand> {
+    pub(crate) fn step(&mut self, quiet: bool, now: Time) -> Option<FanCommand> {
         if !quiet {
             self.parked_since = None;
             return std::mem::take(&mut self.off).then_some(FanCommand::On);
@@ -39,7 +36,7 @@ impl FanRule {
     }
 
     /// The run ends: whoever switched them off switches them on.
-    pub fn end(&mut self) -> Option<FanCommand> {
+    pub(crate) fn end(&mut self) -> Option<FanCommand> {
         std::mem::take(&mut self.off).then_some(FanCommand::On)
     }
 }

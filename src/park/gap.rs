@@ -1,6 +1,6 @@
 //! One gap in the work after the other: waited out, parked in, and learned from.
 //!
-//! This is what parking with and without an engine share. Who tells of work is decided by its two users: [`super::rule`]
+//! This is what parking with and without an engine share. Who tells of work is decided by its two users: `super::rule`
 //! asks the GPU and the connections, the control loop's idle watch the engine's page, too.
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ pub(super) const REFUSED: Seconds = Seconds(60.0);
 pub enum Wait {
     /// A fixed time from the last work on.
     Timeout(Seconds),
-    /// What [`SkiRental`] says, after the quiet time.
+    /// What `SkiRental` says, after the quiet time.
     SkiRental {
         /// What a wake costs; `None` for what was measured.
         wake: Option<Joules>,
@@ -41,7 +41,7 @@ pub struct GapSettings {
 
 /// What the rule of ski rental needs to know.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Prices {
+pub(crate) struct Prices {
     /// The power that parking saves, where that has been measured.
     pub saving: Option<Watts>,
     /// What a wake costs, where that has been measured.
@@ -50,7 +50,7 @@ pub struct Prices {
 
 /// What was seen at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sight {
+pub(crate) struct Sight {
     /// The moment.
     pub now: Time,
     /// Without work, there has been none since then at least.
@@ -58,23 +58,18 @@ pub struct Sight {
     /// Who says, or cannot rule out, that there is work.
     pub work: Option<WakeSource>,
     /// The work itself is seen, and not just that somebody may want some.
-    pub proof: bool,
+    pub(crate) proof: bool,
     /// Not to be parked now, though there is no work.
     pub hold: bool,
 }
 
-/// Where it stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub enum GapState {
+pub(crate) enum GapState {
     /// Work is there, or may be.
     #[default]
     Serving,
     /// No source says work; not parked yet.
-    Quiet {
-        /// Since when.
-        since: Time,
-    },
-    /// Parked.
+    Quiet { since: Time },
     Parked {
         /// Since when it has been idle.
         idle_since: Time,
@@ -85,8 +80,7 @@ pub enum GapState {
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum GapDecision {
-    /// Nothing.
+pub(crate) enum GapDecision {
     Stay,
     /// Clocks down: idle for so long.
     Park(Seconds),
@@ -99,13 +93,12 @@ pub enum GapDecision {
 struct Gap {
     /// Park this long after its begin.
     park_after: Seconds,
-    /// What was agreed for it.
     terms: Option<Terms>,
 }
 
 /// Decides when a gap is parked in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GapRule {
+pub(crate) struct GapRule {
     state: GapState,
     ski: SkiRental,
     gap: Option<Gap>,
@@ -116,8 +109,7 @@ pub struct GapRule {
 
 impl GapRule {
     /// At the driver's clocks, with nothing seen yet.
-    #[must_use]
-    pub fn new(settings: &GapSettings) -> Self {
+    pub(crate) fn new(settings: &GapSettings) -> Self {
         Self {
             state: GapState::Serving,
             ski: SkiRental::default(),
@@ -127,32 +119,25 @@ impl GapRule {
         }
     }
 
-    /// Where it stands.
-    #[must_use]
-    pub fn state(&self) -> GapState {
+    pub(crate) fn state(&self) -> GapState {
         self.state
     }
 
-    /// Parked now?
-    #[must_use]
-    pub fn is_parked(&self) -> bool {
+    pub(crate) fn is_parked(&self) -> bool {
         matches!(self.state, GapState::Parked { .. })
     }
 
     /// After the start of the gap under way, or of the next: parked this late.
-    #[must_use]
-    pub fn park_after(&self, settings: &GapSettings, prices: Prices) -> Seconds {
+    pub(crate) fn park_after(&self, settings: &GapSettings, prices: Prices) -> Seconds {
         self.gap.unwrap_or_else(|| self.begin_gap(settings, prices)).park_after
     }
 
     /// Is parking out of the question for a while, since the driver refused?
-    #[must_use]
-    pub fn is_held_off(&self, now: Time) -> bool {
+    pub(crate) fn is_held_off(&self, now: Time) -> bool {
         self.not_before.is_some_and(|until| now < until)
     }
 
-    /// Something was seen.
-    pub fn step(&mut self, seen: &Sight, settings: &GapSettings, prices: Prices) -> GapDecision {
+    pub(crate) fn step(&mut self, seen: &Sight, settings: &GapSettings, prices: Prices) -> GapDecision {
         let now = seen.now;
         if let Some(source) = seen.work {
             let proven = self.proven;
@@ -218,31 +203,31 @@ impl GapRule {
     }
 
     /// The clocks are down already, for another reason, and there is no work: parked from now on.
-    pub fn parked_already(&mut self, now: Time) {
+    pub(crate) fn parked_already(&mut self, now: Time) {
         self.gap = None;
         self.state = GapState::Parked { idle_since: now, parked_since: now };
     }
 
     /// Something else took the clocks over: not parked, nothing counted.
-    pub fn interrupt(&mut self) {
+    pub(crate) fn interrupt(&mut self) {
         self.state = GapState::Serving;
         self.gap = None;
     }
 
     /// The clocks did not go down, or came back without our doing: not parked, and not again for a while.
-    pub fn refused(&mut self, now: Time) {
+    pub(crate) fn refused(&mut self, now: Time) {
         self.interrupt();
         self.not_before = Some(now + REFUSED);
     }
 
     /// The lock has to be asked for once more, another one: parked no more, and free to park after the quiet time.
-    pub fn ask_again(&mut self) {
+    pub(crate) fn ask_again(&mut self) {
         self.interrupt();
         self.proven = false;
     }
 
     /// A wake took so long until the clocks were back.
-    pub fn woke(&mut self, took: Seconds, settings: &GapSettings) {
+    pub(crate) fn woke(&mut self, took: Seconds, settings: &GapSettings) {
         self.ski.woke(took, settings.wake_limit);
     }
 }

@@ -100,7 +100,7 @@ proptest! {
         let (mut ours, mut clairvoyants) = (0.0, 0.0);
         for (spiteful, gap) in gaps {
             let terms = ski.terms(Joules(wake), Watts(saving));
-            prop_assert!((0.0..=terms.break_even().0).contains(&terms.wait.0));
+            prop_assert!((0.0..=terms.buy.0 / terms.rent.0).contains(&terms.wait.0));
             let gap = Seconds(if spiteful { terms.wait.0 + 1e-6 } else { gap });
             ours += terms.cost(gap).0;
             clairvoyants += terms.clairvoyant(gap).0;

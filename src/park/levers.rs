@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::trial::{TRIAL_AFTER, TrialTimes};
+pub(crate) use super::trial::{TRIAL_AFTER, TrialTimes};
 use super::wake::{Running, is_up};
 use crate::gpu::SupportedClocks;
 use crate::units::{Clocks, Joules, Mhz, Seconds, Time, Watts};
@@ -64,7 +64,6 @@ pub struct Lever {
 
 impl Lever {
     /// The clocks that it lowers.
-    #[must_use]
     pub fn lowered(&self) -> Running {
         Running {
             // Which core clock a low performance state has is not known, but it is about the lowest there is: where the
@@ -76,7 +75,6 @@ impl Lever {
 
     /// The levers of a board with these clocks, the simplest first; `core` and `memory` are the lowered clocks. A board with
     /// one memory clock has the core lever alone.
-    #[must_use]
     pub fn of(clocks: &SupportedClocks, core: Mhz, memory: Option<Mhz>) -> Vec<Self> {
         let mut levers = vec![Self { kind: LeverKind::Core, clocks: Clocks::core_only(core) }];
         if let Some(memory) = memory.filter(|_| clocks.memory().count() > 1) {
@@ -111,7 +109,7 @@ pub struct Known {
     /// Time until the clocks were back, smoothed, seconds.
     pub wake_s: Option<f64>,
     /// The longest of these, seconds.
-    pub longest_wake_s: f64,
+    pub(crate) longest_wake_s: f64,
     /// Wakes measured.
     pub wakes: u64,
 }
@@ -129,7 +127,6 @@ pub struct LeverBook {
 
 impl LeverBook {
     /// Are these numbers?
-    #[must_use]
     pub fn is_sound(&self) -> bool {
         let power = |watts: Option<f64>| watts.is_none_or(|watts| watts.is_finite() && watts >= 0.0);
         let lever = |known: &Known| {
@@ -140,7 +137,6 @@ impl LeverBook {
     }
 
     /// What a lever was measured to save.
-    #[must_use]
     pub fn saving(&self, kind: LeverKind) -> Option<Watts> {
         let parked = self.levers.get(&kind)?.parked_w?;
         self.unparked_w.map(|unparked| Watts(unparked - parked))
@@ -176,7 +172,7 @@ pub enum Order {
 
 /// What was seen of a parked board since the last time.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stretch {
+pub(crate) struct Stretch {
     /// Begin.
     pub start: Time,
     /// End.
@@ -191,9 +187,7 @@ pub struct Stretch {
 enum Phase {
     /// Clocks left to the driver.
     Unparked,
-    /// A lever.
     Lever(LeverKind),
-    /// On the way back from a lever.
     Back(LeverKind),
 }
 
@@ -226,7 +220,6 @@ pub struct Levers {
 
 impl Levers {
     /// These, the simplest first, with what is known of them; `top` are the highest clocks.
-    #[must_use]
     pub fn new(list: Vec<Lever>, book: LeverBook, top: Running) -> Self {
         let times = TrialTimes::default();
         let mut levers = Self {
@@ -244,21 +237,19 @@ impl Levers {
         levers
     }
 
-    /// Other times for trials.
     #[must_use]
-    pub fn with_times(mut self, times: TrialTimes) -> Self {
+    pub(crate) fn with_times(mut self, times: TrialTimes) -> Self {
         self.times = times;
         self
     }
 
     /// Other levers from now on; what is known stays, but for refusals.
     #[must_use]
-    pub fn with_list(self, list: Vec<Lever>, top: Running) -> Self {
+    pub(crate) fn with_list(self, list: Vec<Lever>, top: Running) -> Self {
         Self { list, top, refused: BTreeSet::new(), trial: None, half_done: None, ..self }
     }
 
     /// All of them, refused or not.
-    #[must_use]
     pub fn list(&self) -> &[Lever] {
         &self.list
     }
@@ -271,13 +262,12 @@ impl Levers {
     }
 
     /// What was measured.
-    #[must_use]
     pub fn book(&self) -> &LeverBook {
         &self.book
     }
 
     /// What was measured before. What was measured at other clocks is not known of these.
-    pub fn set_book(&mut self, book: LeverBook) {
+    pub(crate) fn set_book(&mut self, book: LeverBook) {
         self.book = book;
         for lever in &self.list {
             let other = |known: &Known| known.clocks.is_some_and(|clocks| clocks != lever.clocks);
@@ -288,7 +278,6 @@ impl Levers {
     }
 
     /// The highest clocks.
-    #[must_use]
     pub fn top(&self) -> Running {
         self.top
     }
@@ -300,7 +289,6 @@ impl Levers {
 
     /// The lever that pays most in a spell of usual length, for a board that uses `busy` at work; the simplest while not
     /// enough is known, and none if all were refused.
-    #[must_use]
     pub fn best(&self, busy: Option<Watts>) -> Option<Lever> {
         let simplest = *self.usable().next()?;
         let spell = self.spell_s.unwrap_or(TRIAL_AFTER.0);
@@ -320,7 +308,6 @@ impl Levers {
     }
 
     /// What the best lever saves, where a trial has shown it: there both powers are of the same gap.
-    #[must_use]
     pub fn saving(&self, busy: Option<Watts>) -> Option<Watts> {
         self.book.saving(self.best(busy)?.kind)
     }
@@ -354,32 +341,28 @@ impl Levers {
 
     /// Since when, or at the earliest from when on, a board that has been parked since `parked_since` has to be looked at for
     /// a trial; `None` if all is known.
-    #[must_use]
-    pub fn trial_due(&self, parked_since: Time) -> Option<Time> {
+    pub(crate) fn trial_due(&self, parked_since: Time) -> Option<Time> {
         (self.is_trying() || self.wanted().is_some()).then_some(parked_since + self.times.after)
     }
 
     /// Is the board on its way back from a lever, so that its clocks are worth a close look?
-    #[must_use]
-    pub fn is_timing(&self) -> bool {
+    pub(crate) fn is_timing(&self) -> bool {
         matches!(self.trial, Some(Trial { phase: Phase::Back(_), .. }))
     }
 
     /// Between two looks at the energy in a trial.
-    #[must_use]
-    pub fn trial_period(&self) -> Seconds {
+    pub(crate) fn trial_period(&self) -> Seconds {
         Seconds(self.times.measure.0 / 16.0)
     }
 
     /// Is a trial under way?
-    #[must_use]
-    pub fn is_trying(&self) -> bool {
+    pub(crate) fn is_trying(&self) -> bool {
         self.trial.is_some()
     }
 
     /// The board has been parked since `parked_since`: begins or goes on with a trial. Says what to do with the clocks, if
     /// that changes.
-    pub fn on_parked(
+    pub(crate) fn on_parked(
         &mut self,
         parked_since: Time,
         stretch: &Stretch,
@@ -461,7 +444,7 @@ impl Levers {
     }
 
     /// A parked spell is over: it lasted so long. Ends a trial.
-    pub fn spell_over(&mut self, length: Seconds) {
+    pub(crate) fn spell_over(&mut self, length: Seconds) {
         if let Some(trial) = self.trial.take() {
             let before = trial.began_with;
             self.patience =
@@ -473,7 +456,7 @@ impl Levers {
     }
 
     /// Work was there, and the clocks were back after so long.
-    pub fn woke(&mut self, from: Clocks, took: Seconds) {
+    pub(crate) fn woke(&mut self, from: Clocks, took: Seconds) {
         if let Some(kind) = self.list.iter().find(|lever| lever.clocks == from).map(|lever| lever.kind) {
             self.woke_from(kind, took);
         }

@@ -12,26 +12,26 @@
 //! ```
 //!
 //! Everything here is pure: observations and times come in, decisions and sums go out. [`gap`] is the state
-//! machine; [`rule`] is who tells of work, and the protection against heat; [`source`] names who tells of work,
-//! [`ski`] says how long an idle gap is waited out, [`wake`] judges whether the clocks are back, [`levers`] which clocks are lowered, [`price`]
-//! what a wake costs, [`fans`] decides on the fans of the machine, [`books`] keeps the sums ([`power`] of
+//! machine; `rule` is who tells of work, and the protection against heat; `source` names who tells of work,
+//! `ski` says how long an idle gap is waited out, [`wake`] judges whether the clocks are back, [`levers`] which clocks are lowered, `price`
+//! what a wake costs, `fans` decides on the fans of the machine, `books` keeps the sums (`power` of
 //! spells).
 
-pub mod books;
-pub mod callers;
-pub mod fans;
+pub(crate) mod books;
+pub(crate) mod callers;
+pub(crate) mod fans;
 mod first_tokens;
 pub mod gap;
 pub mod levers;
 pub mod parker;
-pub mod power;
-pub mod price;
-pub mod rule;
+pub(crate) mod power;
+pub(crate) mod price;
+pub(crate) mod rule;
 pub mod sample;
 pub mod settings;
-pub mod ski;
-pub mod source;
-pub mod trial;
+pub(crate) mod ski;
+pub(crate) mod source;
+pub(crate) mod trial;
 pub mod wake;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::units::Watts;
 /// Sums over spells, whatever their number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SpellPower {
+pub(crate) struct SpellPower {
     spells: u64,
     /// Sums of weight, its square and its cube.
     weight: [f64; 3],
@@ -32,7 +32,7 @@ pub(super) struct Known {
 impl SpellPower {
     /// The same with one more spell: its weight (seconds, or 1), and weight times power. One that has none is left out.
     #[must_use]
-    pub fn with(mut self, weight: f64, energy: f64) -> Self {
+    pub(crate) fn with(mut self, weight: f64, energy: f64) -> Self {
         if !(weight > 0.0 && weight.is_finite() && energy.is_finite()) {
             return self;
         }
@@ -47,26 +47,21 @@ impl SpellPower {
     }
 
     /// How many spells.
-    #[must_use]
-    pub fn spells(&self) -> u64 {
+    pub(crate) fn spells(&self) -> u64 {
         self.spells
     }
 
     /// Their time in seconds, where that is the weight.
-    #[must_use]
-    pub fn weight(&self) -> f64 {
+    pub(crate) fn weight(&self) -> f64 {
         self.weight[0]
     }
 
     /// Their energy in joules, where the weight is a time.
-    #[must_use]
-    pub fn energy(&self) -> f64 {
+    pub(crate) fn energy(&self) -> f64 {
         self.energy
     }
 
-    /// Mean power.
-    #[must_use]
-    pub fn mean(&self) -> Option<Watts> {
+    pub(crate) fn mean(&self) -> Option<Watts> {
         (self.spells > 0).then(|| Watts(self.energy / self.weight[0]))
     }
 

@@ -12,37 +12,34 @@ const GAIN: f64 = 0.2;
 /// The price of a wake, smoothed. Time is worth power, as in the energy-delay product: a delay of a share of a request's time
 /// weighs as much as that share of its energy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct WakePrice {
+pub(crate) struct WakePrice {
     busy_w: Option<f64>,
     delay_s: Option<f64>,
 }
 
 impl WakePrice {
     /// A look at the power of a GPU that works.
-    pub fn worked(&mut self, power: Watts) {
+    pub(crate) fn worked(&mut self, power: Watts) {
         self.busy_w = Some(smoothed(self.busy_w.unwrap_or(power.0), power.0));
     }
 
     /// Work waited so long for its clocks.
-    pub fn woke(&mut self, waited: Seconds) {
+    pub(crate) fn woke(&mut self, waited: Seconds) {
         self.delay_s = Some(smoothed(self.delay_s.unwrap_or(WAKE_PRIOR), waited.0));
     }
 
     /// Power at work.
-    #[must_use]
-    pub fn busy(&self) -> Option<Watts> {
+    pub(crate) fn busy(&self) -> Option<Watts> {
         self.busy_w.map(Watts)
     }
 
     /// Time that work waits for its clocks.
-    #[must_use]
-    pub fn delay(&self) -> Seconds {
+    pub(crate) fn delay(&self) -> Seconds {
         Seconds(self.delay_s.unwrap_or(WAKE_PRIOR))
     }
 
     /// The price; `None` while no work has been seen.
-    #[must_use]
-    pub fn joules(&self) -> Option<Joules> {
+    pub(crate) fn joules(&self) -> Option<Joules> {
         Some(Joules(self.busy_w? * self.delay().0))
     }
 }

@@ -76,7 +76,6 @@ impl State {
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Decision {
-    /// Nothing.
     Stay,
     /// Clocks down: idle for so long.
     Park(Seconds),

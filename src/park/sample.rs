@@ -32,21 +32,13 @@ pub struct Sensors(u8);
 impl Sensors {
     /// None of them.
     pub const NONE: Self = Self(0);
-    /// Every one.
-    pub const ALL: Self = Self(63);
     /// Both clocks.
-    pub const CLOCKS: Self = Self(Sensor::CoreClock as u8 | Sensor::MemoryClock as u8);
+    pub(crate) const CLOCKS: Self = Self(Sensor::CoreClock as u8 | Sensor::MemoryClock as u8);
 
     /// The same with `sensor`, if `wanted`.
     #[must_use]
     pub fn with(self, sensor: Sensor, wanted: bool) -> Self {
         Self(self.0 | if wanted { sensor as u8 } else { 0 })
-    }
-
-    /// All of both sets.
-    #[must_use]
-    pub fn and(self, others: Self) -> Self {
-        Self(self.0 | others.0)
     }
 
     /// Is this one in it?
@@ -55,9 +47,8 @@ impl Sensors {
         self.0 & sensor as u8 != 0
     }
 
-    /// Is one of these in it?
     #[must_use]
-    pub fn has_any(self, others: Self) -> bool {
+    pub(crate) fn has_any(self, others: Self) -> bool {
         self.0 & others.0 != 0
     }
 
@@ -80,7 +71,7 @@ pub struct Activity {
 impl Activity {
     /// Does no sensor tell whether the GPUs work?
     #[must_use]
-    pub fn is_unseen(self) -> bool {
+    pub(crate) fn is_unseen(self) -> bool {
         self.power.is_none() && self.utilization_percent.is_none()
     }
 }
@@ -93,7 +84,7 @@ pub struct PageSight {
     /// There was work in it, or is.
     pub work: bool,
     /// Length of the server's steps in it, where there were any.
-    pub step_time: Option<Seconds>,
+    pub(crate) step_time: Option<Seconds>,
 }
 
 /// All that is known of a group at one moment. What was not read anew has its last value; `None` where the last answer
@@ -124,7 +115,6 @@ pub struct Sample {
 
 impl Sample {
     /// Of a moment at which nothing is known.
-    #[must_use]
     pub fn at(now: Time) -> Self {
         Self {
             now,

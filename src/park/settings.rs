@@ -10,9 +10,9 @@ use crate::units::Seconds;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct HotAt {
     /// Above this it is parked, degrees Celsius ...
-    pub high_c: f64,
+    pub(crate) high_c: f64,
     /// ... until it is at or below this.
-    pub low_c: f64,
+    pub(crate) low_c: f64,
 }
 
 /// Periods at which sensors are asked.
@@ -30,7 +30,7 @@ pub struct Unnoticed {
     /// Utilisation and power.
     pub by_sensors: Seconds,
     /// The page, or that nothing can be seen.
-    pub by_others: Seconds,
+    pub(crate) by_others: Seconds,
 }
 
 /// Constants of parking.

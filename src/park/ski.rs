@@ -23,7 +23,7 @@ const LEARNED_AFTER: usize = 8;
 /// A learned wait is this much longer than the gap it outlasts: no two gaps are equal.
 const MARGIN: f64 = 1.1;
 /// Credit to begin with, in wakes.
-pub const CREDIT: f64 = 2.0;
+pub(crate) const CREDIT: f64 = 2.0;
 /// The account never holds more than so many wakes: good years do not pay for a bad one.
 const MOST: f64 = 8.0;
 /// Parking that saves less than this is priced as if it saved so much.
@@ -33,25 +33,18 @@ const HIGHEST_BAR: f64 = 16.0;
 
 /// The terms of one gap, fixed when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Terms {
+pub(crate) struct Terms {
     /// Park after this much of the gap.
     pub wait: Seconds,
     /// Power wasted while waiting.
-    pub rent: Watts,
+    pub(crate) rent: Watts,
     /// Cost of parking and waking.
-    pub buy: Joules,
+    pub(crate) buy: Joules,
 }
 
 impl Terms {
-    /// The wait at which the rent paid equals the price.
-    #[must_use]
-    pub fn break_even(&self) -> Seconds {
-        Seconds(self.buy.0 / self.rent.0)
-    }
-
     /// What a gap of this length costs under these terms.
-    #[must_use]
-    pub fn cost(&self, gap: Seconds) -> Joules {
+    pub(crate) fn cost(&self, gap: Seconds) -> Joules {
         if gap > self.wait {
             Joules(self.rent.0 * self.wait.0 + self.buy.0)
         } else {
@@ -60,15 +53,14 @@ impl Terms {
     }
 
     /// What it costs whoever knew its length.
-    #[must_use]
-    pub fn clairvoyant(&self, gap: Seconds) -> Joules {
+    pub(crate) fn clairvoyant(&self, gap: Seconds) -> Joules {
         Joules((self.rent.0 * gap.0).min(self.buy.0))
     }
 }
 
 /// What is known of the idle gaps of one GPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SkiRental {
+pub(crate) struct SkiRental {
     gaps: VecDeque<f64>,
     /// Twice the clairvoyant's cost less ours, and the credit; `None` before the first price.
     account: Option<f64>,
@@ -83,8 +75,7 @@ impl Default for SkiRental {
 
 impl SkiRental {
     /// The terms of a gap that begins now: `wake` is what a wake may cost, `saving` the power that parking saves.
-    #[must_use]
-    pub fn terms(&self, wake: Joules, saving: Watts) -> Terms {
+    pub(crate) fn terms(&self, wake: Joules, saving: Watts) -> Terms {
         let rent = saving.0.max(LEAST_SAVING.0);
         let buy = wake.0 * self.bar;
         let break_even = buy / rent;
@@ -113,8 +104,7 @@ impl SkiRental {
         waits.fold(start, better).0
     }
 
-    /// A gap is over.
-    pub fn ended(&mut self, gap: Seconds, terms: &Terms) {
+    pub(crate) fn ended(&mut self, gap: Seconds, terms: &Terms) {
         let account = self.account.unwrap_or(CREDIT * terms.buy.0);
         let account = account + 2.0 * terms.clairvoyant(gap).0 - terms.cost(gap).0;
         self.account = Some(account.min(MOST * terms.buy.0));
@@ -125,14 +115,8 @@ impl SkiRental {
     }
 
     /// A wake took so long, of a `limit` that is allowed: a late one raises the bar for parking, others lower it slowly.
-    pub fn woke(&mut self, took: Seconds, limit: Seconds) {
+    pub(crate) fn woke(&mut self, took: Seconds, limit: Seconds) {
         self.bar = if took > limit { (2.0 * self.bar).min(HIGHEST_BAR) } else { (0.9 * self.bar).max(1.0) };
-    }
-
-    /// How many times the configured cost a wake is priced at.
-    #[must_use]
-    pub fn bar(&self) -> f64 {
-        self.bar
     }
 }
 
@@ -142,6 +126,11 @@ mod tests {
 
     const WAKE: Joules = Joules(100.0);
     const SAVING: Watts = Watts(10.0);
+
+    /// The wait at which the rent paid equals the price.
+    fn break_even(terms: &Terms) -> Seconds {
+        Seconds(terms.buy.0 / terms.rent.0)
+    }
 
     fn after(gaps: &[f64]) -> SkiRental {
         let mut ski = SkiRental::default();
@@ -155,7 +144,7 @@ mod tests {
     #[test]
     fn nothing_known_waits_until_break_even() {
         let terms = SkiRental::default().terms(WAKE, SAVING);
-        assert_eq!((terms.wait, terms.break_even()), (Seconds(10.0), Seconds(10.0)));
+        assert_eq!((terms.wait, break_even(&terms)), (Seconds(10.0), Seconds(10.0)));
     }
 
     #[test]
@@ -187,7 +176,7 @@ mod tests {
             ski.ended(Seconds(terms.wait.0 + 1e-3), &terms);
         }
         let terms = ski.terms(WAKE, SAVING);
-        assert!(terms.wait.0 > 0.9 * terms.break_even().0, "{terms:?}");
+        assert!(terms.wait.0 > 0.9 * break_even(&terms).0, "{terms:?}");
     }
 
     #[test]
@@ -195,16 +184,16 @@ mod tests {
         let mut ski = SkiRental::default();
         ski.woke(Seconds(1.5), Seconds(1.0));
         ski.woke(Seconds(1.5), Seconds(1.0));
-        assert_eq!(ski.terms(WAKE, SAVING).break_even(), Seconds(40.0));
+        assert_eq!(break_even(&ski.terms(WAKE, SAVING)), Seconds(40.0));
         (0..100).for_each(|_| ski.woke(Seconds(1e9), Seconds(1.0)));
-        assert_eq!(ski.terms(WAKE, SAVING).break_even(), Seconds(10.0 * HIGHEST_BAR));
+        assert_eq!(break_even(&ski.terms(WAKE, SAVING)), Seconds(10.0 * HIGHEST_BAR));
         (0..100).for_each(|_| ski.woke(Seconds(0.1), Seconds(1.0)));
-        assert!((ski.bar() - 1.0).abs() < f64::EPSILON);
+        assert!((ski.bar - 1.0).abs() < f64::EPSILON);
     }
 
     #[test]
     fn parking_that_saves_nothing_is_not_free() {
         let terms = SkiRental::default().terms(WAKE, Watts(-3.0));
-        assert_eq!(terms.break_even(), Seconds(WAKE.0 / LEAST_SAVING.0));
+        assert_eq!(break_even(&terms), Seconds(WAKE.0 / LEAST_SAVING.0));
     }
 }

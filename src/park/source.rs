@@ -54,8 +54,7 @@ pub enum WakeSource {
 
 impl WakeSource {
     /// Its name in sums and labels.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Page => "page",
             Self::Connections { .. } => "connections",

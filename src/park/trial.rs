@@ -3,11 +3,10 @@
 use crate::units::Seconds;
 
 /// A gap has to have lasted so long before anything is tried out in it.
-pub const TRIAL_AFTER: Seconds = Seconds(1.5);
+pub(crate) const TRIAL_AFTER: Seconds = Seconds(1.5);
 
-/// Times of a trial.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TrialTimes {
+pub(crate) struct TrialTimes {
     /// A gap has to have lasted so long before anything is tried out in it.
     pub after: Seconds,
     /// Clocks and power have settled so long after a change.
@@ -25,7 +24,7 @@ impl Default for TrialTimes {
 impl TrialTimes {
     /// The same in a fraction of the time: tests wait for real clocks.
     #[must_use]
-    pub fn faster(self, times: f64) -> Self {
+    pub(crate) fn faster(self, times: f64) -> Self {
         let part = |span: Seconds| Seconds(span.0 / times);
         Self { after: part(self.after), settle: part(self.settle), measure: part(self.measure) }
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::units::{Mhz, Seconds, Time};
 
 /// The running clocks must have left the parked ones within this.
-pub const WITHIN: Seconds = Seconds(1.0);
+pub(crate) const WITHIN: Seconds = Seconds(1.0);
 /// A running clock so near to the parked one counts as parked.
 const TOLERANCE: Mhz = Mhz(30);
 /// Resets in a row before it is left at an alarm.
@@ -22,7 +22,7 @@ pub struct Running {
 
 /// A wake whose effect has not been seen yet.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct WakeCheck {
+pub(crate) struct WakeCheck {
     parked: Running,
     woken: Time,
     reset: Time,
@@ -50,25 +50,22 @@ pub enum Verdict {
 impl WakeCheck {
     /// Of a GPU that was parked at these clocks until `now`. A parked clock within the tolerance of `top`, the highest,
     /// could not be told from a running one, and is not looked at.
-    #[must_use]
-    pub fn new(parked: Running, top: Running, now: Time) -> Self {
+    pub(crate) fn new(parked: Running, top: Running, now: Time) -> Self {
         let parked = told(parked, top);
         Self { parked, woken: now, reset: now, resets: 0, idle: false }
     }
 
     /// Does it only wait for work, so that the clocks need not be read before there is any?
-    #[must_use]
-    pub fn waits_for_work(&self) -> bool {
+    pub(crate) fn waits_for_work(&self) -> bool {
         self.idle
     }
 
-    /// There is still no work.
-    pub fn still_idle(&mut self, now: Time) {
+    pub(crate) fn still_idle(&mut self, now: Time) {
         (self.woken, self.reset) = (now, now);
     }
 
     /// A look at the running clocks; `busy` if the GPU works, so that its clocks should be up.
-    pub fn look(&mut self, running: Running, busy: bool, now: Time) -> Verdict {
+    pub(crate) fn look(&mut self, running: Running, busy: bool, now: Time) -> Verdict {
         match above(running, self.parked) {
             None => return Verdict::NotSeen,
             Some(true) => return Verdict::Back(now.since(self.woken)),
@@ -90,7 +87,6 @@ impl WakeCheck {
 }
 
 /// Have the running clocks left the parked ones? `None` where that cannot be seen.
-#[must_use]
 pub fn is_up(running: Running, parked: Running, top: Running) -> Option<bool> {
     above(running, told(parked, top))
 }

@@ -63,7 +63,6 @@ fn cautions(a: &Report, b: &Report) -> Vec<String> {
 }
 
 /// The comparison as a Markdown table.
-#[must_use]
 pub(crate) fn markdown(a: &Report, b: &Report) -> String {
     let rows = rows(a, b);
     let width =

@@ -18,14 +18,13 @@ const GAPS_LISTED: usize = 50;
 /// Clocks that are told apart: no card has more; a broken file may.
 const MOST_CLOCKS: usize = 2000;
 
-/// What was seen at one clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(crate) struct AtClock {
     /// Seconds at it.
     pub seconds: f64,
     /// `ln(EDP / EDP of default clocks under that load)` of its windows.
     #[serde(serialize_with = "ratio")]
-    pub log_edp_ratio: Moments,
+    pub(crate) log_edp_ratio: Moments,
     /// Power, W.
     pub(crate) power_w: Weighted,
     /// Time per output token, s.
@@ -47,7 +46,6 @@ pub(crate) struct Ratio {
 
 impl AtClock {
     /// EDP against default clocks, if any window says.
-    #[must_use]
     pub(crate) fn edp_ratio(&self) -> Option<Ratio> {
         let (mean, error) = (self.log_edp_ratio.mean()?, self.log_edp_ratio.standard_error());
         Some(Ratio {
@@ -67,22 +65,19 @@ fn ratio<S: serde::Serializer>(moments: &Moments, to: S) -> Result<S::Ok, S::Err
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Gap {
     /// Begin, Unix seconds.
-    pub start_unix_s: f64,
+    pub(crate) start_unix_s: f64,
     /// Its length.
     pub seconds: f64,
 }
 
-/// The run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Digest {
     /// Rounds read.
     pub rounds: u64,
-    /// Number of the first of them.
-    pub first_round: u64,
-    /// Lines that are no rounds.
-    pub bad_lines: u64,
+    pub(crate) first_round: u64,
+    pub(crate) bad_lines: u64,
     /// Of these, cut off at the end of a file: what a crash or a writer at work leaves behind.
-    pub torn_lines: u64,
+    pub(crate) torn_lines: u64,
     /// Seconds of windows.
     pub seconds: f64,
     /// Energy measured, joules.
@@ -98,39 +93,39 @@ pub(crate) struct Digest {
     /// Time per output token, mean over tokens.
     pub(crate) tpot_s: Weighted,
     /// The latest limit on the time to first token, s.
-    pub ttft_limit_s: Option<f64>,
+    pub(crate) ttft_limit_s: Option<f64>,
     /// The latest limit on the time per output token, s.
-    pub tpot_limit_s: Option<f64>,
+    pub(crate) tpot_limit_s: Option<f64>,
     /// Seconds in which limits were watched.
-    pub watched_s: f64,
+    pub(crate) watched_s: f64,
     /// Seconds in which one was broken.
-    pub violated_s: f64,
+    pub(crate) violated_s: f64,
     /// Seconds by state of the loop.
-    pub state_s: BTreeMap<String, f64>,
+    pub(crate) state_s: BTreeMap<String, f64>,
     /// Decisions by reason.
     pub decisions: BTreeMap<String, u64>,
     /// Changes of the command from one round to the next.
-    pub command_changes: u64,
+    pub(crate) command_changes: u64,
     /// What was seen at each lock; key in MHz of the core clock.
     pub locks: BTreeMap<u32, AtClock>,
     /// The same at driver-default clocks.
     pub default_clocks: AtClock,
     /// Seconds in which the clocks changed, or it is not known what ran.
-    pub mixed_s: f64,
+    pub(crate) mixed_s: f64,
     /// Seconds at locks that can be compared with default clocks.
     pub compared_s: f64,
     /// Energy measured in them, joules.
-    pub compared_energy_j: f64,
+    pub(crate) compared_energy_j: f64,
     /// Estimate: the same at default clocks.
-    pub default_energy_j: f64,
+    pub(crate) default_energy_j: f64,
     /// Time per output token over the tokens of that time, s.
-    pub compared_token_time_s: f64,
+    pub(crate) compared_token_time_s: f64,
     /// Estimate: the same at default clocks.
-    pub default_token_time_s: f64,
+    pub(crate) default_token_time_s: f64,
     /// Times without rounds, the first fifty of them.
     pub gaps: Vec<Gap>,
     /// How many there were.
-    pub gap_count: u64,
+    pub(crate) gap_count: u64,
     /// The run over time.
     pub timeline: Timeline,
     /// What the holdout experiment has shown.
@@ -177,7 +172,6 @@ impl Digest {
         self.timeline.push(record, seconds);
     }
 
-    /// A line was no round.
     pub(crate) fn bad_line(&mut self, torn: bool) {
         self.bad_lines += 1;
         self.torn_lines += u64::from(torn);
@@ -269,7 +263,6 @@ impl Digest {
     }
 
     /// Mean power, W.
-    #[must_use]
     pub(crate) fn power_w(&self) -> Option<f64> {
         let mut power = Weighted::default();
         self.timeline.bins.iter().for_each(|bin| power.add(bin.power_w));
@@ -277,26 +270,22 @@ impl Digest {
     }
 
     /// Joules per generated token.
-    #[must_use]
     pub(crate) fn joules_per_token(&self) -> Option<f64> {
         (self.generated_tokens > 0.0 && self.energy_j > 0.0).then(|| self.energy_j / self.generated_tokens)
     }
 
     /// Estimate: share of the energy saved against default clocks.
-    #[must_use]
     pub(crate) fn saved_share(&self) -> Option<f64> {
         (self.default_energy_j > 0.0).then(|| 1.0 - self.compared_energy_j / self.default_energy_j)
     }
 
     /// Estimate: relative rise of the time per output token.
-    #[must_use]
     pub(crate) fn slowdown(&self) -> Option<f64> {
         (self.default_token_time_s > 0.0)
             .then(|| self.compared_token_time_s / self.default_token_time_s - 1.0)
     }
 
     /// Share of the watched time in which no limit was broken.
-    #[must_use]
     pub(crate) fn limits_kept(&self) -> Option<f64> {
         (self.watched_s > 0.0).then(|| 1.0 - self.violated_s / self.watched_s)
     }

@@ -38,10 +38,6 @@ fn escape(text: &str) -> String {
     safe
 }
 
-/// The page.
-///
-/// # Errors
-/// [`ReportError::Plot`]
 pub(crate) fn html(report: &Report) -> Result<String, ReportError> {
     let name = escape(&report.name);
     let mut out = format!(

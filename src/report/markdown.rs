@@ -79,7 +79,6 @@ pub(super) fn headline(report: &Report) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The tables.
 pub(super) fn tables(report: &Report) -> Vec<Table> {
     let digest = &report.digest;
     let mut tables = Vec::new();
@@ -210,8 +209,6 @@ fn cell(text: &str) -> String {
     text::whole(text).replace('|', "\\|").replace(['<', '>'], " ")
 }
 
-/// The report.
-#[must_use]
 pub(crate) fn markdown(report: &Report) -> String {
     let mut out = format!("# agft: {}\n\n", cell(&report.name));
     // Writing to a string cannot fail.

@@ -27,30 +27,18 @@ use crate::text;
 pub(crate) use digest::Digest;
 pub(crate) use phases::Phase;
 
-/// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReportError {
-    /// Not a directory.
     #[error("{} is no directory; give a run's directory, like experiment/agft_20260131_120000", .0.display())]
     NotADirectory(PathBuf),
-    /// No file of rounds in it.
     #[error("{} has no rounds_data.jsonl: it is no run's directory", .0.display())]
     NoRounds(PathBuf),
-    /// The files hold no round.
     #[error("{} has no readable round ({bad} unreadable lines)", .dir.display())]
-    Empty {
-        /// The directory.
-        dir: PathBuf,
-        /// Lines that are no rounds.
-        bad: u64,
-    },
-    /// A file cannot be read.
+    Empty { dir: PathBuf, bad: u64 },
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A plot could not be drawn.
     #[error("a plot could not be drawn: {0}")]
     Plot(String),
-    /// It could not be put as text.
     #[error("the report could not be written: {0}")]
     Text(String),
 }
@@ -75,9 +63,6 @@ const MAX_METADATA: u64 = 4 << 20;
 
 impl Report {
     /// Reads a run's directory. Unreadable lines are passed over and counted.
-    ///
-    /// # Errors
-    /// [`ReportError`]
     pub(crate) fn read(dir: &Path) -> Result<Self, ReportError> {
         if !dir.is_dir() {
             return Err(ReportError::NotADirectory(dir.to_owned()));
@@ -127,7 +112,6 @@ impl Report {
     }
 
     /// The GPU's product name, if it is on record.
-    #[must_use]
     pub(crate) fn gpu(&self) -> &str {
         self.metadata.as_ref().map_or("unknown GPU", |metadata| metadata.gpu_model.as_str())
     }

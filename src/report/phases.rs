@@ -8,7 +8,7 @@ use super::timeline::{Bin, Timeline};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Phase {
     /// Begin, seconds since the start of the run.
-    pub start_s: f64,
+    pub(crate) start_s: f64,
     /// End.
     pub end_s: f64,
     /// What it was like.

@@ -68,13 +68,11 @@ impl Moments {
     }
 
     /// The mean; `None` without values.
-    #[must_use]
     pub(crate) fn mean(&self) -> Option<f64> {
         (self.count > 0).then_some(self.mean)
     }
 
     /// Standard error of the mean, as if the values were independent; `None` with fewer than two.
-    #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a count of windows")]
     pub(crate) fn standard_error(&self) -> Option<f64> {
         let count = self.count as f64;

@@ -25,7 +25,6 @@ pub(crate) struct Bin {
     pub(crate) prefill_tps: Weighted,
     /// Generated tokens per second.
     pub(crate) decode_tps: Weighted,
-    /// Requests running.
     pub(crate) running: Weighted,
     /// Time to first token, s.
     pub(crate) ttft_s: Weighted,
@@ -38,7 +37,7 @@ pub(crate) struct Bin {
     /// Clocks that could not.
     pub(crate) arms_out: Weighted,
     /// Seconds with a broken limit.
-    pub violated_s: f64,
+    pub(crate) violated_s: f64,
 }
 
 impl Bin {
@@ -85,15 +84,14 @@ fn number(count: u64) -> f64 {
     count as f64
 }
 
-/// The bins.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Timeline {
     /// Begin of the first bin, Unix seconds.
-    pub start_unix_s: Option<f64>,
+    pub(crate) start_unix_s: Option<f64>,
     /// Width of each bin, seconds.
-    pub width_s: f64,
+    pub(crate) width_s: f64,
     /// The bins, without gaps; those without windows are empty.
-    pub bins: Vec<Bin>,
+    pub(crate) bins: Vec<Bin>,
 }
 
 impl Default for Timeline {
@@ -153,7 +151,6 @@ impl Timeline {
     }
 
     /// Seconds from the start to the end of the last bin.
-    #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "at most MOST_BINS")]
     pub(crate) fn length_s(&self) -> f64 {
         self.bins.len() as f64 * self.width_s

@@ -33,44 +33,25 @@ pub const HEADER_BYTES: usize = 52;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RejectReason {
-    /// A stranger could have written it.
     #[error("not trusted: {0}")]
     Distrusted(Distrust),
-    /// It is sound, and belongs to something else.
     #[error("not for here: {0}")]
     Foreign(Mismatch),
-    /// It does not begin like a model file.
     #[error("not a model file of agft")]
     NotAModel,
-    /// It is larger than any model.
     #[error("larger than {} MiB, which no model is", MAX_FILE_BYTES >> 20)]
     TooLarge,
-    /// It was cut off, or something was added.
     #[error("damaged: {found} bytes long instead of {stated}")]
-    Length {
-        /// Bytes there are.
-        found: u64,
-        /// Bytes there should be.
-        stated: u64,
-    },
-    /// A bit is not what it was.
+    Length { found: u64, stated: u64 },
     #[error("damaged: the checksum does not match the content")]
     Checksum,
-    /// It is sound, in a format that this program does not know.
     #[error(
         "format version {found}; this agft reads 1 to {FORMAT_VERSION}{}",
         if *found > FORMAT_VERSION { " (a newer agft wrote it)" } else { "" }
     )]
-    Format {
-        /// The file's format version.
-        found: u32,
-    },
-    /// The checksum holds, and yet the content makes no sense.
+    Format { found: u32 },
     #[error("its content cannot be decoded: {detail}")]
-    Content {
-        /// What the decoder said.
-        detail: String,
-    },
+    Content { detail: String },
 }
 
 /// A file that passed every check short of decoding the model.

@@ -32,21 +32,17 @@ pub(super) struct Dir {
 
 /// Makes the directory at `path` if need be, for root one that others can neither write nor exchange; says, for the
 /// caller to pass on, what had to be mended for that.
-///
-/// # Errors
-/// [`StoreError`] if it cannot be made or, for root, be trusted.
-pub fn own_dir(path: &Path) -> Result<Option<&'static str>, StoreError> {
+/// Errors: [`StoreError`] if it cannot be made or, for root, be trusted.
+pub(crate) fn own_dir(path: &Path) -> Result<Option<&'static str>, StoreError> {
     Ok(Dir::open_or_create(path)?.made_ours()?.then_some(MENDED))
 }
 
 /// What is there under a name.
 #[derive(Debug)]
 pub(super) enum Found<T> {
-    /// Nothing.
     Absent,
     /// Something that agft does not touch.
     Refused(Distrust),
-    /// What was looked for.
     Here(T),
 }
 
@@ -163,7 +159,6 @@ impl Dir {
         Ok(trust::judge_dir(&self.metadata()?).err())
     }
 
-    /// The path it was opened by.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -282,7 +277,6 @@ impl Dir {
         self.attempt("examine", name, || Ok(self.kind(name)? == Some(FileType::Symlink)))
     }
 
-    /// Is there anything of that name?
     pub(super) fn exists(&self, name: &str) -> Result<bool, StoreError> {
         self.attempt("examine", name, || Ok(self.kind(name)?.is_some()))
     }

@@ -11,83 +11,34 @@ use super::trust::{Distrust, Untrusted};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The system refused.
     #[error("cannot {operation} {}: {cause}; {}", path.display(), remedy(cause))]
-    Io {
-        /// What was tried: a verb, for example `write`.
-        operation: &'static str,
-        /// On which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
-    /// Something that agft does not write to, or through, stands where it would write.
+    Io { operation: &'static str, path: PathBuf, cause: io::Error },
     #[error("{} is not written to: {why}; remove it, or choose another directory", path.display())]
-    Refused {
-        /// What stands there.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: Distrust,
-    },
-    /// Root is to keep files in a directory in whose place others could put another one.
+    Refused { path: PathBuf, why: Distrust },
     #[error(
         "root keeps nothing in {}, since others could put another directory in its place: {why}; \
          mend that, or choose another directory",
         path.display()
     )]
-    Exchangeable {
-        /// The directory.
-        path: PathBuf,
-        /// What gives them the chance.
-        why: Untrusted,
-    },
-    /// Another process holds the directory.
+    Exchangeable { path: PathBuf, why: Untrusted },
     #[error(
         "{} is in use by another agft (`lslocks` shows which); stop that one, or give this one a directory of its own",
         path.display()
     )]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// What is to be written is larger than what would be read back.
+    InUse { path: PathBuf },
     #[error("{} would have {bytes} bytes, more than the {limit} that agft reads back; it was not written", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size in bytes.
-        bytes: u64,
-        /// The most that is read back, in bytes.
-        limit: u64,
-    },
-    /// The value cannot be expressed in the file's format.
+    TooLarge { path: PathBuf, bytes: u64, limit: u64 },
     #[error("{} cannot be encoded: {detail}; this is a bug in agft, please report it", path.display())]
-    Encode {
-        /// The file.
-        path: PathBuf,
-        /// What the encoder said.
-        detail: String,
-    },
-    /// A file of ours that no longer says what it should.
+    Encode { path: PathBuf, detail: String },
     #[error("{} is damaged: {detail}; move it away, agft writes a new one", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with its place.
-        detail: String,
-    },
-    /// A name from the configuration that cannot be part of a file name.
+    Damaged { path: PathBuf, detail: String },
     #[error(
         "{name:?} cannot begin a directory name; use letters, digits, `_`, `-` and `.`, with no `.` in front"
     )]
-    BadPrefix {
-        /// The name.
-        name: String,
-    },
+    BadPrefix { name: String },
 }
 
 impl StoreError {
-    /// The system's error, where there was one.
     #[cfg(test)]
     pub(crate) fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {

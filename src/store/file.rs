@@ -23,10 +23,8 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 /// Replaces the file at `path` (mode `0640`), making its directory if need be, and removes what dead writers left there.
 ///
 /// When this returns, the content is on the disk. When it fails, the old file is as it was.
-///
-/// # Errors
-/// [`StoreError`]: the system's refusal, or a symbolic link at `path`.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+/// Errors: [`StoreError`]: the system's refusal, or a symbolic link at `path`.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let fail = |why| StoreError::Io {
         operation: "write",
         path: path.to_owned(),

@@ -30,7 +30,8 @@ use super::{file, rfc3339, time};
 use crate::gpu::pstate::MayBeForced;
 use crate::units::Mhz;
 
-pub use claim::{Busy, Claim, ClaimError, Role, free_on_machine};
+pub use claim::Busy;
+pub(crate) use claim::{Claim, ClaimError, Role, free_on_machine};
 use claim::{machine_places, meet, take};
 
 /// The format that is written.
@@ -54,7 +55,6 @@ pub struct Holder {
 
 impl Holder {
     /// This process.
-    #[must_use]
     pub fn current(config: &Path) -> Self {
         Self {
             pid: std::process::id(),
@@ -66,8 +66,7 @@ impl Holder {
 
 impl Holder {
     /// Is it this very process that has this id now? `false`, too, where the kernel does not say.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.pid_start != 0 && start_of(self.pid) == Some(self.pid_start)
     }
 }
@@ -93,7 +92,6 @@ pub struct LockedRange {
 #[serde(deny_unknown_fields)]
 pub struct Journal {
     version: u32,
-    /// The boot in which it was written.
     boot_id: String,
     /// Who locked.
     pub holder: Holder,
@@ -103,16 +101,14 @@ pub struct Journal {
     pub core: Option<LockedRange>,
     /// The same for the memory clock.
     pub memory: Option<LockedRange>,
-    /// A performance state is forced.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub state_forced: bool,
+    pub(crate) state_forced: bool,
     /// When this was written, RFC 3339.
     written_at: String,
 }
 
 impl Journal {
     /// A journal of this boot with nothing locked yet.
-    #[must_use]
     pub fn new(holder: Holder, gpu: &str, now: Timestamp) -> Self {
         Self {
             version: VERSION,
@@ -149,7 +145,6 @@ impl Journal {
     }
 }
 
-/// The line and its checksum.
 pub(super) fn summed(line: &str) -> Vec<u8> {
     format!("{line}\n{}\n", checksum(line)).into_bytes()
 }
@@ -165,7 +160,7 @@ fn boot_id() -> String {
 
 /// What a journal file turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Leftover {
+pub(crate) enum Leftover {
     /// Clocks of this GPU were locked and not given back.
     Locked(Box<Journal>),
     /// It was of another boot, whose locks are gone, and has been dropped.
@@ -177,16 +172,14 @@ pub enum Leftover {
     Damaged {
         /// UUID of the GPU, from the file's name.
         gpu: String,
-        /// Where it is now.
         kept_as: PathBuf,
-        /// What is wrong with it.
         why: String,
     },
 }
 
 /// The directory of locks and journals.
 #[derive(Debug)]
-pub struct HeldDir {
+pub(crate) struct HeldDir {
     dir: Dir,
     /// Where the agfts of the machine meet.
     places: Vec<PathBuf>,
@@ -194,10 +187,9 @@ pub struct HeldDir {
 
 impl HeldDir {
     /// Opens it, making it if need be.
-    ///
-    /// # Errors
-    /// [`StoreError`]; for root also if others could remove a journal from it, or hold a lock file in it.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Errors: [`StoreError`]; for root also if others could remove a journal from it, or hold a lock file in
+    /// it.
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         Self::meeting_in(path, machine_places())
     }
 
@@ -206,10 +198,8 @@ impl HeldDir {
     }
 
     /// Takes the GPU for this process.
-    ///
-    /// # Errors
-    /// [`ClaimError::Busy`] if a living process has it, with its name.
-    pub fn claim(&self, gpu: &str, role: Role, holder: &Holder) -> Result<Claim, ClaimError> {
+    /// Errors: [`ClaimError::Busy`] if a living process has it, with its name.
+    pub(crate) fn claim(&self, gpu: &str, role: Role, holder: &Holder) -> Result<Claim, ClaimError> {
         let claim = self.claim_unnamed(gpu, role)?;
         let text = serde_json::to_string(holder).unwrap_or_default();
         for mut file in &claim.files {
@@ -222,10 +212,7 @@ impl HeldDir {
     }
 
     /// The same without a name: for one that only resets, or waits.
-    ///
-    /// # Errors
-    /// As [`claim`](Self::claim).
-    pub fn claim_unnamed(&self, gpu: &str, role: Role) -> Result<Claim, ClaimError> {
+    pub(crate) fn claim_unnamed(&self, gpu: &str, role: Role) -> Result<Claim, ClaimError> {
         let mut files = vec![take(&self.dir, gpu, role)?];
         match meet(&self.places, Some(&self.dir), gpu, role) {
             Ok(file) => files.extend(file),
@@ -240,8 +227,7 @@ impl HeldDir {
 
     /// Does a successor of the GPU's guardian wait for it, with this directory or (`anywhere`) with another
     /// one?
-    #[must_use]
-    pub fn is_asked_for(&self, gpu: &str, anywhere: bool) -> bool {
+    pub(crate) fn is_asked_for(&self, gpu: &str, anywhere: bool) -> bool {
         let here = take(&self.dir, gpu, Role::Successor);
         let busy = |taken: &ClaimError| matches!(taken, ClaimError::Busy(_));
         // What is locked to see whether it can be is unlocked again with the end of this.
@@ -251,18 +237,15 @@ impl HeldDir {
     }
 
     /// Writes down what is about to be locked.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing may be locked.
-    pub fn write(&self, journal: &Journal) -> Result<(), StoreError> {
+    /// Errors: [`StoreError`]; then nothing may be locked.
+    pub(crate) fn write(&self, journal: &Journal) -> Result<(), StoreError> {
         let name = journal_name(&journal.gpu);
         let bytes = journal.encode(&self.dir.file(&name))?;
         file::replace(&self.dir, &name, &bytes)
     }
 
     /// Is there a journal of this GPU, whoever wrote it? If that cannot be told, there is.
-    #[must_use]
-    pub fn has_journal(&self, gpu: &str) -> bool {
+    pub(crate) fn has_journal(&self, gpu: &str) -> bool {
         self.dir.exists(&journal_name(gpu)).unwrap_or(true)
     }
 
@@ -276,8 +259,7 @@ impl HeldDir {
     }
 
     /// Does a journal say that a performance state of this GPU is forced?
-    #[must_use]
-    pub fn state_may_be_forced(&self, gpu: &str) -> MayBeForced {
+    pub(crate) fn state_may_be_forced(&self, gpu: &str) -> MayBeForced {
         match self.journal(gpu) {
             Ok(Some(journal)) if journal.state_forced => MayBeForced::Yes,
             Ok(_) => MayBeForced::No,
@@ -286,32 +268,25 @@ impl HeldDir {
     }
 
     /// Does a journal say that the memory clock of this GPU is locked?
-    #[must_use]
-    pub fn memory_is_locked(&self, gpu: &str) -> bool {
+    pub(crate) fn memory_is_locked(&self, gpu: &str) -> bool {
         matches!(self.journal(gpu), Ok(Some(journal)) if journal.memory.is_some())
     }
 
     /// Nothing of this GPU is locked any more.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn clear(&self, gpu: &str) -> Result<(), StoreError> {
+    pub(crate) fn clear(&self, gpu: &str) -> Result<(), StoreError> {
         self.dir.remove(&journal_name(gpu))
     }
 
     /// Is there no journal at all, damaged or not?
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.dir.names().is_ok_and(|names| !names.iter().any(|name| name.ends_with(JOURNAL)))
     }
 
     /// Every journal that is there, whoever wrote it. Those of another boot are dropped, damaged ones put aside.
     ///
     /// The caller clears what it has undone. Whether the writer of a journal lives is told by [`claim`](Self::claim).
-    ///
-    /// # Errors
-    /// [`StoreError`] if the directory cannot be read.
-    pub fn leftovers(&self, now: Timestamp) -> Result<Vec<Leftover>, StoreError> {
+    /// Errors: [`StoreError`] if the directory cannot be read.
+    pub(crate) fn leftovers(&self, now: Timestamp) -> Result<Vec<Leftover>, StoreError> {
         file::remove_leftovers(&self.dir)?;
         let mut found = Vec::new();
         for name in self.dir.names()? {

@@ -28,41 +28,17 @@ pub struct Identity {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mismatch {
-    /// Clocks and power of another product.
     #[error("it was learned on {stored}, and this is {here}")]
-    Gpu {
-        /// The file's.
-        stored: String,
-        /// The one expected.
-        here: String,
-    },
-    /// Another context vector.
+    Gpu { stored: String, here: String },
     #[error("it was learned from the features {}, and these are {}", stored.join(" "), here.join(" "))]
-    Features {
-        /// The file's.
-        stored: Vec<String>,
-        /// The ones expected.
-        here: Vec<String>,
-    },
-    /// Another policy's state.
+    Features { stored: Vec<String>, here: Vec<String> },
     #[error("it belongs to the policy {stored}, and this is {here}")]
-    Policy {
-        /// The file's.
-        stored: String,
-        /// The one expected.
-        here: String,
-    },
-    /// The same policy, in a form that this program does not read.
+    Policy { stored: String, here: String },
     #[error(
         "its model version is {stored}, and this agft reads {here}{}",
         if stored > here { " (it was written by a newer agft)" } else { "" }
     )]
-    ModelVersion {
-        /// The file's.
-        stored: u32,
-        /// The one expected.
-        here: u32,
-    },
+    ModelVersion { stored: u32, here: u32 },
 }
 
 /// What differs, although the model is used: worth a line in the log.
@@ -103,9 +79,7 @@ impl Identity {
     ///
     /// Product, features (with their order), policy and model version have to be the same. Another board of the same
     /// product and another served model are reported, not refused; where one side does not know, nothing is said.
-    ///
-    /// # Errors
-    /// [`Mismatch`], the first thing that forbids it.
+    /// Errors: `Mismatch`, the first thing that forbids it.
     pub fn fits(&self, here: &Self) -> Result<Vec<Difference>, Mismatch> {
         let pair = |stored: &String, here: &String| (stored.clone(), here.clone());
         if self.gpu_name != here.gpu_name {

@@ -34,8 +34,7 @@ fn name(gpu: &GpuInfo, gpus: usize) -> String {
 }
 
 /// What was measured of this board, or of the group of `gpus` boards that begins with it, under its present driver; nothing known where that cannot be read, which is said.
-#[must_use]
-pub fn load_levers(dir: &Path, gpu: &GpuInfo, gpus: usize) -> LeverBook {
+pub(crate) fn load_levers(dir: &Path, gpu: &GpuInfo, gpus: usize) -> LeverBook {
     let fresh = LeverBook { driver: gpu.driver_version.clone(), ..LeverBook::default() };
     let name = name(gpu, gpus);
     match read(dir, &name) {
@@ -75,10 +74,13 @@ fn read(dir: &Path, name: &str) -> Result<Option<Contents>, String> {
 }
 
 /// Keeps what was measured for the next run.
-///
-/// # Errors
-/// [`StoreError`]; the old file is then as it was.
-pub fn save_levers(dir: &Path, gpu: &GpuInfo, gpus: usize, book: &LeverBook) -> Result<(), StoreError> {
+/// Errors: [`StoreError`]; the old file is then as it was.
+pub(crate) fn save_levers(
+    dir: &Path,
+    gpu: &GpuInfo,
+    gpus: usize,
+    book: &LeverBook,
+) -> Result<(), StoreError> {
     let contents =
         Contents { version: VERSION, gpu: gpu.name.clone(), uuid: gpu.uuid.clone(), book: book.clone() };
     let name = name(gpu, gpus);
@@ -90,17 +92,11 @@ pub fn save_levers(dir: &Path, gpu: &GpuInfo, gpus: usize, book: &LeverBook) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::testing::info;
     use crate::park::levers::{Known, LeverKind};
 
     fn gpu() -> GpuInfo {
-        GpuInfo {
-            index: 0,
-            uuid: "GPU-0/../x".into(),
-            name: "Board".into(),
-            driver_version: Some("570.1".into()),
-            power_limit: None,
-            power_limit_max: None,
-        }
+        GpuInfo { driver_version: Some("570.1".into()), ..info("GPU-0/../x") }
     }
 
     fn book() -> LeverBook {

@@ -29,17 +29,17 @@ pub struct ModelMetadata {
     /// Rounds the model has learned from.
     pub total_rounds: u64,
     /// Mean reward of those rounds.
-    pub avg_reward: Option<f64>,
+    pub(crate) avg_reward: Option<f64>,
     /// The core clock the model holds for the best.
-    pub best_core_mhz: Option<Mhz>,
+    pub(crate) best_core_mhz: Option<Mhz>,
     /// The memory clock that goes with it, where memory clocks are controlled.
-    pub best_memory_mhz: Option<Mhz>,
+    pub(crate) best_memory_mhz: Option<Mhz>,
     /// EDP at the driver's own clocks, in joule seconds.
     pub baseline_edp: Option<f64>,
     /// When this model was begun, RFC 3339.
-    pub created_at: String,
+    pub(crate) created_at: String,
     /// When this was written, RFC 3339.
-    pub updated_at: String,
+    pub(crate) updated_at: String,
     /// The policy, for example `linucb`.
     pub algorithm: String,
     /// Version of the policy's own stored form.
@@ -74,10 +74,8 @@ struct Formats {
 
 impl ModelStore {
     /// Replaces `model_metadata.json` beside the model.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the old file is then as it was.
-    pub fn write_metadata(&self, metadata: &ModelMetadata) -> Result<(), StoreError> {
+    /// Errors: [`StoreError`]; the old file is then as it was.
+    pub(crate) fn write_metadata(&self, metadata: &ModelMetadata) -> Result<(), StoreError> {
         let document = Document {
             metadata,
             version: env!("CARGO_PKG_VERSION"),
@@ -94,9 +92,8 @@ impl ModelStore {
 
 impl ModelMetadata {
     /// Reads it from a model directory, also while a daemon holds that; `None` if it is not there.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] if it cannot be read, [`StoreError::Damaged`] if it is not what agft writes.
+    /// Errors: `StoreError::Io` if it cannot be read, `StoreError::Damaged` if it is not what agft
+    /// writes.
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = dir.join(FILE_NAME);
         if !dir.is_dir() {

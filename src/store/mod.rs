@@ -12,9 +12,9 @@
 //!                        steps/000001.agft-steps, ...                       [`StepWriter`]
 //! ```
 //!
-//! Three rules hold everywhere. A file is replaced whole or not at all ([`mod@file`]). Nothing is ever done through a
-//! symbolic link, what a stranger could have written is not loaded ([`judge_open`]), and root keeps nothing in a directory
-//! that others can write or exchange ([`own_dir`]). Directories are made `0750` and files `0640`; time is a parameter.
+//! Three rules hold everywhere. A file is replaced whole or not at all (`file`). Nothing is ever done through a
+//! symbolic link, what a stranger could have written is not loaded (`judge_open`), and root keeps nothing in a directory
+//! that others can write or exchange (`own_dir`). Directories are made `0750` and files `0640`; time is a parameter.
 
 mod container;
 mod dir;
@@ -23,30 +23,31 @@ mod identity;
 mod time;
 mod trust;
 
-pub mod file;
+pub(crate) mod file;
 pub mod held;
-pub mod levers;
-pub mod metadata;
-pub mod model;
-pub mod peek;
+pub(crate) mod levers;
+pub(crate) mod metadata;
+pub(crate) mod model;
+pub(crate) mod peek;
 #[doc(hidden)]
 pub mod raw;
 pub mod rounds;
-pub mod run_dir;
-pub mod savings;
+pub(crate) mod run_dir;
+pub(crate) mod savings;
 pub mod steps;
 
-pub use dir::own_dir;
-pub use error::StoreError;
-pub use identity::{Difference, Identity, Mismatch};
-pub use levers::{load_levers, save_levers};
+pub(crate) use dir::own_dir;
+pub(crate) use error::StoreError;
+pub use identity::Identity;
+pub(crate) use levers::{load_levers, save_levers};
 pub use metadata::ModelMetadata;
-pub use model::{Generation, Load, ModelStore, RejectReason, Rejected, Restored};
+pub use model::{Load, ModelStore, Restored};
 pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};
-pub use run_dir::{RunDir, RunInfo, RunSummary};
+pub(crate) use run_dir::RunSummary;
+pub use run_dir::{RunDir, RunInfo};
 pub use steps::{StepLimits, StepWriter};
-pub use time::rfc3339;
-pub use trust::{Distrust, Untrusted, judge_open, trusted_beside, trusted_dir, trusted_path};
+pub(crate) use time::rfc3339;
+pub(crate) use trust::{Distrust, Untrusted, judge_open, trusted_beside, trusted_dir, trusted_path};
 
 #[cfg(test)]
 mod testing;

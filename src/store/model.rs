@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use super::container::RejectReason;
+pub(crate) use super::container::RejectReason;
 use super::container::{self, Container, MAX_FILE_BYTES};
 use super::dir::{Dir, Found};
 use super::error::StoreError;
@@ -36,7 +36,7 @@ pub enum Generation {
 impl Generation {
     /// Its file in the model directory.
     #[must_use]
-    pub fn file_name(self) -> &'static str {
+    pub(crate) fn file_name(self) -> &'static str {
         match self {
             Self::Current => "model.agft",
             Self::Previous => "model.previous.agft",
@@ -51,8 +51,7 @@ pub struct Rejected {
     pub path: PathBuf,
     /// What is wrong with it.
     pub why: RejectReason,
-    /// Where it is now.
-    pub kept_as: PathBuf,
+    pub(crate) kept_as: PathBuf,
 }
 
 impl fmt::Display for Rejected {
@@ -68,7 +67,7 @@ pub struct Restored<T> {
     pub model: T,
     /// The identity it was stored under.
     pub identity: Identity,
-    /// Which file it is from. [`Generation::Previous`] with nothing rejected: the last save was cut short.
+    /// Which file it is from. `Generation::Previous` with nothing rejected: the last save was cut short.
     pub generation: Generation,
     /// What differs between then and now.
     pub differences: Vec<Difference>,
@@ -106,10 +105,7 @@ pub(super) struct Sound<M> {
 impl ModelStore {
     /// Opens the directory, making it if need be; takes the lock that keeps a second agft out for as long as this
     /// value, or this process, lives; removes temporary files of dead writers.
-    ///
-    /// # Errors
-    /// * [`StoreError::InUse`] if another agft holds the directory
-    /// * [`StoreError::Io`], [`StoreError::Refused`] if it cannot be opened
+    /// Errors: `StoreError::InUse` if another agft holds the directory; others if it cannot be opened.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let dir = Dir::open_or_create(dir)?.make_ours()?;
         dir.lock()?;
@@ -127,10 +123,8 @@ impl ModelStore {
     /// of this GPU and policy, and was therefore moved aside (`now` is in its new name).
     ///
     /// `T`'s serde form has to be positional: `skip_serializing_if`, `flatten` and `untagged` do not come back.
-    ///
-    /// # Errors
-    /// [`StoreError`]; one loadable generation is there if one was there before.
-    pub fn save<T: Serialize>(
+    /// Errors: [`StoreError`]; one loadable generation is there if one was there before.
+    pub(crate) fn save<T: Serialize>(
         &self,
         identity: &Identity,
         model: &T,
@@ -163,9 +157,7 @@ impl ModelStore {
     ///
     /// A file that is damaged, foreign or not trusted is moved to `model.rejected-<now>-<n>.agft`, of which the
     /// newest five are kept.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the system does not let a file be read or moved aside; nothing is lost then.
+    /// Errors: `StoreError` if the system does not let a file be read or moved aside; nothing is lost then.
     pub fn load<T: DeserializeOwned>(&self, here: &Identity, now: Timestamp) -> Result<Load<T>, StoreError> {
         let _turn = self.turn();
         let mut rejected = Vec::new();
@@ -185,10 +177,7 @@ impl ModelStore {
 
     /// Moves both generations to `model.before-reset-<now>-<n>.agft`, of which the newest five are kept; returns
     /// where they are now.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the system refuses.
-    pub fn reset(&self, now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
+    pub(crate) fn reset(&self, now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
         let _turn = self.turn();
         let mut kept = Vec::new();
         for generation in [Generation::Current, Generation::Previous] {

@@ -12,20 +12,15 @@ use super::model::Generation;
 
 /// Why there is nothing to look at.
 #[derive(Debug, thiserror::Error)]
-pub enum PeekError {
-    /// The directory or a file cannot be read.
+pub(crate) enum PeekError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No generation is usable; why the last one that is there is not.
     #[error("the stored model is not usable: {0}")]
     Rejected(RejectReason),
 }
 
 /// The current generation in `dir`, else the previous one, with whose model it is; `None` if there is none.
-///
-/// # Errors
-/// [`PeekError`]
-pub fn peek<T: DeserializeOwned>(dir: &Path) -> Result<Option<(Identity, T)>, PeekError> {
+pub(crate) fn peek<T: DeserializeOwned>(dir: &Path) -> Result<Option<(Identity, T)>, PeekError> {
     if !dir.is_dir() {
         return Ok(None);
     }

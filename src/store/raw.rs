@@ -9,9 +9,6 @@ use super::identity::Identity;
 pub use super::container::HEADER_BYTES;
 
 /// What loading a model file makes of its bytes.
-///
-/// # Errors
-/// [`RejectReason`].
 pub fn open_model<T: DeserializeOwned>(bytes: &[u8]) -> Result<(Identity, T), RejectReason> {
     let container = container::open(bytes)?;
     let model = container::decode(&container)?;
@@ -19,29 +16,23 @@ pub fn open_model<T: DeserializeOwned>(bytes: &[u8]) -> Result<(Identity, T), Re
 }
 
 /// The bytes of a model file.
-///
-/// # Errors
-/// What the encoder says of a model that it cannot encode.
+/// Errors: What the encoder says of a model that it cannot encode.
 pub fn model_file<T: serde::Serialize>(identity: &Identity, model: &T) -> Result<Vec<u8>, String> {
     container::encode(identity, model)
 }
 
 /// A file whose checksum holds, whatever its payload.
-#[must_use]
 pub fn sealed(version: u32, payload: &[u8]) -> Vec<u8> {
     container::seal(version, &[payload])
 }
 
 /// What reading a journal of held clocks makes of its bytes.
-///
-/// # Errors
-/// What is wrong with it, for people.
+/// Errors: What is wrong with it, for people.
 pub fn open_journal(bytes: &[u8]) -> Result<Journal, String> {
     Journal::decode(bytes)
 }
 
 /// A journal whose checksum holds, whatever its line.
-#[must_use]
 pub fn summed_journal(line: &str) -> Vec<u8> {
     held::summed(line)
 }

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Mhz, Seconds, Watts};
 
-pub use reader::{BadLine, RoundReader, files_of};
-pub use writer::{RoundLimits, RoundStats, RoundWriter};
+pub use reader::{RoundReader, files_of};
+pub use writer::{RoundLimits, RoundWriter};
 
 /// Version of [`RoundRecord`]; raised when a field changes its meaning. A line without one was written by AGFT.
-pub const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 const FILE_NAME: &str = "rounds_data.jsonl";
 /// No round is longer; what is longer is no round.
@@ -29,9 +29,9 @@ fn rotated_name(index: usize) -> String {
 ///
 /// The fields up to `cache_hit_rate` have the names of AGFT's file; the rest is new. Durations are in seconds,
 /// throughput in tokens per second, energy in joules, EDP in joule seconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct RoundRecord {
-    /// Version of this record's form, [`SCHEMA_VERSION`].
+    /// Version of this record's form, `SCHEMA_VERSION`.
     #[serde(default)]
     pub schema_version: u32,
     /// Number of the round in this run, from 1.
@@ -39,7 +39,7 @@ pub struct RoundRecord {
     /// End of the window, Unix seconds.
     pub timestamp: f64,
     /// The same moment, RFC 3339.
-    pub datetime: String,
+    pub(crate) datetime: String,
 
     /// Core clock of the window: the lock in force, or, unlocked, the running clock.
     pub gpu_frequency_mhz: Option<Mhz>,
@@ -52,7 +52,7 @@ pub struct RoundRecord {
     /// Mean end-to-end latency of the requests that finished.
     pub e2e_avg: Option<f64>,
     /// Prompt and generated tokens together.
-    pub total_throughput_tps: Option<f64>,
+    pub(crate) total_throughput_tps: Option<f64>,
     /// Prompt tokens.
     pub prefill_throughput_tps: Option<f64>,
     /// Generated tokens.
@@ -60,35 +60,35 @@ pub struct RoundRecord {
     /// EDP of the window.
     pub edp_raw: Option<f64>,
     /// The reward again: AGFT's name for EDP relative to its baseline.
-    pub edp_normalized: Option<f64>,
+    pub(crate) edp_normalized: Option<f64>,
     /// EDP expected at default clocks for this load.
-    pub edp_baseline: Option<f64>,
+    pub(crate) edp_baseline: Option<f64>,
     /// EDP saved against the baseline, in percent.
-    pub edp_improvement_pct: Option<f64>,
+    pub(crate) edp_improvement_pct: Option<f64>,
     /// Requests running at the end of the window.
-    pub active_requests: Option<f64>,
+    pub(crate) active_requests: Option<f64>,
     /// KV cache in use, in percent.
-    pub cache_usage_pct: Option<f64>,
+    pub(crate) cache_usage_pct: Option<f64>,
     /// Requests that finished in the window.
-    pub completed_requests_delta: Option<f64>,
+    pub(crate) completed_requests_delta: Option<f64>,
     /// Phase of the learner.
-    pub learning_phase: Option<String>,
+    pub(crate) learning_phase: Option<String>,
     /// Reward of the window.
     pub reward: Option<f64>,
     /// Width of exploration in force, after its decay.
     pub alpha_value: Option<f64>,
     /// Width of the confidence interval of the clock chosen.
-    pub ucb_confidence: Option<f64>,
+    pub(crate) ucb_confidence: Option<f64>,
     /// `UCB`, `GREEDY`, `DATA_COLLECTION`, ...
     pub action_selection_method: Option<String>,
     /// Clocks that could have been chosen.
-    pub available_frequencies_count: Option<u64>,
+    pub(crate) available_frequencies_count: Option<u64>,
     /// Clocks that are pruned.
-    pub pruned_frequencies_count: Option<u64>,
+    pub(crate) pruned_frequencies_count: Option<u64>,
     /// How often the clock of this round was tried before.
-    pub frequency_exploration_count: Option<u64>,
+    pub(crate) frequency_exploration_count: Option<u64>,
     /// Was a latency limit broken? Unknown where limits are switched off.
-    pub slo_violation: Option<bool>,
+    pub(crate) slo_violation: Option<bool>,
     /// Limit on the time to first token.
     pub ttft_limit: Option<f64>,
     /// Limit on the time per output token.
@@ -109,17 +109,17 @@ pub struct RoundRecord {
     pub cache_hit_rate: Option<f64>,
 
     /// Memory clock of the window: the lock in force, or, unlocked, the running clock.
-    pub gpu_memory_frequency_mhz: Option<Mhz>,
+    pub(crate) gpu_memory_frequency_mhz: Option<Mhz>,
     /// Core clock asked for; unknown: none was.
     pub asked_core_mhz: Option<Mhz>,
     /// Core clock read back.
-    pub read_core_mhz: Option<Mhz>,
+    pub(crate) read_core_mhz: Option<Mhz>,
     /// Mean power in the window.
     pub power_w: Option<Watts>,
     /// True length of the window.
-    pub window_s: Option<Seconds>,
+    pub(crate) window_s: Option<Seconds>,
     /// Requests waiting at the end of the window.
-    pub waiting_requests: Option<f64>,
+    pub(crate) waiting_requests: Option<f64>,
     /// State of the control loop.
     pub state: Option<String>,
     /// What the loop told the GPU.
@@ -127,93 +127,41 @@ pub struct RoundRecord {
     /// Why.
     pub decision_reason: Option<String>,
     /// Did the learner take the reward?
-    pub reward_used: Option<bool>,
+    pub(crate) reward_used: Option<bool>,
     /// Time that fetching the metrics page took.
-    pub scrape_latency_s: Option<Seconds>,
+    pub(crate) scrape_latency_s: Option<Seconds>,
     /// How late the round began.
-    pub tick_lateness_s: Option<Seconds>,
+    pub(crate) tick_lateness_s: Option<Seconds>,
     /// Power expected at default clocks for this load.
-    pub baseline_power_w: Option<Watts>,
+    pub(crate) baseline_power_w: Option<Watts>,
     /// Time per output token expected at default clocks for this load.
-    pub baseline_tpot_s: Option<Seconds>,
+    pub(crate) baseline_tpot_s: Option<Seconds>,
     /// Cycle of the holdout experiment, where the window can be compared in it.
     #[serde(default)]
-    pub holdout_cycle: Option<u64>,
+    pub(crate) holdout_cycle: Option<u64>,
     /// Slot of that cycle.
     #[serde(default)]
-    pub holdout_slot: Option<u64>,
+    pub(crate) holdout_slot: Option<u64>,
     /// Did that slot run at default clocks?
     #[serde(default)]
     pub holdout: Option<bool>,
     /// Tokens that the mean time per output token is over.
     #[serde(default)]
-    pub tpot_samples: Option<f64>,
+    pub(crate) tpot_samples: Option<f64>,
     /// Requests that the mean time to first token is over.
     #[serde(default)]
-    pub ttft_samples: Option<f64>,
+    pub(crate) ttft_samples: Option<f64>,
 }
 
 impl RoundRecord {
     /// A record of which nothing is known but its number and moment.
-    #[must_use]
     pub fn new(round: u64, at: jiff::Timestamp) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
             round,
             timestamp: super::time::unix_seconds(at),
             datetime: super::time::rfc3339(at),
-            gpu_frequency_mhz: None,
-            energy_j: None,
-            ttft_avg: None,
-            tpot_avg: None,
-            e2e_avg: None,
-            total_throughput_tps: None,
-            prefill_throughput_tps: None,
-            decode_throughput_tps: None,
-            edp_raw: None,
-            edp_normalized: None,
-            edp_baseline: None,
-            edp_improvement_pct: None,
-            active_requests: None,
-            cache_usage_pct: None,
-            completed_requests_delta: None,
-            learning_phase: None,
-            reward: None,
-            alpha_value: None,
-            ucb_confidence: None,
-            action_selection_method: None,
-            available_frequencies_count: None,
-            pruned_frequencies_count: None,
-            frequency_exploration_count: None,
-            slo_violation: None,
-            ttft_limit: None,
-            tpot_limit: None,
-            has_queue: None,
-            prefill_throughput_feature: None,
-            decode_throughput_feature: None,
-            packing_efficiency: None,
-            concurrency: None,
-            gpu_cache_usage: None,
-            cache_hit_rate: None,
-            gpu_memory_frequency_mhz: None,
-            asked_core_mhz: None,
-            read_core_mhz: None,
-            power_w: None,
-            window_s: None,
-            waiting_requests: None,
-            state: None,
-            command: None,
-            decision_reason: None,
-            reward_used: None,
-            scrape_latency_s: None,
-            tick_lateness_s: None,
-            baseline_power_w: None,
-            baseline_tpot_s: None,
-            holdout_cycle: None,
-            holdout_slot: None,
-            holdout: None,
-            tpot_samples: None,
-            ttft_samples: None,
+            ..Self::default()
         }
     }
 }

@@ -31,57 +31,51 @@ pub struct RunInfo {
 }
 
 /// What came of a run, so far or in the end.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct RunSummary {
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct RunSummary {
     /// Rounds done.
     pub total_rounds: u64,
     /// The round in which the choice of clocks had settled.
-    pub convergence_round: Option<u64>,
+    pub(crate) convergence_round: Option<u64>,
     /// The lowest mean EDP of any clock, in joule seconds.
-    pub best_edp: Option<f64>,
+    #[serde(rename = "best_edp_achieved")]
+    pub(crate) best_edp: Option<f64>,
     /// That clock.
-    pub best_frequency: Option<Mhz>,
+    pub(crate) best_frequency: Option<Mhz>,
     /// Energy measured.
-    pub total_energy: Option<Joules>,
+    #[serde(rename = "total_energy_consumed_j")]
+    pub(crate) total_energy: Option<Joules>,
     /// The time in which it was measured: gaps do not count, so that energy over time is power.
-    pub energy_time: Option<Seconds>,
-    /// Anything else worth telling.
-    pub performance: Map<String, Value>,
+    #[serde(skip)]
+    pub(crate) energy_time: Option<Seconds>,
 }
 
 /// `experiment_metadata.json`, with AGFT's keys. What is not known, or not yet, is `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ExperimentMetadata {
+pub(crate) struct ExperimentMetadata {
     /// The directory's name.
-    pub experiment_name: String,
+    pub(crate) experiment_name: String,
     /// RFC 3339.
-    pub start_time: String,
+    pub(crate) start_time: String,
     /// Unix seconds.
-    pub start_timestamp: f64,
+    pub(crate) start_timestamp: f64,
     /// RFC 3339. `null`: the run goes on, or was killed.
     pub end_time: Option<String>,
     /// Unix seconds.
-    pub end_timestamp: Option<f64>,
-    /// Rounds done.
-    pub total_rounds: u64,
+    pub(crate) end_timestamp: Option<f64>,
     /// The GPU's product name.
     pub gpu_model: String,
     /// The configuration in force.
     pub config_used: Value,
-    /// The round in which the choice of clocks had settled.
-    pub convergence_round: Option<u64>,
-    /// Joule seconds.
-    pub best_edp_achieved: Option<f64>,
-    /// Core clock in MHz.
-    pub best_frequency: Option<Mhz>,
-    /// Joules.
-    pub total_energy_consumed_j: Option<Joules>,
-    /// Anything else.
-    pub final_performance_summary: Map<String, Value>,
+    /// What came of it.
+    #[serde(flatten)]
+    pub(crate) summary: RunSummary,
+    /// A key of AGFT's files; agft has nothing more to tell.
+    pub(crate) final_performance_summary: Map<String, Value>,
     /// From start to end by the wall clock.
-    pub duration_seconds: Option<f64>,
+    pub(crate) duration_seconds: Option<f64>,
     /// The same in hours.
-    pub duration_hours: Option<f64>,
+    pub(crate) duration_hours: Option<f64>,
     /// Energy over the time in which it was measured.
     pub average_power_w: Option<f64>,
 }
@@ -100,10 +94,7 @@ pub struct RunDir {
 impl RunDir {
     /// Makes `<base>/<prefix>_<start in UTC>/` (with `_2`, `_3`, ... behind it if that is taken), and in it the
     /// configuration and the metadata as far as they are known.
-    ///
-    /// # Errors
-    /// * [`StoreError::BadPrefix`]
-    /// * [`StoreError::Io`] if something cannot be written
+    /// Errors: `StoreError::BadPrefix`, `StoreError::Io` if something cannot be written.
     pub fn create(base: &Path, prefix: &str, info: RunInfo, started: Timestamp) -> Result<Self, StoreError> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         if prefix.is_empty() || prefix.len() > 100 || prefix.starts_with('.') || !prefix.chars().all(fits) {
@@ -130,41 +121,31 @@ impl RunDir {
     }
 
     /// Where it is.
-    #[must_use]
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// Opens the record of its rounds.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the file cannot be opened.
-    pub fn rounds(&self, limits: RoundLimits, now: Time) -> Result<RoundWriter, StoreError> {
+    pub(crate) fn rounds(&self, limits: RoundLimits, now: Time) -> Result<RoundWriter, StoreError> {
         RoundWriter::within(self.base.open_dir(&self.name)?, limits, now)
     }
 
     /// Makes the directory of its steps, and a writer for them.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the directory cannot be made.
+    /// Errors: `StoreError` if the directory cannot be made.
     pub fn steps(&self, limits: StepLimits) -> Result<StepWriter, StoreError> {
         self.dir.make_dir(steps::DIR)?;
         Ok(StepWriter::within(self.dir.open_dir(steps::DIR)?, limits))
     }
 
     /// Writes down what came of the run so far: what there will be to read if it is killed.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the metadata are then as they were.
-    pub fn checkpoint(&self, summary: &RunSummary) -> Result<(), StoreError> {
+    /// Errors: [`StoreError`]; the metadata are then as they were.
+    pub(crate) fn checkpoint(&self, summary: &RunSummary) -> Result<(), StoreError> {
         self.write_metadata(summary, None)
     }
 
     /// Writes down what came of the run, and lets go of the directory: a run ends once.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the metadata are then as they were.
-    pub fn finish(self, summary: &RunSummary, ended: Timestamp) -> Result<(), StoreError> {
+    /// Errors: [`StoreError`]; the metadata are then as they were.
+    pub(crate) fn finish(self, summary: &RunSummary, ended: Timestamp) -> Result<(), StoreError> {
         self.write_metadata(summary, Some(ended))
     }
 
@@ -181,14 +162,10 @@ impl RunDir {
             start_timestamp: unix_seconds(self.started),
             end_time: ended.map(rfc3339),
             end_timestamp: ended.map(unix_seconds),
-            total_rounds: summary.total_rounds,
             gpu_model: self.info.gpu_model.clone(),
             config_used: self.info.config_used.clone(),
-            convergence_round: summary.convergence_round,
-            best_edp_achieved: summary.best_edp,
-            best_frequency: summary.best_frequency,
-            total_energy_consumed_j: summary.total_energy,
-            final_performance_summary: summary.performance.clone(),
+            summary: summary.clone(),
+            final_performance_summary: Map::new(),
             duration_seconds: duration,
             duration_hours: duration.map(|seconds| seconds / 3600.0),
             average_power_w: power,

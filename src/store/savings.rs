@@ -25,9 +25,7 @@ pub struct LoadedSavings {
 
 impl ModelStore {
     /// Replaces the books on the disk.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the old file is then as it was.
+    /// Errors: `StoreError`; the old file is then as it was.
     pub fn save_savings(&self, identity: &Identity, savings: &Savings) -> Result<(), StoreError> {
         let path = self.dir().file(FILE_NAME);
         let bytes = container::encode(identity, savings.durable())
@@ -37,9 +35,7 @@ impl ModelStore {
 
     /// The books of this GPU and policy. A file that is damaged, foreign or not trusted is moved aside (`now` is in its new
     /// name).
-    ///
-    /// # Errors
-    /// [`StoreError`] if the directory cannot be read.
+    /// Errors: `StoreError` if the directory cannot be read.
     pub fn load_savings(&self, here: &Identity, now: Timestamp) -> Result<LoadedSavings, StoreError> {
         let decode = |container: &container::Container<'_>| {
             let durable: Durable = container::decode(container)?;

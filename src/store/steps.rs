@@ -35,9 +35,9 @@ pub use reader::{End, SegmentReader};
 pub use writer::{StepLimits, StepWriter};
 
 /// Version of the form; raised when a frame changes its meaning. Written is this one only.
-pub const STEPS_VERSION: u32 = 4;
+pub(crate) const STEPS_VERSION: u32 = 4;
 /// The oldest version that is read. In 3 the snapshot is another one, see `control::v3`.
-pub const OLDEST_STEPS_VERSION: u32 = 3;
+pub(crate) const OLDEST_STEPS_VERSION: u32 = 3;
 
 /// The directory of the segments inside of a run's.
 pub(super) const DIR: &str = "steps";
@@ -47,72 +47,42 @@ const SUFFIX: &str = ".agft-steps";
 /// Why steps cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum StepsError {
-    /// The system refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is nothing to read.
     #[error(
         "{} holds no steps: the run was recorded with `experiment.keep_steps_mb: 0`, or by an agft that did not \
          record them",
         path.display()
     )]
-    Nothing {
-        /// The run's directory.
-        path: PathBuf,
-    },
-    /// It does not begin as a segment does.
+    Nothing { path: PathBuf },
     #[error("{} is not a file of steps", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A newer agft wrote it, or one from before the first release.
+    Foreign { path: PathBuf },
     #[error(
         "{} has format version {found}, and this agft reads {OLDEST_STEPS_VERSION} to {STEPS_VERSION}; replay it \
          with the agft that recorded it",
         path.display()
     )]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// Its format version.
-        found: u32,
-    },
-    /// A bit is not what it was.
+    Version { path: PathBuf, found: u32 },
     #[error("{} is damaged in frame {frame}: {detail}; nothing from there on can be replayed", path.display())]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// Number of the frame in it, from 0.
         frame: u32,
-        /// What is wrong.
         detail: String,
     },
-    /// The checksums hold, and yet the content is not what this agft writes.
     #[error(
         "{} was recorded by agft {recorder}, and this is agft {}: its {what} cannot be decoded ({detail}); replay it \
          with the agft that recorded it",
         path.display(),
         env!("CARGO_PKG_VERSION")
     )]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// The version that recorded it.
-        recorder: String,
-        /// What cannot be decoded.
-        what: &'static str,
-        /// What the decoder said.
-        detail: String,
-    },
+    Content { path: PathBuf, recorder: String, what: &'static str, detail: String },
 }
 
 /// The segments of a run, oldest first.
-///
-/// # Errors
-/// * [`StepsError::Nothing`]
-/// * [`StepsError::Store`] if the directory cannot be listed
+/// Errors: [`StepsError::Nothing`], [`StepsError::Store`] if the directory cannot be listed.
 pub fn segments_of(run_dir: &Path) -> Result<Vec<PathBuf>, StepsError> {
     let dir = run_dir.join(DIR);
     let fail = |path: &Path| {
@@ -140,7 +110,6 @@ pub fn segments_of(run_dir: &Path) -> Result<Vec<PathBuf>, StepsError> {
 }
 
 /// The number in a segment's name.
-#[must_use]
 pub fn number_of(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     let number = name.strip_suffix(SUFFIX)?.parse().ok()?;
@@ -152,17 +121,13 @@ fn name_of(number: u64) -> String {
 }
 
 /// A value as the bytes of a frame.
-///
-/// # Errors
-/// What the encoder says of a value that it cannot encode.
+/// Errors: What the encoder says of a value that it cannot encode.
 pub fn pack<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     container::pack(value)
 }
 
 /// The value that [`pack`] made these bytes of.
-///
-/// # Errors
-/// What is wrong with them.
+/// Errors: What is wrong with them.
 pub fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     container::unpack(bytes)
 }

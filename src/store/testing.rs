@@ -42,7 +42,6 @@ pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The identity in the fixtures.
 pub(super) fn identity() -> Identity {
     Identity {
         gpu_name: "NVIDIA H200".into(),

@@ -3,13 +3,11 @@
 use jiff::Timestamp;
 
 /// RFC 3339 in UTC with milliseconds: `2026-08-21T09:30:00.250Z`.
-#[must_use]
-pub fn rfc3339(at: Timestamp) -> String {
+pub(crate) fn rfc3339(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 
 /// Seconds since 1970-01-01T00:00:00Z.
-#[must_use]
 pub(super) fn unix_seconds(at: Timestamp) -> f64 {
     at.as_duration().as_secs_f64()
 }

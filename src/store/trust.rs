@@ -19,43 +19,25 @@ pub(super) const STICKY: u32 = 0o1000;
 /// Why a file is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
-    /// It is a symbolic link.
     #[error("it is a symbolic link, which can be pointed anywhere")]
     Symlink,
-    /// It is a directory, a device, a pipe or a socket.
     #[error("it is not a regular file")]
     NotAFile,
-    /// Somebody else owns it.
     #[error(
         "it belongs to user {owner}, not to root or to user {me} that agft runs as (`chown {me}` if it is yours)"
     )]
-    Owner {
-        /// The file's user id.
-        owner: u32,
-        /// The effective user id of this process.
-        me: u32,
-    },
-    /// Others may write it.
+    Owner { owner: u32, me: u32 },
     #[error("its mode {mode:04o} lets others write it (`chmod go-w` if it is yours)")]
-    Writable {
-        /// Permission bits.
-        mode: u32,
-    },
-    /// The system does not say.
+    Writable { mode: u32 },
     #[error("it cannot be examined: {detail}")]
-    Unknown {
-        /// What the system said.
-        detail: String,
-    },
+    Unknown { detail: String },
 }
 
 /// Could only root or this process's own user have written this open file?
 ///
 /// Asked of a file that is open, so that nobody can exchange it between the question and the reading.
-///
-/// # Errors
-/// [`io::Error`] if the system does not tell about it.
-pub fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
+/// Errors: [`io::Error`] if the system does not tell about it.
+pub(crate) fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
     Ok(judge(&file.metadata()?))
 }
 
@@ -77,10 +59,8 @@ fn judge_file(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> {
 ///
 /// `own` is that program, in the same directory: who may exchange the one may exchange the other. So the file must be
 /// no link, belong to root, to this process's user or to the program's owner, and be writable by nobody else.
-///
-/// # Errors
-/// [`Distrust`], the reason why not.
-pub fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
+/// Errors: [`Distrust`], the reason why not.
+pub(crate) fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
     let unknown = |error: io::Error| Distrust::Unknown { detail: error.to_string() };
     let owner = own.symlink_metadata().map_err(unknown)?.uid();
     judge_file(&path.symlink_metadata().map_err(unknown)?, Believed { uid: Some(owner) })
@@ -134,10 +114,8 @@ pub struct Untrusted {
 ///
 /// Asked of the file, of each directory above it, and of each link on the way: owner and mode. A directory in which
 /// everybody may make files, but not touch those of others (`/tmp`), will do.
-///
-/// # Errors
-/// [`Untrusted`] with the first place that will not do.
-pub fn trusted_path(path: &Path) -> Result<(), Untrusted> {
+/// Errors: [`Untrusted`] with the first place that will not do.
+pub(crate) fn trusted_path(path: &Path) -> Result<(), Untrusted> {
     judge_way(path, |_| true)?;
     let metadata = path.metadata().map_err(unknown(path))?;
     if !metadata.is_file() {
@@ -148,10 +126,8 @@ pub fn trusted_path(path: &Path) -> Result<(), Untrusted> {
 
 /// Could root keep files in the directory at `path`, or in one made there: would no place on the way let others exchange
 /// it, and can others not write in it?
-///
-/// # Errors
-/// [`Untrusted`] with the first place that will not do.
-pub fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
+/// Errors: [`Untrusted`] with the first place that will not do.
+pub(crate) fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
     let written = std::path::absolute(path).map_err(unknown(path))?;
     // The nearest directory that exists decides whether the rest can be made.
     let existing =
@@ -162,9 +138,7 @@ pub fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
 /// Could only those whom [`trusted_path`] believes put another directory in the place of the one at `path`?
 ///
 /// Asked of each directory above it, and of each link on the way. The directory itself is judged when it is open.
-///
-/// # Errors
-/// [`Untrusted`] with the first place that will not do.
+/// Errors: [`Untrusted`] with the first place that will not do.
 pub(super) fn trusted_way(path: &Path) -> Result<(), Untrusted> {
     let real = path.canonicalize().map_err(unknown(path))?;
     judge_way(path, |place| place != real)

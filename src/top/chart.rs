@@ -15,7 +15,6 @@ const EDGE: u16 = 6;
 /// Not every window has a sample of everything: a curve goes on over gaps of so many seconds.
 const BRIDGE_S: f64 = 5.0;
 
-/// What a chart shows.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Chart {
     /// What it is, with the latest value.
@@ -24,7 +23,6 @@ pub(super) struct Chart {
     pub(super) curve: Vec<(f64, Option<f64>)>,
     /// What belongs beside it, drawn as single dots.
     pub(super) beside: Vec<(f64, Option<f64>)>,
-    /// A level to compare with.
     pub(super) level: Option<f64>,
     /// Are values above [`range`](Self::range) drawn at its edge, instead of widening it?
     pub(super) cut: bool,

@@ -13,9 +13,9 @@ use crate::units::Seconds;
 use crate::view::{History, HostState, Row, State, Table};
 
 /// The narrowest terminal that is drawn on.
-pub const MIN_WIDTH: u16 = 60;
+pub(crate) const MIN_WIDTH: u16 = 60;
 /// The lowest.
-pub const MIN_HEIGHT: u16 = 16;
+pub(crate) const MIN_HEIGHT: u16 = 16;
 
 /// Rows of the lower pane that are worth having.
 const PANE_MIN: u16 = 5;

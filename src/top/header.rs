@@ -84,7 +84,6 @@ fn mode(host: &HostState, state: &State, theme: Theme) -> Line<'static> {
     line
 }
 
-/// Which agft it is.
 pub(super) fn process(host: &HostState, theme: Theme) -> Line<'static> {
     let which = format!(" {} (pid {})  ", host.version, host.pid);
     Line::from(vec![Span::styled(" agft", theme.strong()), Span::raw(which)])

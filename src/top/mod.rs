@@ -14,8 +14,9 @@ mod model;
 mod panes;
 mod text;
 
-pub use draw::{MIN_HEIGHT, MIN_WIDTH, draw};
-pub use model::{Action, Key, Link, Model, Pane};
+pub use draw::draw;
+pub(crate) use model::Action;
+pub use model::{Key, Model};
 pub use text::Theme;
 
 #[cfg(test)]

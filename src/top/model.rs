@@ -53,7 +53,7 @@ pub enum Action {
 
 /// The two lower panes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Pane {
+pub(crate) enum Pane {
     /// Every clock, and whether it may be chosen.
     #[default]
     Arms,
@@ -62,18 +62,17 @@ pub enum Pane {
 }
 
 /// Does the daemon talk to us?
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Link {
-    /// Not yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Link {
+    #[default]
     Waiting,
-    /// It does.
     Live,
     /// No more, and why.
     Lost(String),
 }
 
 /// The view: the latest state, the last minutes, and where the user is in it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Model {
     pub(super) host: Option<Box<HostState>>,
     /// The server that the user wants to see; the first where it is not there.
@@ -98,24 +97,6 @@ pub struct Model {
 pub(super) struct Drawn {
     pub(super) arms_top: usize,
     pub(super) page: usize,
-}
-
-impl Default for Model {
-    fn default() -> Self {
-        Self {
-            host: None,
-            chosen: None,
-            histories: BTreeMap::new(),
-            link: Link::Waiting,
-            pane: Pane::default(),
-            arms_top: None,
-            news_top: 0,
-            drawn: Drawn::default(),
-            asking: None,
-            message: None,
-            help: false,
-        }
-    }
 }
 
 impl Model {
@@ -152,7 +133,6 @@ impl Model {
         chosen.or(host.servers.first())
     }
 
-    /// The last minutes of a server.
     pub(super) fn last_minutes(&self, server: &str) -> History {
         self.histories.get(server).cloned().unwrap_or_default()
     }
@@ -169,7 +149,6 @@ impl Model {
     }
 
     /// Process id of the daemon that is shown.
-    #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.host.as_ref().map(|host| host.pid)
     }

@@ -42,7 +42,6 @@ fn part(theme: Theme, top: usize, lines: usize, all: usize, row: Rect, buffer: &
     }
 }
 
-/// The lines of an area.
 fn places(area: Rect) -> impl Iterator<Item = Rect> {
     (area.y..area.bottom()).map(move |y| Rect { y, height: 1, ..area })
 }

@@ -6,11 +6,13 @@ use ratatui::backend::TestBackend;
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::layout::Rect;
 
+use super::draw::{MIN_HEIGHT, MIN_WIDTH};
+use super::model::Pane;
 use super::*;
 use crate::control::Mode;
 use crate::holdout::{Change, SavingsState};
 use crate::units::{Clocks, Mhz};
-use crate::view::{ArmState, ArmStatus, History, HostState, LearnerState, Load, Notes, State, testing};
+use crate::view::{ArmState, ArmStatus, History, HostState, LearnerState, Load, State, testing};
 
 const PLAIN: Theme = Theme { colour: false, ascii: false };
 
@@ -27,7 +29,7 @@ fn note(number: u64, at_unix_s: f64, kind: &str, text: &str) -> serde_json::Valu
     serde_json::json!({ "number": number, "at_unix_s": at_unix_s, "kind": kind, "text": text })
 }
 
-fn notes(texts: &[(&str, &str)], at_unix_s: f64) -> Notes {
+fn notes<Notes: serde::de::DeserializeOwned>(texts: &[(&str, &str)], at_unix_s: f64) -> Notes {
     let notes = (1..).zip(texts).map(|(number, (kind, text))| note(number, at_unix_s, kind, text)).collect();
     serde_json::from_value(serde_json::Value::Array(notes)).unwrap()
 }

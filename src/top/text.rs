@@ -24,7 +24,6 @@ impl Theme {
         if self.colour { Style::new().fg(colour) } else { Style::new() }
     }
 
-    /// What a curve is drawn in.
     pub(super) fn curve(self) -> Color {
         if self.colour { Color::Cyan } else { Color::Reset }
     }
@@ -156,7 +155,6 @@ pub(super) fn to_ascii(buffer: &mut Buffer) {
     }
 }
 
-/// A number, or `?`.
 pub(super) fn number(value: Option<f64>, digits: usize, unit: &str) -> String {
     match value.filter(|value| value.is_finite()) {
         Some(value) if value.abs() < 1e9 => format!("{value:.digits$}{unit}"),

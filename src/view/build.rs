@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::estimate::Estimate;
 use super::history::History;
 use super::notes::Notes;
+use super::park::ParkFigures;
 use super::state::{
     ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, fault_kinds,
     reason_name, wake_sources,
@@ -37,24 +38,24 @@ pub struct About {
     pub limits: Option<Limits>,
 }
 
-/// One step, as the view is told of it.
-pub struct Glance<'a> {
+/// What an observer is told after each step.
+pub struct StepFacts<'a> {
     /// What the step was shown.
     pub seen: &'a Observation,
     /// What it wants.
     pub output: &'a Output,
     /// The controller after the step.
     pub controller: &'a Controller,
-    /// What the holdout experiment has shown.
+    /// What the holdout experiment has shown, this step included.
     pub savings: &'a Savings,
-    /// How long after its scheduled moment the tick ran; `None` between ticks.
+    /// How long after its scheduled moment the tick ran; `None` for a look between ticks.
     pub lateness: Option<Seconds>,
-    /// Time that the step took.
+    /// Time that collecting, deciding and commanding took.
     pub took: Seconds,
-    /// Are there clocks that the driver has not taken back?
-    pub not_given_back: bool,
+    /// Are there clocks that the driver has not taken back? Then a lock may be in force.
+    pub(crate) not_given_back: bool,
     /// Wall-clock time, seconds since the Unix epoch.
-    pub unix_s: f64,
+    pub unix_time: f64,
 }
 
 /// Keeps a [`State`] up to date.
@@ -74,7 +75,6 @@ pub struct View {
 
 impl View {
     /// The view of a run that begins now (Unix seconds) with this controller.
-    #[must_use]
     pub fn new(
         about: About,
         gpus: &[GpuInfo],
@@ -125,19 +125,17 @@ impl View {
     }
 
     /// The picture as of the latest step.
-    #[must_use]
     pub fn state(&self) -> &State {
         &self.state
     }
 
     /// The last minutes up to the latest step.
-    #[must_use]
     pub fn history(&self) -> &History {
         &self.history
     }
 
     /// Another configuration is in force.
-    pub fn reconfigured(&mut self, about: About) {
+    pub(crate) fn reconfigured(&mut self, about: About) {
         self.state.policy = about.policy;
         self.state.objective = about.objective;
         self.state.limits = about.limits;
@@ -145,40 +143,40 @@ impl View {
     }
 
     /// Takes a step in; says whether the history has grown.
-    pub fn step(&mut self, glance: &Glance<'_>) -> bool {
-        let now = glance.seen.now;
+    pub(crate) fn step(&mut self, facts: &StepFacts<'_>) -> bool {
+        let now = facts.seen.now;
         let passed = self.last.map_or(0.0, |last| now.since(last).0.max(0.0));
         self.last = Some(now);
         let state = &mut self.state;
-        state.at_unix_s = glance.unix_s;
+        state.at_unix_s = facts.unix_time;
         state.counts.steps += 1;
         // The time since the step before belongs to the mode that it left.
         *state.counts.mode_s.entry(state.mode.name().to_owned()).or_default() += passed;
         if state.round.as_ref().is_some_and(|round| round.violated.is_some()) {
             state.counts.violated_s += passed;
         }
-        state.mode = glance.controller.mode();
-        state.floor = glance.controller.space().floor();
-        state.in_force = glance.controller.running().clocks();
-        state.not_given_back = glance.not_given_back;
-        if let Some(target) = glance.output.command {
+        state.mode = facts.controller.mode();
+        state.floor = facts.controller.space().floor();
+        state.in_force = facts.controller.running().clocks();
+        state.not_given_back = facts.not_given_back;
+        if let Some(target) = facts.output.command {
             state.asked = target.clocks();
         }
-        state.step.add(glance.took);
-        if let Some(lateness) = glance.lateness {
+        state.step.add(facts.took);
+        if let Some(lateness) = facts.lateness {
             state.lateness.add(lateness);
         }
-        match &glance.seen.scrape {
+        match &facts.seen.scrape {
             Scrape::Failed(_) => state.counts.scrape_failures += 1,
             scrape => scrape.latency().into_iter().for_each(|latency| state.scrape.add(latency)),
         }
-        self.gpus(glance.seen);
-        self.outcomes(&glance.seen.outcomes);
-        glance.output.events.iter().for_each(|event| count(event, &mut self.state.counts));
-        self.state.parking = parking(glance.controller);
-        if let Some(round) = &glance.output.round {
+        self.gpus(facts.seen);
+        self.outcomes(&facts.seen.outcomes);
+        facts.output.events.iter().for_each(|event| count(event, &mut self.state.counts));
+        self.state.parking = parking(facts.controller);
+        if let Some(round) = &facts.output.round {
             self.round(round);
-            self.state.savings.clone_from(glance.savings.state());
+            self.state.savings.clone_from(facts.savings.state());
         }
         if self.state.mode == Mode::Outage {
             // The latest window says nothing of now.
@@ -186,9 +184,9 @@ impl View {
         }
         if self.learner_at.is_none_or(|at| now.since(at) >= LEARNER_EVERY) {
             self.learner_at = Some(now);
-            self.state.learner = learner(glance.controller, now);
+            self.state.learner = learner(facts.controller, now);
         }
-        self.state.notes.take(glance.output, glance.unix_s);
+        self.state.notes.take(facts.output, facts.unix_time);
         self.history.push(&self.state)
     }
 
@@ -336,19 +334,12 @@ fn count(event: &Event, counts: &mut Counts) {
 
 fn parking(controller: &Controller) -> ParkingState {
     let parking = controller.parking();
-    let (books, prices) = (parking.books(), parking.prices());
-    let wait = parking.park_after();
     let lever = parking.settings().and_then(|_| parking.lever());
+    let (books, levers) = (parking.books().clone(), parking.levers().book().clone());
     ParkingState {
         lever: lever.map(|lever| lever.kind.name().to_owned()),
-        wait_s: wait.map(|wait| wait.0),
-        wake_cost_j: prices.wake.map(|cost| cost.0),
-        idle_power_w: books.idle_power().map(|power| power.0),
-        parked_power_w: books.parked_power().map(|power| power.0),
-        saved_about_j: books.saved_about().map(|saved| saved.0),
-        saved: books.saved(),
-        books: books.clone(),
-        levers: parking.levers().book().clone(),
+        wait_s: parking.park_after().map(|wait| wait.0),
+        figures: ParkFigures::new(books, parking.prices().wake, levers),
     }
 }
 
@@ -362,8 +353,7 @@ fn learner(controller: &Controller, now: Time) -> LearnerState {
 }
 
 /// What was learned, at `now` of the run's clock; without a space, of the clocks that were tried or given up.
-#[must_use]
-pub fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) -> LearnerState {
+pub(crate) fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now: Time) -> LearnerState {
     let summary = learned.policy.summary();
     let pruned: BTreeMap<Clocks, &PrunedArm> = summary.pruned.iter().map(|arm| (arm.clocks, arm)).collect();
     let lessons: BTreeMap<Clocks, (u64, f64)> =

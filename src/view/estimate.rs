@@ -19,11 +19,11 @@ pub struct Estimate {
     /// Energy measured in them, joules.
     pub energy_j: f64,
     /// Energy that default clocks would have taken, joules.
-    pub default_energy_j: f64,
+    pub(crate) default_energy_j: f64,
     /// Time per output token, summed over the tokens generated, seconds.
-    pub token_time_s: f64,
+    pub(crate) token_time_s: f64,
     /// The same at default clocks, seconds.
-    pub default_token_time_s: f64,
+    pub(crate) default_token_time_s: f64,
 }
 
 impl Estimate {
@@ -43,20 +43,17 @@ impl Estimate {
     }
 
     /// Energy saved against default clocks, joules; negative if more was spent.
-    #[must_use]
-    pub fn saved_j(&self) -> f64 {
+    pub(crate) fn saved_j(&self) -> f64 {
         self.default_energy_j - self.energy_j
     }
 
     /// The same as a share of what default clocks would have taken; `None` before anything was compared.
-    #[must_use]
-    pub fn saved_share(&self) -> Option<f64> {
+    pub(crate) fn saved_share(&self) -> Option<f64> {
         (self.default_energy_j > 0.0).then(|| self.saved_j() / self.default_energy_j)
     }
 
     /// Relative rise of the time per output token against default clocks: 0.05 is 5 % slower.
-    #[must_use]
-    pub fn slowdown(&self) -> Option<f64> {
+    pub(crate) fn slowdown(&self) -> Option<f64> {
         (self.default_token_time_s > 0.0).then(|| self.token_time_s / self.default_token_time_s - 1.0)
     }
 }

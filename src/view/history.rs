@@ -9,7 +9,7 @@ use crate::control::Mode;
 use crate::units::Mhz;
 
 /// Points that are kept: ten minutes.
-pub const POINTS: usize = 600;
+pub(crate) const POINTS: usize = 600;
 /// Seconds from one point to the next.
 const EVERY_S: f64 = 1.0;
 
@@ -31,9 +31,9 @@ pub struct Point {
     /// Requests waiting for it.
     pub waiting: Option<f64>,
     /// Generated tokens per second.
-    pub decode_tps: Option<f64>,
+    pub(crate) decode_tps: Option<f64>,
     /// Prompt tokens per second.
-    pub prefill_tps: Option<f64>,
+    pub(crate) prefill_tps: Option<f64>,
     /// Mean time to first token of the latest window.
     pub ttft_s: Option<f64>,
     /// Mean time per output token of the latest window.
@@ -41,12 +41,11 @@ pub struct Point {
     /// Energy times time per output token of the latest window, joule seconds.
     pub edp_js: Option<f64>,
     /// What default clocks would have cost under this load, joule seconds.
-    pub default_edp_js: Option<f64>,
+    pub(crate) default_edp_js: Option<f64>,
 }
 
 impl Point {
     /// The point of a state.
-    #[must_use]
     pub fn of(state: &State) -> Self {
         let round = state.round.as_ref();
         Self {
@@ -67,7 +66,7 @@ impl Point {
     }
 }
 
-/// The latest points, oldest first, at most [`POINTS`].
+/// The latest points, oldest first, at most `POINTS`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct History(VecDeque<Point>);

@@ -26,7 +26,6 @@ pub struct HostState {
 
 impl HostState {
     /// This process, started at this Unix time, with nothing to show so far.
-    #[must_use]
     pub fn new(started_unix_s: f64, dry_run: bool) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -41,20 +40,18 @@ impl HostState {
 
     /// The same with these parts, of the moment of the newest of them.
     #[must_use]
-    pub fn with(self, servers: Vec<State>, park: Option<ParkState>) -> Self {
+    pub(crate) fn with(self, servers: Vec<State>, park: Option<ParkState>) -> Self {
         let moments = servers.iter().map(|state| state.at_unix_s);
         let newest = moments.chain(park.as_ref().map(|park| park.at_unix_s)).reduce(f64::max);
         Self { at_unix_s: newest.unwrap_or(self.started_unix_s), servers, park, ..self }
     }
 
     /// The server of this name.
-    #[must_use]
     pub fn server(&self, name: &str) -> Option<&State> {
         self.servers.iter().find(|state| state.name == name)
     }
 
     /// A line for each server, then one for each GPU without one.
-    #[must_use]
     pub fn rows(&self) -> Vec<Row> {
         let parked = self.park.iter().flat_map(|park| &park.gpus);
         self.servers.iter().map(Row::of).chain(parked.map(Row::of_parked)).collect()
@@ -80,10 +77,9 @@ pub struct Row {
 
 impl Row {
     /// What the columns are.
-    pub const HEAD: [&'static str; 6] = ["server", "GPUs", "mode", "power", "energy", "limits"];
+    pub(crate) const HEAD: [&'static str; 6] = ["server", "GPUs", "mode", "power", "energy", "limits"];
 
     /// The columns.
-    #[must_use]
     pub fn cells(&self) -> [&str; 6] {
         [&self.name, &self.gpus, self.mode, &self.power, &self.energy, &self.limits]
     }
@@ -114,10 +110,10 @@ impl Row {
     }
 
     fn of_parked(gpu: &ParkedGpu) -> Self {
-        let saved = gpu.saved.map(|saved| saved.joules).or(gpu.saved_about_j);
+        let saved = gpu.figures.saved.map(|saved| saved.joules).or(gpu.figures.saved_about_j);
         let power = match gpu.state {
-            ParkStanding::Parked => gpu.parked_power_w,
-            ParkStanding::Quiet => gpu.idle_power_w,
+            ParkStanding::Parked => gpu.figures.parked_power_w,
+            ParkStanding::Quiet => gpu.figures.idle_power_w,
             ParkStanding::Serving | ParkStanding::Hot | ParkStanding::Paused => None,
         };
         Self {
@@ -138,7 +134,6 @@ pub struct Table([usize; 6]);
 
 impl Table {
     /// As wide as these rows need it, and what the columns are.
-    #[must_use]
     pub fn of(rows: &[Row]) -> Self {
         let lines = || rows.iter().map(Row::cells).chain([Row::HEAD]);
         Self(std::array::from_fn(|column| {
@@ -147,7 +142,6 @@ impl Table {
     }
 
     /// One line.
-    #[must_use]
     pub fn line(&self, cells: [&str; 6]) -> String {
         let padded = cells.iter().zip(self.0).map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()

@@ -14,13 +14,12 @@ mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use build::{About, Glance, View, learner_state};
+pub(crate) use build::learner_state;
+pub use build::{About, StepFacts, View};
 pub use estimate::Estimate;
-pub use history::{History, POINTS, Point};
+pub use history::{History, Point};
 pub use host::{HostState, Row, Table};
-pub use notes::{NOTES, Note, NoteKind, Notes, reason_words};
-pub use park::{ConnectionsState, ParkMode, ParkStanding, ParkState, ParkedGpu};
-pub use state::{
-    ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, clocks_words,
-    fault_kinds, reason_name, wake_sources,
-};
+pub(crate) use notes::{Note, NoteKind};
+pub(crate) use park::{ConnectionsState, ParkFigures, ParkMode, ParkStanding, ParkState, ParkedGpu};
+pub(crate) use state::{ArmState, ArmStatus, LearnerState, ParkingState, clocks_words, reason_name};
+pub use state::{Counts, GpuState, Load, State};

@@ -10,12 +10,12 @@ use crate::metrics::health;
 use crate::reward::floor::Cause;
 
 /// Notes that are kept; older ones go.
-pub const NOTES: usize = 40;
+pub(crate) const NOTES: usize = 40;
 
 /// What kind of thing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum NoteKind {
+pub(crate) enum NoteKind {
     /// Other clocks were asked for.
     Decision,
     /// Something went wrong.
@@ -29,7 +29,7 @@ pub enum NoteKind {
 impl NoteKind {
     /// The word that views show.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Decision => "decision",
             Self::Fault => "fault",
@@ -41,7 +41,7 @@ impl NoteKind {
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Note {
+pub(crate) struct Note {
     /// Serial number within the run, from 1: who looks again knows what is new.
     pub number: u64,
     /// Unix seconds.
@@ -86,14 +86,13 @@ impl Notes {
     }
 
     /// Oldest first.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Note> + ExactSizeIterator {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Note> + ExactSizeIterator {
         self.0.iter()
     }
 }
 
 /// Why a policy chose, in words.
-#[must_use]
-pub fn reason_words(reason: Reason) -> &'static str {
+pub(crate) fn reason_words(reason: Reason) -> &'static str {
     match reason {
         Reason::Dwell => "stays until it can be judged",
         Reason::Sweep => "first visit",

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::park::books::{Books, Estimate};
 use crate::park::levers::LeverBook;
-use crate::units::Clocks;
+use crate::units::{Clocks, Joules};
 
 /// Is it at work?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,9 +17,8 @@ pub enum ParkMode {
 }
 
 impl ParkMode {
-    /// Its name, as in JSON.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Parking => "PARKING",
             Self::Paused => "PAUSED",
@@ -44,12 +43,10 @@ pub enum ParkStanding {
 }
 
 impl ParkStanding {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Serving, Self::Quiet, Self::Parked, Self::Hot, Self::Paused];
+    pub(crate) const ALL: [Self; 5] = [Self::Serving, Self::Quiet, Self::Parked, Self::Hot, Self::Paused];
 
-    /// Its name, as in JSON.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Serving => "SERVING",
             Self::Quiet => "QUIET",
@@ -68,9 +65,42 @@ pub struct ConnectionsState {
     /// Where they are known from, by name: `kernel_events`, `perf_events` or `polling` (of the table of sockets).
     pub source: String,
     /// The same in words, with the reason where the better one cannot be had.
-    pub source_detail: String,
+    pub(crate) source_detail: String,
     /// Open now; `None` while that is not known.
     pub open: Option<u32>,
+}
+
+/// What came of parking, with a server or without.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ParkFigures {
+    /// What a wake costs, as far as it is known, joules.
+    pub(crate) wake_cost_j: Option<f64>,
+    /// Mean power of idle spells that were not parked, watts.
+    pub(crate) idle_power_w: Option<f64>,
+    /// Mean power while parked, watts.
+    pub(crate) parked_power_w: Option<f64>,
+    /// Estimate of the energy that parking saved, joules, without an interval.
+    pub(crate) saved_about_j: Option<f64>,
+    /// The same with its 95 % interval, once there are enough spells.
+    pub(crate) saved: Option<Estimate>,
+    /// The sums.
+    pub(crate) books: Books,
+    /// What was measured of the board's levers.
+    pub(crate) levers: LeverBook,
+}
+
+impl ParkFigures {
+    pub(crate) fn new(books: Books, wake: Option<Joules>, levers: LeverBook) -> Self {
+        Self {
+            wake_cost_j: wake.map(|cost| cost.0),
+            idle_power_w: books.idle_power().map(|power| power.0),
+            parked_power_w: books.parked_power().map(|power| power.0),
+            saved_about_j: books.saved_about().map(|saved| saved.0),
+            saved: books.saved(),
+            books,
+            levers,
+        }
+    }
 }
 
 /// One GPU.
@@ -85,36 +115,25 @@ pub struct ParkedGpu {
     /// Where it stands ...
     pub state: ParkStanding,
     /// ... since when, Unix time.
-    pub since_unix_s: f64,
+    pub(crate) since_unix_s: f64,
     /// The clocks that parking locks ...
     pub parked_clocks: Clocks,
     /// ... and what of them is lowered: `core`, `memory`, `both` or `pstate`.
     pub lever: String,
     /// Levers are being tried out, and the clocks change with that.
     pub trying: bool,
-    /// What was measured of the board's levers.
-    pub levers: LeverBook,
-    /// What a wake was measured to cost, joules.
-    pub wake_cost_j: Option<f64>,
     /// The lock that the driver confirmed; `None` at its default clocks.
     pub in_force: Option<Clocks>,
     /// Clocks were to be given back and the driver has not taken them yet: a lock may be in force.
     #[serde(default)]
-    pub not_given_back: bool,
+    pub(crate) not_given_back: bool,
     /// Utilisation when last read, percent.
     pub utilization_percent: Option<f64>,
     /// Core temperature when last read, degrees Celsius.
     pub temperature_c: Option<f64>,
-    /// Mean board power of quiet spells, watts.
-    pub idle_power_w: Option<f64>,
-    /// Mean board power while parked, watts.
-    pub parked_power_w: Option<f64>,
-    /// Estimate of the energy that parking saved, joules, without an interval.
-    pub saved_about_j: Option<f64>,
-    /// The same with its 95 % interval, once there are enough spells.
-    pub saved: Option<Estimate>,
-    /// The sums.
-    pub books: Books,
+    /// What came of it.
+    #[serde(flatten)]
+    pub figures: ParkFigures,
 }
 
 /// All of them.

@@ -6,12 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
 use super::notes::Notes;
+use super::park::ParkFigures;
 use crate::bandit::structured::BestAt;
 use crate::bandit::{Phase, Reason};
 use crate::control::Mode;
 use crate::holdout::SavingsState;
-use crate::park::books::{Books, Estimate as EnergyEstimate};
-use crate::park::levers::LeverBook;
 use crate::reward::slo::Limits;
 use crate::stats::Durations;
 use crate::units::{Clocks, Mhz};
@@ -69,8 +68,7 @@ pub struct State {
 
 impl State {
     /// Indices of its GPUs, with commas between them.
-    #[must_use]
-    pub fn gpu_indices(&self) -> String {
+    pub(crate) fn gpu_indices(&self) -> String {
         let indices: Vec<String> = self.gpus.iter().map(|gpu| gpu.index.to_string()).collect();
         indices.join(",")
     }
@@ -111,9 +109,9 @@ pub struct Load {
     /// Share of the KV cache in use, 0 to 1.
     pub kv_usage: Option<f64>,
     /// Prompt tokens per second.
-    pub prefill_tps: Option<f64>,
+    pub(crate) prefill_tps: Option<f64>,
     /// Generated tokens per second.
-    pub decode_tps: Option<f64>,
+    pub(crate) decode_tps: Option<f64>,
     /// Mean time to first token in the window.
     pub ttft_s: Option<f64>,
     /// Mean time per output token in the window.
@@ -125,20 +123,19 @@ pub struct Load {
 pub struct RoundState {
     /// Serial number within the model's life.
     pub number: u64,
-    /// Length of its window.
-    pub window_s: f64,
+    pub(crate) window_s: f64,
     /// Mean power, all GPUs together.
     pub power_w: Option<f64>,
     /// Energy times time per output token, joule seconds.
     pub edp_js: Option<f64>,
     /// What default clocks would have cost under this load, joule seconds.
-    pub default_edp_js: Option<f64>,
+    pub(crate) default_edp_js: Option<f64>,
     /// Reward.
     pub reward: Option<f64>,
     /// Why this clock was chosen.
     pub reason: Option<String>,
     /// The latency limit broken now, if any: `ttft` or `tpot`.
-    pub violated: Option<String>,
+    pub(crate) violated: Option<String>,
 }
 
 /// What was learned.
@@ -150,15 +147,14 @@ pub struct LearnerState {
     pub converged: bool,
     /// Lessons learned.
     pub lessons: u64,
-    /// Exploration rate in force.
-    pub exploration_rate: f64,
+    pub(crate) exploration_rate: f64,
     /// Why `structured` has handed over to `linucb`, if it has.
-    pub handed_over: Option<String>,
+    pub(crate) handed_over: Option<String>,
     /// The clock with the highest mean reward.
     pub best: Option<Clocks>,
     /// What the model would choose at other loads; `structured` only, and only once it has a model.
     #[serde(default)]
-    pub by_load: Vec<BestAt>,
+    pub(crate) by_load: Vec<BestAt>,
     /// Every clock, highest first.
     pub arms: Vec<ArmState>,
 }
@@ -175,9 +171,9 @@ pub struct ArmState {
     /// Lessons learned at it.
     pub lessons: u64,
     /// Their mean reward; expected reward with `structured`. `None` without lessons.
-    pub mean_reward: Option<f64>,
+    pub(crate) mean_reward: Option<f64>,
     /// Half-width of the confidence bound at average load; `linucb` only, and only with lessons.
-    pub uncertainty: Option<f64>,
+    pub(crate) uncertainty: Option<f64>,
 }
 
 /// May a clock be chosen, and if not, what took it out?
@@ -204,7 +200,7 @@ pub enum ArmStatus {
 
 impl ArmStatus {
     /// Every status.
-    pub const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Available,
         Self::Failed,
         Self::BelowFloor,
@@ -217,7 +213,7 @@ impl ArmStatus {
 
     /// The name that metrics and status show.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Available => "available",
             Self::Failed => "failed",
@@ -247,21 +243,21 @@ pub struct Counts {
     /// Requests that it finished.
     pub finished: f64,
     /// Seconds in each mode.
-    pub mode_s: BTreeMap<String, f64>,
+    pub(crate) mode_s: BTreeMap<String, f64>,
     /// Decisions of the policy, by reason.
     pub decisions: BTreeMap<String, u64>,
     /// Changes of the clocks that the driver has confirmed.
     pub clock_changes: u64,
     /// Pages that could not be had.
-    pub scrape_failures: u64,
+    pub(crate) scrape_failures: u64,
     /// Outages of the endpoint.
     pub outages: u64,
     /// Things that went wrong, by kind.
     pub faults: BTreeMap<String, u64>,
     /// Times a latency limit broke, by limit.
-    pub limit_violations: BTreeMap<String, u64>,
+    pub(crate) limit_violations: BTreeMap<String, u64>,
     /// Seconds with a broken limit.
-    pub violated_s: f64,
+    pub(crate) violated_s: f64,
     /// Times the clocks were parked.
     pub parkings: u64,
     /// Ends of parking, by what showed the work.
@@ -274,26 +270,14 @@ pub struct ParkingState {
     /// What would be lowered now: `core`, `memory` or `both`.
     pub lever: Option<String>,
     /// An idle gap is waited out so long, seconds.
-    pub wait_s: Option<f64>,
-    /// What a wake costs, as far as it is known, joules.
-    pub wake_cost_j: Option<f64>,
-    /// Mean power of idle spells that were not parked, watts.
-    pub idle_power_w: Option<f64>,
-    /// Mean power while parked, watts.
-    pub parked_power_w: Option<f64>,
-    /// Estimate of the energy that parking saved, joules, without an interval.
-    pub saved_about_j: Option<f64>,
-    /// The same with its 95 % interval, once there are enough spells.
-    pub saved: Option<EnergyEstimate>,
-    /// The sums.
-    pub books: Books,
-    /// What was measured of the board's levers.
-    pub levers: LeverBook,
+    pub(crate) wait_s: Option<f64>,
+    /// What came of it.
+    #[serde(flatten)]
+    pub figures: ParkFigures,
 }
 
 /// The kinds of `Counts::faults`.
-#[must_use]
-pub fn fault_kinds() -> [&'static str; 8] {
+pub(crate) fn fault_kinds() -> [&'static str; 8] {
     [
         "clock_refused",
         "clock_not_held",
@@ -307,14 +291,11 @@ pub fn fault_kinds() -> [&'static str; 8] {
 }
 
 /// The keys of `Counts::wakes`.
-#[must_use]
-pub fn wake_sources() -> [&'static str; 5] {
+pub(crate) fn wake_sources() -> [&'static str; 5] {
     ["page", "connections", "power", "utilization", "unseen"]
 }
 
-/// Clocks in force, in words.
-#[must_use]
-pub fn clocks_words(in_force: Option<Clocks>, not_given_back: bool) -> String {
+pub(crate) fn clocks_words(in_force: Option<Clocks>, not_given_back: bool) -> String {
     match in_force {
         _ if not_given_back => "not taken back by the driver; a lock may be in force".to_owned(),
         None => "driver default".to_owned(),
@@ -323,8 +304,7 @@ pub fn clocks_words(in_force: Option<Clocks>, not_given_back: bool) -> String {
 }
 
 /// The name of a reason, as metrics, status and files have it.
-#[must_use]
-pub fn reason_name(reason: Reason) -> &'static str {
+pub(crate) fn reason_name(reason: Reason) -> &'static str {
     match reason {
         Reason::Dwell => "dwell",
         Reason::Sweep => "sweep",

@@ -12,9 +12,11 @@ use crate::park::levers::{Known, LeverBook, LeverKind};
 use crate::reward::slo::{Limits, Statistic};
 use crate::reward::{Cost, DelaySource};
 use crate::units::{Clocks, Joules, Mhz, Seconds, Target, Time, Watts};
+use crate::view::notes::Notes;
+use crate::view::state::{RoundState, fault_kinds, wake_sources};
 use crate::view::{
-    ArmState, ArmStatus, ConnectionsState, Counts, Estimate, GpuState, HostState, LearnerState, Load, Notes,
-    ParkMode, ParkStanding, ParkState, ParkedGpu, ParkingState, RoundState, State,
+    ArmState, ArmStatus, ConnectionsState, Counts, Estimate, GpuState, HostState, LearnerState, Load,
+    ParkFigures, ParkMode, ParkStanding, ParkState, ParkedGpu, ParkingState, State,
 };
 
 /// A round of 0.3 s at 900 MHz in which 120 tokens were generated.
@@ -159,11 +161,11 @@ pub(crate) fn state() -> State {
             clock_changes: 33,
             scrape_failures: 1,
             outages: 1,
-            faults: map(&super::fault_kinds()),
+            faults: map(&fault_kinds()),
             limit_violations: map(&["ttft", "tpot"]),
             violated_s: 0.6,
             parkings: 2,
-            wakes: map(&super::wake_sources()),
+            wakes: map(&wake_sources()),
         },
         parking: parking(),
         estimate: Estimate {
@@ -240,23 +242,17 @@ fn park_books() -> Books {
 
 /// Parking of a learning agft, with all that can be known of it.
 fn parking() -> ParkingState {
-    let books = park_books();
     let known =
         Known { clocks: None, parked_w: Some(50.0), wake_s: Some(0.03), longest_wake_s: 1.2, wakes: 2 };
+    let levers = LeverBook {
+        driver: Some("570.1".into()),
+        unparked_w: Some(80.0),
+        levers: [(LeverKind::Core, known)].into_iter().collect(),
+    };
     ParkingState {
         lever: Some("core".into()),
         wait_s: Some(1.4),
-        wake_cost_j: Some(30.0),
-        idle_power_w: books.idle_power().map(|power| power.0),
-        parked_power_w: books.parked_power().map(|power| power.0),
-        saved_about_j: books.saved_about().map(|saved| saved.0),
-        saved: books.saved(),
-        books,
-        levers: LeverBook {
-            driver: Some("570.1".into()),
-            unparked_w: Some(80.0),
-            levers: [(LeverKind::Core, known)].into_iter().collect(),
-        },
+        figures: ParkFigures::new(park_books(), Some(Joules(30.0)), levers),
     }
 }
 
@@ -303,17 +299,11 @@ pub(crate) fn park_state() -> ParkState {
             parked_clocks: parked,
             lever: "both".into(),
             trying: false,
-            levers: park_levers(),
-            wake_cost_j: Some(30.0),
             in_force: Some(parked),
             not_given_back: false,
             utilization_percent: Some(0.0),
             temperature_c: Some(41.0),
-            idle_power_w: books.idle_power().map(|power| power.0),
-            parked_power_w: books.parked_power().map(|power| power.0),
-            saved_about_j: books.saved_about().map(|saved| saved.0),
-            saved: books.saved(),
-            books,
+            figures: ParkFigures::new(books, Some(Joules(30.0)), park_levers()),
         }],
     }
 }

@@ -43,14 +43,7 @@ fn controller() -> Controller {
 }
 
 fn gpu() -> GpuInfo {
-    GpuInfo {
-        index: 3,
-        uuid: "GPU-1".into(),
-        name: "A card".into(),
-        driver_version: None,
-        power_limit: None,
-        power_limit_max: None,
-    }
+    GpuInfo { index: 3, name: "A card".into(), ..crate::gpu::testing::info("GPU-1") }
 }
 
 fn view(controller: &Controller) -> View {
@@ -74,7 +67,7 @@ fn observation(now: f64, joules: &[f64]) -> Observation {
 }
 
 fn show(view: &mut View, controller: &Controller, seen: &Observation, output: &Output) {
-    view.step(&Glance {
+    view.step(&StepFacts {
         seen,
         output,
         controller,
@@ -82,7 +75,7 @@ fn show(view: &mut View, controller: &Controller, seen: &Observation, output: &O
         lateness: Some(Seconds(0.002)),
         took: Seconds(0.001),
         not_given_back: false,
-        unix_s: 100.0 + seen.now.0,
+        unix_time: 100.0 + seen.now.0,
     });
 }
 

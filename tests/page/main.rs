@@ -9,7 +9,7 @@ mod browser;
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -203,7 +203,7 @@ fn fits_a_phone(browser: &Browser) {
 }
 
 /// Shows two servers made of what a daemon says of its one, beside it; where their states are published.
-fn two_servers(daemon: &str) -> (http::Server, Published, Vec<watch::Sender<Arc<State>>>) {
+fn two_servers(daemon: &str) -> (SocketAddr, http::Server, Published, Vec<watch::Sender<Arc<State>>>) {
     let host: HostState = serde_json::from_str(&get(daemon, "/api/state").unwrap()).unwrap();
     let state = host.servers[0].clone();
     let published = Published::new(HostState { servers: Vec::new(), ..host });
@@ -219,7 +219,8 @@ fn two_servers(daemon: &str) -> (http::Server, Published, Vec<watch::Sender<Arc<
         sender
     });
     let bound = http::Bound::new("test", "127.0.0.1:0".parse().unwrap()).unwrap();
-    (bound.serve(published.clone(), Hosts::default()).unwrap(), published, states.into())
+    let address = bound.address();
+    (address, bound.serve(published.clone(), Hosts::default()).unwrap(), published, states.into())
 }
 
 #[test]
@@ -228,9 +229,9 @@ fn page_of_two_servers_lists_them_and_shows_the_one_that_is_chosen() {
     let bench = Bench::new();
     let mut daemon = bench.serve(&["--metrics-listen", "127.0.0.1:0"]);
     daemon.wait_for_lessons(3);
-    let (server, published, _states) = two_servers(&daemon.page_address());
+    let (address, server, published, _states) = two_servers(&daemon.page_address());
     daemon.stop();
-    browser.open(&format!("http://{}/", server.address()));
+    browser.open(&format!("http://{address}/"));
     let rows = "[...document.querySelectorAll('#servers tbody tr')].map(row => row.innerText)";
     holds(&browser, &format!("{rows}.length === 2"));
     holds(&browser, "document.querySelectorAll('#servers tr.marked').length === 1");

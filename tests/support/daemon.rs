@@ -189,7 +189,36 @@ impl Bench {
 
     /// The core lock of GPU 0: its upper bound in MHz.
     pub(crate) fn lock(&self) -> Option<u32> {
-        self.mock.locks(0).expect("GPU 0").core.map(|range| range.max)
+        self.core(0)
+    }
+
+    /// The core lock of a GPU: its upper bound in MHz.
+    pub(crate) fn core(&self, gpu: usize) -> Option<u32> {
+        self.mock.locks(gpu).expect("a GPU of this machine").core.map(|range| range.max)
+    }
+
+    /// Waits until the clocks of a GPU have been changed so often since.
+    pub(crate) fn goes_on(&self, gpu: usize, daemon: &Daemon) {
+        let writes =
+            || self.mock.history().iter().filter(|write| usize::try_from(write.gpu) == Ok(gpu)).count();
+        let before = writes();
+        let after = eventually(writes, |now| *now > before + 1);
+        assert!(after > before + 1, "GPU {gpu} does not go on\n{}", daemon.tail());
+    }
+
+    /// Parks soon: quiet for a third of a second, looked at often.
+    pub(crate) fn parks_soon(self) -> Self {
+        self.set("park.quiet_s", "0.3")
+            .set("park.timeout_s", "0.3")
+            .set("park.active_poll_ms", "20")
+            .set("park.parked_poll_ms", "50")
+    }
+
+    /// What `agft status --json` says.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let status = self.run(&["status", "--json"]);
+        assert_eq!(status.code, Some(0), "{}", status.err);
+        serde_json::from_str(&status.out).expect("JSON")
     }
 
     /// Waits for a lock on GPU 0, other than the idle clock's, and gives it.

@@ -10,11 +10,7 @@ pub(crate) const LOWEST: Range = Range { min: 210, max: 210 };
 
 /// Quick times: quiet for a third of a second.
 pub(crate) fn quick(machine: &MockConfig) -> Bench {
-    Bench::with(machine)
-        .set("park.quiet_s", "0.3")
-        .set("park.timeout_s", "0.3")
-        .set("park.active_poll_ms", "20")
-        .set("park.parked_poll_ms", "50")
+    Bench::with(machine).parks_soon()
 }
 
 pub(crate) fn a100() -> Bench {

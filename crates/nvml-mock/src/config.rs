@@ -18,7 +18,6 @@ pub struct Level {
 
 impl Level {
     /// A level whose core clocks run from `low` to `high` in equal steps.
-    #[must_use]
     pub fn stepped(memory_mhz: u32, low: u32, high: u32, step: u32) -> Self {
         Self { memory_mhz, core_mhz: (low..=high).rev().step_by(step.max(1) as usize).collect() }
     }
@@ -92,7 +91,6 @@ pub struct GpuConfig {
 
 impl GpuConfig {
     /// A100 SXM4 80 GB: one memory clock, no memory lock. Idle watts as published for the PCIe board.
-    #[must_use]
     pub fn a100() -> Self {
         Self {
             name: "NVIDIA A100-SXM4-80GB".to_owned(),
@@ -124,7 +122,6 @@ impl GpuConfig {
     }
 
     /// H100 SXM 80 GB: refuses memory locks at run time.
-    #[must_use]
     pub fn h100() -> Self {
         Self {
             name: "NVIDIA H100 80GB HBM3".to_owned(),
@@ -141,7 +138,6 @@ impl GpuConfig {
     }
 
     /// H200 SXM: an H100 that runs at 1830 MHz whatever more is asked.
-    #[must_use]
     pub fn h200() -> Self {
         Self {
             name: "NVIDIA H200".to_owned(),
@@ -153,7 +149,6 @@ impl GpuConfig {
     }
 
     /// RTX A6000: several memory clocks, both locks. Idle watts as published for its sibling A40.
-    #[must_use]
     pub fn a6000() -> Self {
         Self {
             name: "NVIDIA RTX A6000".to_owned(),
@@ -178,7 +173,6 @@ impl GpuConfig {
     }
 
     /// RTX 3090: a desktop card, with a slow energy counter and clocks that fall when idle.
-    #[must_use]
     pub fn rtx3090() -> Self {
         Self {
             name: "NVIDIA GeForce RTX 3090".to_owned(),
@@ -206,7 +200,6 @@ impl GpuConfig {
     }
 
     /// The preset of that name: `a100`, `h100`, `h200`, `a6000` or `rtx3090`.
-    #[must_use]
     pub fn preset(name: &str) -> Option<Self> {
         Some(match name {
             "a100" => Self::a100(),
@@ -255,21 +248,17 @@ pub struct MockConfig {
 
 impl MockConfig {
     /// A machine of these GPUs with driver 580.95.05.
-    #[must_use]
     pub fn new(gpus: Vec<GpuConfig>) -> Self {
         Self { driver_version: "580.95.05".to_owned(), gpus }
     }
 
     /// `count` GPUs of one kind.
-    #[must_use]
     pub fn uniform(gpu: &GpuConfig, count: usize) -> Self {
         Self::new(vec![gpu.clone(); count])
     }
 
     /// Sorts the clocks, makes up missing UUIDs (others for each machine, as with real boards) and checks the rules.
-    ///
-    /// # Errors
-    /// [`MockError::Config`] with the GPU and the rule.
+    /// Errors: [`MockError::Config`] with the GPU and the rule.
     pub fn checked(mut self) -> Result<Self, MockError> {
         if self.gpus.is_empty() || self.gpus.len() > MAX_GPUS {
             return Err(MockError::Config(format!("{} GPUs, must be 1 to {MAX_GPUS}", self.gpus.len())));

@@ -34,7 +34,6 @@ pub struct Injection {
 
 impl Injection {
     /// `call` fails with an NVML code on any GPU until cleared.
-    #[must_use]
     pub fn error(call: &str, code: u32) -> Self {
         Self {
             call: call.to_owned(),
@@ -48,14 +47,12 @@ impl Injection {
     }
 
     /// `call` takes that much longer on any GPU until cleared.
-    #[must_use]
     pub fn delay(call: &str, delay: Duration) -> Self {
         Self { code: None, delay, ..Self::error(call, 0) }
     }
 
     /// `call`, of a sensor, says `value` on any GPU until cleared: milliwatts (`nvmlDeviceGetPowerUsage`, and
     /// `nvmlDeviceGetFieldValues` for the instantaneous power), millijoules, percent, degrees Celsius.
-    #[must_use]
     pub fn value(call: &str, value: u64) -> Self {
         Self { code: None, value: Some(value), ..Self::error(call, 0) }
     }

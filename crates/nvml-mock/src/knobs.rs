@@ -39,15 +39,11 @@ pub struct Snapshot {
 
 impl MockState {
     /// Number of GPUs.
-    #[must_use]
     pub fn gpu_count(&self) -> usize {
         self.config().gpus.len()
     }
 
     /// A GPU as it is now.
-    ///
-    /// # Errors
-    /// [`MockError::NoSuchGpu`].
     pub fn snapshot(&self, gpu: usize) -> Result<Snapshot, MockError> {
         self.read(gpu, |config, state, now| {
             let (core_mhz, memory_mhz) = state.clocks(now);
@@ -68,59 +64,39 @@ impl MockState {
     }
 
     /// Locks in force, as they were asked for.
-    ///
-    /// # Errors
-    /// [`MockError::NoSuchGpu`].
     pub fn locks(&self, gpu: usize) -> Result<Locks, MockError> {
         self.read(gpu, |_, state, _| state.locks())
     }
 
     /// Share of the time a kernel runs, clamped to 0 to 1 (not a number: 0). Above 0 the clocks go to the upper bound
     /// of their lock.
-    ///
-    /// # Errors
-    /// [`MockError::NoSuchGpu`].
     pub fn set_load(&self, gpu: usize, load: f64) -> Result<(), MockError> {
         let load = if load.is_nan() { 0.0 } else { load.clamp(0.0, 1.0) };
         self.change(gpu, |state| state.load = load)
     }
 
     /// Degrees Celsius.
-    ///
-    /// # Errors
-    /// [`MockError::NoSuchGpu`].
     pub fn set_temperature(&self, gpu: usize, celsius: u32) -> Result<(), MockError> {
         self.change(gpu, |state| state.temperature_c = celsius)
     }
 
     /// Event (throttle) reason bits to show beside those that follow from load and lock.
-    ///
-    /// # Errors
-    /// [`MockError::NoSuchGpu`].
     pub fn set_event_reasons(&self, gpu: usize, bits: u64) -> Result<(), MockError> {
         self.change(gpu, |state| state.reasons = bits)
     }
 
     /// Takes the GPU off the bus: every call answers `GPU_IS_LOST`. Or puts it back.
-    ///
-    /// # Errors
-    /// [`MockError::NoSuchGpu`].
     pub fn set_lost(&self, gpu: usize, lost: bool) -> Result<(), MockError> {
         self.change(gpu, |state| state.lost = lost)
     }
 
     /// From now on the driver takes locks and resets, and the clocks stay where they are. Or follow again.
-    ///
-    /// # Errors
-    /// [`MockError::NoSuchGpu`].
     pub fn set_stuck(&self, gpu: usize, stuck: bool) -> Result<(), MockError> {
         self.change(gpu, |state| state.stuck = stuck)
     }
 
     /// The processes with a context on the GPU: id, and bytes of the GPU's memory held.
-    ///
-    /// # Errors
-    /// [`MockError::NoSuchGpu`]; [`MockError::Config`] for more than [`MAX_PROCESSES`], or the id 0.
+    /// Errors: [`MockError::NoSuchGpu`]; [`MockError::Config`] for more than [`MAX_PROCESSES`], or the id 0.
     pub fn set_processes(&self, gpu: usize, processes: &[(u32, u64)]) -> Result<(), MockError> {
         if processes.len() > MAX_PROCESSES || processes.iter().any(|(pid, _)| *pid == 0) {
             return Err(MockError::Config(format!("at most {MAX_PROCESSES} processes, none with the id 0")));
@@ -136,9 +112,6 @@ impl MockState {
     }
 
     /// The processes with a context on the GPU, as they were set.
-    ///
-    /// # Errors
-    /// [`MockError::NoSuchGpu`].
     pub fn processes(&self, gpu: usize) -> Result<Vec<(u32, u64)>, MockError> {
         let _locked = self.lock();
         let list = self.shared().processes.get(gpu).ok_or(MockError::NoSuchGpu(gpu))?;
@@ -148,9 +121,6 @@ impl MockState {
     }
 
     /// What reloading the driver does to a GPU: no locks, and the energy counter starts again from 0.
-    ///
-    /// # Errors
-    /// [`MockError::NoSuchGpu`].
     pub fn reload_driver(&self, gpu: usize) -> Result<(), MockError> {
         self.change(gpu, |state| {
             (state.core_lock, state.memory_lock, state.pstate) = (None, None, BY_DRIVER);

@@ -18,33 +18,18 @@ use crate::sys::{Mapping, monotonic_ns};
 /// Why a mocked machine could not be made, opened or asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum MockError {
-    /// The file system refused.
     #[error("state file {path}: {source}")]
-    Io {
-        /// The state file.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is no state file of this version.
+    Io { path: String, source: std::io::Error },
     #[error("state file {path}: {reason}; make a new one with the same build of nvml-mock")]
-    Format {
-        /// The state file.
-        path: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The configuration breaks a rule.
+    Format { path: String, reason: String },
     #[error("{0}")]
     Config(String),
-    /// No GPU of that index.
     #[error("no GPU {0} in this state file")]
     NoSuchGpu(usize),
-    /// A function that this library does not export.
     #[error("{0} is no function of this library; see `nvml-mock-ctl calls`")]
     UnknownCall(String),
-    /// Every slot is taken.
     #[error("too many injections are armed; clear some")]
     TooManyInjections,
 }
@@ -112,9 +97,7 @@ impl Drop for Locked<'_> {
 
 impl MockState {
     /// Makes a state file, replacing one that is there. Processes that have the old one open keep it.
-    ///
-    /// # Errors
-    /// [`MockError::Config`] or [`MockError::Io`].
+    /// Errors: [`MockError::Config`] or [`MockError::Io`].
     pub fn create(path: &Path, config: &MockConfig) -> Result<Self, MockError> {
         let config = config.clone().checked()?;
         let io = |source| MockError::Io { path: path.display().to_string(), source };
@@ -135,9 +118,7 @@ impl MockState {
     }
 
     /// Opens a state file that another process, or this one, made.
-    ///
-    /// # Errors
-    /// [`MockError::Io`] or [`MockError::Format`].
+    /// Errors: [`MockError::Io`] or [`MockError::Format`].
     pub fn open(path: &Path) -> Result<Self, MockError> {
         let io = |source| MockError::Io { path: path.display().to_string(), source };
         let format = |reason: String| MockError::Format { path: path.display().to_string(), reason };
@@ -154,9 +135,7 @@ impl MockState {
     }
 
     /// A machine that only this process sees.
-    ///
-    /// # Errors
-    /// [`MockError::Config`], or [`MockError::Io`] if there is no memory for it.
+    /// Errors: [`MockError::Config`], or [`MockError::Io`] if there is no memory for it.
     pub fn private(config: &MockConfig) -> Result<Self, MockError> {
         let config = config.clone().checked()?;
         let shared =
@@ -174,7 +153,6 @@ impl MockState {
     }
 
     /// The machine's configuration.
-    #[must_use]
     pub fn config(&self) -> &MockConfig {
         &self.config
     }
@@ -255,13 +233,11 @@ impl MockState {
     }
 
     /// Every set and reset call so far, oldest first; the last [`HISTORY_LEN`] of them.
-    #[must_use]
     pub fn history(&self) -> Vec<ClockWrite> {
         self.history_since(0)
     }
 
     /// The calls from number `first` on.
-    #[must_use]
     pub fn history_since(&self, first: u64) -> Vec<ClockWrite> {
         let _locked = self.lock();
         let end = self.shared.current().writes();
@@ -286,24 +262,17 @@ impl MockState {
     }
 
     /// How often a function was called, by all processes, failed calls included.
-    ///
-    /// # Errors
-    /// [`MockError::UnknownCall`].
     pub fn call_count(&self, call: &str) -> Result<u64, MockError> {
         let call = Call::from_name(call).ok_or_else(|| MockError::UnknownCall(call.to_owned()))?;
         Ok(self.shared.call_counts.get(call as usize).map_or(0, |count| count.load(Relaxed)))
     }
 
     /// How often all functions together were called.
-    #[must_use]
     pub fn total_calls(&self) -> u64 {
         self.shared.call_counts.iter().map(|count| count.load(Relaxed)).sum()
     }
 
     /// Arms an error or a delay.
-    ///
-    /// # Errors
-    /// [`MockError::UnknownCall`], [`MockError::TooManyInjections`].
     pub fn inject(&self, injection: &inject::Injection) -> Result<(), MockError> {
         inject::arm(self, injection)
     }

@@ -59,7 +59,6 @@ impl Drop for Mapping {
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the same for every process of the machine.
-#[must_use]
 pub fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the result.

@@ -42,9 +42,7 @@ impl fmt::Debug for Programs {
 
 impl Programs {
     /// Loads and attaches the programs.
-    ///
-    /// # Errors
-    /// Why there are no events here, in plain words and with what would help.
+    /// Errors: Why there are no events here, in plain words and with what would help.
     pub(super) fn attach(settings: &WatchSettings) -> Result<Self, String> {
         let loaded = Self::load(settings);
         // The kernel's types take 35 MB while they are read; the allocator would keep them.

@@ -20,7 +20,6 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// As they are here.
     pub(super) fn gather(types: &Path) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

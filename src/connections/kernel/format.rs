@@ -10,7 +10,6 @@ const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
 const IPPROTO_TCP: u64 = 6;
 
-/// Where a field is in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Field {
     offset: usize,
@@ -52,9 +51,7 @@ pub(super) struct Format {
 
 impl Format {
     /// Reads `events/sock/inet_sock_set_state/format`.
-    ///
-    /// # Errors
-    /// Names what is missing.
+    /// Errors: Names what is missing.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let id = text.lines().find_map(|line| line.trim().strip_prefix("ID:"));
         let id = id.and_then(|id| id.trim().parse().ok()).ok_or("it has no ID")?;

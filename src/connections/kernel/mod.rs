@@ -15,14 +15,12 @@ use super::{Source, SourceKind, WatchSettings};
 /// What the kernel tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
-    /// A connection has changed its state.
     Changed(Connection, Effect),
     /// A client has sent, at this time of the kernel's clock.
     Sent(Connection, u64),
 }
 
 impl News {
-    /// Whose they are.
     pub(super) fn connection(&self) -> &Connection {
         match self {
             Self::Changed(connection, _) | Self::Sent(connection, _) => connection,
@@ -39,9 +37,7 @@ pub(super) enum KernelEvents {
 
 impl KernelEvents {
     /// The best source that is no better than `best` and better than `than`; what it is, for operators.
-    ///
-    /// # Errors
-    /// Why there is none, and what would help.
+    /// Errors: Why there is none, and what would help.
     pub(super) fn attach(
         settings: &WatchSettings,
         best: SourceKind,

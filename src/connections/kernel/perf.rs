@@ -46,9 +46,7 @@ impl std::fmt::Debug for Ring {
 
 impl Rings {
     /// Opens the tracepoint on every CPU.
-    ///
-    /// # Errors
-    /// Why that cannot be, in plain words and with what would help.
+    /// Errors: Why that cannot be, in plain words and with what would help.
     pub(super) fn attach(settings: &WatchSettings) -> Result<Self, String> {
         if settings.netns.is_some() {
             return Err("they do not tell of the network namespace, and one was chosen".to_owned());

@@ -55,9 +55,7 @@ impl Tables {
     }
 
     /// The open connections of each port.
-    ///
-    /// # Errors
-    /// Not even the table of this process's namespace can be read.
+    /// Errors: Not even the table of this process's namespace can be read.
     pub(super) fn read(&mut self, ports: &[u16], now: Instant) -> io::Result<BTreeMap<u16, Snapshot>> {
         let chosen = self.chosen();
         let mut snapshots: BTreeMap<u16, Snapshot> =

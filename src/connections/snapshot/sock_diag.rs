@@ -74,7 +74,6 @@ enum Answer {
     Done,
 }
 
-/// Takes one datagram of the answer.
 fn read(datagram: &[u8], found: &mut Vec<(SocketAddr, SocketAddr)>) -> io::Result<Answer> {
     let mut rest = datagram;
     while let Some(header) = rest.get(..HEADER) {

@@ -18,7 +18,7 @@ use super::kernel::{KernelEvents, News};
 use super::ledger::{Connection, Ledger};
 use super::snapshot::Tables;
 use super::state::Effect;
-use super::{ConnectionError, Counts, Event, Kind, Published, Sabotage, SourceKind, WatchSettings, servers};
+use super::{ConnectionError, Event, Kind, Published, Sabotage, SourceKind, WatchSettings, servers};
 use crate::seldom::Seldom;
 use source::Retry;
 
@@ -69,8 +69,6 @@ pub(super) struct Worker {
 struct Book {
     ledger: Ledger,
     lost_by_program: u64,
-    resyncs: u64,
-    corrected: u64,
 }
 
 impl Worker {
@@ -273,7 +271,7 @@ impl Worker {
         for (port, book) in &mut self.ledgers {
             let lost = kernel.lost(*port);
             let new = lost.saturating_sub(book.lost_by_program);
-            book.ledger.add_lost(new);
+            book.ledger.totals.lost += new;
             book.lost_by_program = lost;
             more |= new > 0;
         }
@@ -282,19 +280,7 @@ impl Worker {
     }
 
     fn publish(&self) {
-        let counts = self.ledgers.iter().map(|(port, book)| {
-            let ledger = &book.ledger;
-            let counts = Counts {
-                open: ledger.open_now(),
-                opened_total: ledger.opened_total(),
-                closed_total: ledger.closed_total(),
-                requests_total: ledger.requests_total(),
-                lost: ledger.lost(),
-                resyncs: book.resyncs,
-                corrected: book.corrected,
-            };
-            (*port, counts)
-        });
+        let counts = self.ledgers.iter().map(|(port, book)| (*port, book.ledger.counts()));
         self.lock().counts = counts.collect();
     }
 
@@ -330,7 +316,6 @@ fn table_error(settings: &WatchSettings, error: io::Error) -> ConnectionError {
 /// Does this connection count under these settings?
 fn counts(settings: &WatchSettings, chosen: Option<u32>, connection: &Connection) -> bool {
     let ip = connection.local.ip();
-    settings.families.contains(ip)
-        && settings.local_address.is_none_or(|address| address.to_canonical() == ip)
+    settings.local_address.is_none_or(|address| address.to_canonical() == ip)
         && chosen.is_none_or(|chosen| chosen == connection.netns)
 }

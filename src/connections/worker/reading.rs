@@ -67,10 +67,10 @@ impl Worker {
             let settles =
                 |one: &Connection| on_their_way.contains(one) || on_their_way.contains(&one.somewhere());
             unsettled |= !correction.unsettled.iter().all(settles);
-            book.resyncs += 1;
+            book.ledger.totals.resyncs += 1;
             // What is found at the start, or by polling, is no mistake.
-            if !polling && book.resyncs > 1 {
-                book.corrected += correction.count() as u64;
+            if !polling && book.ledger.totals.resyncs > 1 {
+                book.ledger.totals.corrected += correction.count() as u64;
                 differences += correction.count();
             }
         }
@@ -89,9 +89,7 @@ impl Worker {
     }
 
     /// What the reading could not see, if it matters.
-    ///
-    /// # Errors
-    /// Nothing else tells of the chosen namespace.
+    /// Errors: Nothing else tells of the chosen namespace.
     fn blind(&self, snapshots: &BTreeMap<u16, Snapshot>) -> io::Result<Option<String>> {
         let Some(chosen) = self.chosen else { return Ok(None) };
         if snapshots.values().all(|snapshot| snapshot.complete) {

@@ -131,7 +131,6 @@ impl Worker {
         }
     }
 
-    /// Says what had to wait.
     pub(super) fn warn_of_what_waited(&mut self) {
         while let Some((text, times)) = self.seldom.due(Instant::now()) {
             say(&text, times);
@@ -142,7 +141,6 @@ impl Worker {
         self.lock().source.kind()
     }
 
-    /// From now on this is the source.
     fn take_source(&mut self, kernel: Option<KernelEvents>, source: Source) {
         let before = std::mem::replace(&mut self.lock().source, source);
         if before.kind() != self.lock_kind() {

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep;
 
@@ -14,11 +15,10 @@ use crate::compose;
 use crate::control::{ClockOutcome, Order};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clock::Clock;
-use crate::daemon::tick::{Ending, RunError, ToGroup, alarm, end_actuator, unix_seconds};
+use crate::daemon::tick::{Ending, RunError, ToGroup, end_actuator, unix_seconds};
 use crate::daemon::trust::Trusted;
-use crate::daemon::watch::{GroupWatch, Wards, WatchedGroup};
+use crate::daemon::watch::{GroupWatch, Wards};
 use crate::gpu::{GpuError, GpuInfo, GpuSensors, Refusal, SupportedClocks};
-use crate::open::guarded::CLOCK_THREAD;
 use crate::park::levers::{LeverBook, Levers, TrialTimes};
 use crate::park::parker::{Command, Event, Refused};
 use crate::park::sample::{Activity, Sensor, Sensors};
@@ -28,7 +28,7 @@ use crate::park::{Parker, Sample, Settings, State};
 use crate::reward::energy::EnergyPoint;
 use crate::seldom::Seldom;
 use crate::units::{Clocks, Mhz, Millijoules, Seconds, Target, Time};
-use crate::view::{ParkStanding, ParkedGpu};
+use crate::view::{ParkFigures, ParkStanding, ParkedGpu};
 
 /// Without anything due the group still looks after itself this often.
 const LONGEST_SLEEP: Seconds = Seconds(1.0);
@@ -38,7 +38,7 @@ const OUTCOME: Seconds = Seconds(0.05);
 const ROUNDS: usize = 6;
 
 /// What a [`ParkGroup`] is made of.
-pub struct ParkParts {
+pub(crate) struct ParkParts {
     /// Who it is.
     pub info: GpuInfo,
     /// The clocks that it has.
@@ -60,13 +60,13 @@ pub struct ParkParts {
     /// Who keeps what is measured; nobody in a dry run.
     pub keeper: Option<Rc<Keeper>>,
     /// Period of the STATUS lines.
-    pub log_every: Seconds,
+    pub(crate) log_every: Seconds,
     /// Where it is watched; nowhere in a dry run.
-    pub wards: Option<Wards>,
+    pub(crate) wards: Option<Wards>,
     /// The clock of the run.
     pub clock: Clock,
     /// For tests: panics at this turn.
-    pub panic_at_turn: Option<u64>,
+    pub(crate) panic_at_turn: Option<u64>,
 }
 
 /// A GPU without a server: a group of its own, parked by its sensors and the connections to what it serves.
@@ -99,27 +99,17 @@ pub struct ParkGroup {
 
 impl ParkGroup {
     /// At its driver's clocks, with nothing seen yet.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if there is no thread to be had.
-    pub fn start(parts: ParkParts) -> std::io::Result<Self> {
+    pub(crate) fn start(parts: ParkParts) -> std::io::Result<Self> {
         let ParkParts { info, clocks, sensors, actuator, levels, board, keeper, log_every, clock, .. } =
             parts;
         let settings = Settings { dry_run: actuator.is_none(), ..parts.settings };
         let levers = Levers::new(levels.levers.clone(), parts.known, levels.top).with_times(parts.times);
         let probe = Probe::spawn(move || Box::new(Trusted::new(sensors, clock)))?;
-        let watch = match (&parts.wards, &actuator) {
-            (Some(wards), Some(actuator)) => Some(wards.watch(WatchedGroup {
-                gpus: vec![info.uuid.clone()],
-                parts: vec![
-                    (CLOCK_THREAD, actuator.pulse()),
-                    ("the thread that reads the GPU", probe.pulse()),
-                ],
-                period: settings.periods.map_or(Seconds(0.0), |periods| periods.active),
-                notice: actuator.disturber(),
-            })),
-            _ => None,
-        };
+        let watch = parts.wards.as_ref().zip(actuator.as_ref()).map(|(wards, actuator)| {
+            let period = settings.periods.map_or(Seconds(0.0), |periods| periods.active);
+            let reads = ("the thread that reads the GPU", probe.pulse());
+            wards.watch(vec![info.uuid.clone()], actuator, reads, period)
+        });
         let now = clock.now();
         let parker = Parker::new(Some(settings), levers, now);
         Ok(Self {
@@ -150,20 +140,16 @@ impl ParkGroup {
     }
 
     /// Its name among the groups of the process.
-    #[must_use]
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         group_name(&self.info)
     }
 
     /// Runs until `inbox` is closed, or the GPU cannot be controlled any more.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub async fn run(&mut self, inbox: &mut Receiver<ToGroup>) -> Result<(), RunError> {
+    pub(crate) async fn run(&mut self, inbox: &mut Receiver<ToGroup>) -> Result<(), RunError> {
         let watch = self.watch.take();
         let result = tokio::select! {
             biased;
-            alarm = alarm(watch.as_ref()) => Err(alarm.into()),
+            Some(alarm) = OptionFuture::from(watch.as_ref().map(GroupWatch::alarm)) => Err(alarm.into()),
             result = self.turns(inbox) => result.map_err(RunError::from),
         };
         self.watch = watch;
@@ -238,7 +224,7 @@ impl ParkGroup {
         self.outcome_due = self.outcome_due.filter(|due| *due > now);
         self.look(connections).await?;
         if let (Some(book), Some(keeper)) = (self.parker.take_news(), &self.keeper) {
-            keeper.keep(&self.info, book);
+            keeper.ask((self.info.clone(), book));
         }
         let state = self.parker.state();
         if state.name() != self.state.name() {
@@ -272,13 +258,13 @@ impl ParkGroup {
 
     /// Begins to end the group: has the clocks given back, without waiting for it.
     #[must_use]
-    pub fn end(mut self, result: &Result<(), RunError>) -> Ending {
+    pub(crate) fn end(mut self, result: &Result<(), RunError>) -> Ending {
         let release = end_actuator(self.actuator.take(), result);
         let finish = move || {
             drop(self.watch.take());
             let book = self.parker.levers().book();
             if let Some(keeper) = self.keeper.as_ref().filter(|_| !book.levers.is_empty()) {
-                keeper.keep(&self.info, book.clone());
+                keeper.ask((self.info.clone(), book.clone()));
             }
             let books = self.parker.books();
             tracing::info!(
@@ -363,17 +349,11 @@ impl ParkGroup {
             parked_clocks: lever.clocks,
             lever: lever.kind.name().to_owned(),
             trying: levers.is_trying(),
-            levers: levers.book().clone(),
-            wake_cost_j: self.parker.prices().wake.map(|cost| cost.0),
             in_force: self.in_force,
             not_given_back: self.actuator.as_ref().is_some_and(Actuator::is_not_given_back),
             utilization_percent: self.utilization,
             temperature_c: self.temperature,
-            idle_power_w: books.idle_power().map(|power| power.0),
-            parked_power_w: books.parked_power().map(|power| power.0),
-            saved_about_j: books.saved_about().map(|saved| saved.0),
-            saved: books.saved(),
-            books,
+            figures: ParkFigures::new(books, self.parker.prices().wake, levers.book().clone()),
         }
     }
 

@@ -2,12 +2,12 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::aside::Aside;
 use crate::park::fans::FanCommand;
 use crate::seldom::Seldom;
 
@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// The programs, each with its arguments; empty for none.
 #[derive(Debug, Clone)]
-pub struct Programs {
+pub(crate) struct Programs {
     /// Switches fans on.
     pub on: Vec<String>,
     /// Switches fans off.
@@ -24,41 +24,12 @@ pub struct Programs {
     pub timeout: Duration,
 }
 
-/// The thread that runs them. Dropped, it finishes what was asked for.
-pub struct FanHooks {
-    orders: Option<Sender<FanCommand>>,
-    thread: Option<JoinHandle<()>>,
-}
+/// Who runs them.
+pub(crate) type FanHooks = Aside<FanCommand>;
 
-impl FanHooks {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the system refuses.
-    pub fn spawn(programs: Programs) -> std::io::Result<Self> {
-        let (orders, received) = channel();
-        let thread = std::thread::Builder::new()
-            .name("agft-fans".into())
-            .spawn(move || serve(&programs, &received))?;
-        Ok(Self { orders: Some(orders), thread: Some(thread) })
-    }
-
-    /// Has the program for this run.
-    pub fn order(&self, command: FanCommand) {
-        if let Some(orders) = &self.orders {
-            // Without the thread there is nobody to ask.
-            let _ = orders.send(command);
-        }
-    }
-}
-
-impl Drop for FanHooks {
-    fn drop(&mut self) {
-        drop(self.orders.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+/// Begins to run them when asked to.
+pub(super) fn spawn(programs: Programs) -> std::io::Result<FanHooks> {
+    FanHooks::spawn("agft-fans", move |orders| serve(&programs, &orders))
 }
 
 fn serve(programs: &Programs, orders: &Receiver<FanCommand>) {

@@ -12,7 +12,7 @@ use super::setup::SetupError;
 
 /// Clocks of a GPU's two states.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Levels {
+pub(crate) struct Levels {
     /// The simplest way to park.
     pub simplest: Lever,
     /// All ways to park, that one first.
@@ -22,14 +22,12 @@ pub struct Levels {
     /// After a wake.
     pub awake: Target,
     /// Lowered by forcing a performance state, as the board locks no clocks or the configuration wants it.
-    pub by_state: bool,
+    pub(crate) by_state: bool,
 }
 
 /// The clocks that the configuration means for a board.
-///
-/// # Errors
-/// [`SetupError::NoMemoryClock`] if it wants a memory clock lowered that is the board's only one.
-pub fn levels(
+/// Errors: [`SetupError::NoMemoryClock`] if it wants a memory clock lowered that is the board's only one.
+pub(crate) fn levels(
     park: &Park,
     gpu: &GpuInfo,
     clocks: &SupportedClocks,
@@ -57,6 +55,7 @@ mod tests {
     use super::*;
     use crate::config::{Lever as Choice, Parking};
     use crate::gpu::MemoryLevel;
+    use crate::gpu::testing::info;
     use crate::units::Mhz;
 
     fn clocks(memory: &[u32]) -> SupportedClocks {
@@ -65,14 +64,7 @@ mod tests {
     }
 
     fn gpu() -> GpuInfo {
-        GpuInfo {
-            index: 1,
-            uuid: "GPU-1".into(),
-            name: "Board".into(),
-            driver_version: None,
-            power_limit: None,
-            power_limit_max: None,
-        }
+        GpuInfo { index: 1, name: "Board".into(), ..info("GPU-1") }
     }
 
     fn with(lever: Choice) -> Park {

@@ -1,14 +1,15 @@
 //! GPUs without a server: each is a group of its own ([`group`]), and what they share is here: who hears of connections,
 //! the fans of the machine, the picture for operators.
 
-pub mod activity;
-pub mod group;
-pub mod hooks;
-pub mod keeper;
-pub mod levels;
+pub(crate) mod activity;
+mod aside;
+pub(crate) mod group;
+pub(crate) mod hooks;
+pub(crate) mod keeper;
+pub(crate) mod levels;
 mod probe;
 mod reload;
-pub mod setup;
+pub(crate) mod setup;
 mod show;
 mod yielded;
 
@@ -21,12 +22,12 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
-use self::activity::ActivitySource;
-pub use self::group::{ParkGroup, ParkParts};
+use self::activity::Ports;
+pub(crate) use self::group::{ParkGroup, ParkParts};
 use self::hooks::FanHooks;
-pub use self::reload::Parkable;
-pub use self::show::Show;
-pub use self::yielded::{ParkOpener, Yielded};
+pub(crate) use self::reload::Parkable;
+pub(crate) use self::show::Show;
+pub(crate) use self::yielded::{ParkOpener, Yielded};
 use super::clock::Clock;
 use super::notify::{Notifier, StatusLines, say_lines};
 use crate::config::Config;
@@ -47,7 +48,7 @@ const STATUS_EVERY: Seconds = Seconds(10.0);
 const PARKED: &str = "parking";
 
 /// What the groups tell each other and the [`Surroundings`].
-pub struct Board {
+pub(crate) struct Board {
     /// Over all sources; `None` where that is not known.
     connections: watch::Sender<Option<Connections>>,
     /// By index: what operators see of a GPU, and where it stands.
@@ -57,9 +58,7 @@ pub struct Board {
 }
 
 impl Board {
-    /// With nothing on it.
-    #[must_use]
-    pub fn new() -> Rc<Self> {
+    pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self {
             connections: watch::channel(None).0,
             gpus: RefCell::default(),
@@ -86,7 +85,7 @@ impl Board {
     }
 
     /// An operator paused all GPUs, or lets them go on.
-    pub fn pause(&self, paused: bool) {
+    pub(crate) fn pause(&self, paused: bool) {
         self.paused.set(paused);
         self.changed.notify_one();
     }
@@ -104,7 +103,6 @@ impl Board {
     }
 }
 
-/// The name of a GPU's group.
 pub(super) fn group_name(gpu: &GpuInfo) -> String {
     format!("GPU {}", gpu.index)
 }
@@ -112,31 +110,31 @@ pub(super) fn group_name(gpu: &GpuInfo) -> String {
 /// What is around the GPUs without a server.
 pub struct Surroundings {
     /// Shared with their groups.
-    pub board: Rc<Board>,
+    pub(crate) board: Rc<Board>,
     /// The GPUs, as far as a change of the configuration has to know them.
-    pub gpus: Vec<Parkable>,
+    pub(crate) gpus: Vec<Parkable>,
     /// Those of them that have a server for now.
-    pub yielded: Yielded,
+    pub(crate) yielded: Yielded,
     /// Opens the group of one that has none any more.
-    pub opener: ParkOpener,
-    /// Sources of activity beside the GPUs.
-    pub sources: Vec<Box<dyn ActivitySource>>,
-    /// Period of looks at those.
-    pub sources_every: Seconds,
+    pub(crate) opener: ParkOpener,
+    /// The ports that are watched, if connections are a source of activity.
+    pub(crate) ports: Option<Ports>,
+    /// Period of looks at those, and at the fans.
+    pub(crate) look_every: Seconds,
     /// Decides on the fans.
-    pub fans: FanRule,
+    pub(crate) fans: FanRule,
     /// Who switches them; nobody if there is nothing to run.
-    pub hooks: Option<FanHooks>,
+    pub(crate) hooks: Option<FanHooks>,
     /// The configuration in force.
-    pub config: Config,
+    pub(crate) config: Config,
     /// What operators see.
-    pub show: Show,
+    pub(crate) show: Show,
     /// The service manager, if one listens.
-    pub notifier: Option<Notifier>,
+    pub(crate) notifier: Option<Notifier>,
     /// What it is told of each group.
-    pub lines: StatusLines,
+    pub(crate) lines: StatusLines,
     /// The clock of the run.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// Waits for news of connections, if a parked GPU has to hear of them. Others are looked at often enough, and a server
@@ -154,23 +152,28 @@ async fn news(news: Option<&mut broadcast::Receiver<Event>>, wanted: bool) {
     }
 }
 
-/// What is remembered from look to look.
-pub struct Looks {
+pub(crate) struct Looks {
     /// What the source of connections tells by itself.
     news: Option<broadcast::Receiver<Event>>,
-    /// Is a GPU parked?
     parked: bool,
-    /// A source has failed, and that was said.
+    /// The ports could not be looked at, and that was said.
     failed: bool,
-    /// Sources that fail again and again are not said each time.
-    seldom: Seldom<Time, (&'static str, String)>,
-    sources_due: Time,
+    /// What fails again and again is not said each time.
+    seldom: Seldom<Time, String>,
+    ports_due: Time,
     status: Option<Time>,
 }
 
-fn not_known((source, error): &(&'static str, String), times: u64) {
+const CONNECTIONS: &str = "connections";
+
+fn not_known(error: &str, times: u64) {
     let times = (times > 0).then_some(times);
-    tracing::error!(source, error, not_said_before = times, "connections are not known: no GPU is parked");
+    tracing::error!(
+        source = CONNECTIONS,
+        error,
+        not_said_before = times,
+        "connections are not known: no GPU is parked"
+    );
 }
 
 impl Surroundings {
@@ -180,7 +183,7 @@ impl Surroundings {
             parked: false,
             failed: false,
             seldom: Seldom::default(),
-            sources_due: self.clock.now(),
+            ports_due: self.clock.now(),
             status: None,
         }
     }
@@ -188,33 +191,32 @@ impl Surroundings {
     /// Waits for the next look that is due.
     pub(super) async fn due(&self, looks: &mut Looks) {
         let now = self.clock.now();
-        let sources = if self.sources.is_empty() { LONGEST_SLEEP } else { looks.sources_due.since(now) };
+        let ports = if self.ports.is_some() { looks.ports_due.since(now) } else { LONGEST_SLEEP };
         // Fans are switched by the time that has passed.
-        let fans = if self.hooks.is_some() { self.sources_every } else { LONGEST_SLEEP };
-        let pause = Duration::from_secs_f64(sources.0.min(fans.0).clamp(0.0, LONGEST_SLEEP.0));
+        let fans = if self.hooks.is_some() { self.look_every } else { LONGEST_SLEEP };
+        let pause = Duration::from_secs_f64(ports.0.min(fans.0).clamp(0.0, LONGEST_SLEEP.0));
         tokio::select! {
-            () = news(looks.news.as_mut(), looks.parked) => looks.sources_due = now,
+            () = news(looks.news.as_mut(), looks.parked) => looks.ports_due = now,
             () = self.board.changed.notified() => {}
             () = sleep(pause) => {}
         }
     }
 
-    /// Looks at all that is due.
     pub(super) fn look(&mut self, looks: &mut Looks) {
         let now = self.clock.now();
-        self.look_at_sources(looks, now);
+        self.look_at_ports(looks, now);
         let parked = self.board.parked() > 0;
         if parked != std::mem::replace(&mut looks.parked, parked) {
             // What was told before is known, and what comes from now on is heard.
             looks.news = self.heard();
-            looks.sources_due = now;
+            looks.ports_due = now;
         }
         let all = self.board.len() > 0 && self.board.parked() == self.board.len();
         if let (Some(command), Some(hooks)) = (self.fans.step(all, now), &self.hooks) {
-            hooks.order(command);
+            hooks.ask(command);
         }
         let open = self.board.connections.borrow().map(|seen| seen.open);
-        self.show.turn(&self.board, &self.sources, open, &self.config.park, now);
+        self.show.turn(&self.board, self.ports.as_ref(), open, &self.config.park, now);
         if let Some(notifier) = &self.notifier
             && looks.status.is_none_or(|at| now.since(at) >= STATUS_EVERY)
         {
@@ -228,60 +230,40 @@ impl Surroundings {
     /// The end of the run: fans on that were switched off.
     pub(super) fn end(mut self) {
         if let (Some(command), Some(hooks)) = (self.fans.end(), &self.hooks) {
-            hooks.order(command);
+            hooks.ask(command);
         }
     }
 
-    /// What the sources tell by themselves; nothing if any of them has to be asked.
     fn heard(&self) -> Option<broadcast::Receiver<Event>> {
-        match self.sources.as_slice() {
-            [source] => source.news(),
-            _ => None,
-        }
+        self.ports.as_ref().map(Ports::news)
     }
 
-    fn look_at_sources(&mut self, looks: &mut Looks, now: Time) {
-        if self.sources.is_empty() || now < looks.sources_due {
-            return;
-        }
+    fn look_at_ports(&mut self, looks: &mut Looks, now: Time) {
+        let Some(ports) = self.ports.as_ref().filter(|_| now >= looks.ports_due) else { return };
         let told = looks.parked && looks.news.is_some();
-        looks.sources_due = now + if told { LONGEST_SLEEP } else { self.sources_every };
-        let mut together = Some(Connections::default());
-        let mut failed = false;
-        for source in &mut self.sources {
-            match source.look() {
-                Ok(seen) => {
-                    together = together.map(|all| Connections {
-                        open: all.open.saturating_add(seen.open),
-                        opened_total: all.opened_total + seen.opened_total,
-                        requests_total: all.requests_total + seen.requests_total,
-                    });
-                }
-                Err(error) => {
-                    failed = true;
-                    together = None;
-                    // While it lasts it is not said again; where it comes and goes, seldom.
-                    let what = (source.name(), error.to_string());
-                    if !looks.failed
-                        && let Some((what, times)) = looks.seldom.happened(what.0, what, now)
-                    {
-                        not_known(&what, times);
-                    }
-                }
+        looks.ports_due = now + if told { LONGEST_SLEEP } else { self.look_every };
+        let seen = match ports.look() {
+            Ok(seen) => {
+                looks.seldom.over(CONNECTIONS);
+                Some(seen)
             }
-        }
-        if !failed {
-            for source in &self.sources {
-                looks.seldom.over(source.name());
+            Err(error) => {
+                // While it lasts it is not said again; where it comes and goes, seldom.
+                if !looks.failed
+                    && let Some((error, times)) = looks.seldom.happened(CONNECTIONS, error, now)
+                {
+                    not_known(&error, times);
+                }
+                None
             }
+        };
+        while let Some((error, times)) = looks.seldom.due(now) {
+            not_known(&error, times);
         }
-        while let Some((what, times)) = looks.seldom.due(now) {
-            not_known(&what, times);
-        }
-        looks.failed = failed;
+        looks.failed = seen.is_none();
         self.board.connections.send_if_modified(|known| {
-            let other = *known != together;
-            *known = together;
+            let other = *known != seen;
+            *known = seen;
             other
         });
     }

@@ -31,9 +31,6 @@ pub(super) struct Probe {
 
 impl Probe {
     /// Starts the thread, which opens what it reads.
-    ///
-    /// # Errors
-    /// [`std::io::Error`] if the system refuses.
     pub(super) fn spawn(
         open: impl FnOnce() -> Box<dyn GpuSensors> + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -53,9 +50,7 @@ impl Probe {
     }
 
     /// Asks these sensors. Where the thread has ended nothing can be read.
-    ///
-    /// # Errors
-    /// [`GpuError`] after which the GPU is not read any more.
+    /// Errors: [`GpuError`] after which the GPU is not read any more.
     pub(super) async fn ask(&mut self, wanted: Sensors) -> Result<Readings, GpuError> {
         // An answer that nobody waited for is of an earlier question.
         while self.answers.try_recv().is_ok() {}

@@ -6,7 +6,7 @@
 //! was learned of gaps, and the books, stay.
 
 use super::Surroundings;
-use super::activity::ActivitySource;
+use super::activity::Ports;
 use super::hooks::FanHooks;
 use super::levels::levels;
 use super::setup::{self, SetupError};
@@ -17,13 +17,13 @@ use crate::park::fans::FanRule;
 
 /// A GPU, as far as a change of the configuration has to know it.
 #[derive(Debug, Clone)]
-pub struct Parkable {
+pub(crate) struct Parkable {
     /// Who it is.
     pub info: GpuInfo,
     /// The clocks that it has.
     pub clocks: SupportedClocks,
     /// It is parked by performance state.
-    pub by_state: bool,
+    pub(crate) by_state: bool,
 }
 
 /// Keys that matter to `agft park`.
@@ -46,7 +46,7 @@ fn merge(old: &Config, new: &Config) -> Config {
 
 /// All that can fail, made before anything changes.
 struct Prepared {
-    sources: Option<Vec<Box<dyn ActivitySource>>>,
+    ports: Option<Option<Ports>>,
     hooks: Option<Option<FanHooks>>,
 }
 
@@ -56,7 +56,7 @@ impl Prepared {
         let watches = |park: &Park| (park.ports.clone(), park.sources.clone());
         let fans = |park: &Park| (park.fan_on.clone(), park.fan_off.clone(), park.fan_timeout_s);
         Ok(Self {
-            sources: if watches(old) == watches(new) { None } else { Some(setup::sources(new)?) },
+            ports: if watches(old) == watches(new) { None } else { Some(setup::ports(new)?) },
             hooks: if fans(old) == fans(new) { None } else { Some(setup::fan_hooks(new)?) },
         })
     }
@@ -95,13 +95,13 @@ impl Surroundings {
                 return None;
             }
         };
-        if let Some(sources) = prepared.sources {
-            self.sources = sources;
+        if let Some(ports) = prepared.ports {
+            self.ports = ports;
         }
         if prepared.hooks.is_some() || new.fan_off_after_s != old.fan_off_after_s {
             // The old programs switch on what they switched off.
             if let (Some(command), Some(hooks)) = (self.fans.end(), &self.hooks) {
-                hooks.order(command);
+                hooks.ask(command);
             }
             self.fans = FanRule::new(new.fan_off_after_s);
         }

@@ -4,8 +4,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::activity::{ActivitySource, Ports};
-use super::hooks::{FanHooks, Programs};
+use super::activity::Ports;
+use super::hooks::{self, FanHooks, Programs};
 use crate::config::{Park, Source};
 use crate::connections::ConnectionError;
 use crate::gpu::GpuError;
@@ -13,71 +13,40 @@ use crate::store::{Untrusted, trusted_path};
 
 /// Why a run cannot be made of a configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// Connections cannot be watched.
+pub(crate) enum SetupError {
     #[error("park.ports: {0}")]
     Connections(#[from] ConnectionError),
-    /// A program that others could have written.
     #[error("{key}: {program} is not started by root: {source}")]
-    Program {
-        /// Which key names it.
-        key: &'static str,
-        /// The program.
-        program: String,
-        /// Why it is not trusted.
-        source: Untrusted,
-    },
-    /// The fan thread cannot be started.
+    Program { key: &'static str, program: String, source: Untrusted },
     #[error("fan thread: {0}")]
     Fans(#[source] io::Error),
-    /// The memory clock of this board cannot be lowered.
     #[error(
         "park.lever is {lever}, and {gpu} has one memory clock only; set park.lever: auto or core, or leave the GPU out of \
          park.gpus"
     )]
-    NoMemoryClock {
-        /// The lever that was asked for.
-        lever: String,
-        /// The GPU, for humans.
-        gpu: String,
-    },
-    /// Another lever while a GPU is parked by performance state.
+    NoMemoryClock { lever: String, gpu: String },
     #[error(
         "park.lever: {gpu} is parked by performance state in this run; start agft park again for another lever"
     )]
-    Pstate {
-        /// The GPU, for humans.
-        gpu: String,
-    },
-    /// The driver does not say which clocks there are.
+    Pstate { gpu: String },
     #[error("{gpu} cannot be parked: the driver lists no clocks; leave it out of park.gpus")]
-    NoClocksListed {
-        /// The GPU, for humans.
-        gpu: String,
-    },
-    /// The GPU does not answer.
+    NoClocksListed { gpu: String },
     #[error(transparent)]
     Gpu(#[from] GpuError),
 }
 
-/// Sources of activity beside the GPUs.
-///
-/// # Errors
-/// [`SetupError::Connections`]
-pub fn sources(park: &Park) -> Result<Vec<Box<dyn ActivitySource>>, SetupError> {
+/// The ports to watch, if connections are a source of activity.
+pub(crate) fn ports(park: &Park) -> Result<Option<Ports>, SetupError> {
     if !park.sources.contains(&Source::Connections) {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let ports = Ports::watch(&park.ports, Duration::from_millis(park.active_poll_ms))?;
     tracing::info!(ports = ?park.ports, from = %ports.source(), "connections are watched");
-    Ok(vec![Box::new(ports)])
+    Ok(Some(ports))
 }
 
 /// Who switches the fans; nobody if there is nothing to run. Root starts no program that others could have written.
-///
-/// # Errors
-/// [`SetupError::Program`], [`SetupError::Fans`]
-pub fn fan_hooks(park: &Park) -> Result<Option<FanHooks>, SetupError> {
+pub(crate) fn fan_hooks(park: &Park) -> Result<Option<FanHooks>, SetupError> {
     check_fan_programs(park)?;
     if park.fan_on.is_empty() && park.fan_off.is_empty() {
         return Ok(None);
@@ -87,14 +56,11 @@ pub fn fan_hooks(park: &Park) -> Result<Option<FanHooks>, SetupError> {
         off: park.fan_off.clone(),
         timeout: Duration::from_secs_f64(park.fan_timeout_s.0),
     };
-    FanHooks::spawn(programs).map(Some).map_err(SetupError::Fans)
+    hooks::spawn(programs).map(Some).map_err(SetupError::Fans)
 }
 
 /// May root start the programs?
-///
-/// # Errors
-/// [`SetupError::Program`]
-pub fn check_fan_programs(park: &Park) -> Result<(), SetupError> {
+pub(crate) fn check_fan_programs(park: &Park) -> Result<(), SetupError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::Board;
-use super::activity::ActivitySource;
+use super::activity::Ports;
 use crate::config::Park;
 use crate::daemon::tick::unix_seconds;
 use crate::units::{Clocks, Seconds, Time};
@@ -18,7 +18,7 @@ const EVERY: Seconds = Seconds(1.0);
 type Gist = (ParkMode, Vec<(ParkStanding, Option<Clocks>)>);
 
 /// Keeps and publishes a [`ParkState`]. Whoever reads it never holds up the loop.
-pub struct Show {
+pub(crate) struct Show {
     publish: watch::Sender<Arc<ParkState>>,
     shown: Option<(Gist, Time)>,
 }
@@ -42,8 +42,7 @@ fn state(
 
 impl Show {
     /// Of a run that begins now, and where to read it.
-    #[must_use]
-    pub fn new(park: &Park) -> (Self, watch::Receiver<Arc<ParkState>>) {
+    pub(crate) fn new(park: &Park) -> (Self, watch::Receiver<Arc<ParkState>>) {
         let mode = ParkMode::Parking;
         let (publish, shown) = watch::channel(Arc::new(state(mode, park, None, Vec::new())));
         (Self { publish, shown: None }, shown)
@@ -53,7 +52,7 @@ impl Show {
     pub(super) fn turn(
         &mut self,
         board: &Board,
-        sources: &[Box<dyn ActivitySource>],
+        ports: Option<&Ports>,
         open: Option<u32>,
         park: &Park,
         now: Time,
@@ -65,7 +64,7 @@ impl Show {
             return;
         }
         self.shown = Some((gist, now));
-        let connections = sources.first().map(|source| ConnectionsState { open, ..source.shown() });
+        let connections = ports.map(|ports| ConnectionsState { open, ..ports.shown() });
         let gpus = gpus.values().map(|(gpu, _)| gpu.clone()).collect();
         self.publish.send_replace(Arc::new(state(mode, park, connections, gpus)));
     }

@@ -16,16 +16,16 @@ const SOON: Duration = Duration::from_millis(400);
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Opens the group of a GPU without a server, off the loop's thread.
-pub type ParkOpener = Rc<dyn Fn(&Parkable, &Park) -> LocalBoxFuture<'static, anyhow::Result<ParkGroup>>>;
+pub(crate) type ParkOpener =
+    Rc<dyn Fn(&Parkable, &Park) -> LocalBoxFuture<'static, anyhow::Result<ParkGroup>>>;
 
 /// GPUs that have a server for now, by index; with the moment from which they may be taken back, or none while that is
 /// tried.
 #[derive(Debug, Default)]
-pub struct Yielded(BTreeMap<u32, Option<Instant>>);
+pub(crate) struct Yielded(BTreeMap<u32, Option<Instant>>);
 
 impl Yielded {
-    /// A server has this GPU.
-    pub fn insert(&mut self, gpu: &GpuInfo) {
+    pub(crate) fn insert(&mut self, gpu: &GpuInfo) {
         self.0.insert(gpu.index, Some(Instant::now()));
     }
 }

@@ -13,7 +13,6 @@ use crate::view::{GpuState, HostState, ParkedGpu, State};
 
 /// Name without `agft_`, unit, and help.
 pub(super) type What<'w> = (&'w str, Option<&'w str>, &'w str);
-/// One label.
 pub(super) type Label<'l> = (&'static str, &'l str);
 /// What a sample has beside the labels of whom it is about, and its value.
 pub(super) type Sample<'l> = (Vec<Label<'l>>, f64);
@@ -59,7 +58,6 @@ impl<'s> Subjects<'s> {
     }
 }
 
-/// The samples of all of these.
 pub(super) fn samples<'a, T, I: IntoIterator<Item = Sample<'a>>>(
     of: &'a [Of<'a, T>],
     values: impl Fn(&'a T) -> I,
@@ -89,7 +87,6 @@ pub(super) fn bounds(low: f64, mean: f64, high: f64) -> [Sample<'static>; 3] {
     [("low", low), ("mean", mean), ("high", high)].map(|(bound, value)| (vec![("bound", bound)], value))
 }
 
-/// Writes families.
 pub(super) struct Families<'e, 's> {
     pub(super) to: DescriptorEncoder<'e>,
     pub(super) subjects: &'s Subjects<'s>,
@@ -129,7 +126,6 @@ impl<'s> Families<'_, 's> {
         family.encode_info(&safe(labels))
     }
 
-    /// Of the whole process.
     pub(super) fn of_process(&mut self, what: What<'_>, value: impl Into<Option<f64>>) -> fmt::Result {
         self.family(what, MetricType::Gauge, one(value))
     }

@@ -7,77 +7,58 @@ use prometheus_client::metrics::MetricType::{self, Counter, Gauge};
 
 use super::families::{Families, Label, Of, Sample, alias, bounds, by, one, samples};
 use super::{count, flag, hertz};
-use crate::park::books::{Books, Estimate};
-use crate::park::levers::{LeverBook, LeverKind};
-use crate::view::{ParkMode, ParkStanding, ParkState, ParkedGpu, State};
+use crate::park::levers::LeverKind;
+use crate::view::{ParkFigures, ParkMode, ParkStanding, ParkState, ParkedGpu, State};
 
 /// The parking of a server's GPUs, or of a GPU without one.
 struct Parking<'s> {
     spells: u64,
     wakes: &'s BTreeMap<String, u64>,
-    books: &'s Books,
-    idle_power_w: Option<f64>,
-    parked_power_w: Option<f64>,
-    saved: Option<Estimate>,
-    levers: &'s LeverBook,
+    figures: &'s ParkFigures,
 }
 
 impl<'s> Parking<'s> {
     fn of(state: &'s State) -> Self {
-        let (counts, parking) = (&state.counts, &state.parking);
-        Self {
-            spells: counts.parkings,
-            wakes: &counts.wakes,
-            books: &parking.books,
-            idle_power_w: parking.idle_power_w,
-            parked_power_w: parking.parked_power_w,
-            saved: parking.saved,
-            levers: &parking.levers,
-        }
+        let counts = &state.counts;
+        Self { spells: counts.parkings, wakes: &counts.wakes, figures: &state.parking.figures }
     }
 
     fn alone(gpu: &'s ParkedGpu) -> Self {
-        Self {
-            spells: gpu.books.spells,
-            wakes: &gpu.books.wakes,
-            books: &gpu.books,
-            idle_power_w: gpu.idle_power_w,
-            parked_power_w: gpu.parked_power_w,
-            saved: gpu.saved,
-            levers: &gpu.levers,
-        }
+        let books = &gpu.figures.books;
+        Self { spells: books.spells, wakes: &books.wakes, figures: &gpu.figures }
     }
 }
 
 /// What servers and GPUs without one have alike.
 pub(super) fn parking(to: &mut Families<'_, '_>) -> fmt::Result {
     let what = ("parked", Some("seconds"), "Time parked.");
-    both(to, what, "park_parked", Counter, |of| one(of.books.parked_s))?;
+    both(to, what, "park_parked", Counter, |of| one(of.figures.books.parked_s))?;
     let what = ("parkings", None, "Times that the clocks were parked.");
     both(to, what, "park_spells", Counter, |of| one(count(of.spells)))?;
     let what = ("wakes", None, "Ends of parking, by what showed the work.");
     both(to, what, "park_wakes", Counter, |of| by("source", of.wakes, count))?;
     let what = ("late_wakes", None, "Wakes that took longer than wake_limit_s.");
-    both(to, what, "park_late_wakes", Counter, |of| one(count(of.books.late_wakes)))?;
+    both(to, what, "park_late_wakes", Counter, |of| one(count(of.figures.books.late_wakes)))?;
     let help =
         "Times that work was found at parked clocks: no client was heard, or the clocks did not come back.";
     let what = ("missed_wakes", None, help);
-    both(to, what, "park_missed_wakes", Counter, |of| one(count(of.books.missed_wakes)))?;
+    both(to, what, "park_missed_wakes", Counter, |of| one(count(of.figures.books.missed_wakes)))?;
     latency(to)?;
     let what = ("idle_power", Some("watts"), "Mean power of idle spells that were not parked.");
-    both(to, what, "park_idle_power", Gauge, |of| one(of.idle_power_w))?;
+    both(to, what, "park_idle_power", Gauge, |of| one(of.figures.idle_power_w))?;
     let what = ("parked_power", Some("watts"), "Mean power while parked.");
-    both(to, what, "park_parked_power", Gauge, |of| one(of.parked_power_w))?;
+    both(to, what, "park_parked_power", Gauge, |of| one(of.figures.parked_power_w))?;
     let help =
         "Estimate: energy that parking saved, with its 95 % interval; none while there are too few spells.";
     let what = ("parking_saved", Some("joules"), help);
     both(to, what, "park_saved", Gauge, |of| {
-        of.saved.into_iter().flat_map(|of| bounds(of.low, of.joules, of.high)).collect::<Vec<_>>()
+        of.figures.saved.into_iter().flat_map(|of| bounds(of.low, of.joules, of.high)).collect::<Vec<_>>()
     })?;
     let help = "Power that parking saves by this lever, as it was measured on this GPU.";
     both(to, ("lever_saving", Some("watts"), help), "park_lever_saving", Gauge, |of| {
-        let known = of.levers.levers.keys();
-        let saving = |kind: &LeverKind| Some((vec![("lever", kind.name())], of.levers.saving(*kind)?.0));
+        let known = of.figures.levers.levers.keys();
+        let saving =
+            |kind: &LeverKind| Some((vec![("lever", kind.name())], of.figures.levers.saving(*kind)?.0));
         known.filter_map(saving).collect::<Vec<_>>()
     })?;
     let what =
@@ -103,14 +84,14 @@ fn latency(to: &mut Families<'_, '_>) -> fmt::Result {
     }
     let subjects = to.subjects;
     let servers = subjects.servers.iter().map(|of| {
-        (vec![("server", of.server), ("gpu", of.gpu.as_str())], &of.what.parking.books.wake_latency)
+        (vec![("server", of.server), ("gpu", of.gpu.as_str())], &of.what.parking.figures.books.wake_latency)
     });
     let parked =
-        subjects.parked.iter().map(|of| (vec![("server", ""), gpu(of)], &of.what.books.wake_latency));
+        subjects.parked.iter().map(|of| (vec![("server", ""), gpu(of)], &of.what.figures.books.wake_latency));
     let help = "Time from the decision to wake until the running clocks were seen to be back.";
     to.histogram("wake_latency", help, servers.chain(parked))?;
     let help = alias("wake_latency", Some("seconds"), MetricType::Histogram);
-    let parked = subjects.parked.iter().map(|of| (vec![gpu(of)], &of.what.books.wake_latency));
+    let parked = subjects.parked.iter().map(|of| (vec![gpu(of)], &of.what.figures.books.wake_latency));
     to.histogram("park_wake_latency", &help, parked)
 }
 
@@ -147,11 +128,11 @@ pub(super) fn alone(to: &mut Families<'_, '_>, state: &ParkState) -> fmt::Result
     let what = ("park_lever_info", None, "What parking lowers; always 1.");
     each(to, what, Gauge, |gpu| [(vec![("lever", gpu.lever.as_str())], 1.0)])?;
     let what = ("park_hot", Some("seconds"), "Time parked for heat, work or not.");
-    each(to, what, Counter, |gpu| one(gpu.books.hot_s))?;
+    each(to, what, Counter, |gpu| one(gpu.figures.books.hot_s))?;
     let what = ("park_sensor_calls", None, "Driver calls that read a sensor.");
-    each(to, what, Counter, |gpu| one(count(gpu.books.calls)))?;
+    each(to, what, Counter, |gpu| one(count(gpu.figures.books.calls)))?;
     let what = ("park_sensor_calls_parked", None, "The same while parked.");
-    each(to, what, Counter, |gpu| one(count(gpu.books.calls_parked)))
+    each(to, what, Counter, |gpu| one(count(gpu.figures.books.calls_parked)))
 }
 
 fn each<'s, I: IntoIterator<Item = Sample<'s>>>(

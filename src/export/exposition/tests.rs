@@ -13,7 +13,6 @@ fn page_of(host: HostState) -> String {
     page(host, Format::Text).unwrap()
 }
 
-/// Of one server.
 fn page_with(state: State) -> String {
     page_of(testing::of(vec![state], None))
 }
@@ -157,7 +156,7 @@ fn parking_has_one_set_of_families_and_the_old_names_of_gpus_without_a_server() 
         assert!(page.lines().any(|found| found == line), "no {line} in\n{page}");
     }
     let mut state = testing::park_state();
-    state.gpus[0].saved = None;
+    state.gpus[0].figures.saved = None;
     state.connections = None;
     state.gpus[0].in_force = None;
     let page = page_of(testing::of(Vec::new(), Some(state)));

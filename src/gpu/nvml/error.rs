@@ -67,7 +67,6 @@ pub(super) fn call_failed(gpu: &str, call: &'static str, argument: &str, error: 
     }
 }
 
-/// A failed initialisation.
 pub(super) fn init_failed(error: NvmlError) -> GpuError {
     match error {
         NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound | NvmlError::FailedToLoadSymbol(_) => {

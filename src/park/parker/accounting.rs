@@ -12,7 +12,6 @@ use crate::units::{Joules, Time};
 /// Time with the clocks down that is not in the sums yet.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Open {
-    /// From then on.
     since: Time,
     /// Down for heat: work may be there, and nothing is said to be saved.
     hot: bool,
@@ -78,7 +77,6 @@ impl Accounting {
         }
     }
 
-    /// Is there something to close?
     pub(super) fn is_closing(&self) -> bool {
         self.closing.is_some()
     }

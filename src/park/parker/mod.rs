@@ -78,7 +78,6 @@ pub struct Parker {
 
 impl Parker {
     /// Of a group at its driver's clocks, with nothing seen yet; without settings nothing is ever parked.
-    #[must_use]
     pub fn new(settings: Option<Settings>, levers: Levers, now: Time) -> Self {
         Self {
             rule: settings.map(Rule::new),
@@ -124,7 +123,7 @@ impl Parker {
     }
 
     /// Takes in the energy that was read, and decides nothing. Says what was used, if that is known.
-    pub fn account(&mut self, sample: &Sample) -> Option<Stretch> {
+    pub(crate) fn account(&mut self, sample: &Sample) -> Option<Stretch> {
         if self.is_asking() {
             let calls = u64::from(sample.read.count());
             self.accounting.sums.calls += calls;
@@ -350,18 +349,18 @@ impl Parker {
     }
 
     /// Something else took the clocks over: not parked, nothing counted.
-    pub fn interrupt(&mut self, now: Time) {
+    pub(crate) fn interrupt(&mut self, now: Time) {
         self.stop(now, Rule::interrupt);
     }
 
     /// The same, and free to park after the quiet time, as at the start.
-    pub fn begin_anew(&mut self, now: Time) {
+    pub(crate) fn begin_anew(&mut self, now: Time) {
         self.stop(now, Rule::begin_anew);
         self.due.begin_anew(now);
     }
 
     /// The clocks did not go down, or came back without our doing: not parked, and not again for a while.
-    pub fn hold_off(&mut self, now: Time) {
+    pub(crate) fn hold_off(&mut self, now: Time) {
         self.stop(now, Rule::hold_off);
     }
 
@@ -398,7 +397,7 @@ impl Parker {
     }
 
     /// A limit on the time to first token is broken: by a wake?
-    pub fn limit_broken(&mut self, now: Time) {
+    pub(crate) fn limit_broken(&mut self, now: Time) {
         if let Some(woken) = &mut self.woken
             && now.since(woken.at) < BLAMED
             && !std::mem::replace(&mut woken.blamed, true)
@@ -408,12 +407,12 @@ impl Parker {
     }
 
     /// Requests that got their first token.
-    pub fn took_first_tokens(&mut self, times: &Histogram) {
+    pub(crate) fn took_first_tokens(&mut self, times: &Histogram) {
         self.first_tokens.push(times);
     }
 
     /// Other ways to park from now on.
-    pub fn set_levers(&mut self, levers: Levers) {
+    pub(crate) fn set_levers(&mut self, levers: Levers) {
         self.lever = levers.best(self.price.busy());
         self.levers = levers;
     }
@@ -430,7 +429,7 @@ impl Parker {
     }
 
     /// Goes on with the sums of `before`, and with what it has measured.
-    pub fn take_over(&mut self, before: &Self) {
+    pub(crate) fn take_over(&mut self, before: &Self) {
         self.accounting.sums = before.accounting.sums.clone();
         self.accounting.sums.end_spell();
         self.levers.set_book(before.levers.book().clone());
@@ -443,13 +442,11 @@ impl Parker {
     }
 
     /// Where it stands.
-    #[must_use]
     pub fn state(&self) -> State {
         self.rule.as_ref().map_or(State::Serving, Rule::state)
     }
 
     /// Are the clocks down, for whatever reason?
-    #[must_use]
     pub fn is_parked(&self) -> bool {
         self.state().is_down()
     }
@@ -459,50 +456,43 @@ impl Parker {
     }
 
     /// The clocks of parked GPUs.
-    #[must_use]
     pub fn target(&self) -> Target {
         let clocks = self.lever.map(|lever| lever.clocks).filter(|_| !self.released);
         clocks.map_or(Target::Default, Target::Lock)
     }
 
     /// What would park now; while parked what does, or in a trial is tried.
-    #[must_use]
     pub fn lever(&self) -> Option<Lever> {
         if self.is_parked() { self.lever } else { self.levers.best(self.price.busy()) }
     }
 
     /// The core clock to which parking lowers, or did last, if it does.
-    #[must_use]
-    pub fn parked_core(&self) -> Option<Mhz> {
+    pub(crate) fn parked_core(&self) -> Option<Mhz> {
         self.lever?.lowered().core
     }
 
     /// What can be lowered, and what is known of it.
-    #[must_use]
     pub fn levers(&self) -> &Levers {
         &self.levers
     }
 
     /// What a trial found, once: to be kept.
-    pub fn take_news(&mut self) -> Option<LeverBook> {
+    pub(crate) fn take_news(&mut self) -> Option<LeverBook> {
         std::mem::take(&mut self.news).then(|| self.levers.book().clone())
     }
 
     /// Its sums.
-    #[must_use]
-    pub fn books(&self) -> &Books {
+    pub(crate) fn books(&self) -> &Books {
         &self.accounting.sums
     }
 
     /// Its sums with the time that is not in them yet, as its energy was not read.
-    #[must_use]
-    pub fn books_at(&self, now: Time) -> Books {
+    pub(crate) fn books_at(&self, now: Time) -> Books {
         self.accounting.sums_at(now, self.released)
     }
 
     /// What the rule reckons with.
-    #[must_use]
-    pub fn prices(&self) -> Prices {
+    pub(crate) fn prices(&self) -> Prices {
         let rise = self.settings().map_or(1.0, |settings| settings.max_ttft_rise);
         let dearer = self.first_tokens.price(self.wake_delay(), rise);
         let wake = self.price.joules().map(|price| Joules(price.0 * dearer));
@@ -510,31 +500,26 @@ impl Parker {
     }
 
     /// After the start of the gap under way, or of the next: parked this late.
-    #[must_use]
-    pub fn park_after(&self) -> Option<Seconds> {
+    pub(crate) fn park_after(&self) -> Option<Seconds> {
         Some(self.rule.as_ref()?.park_after(self.prices()))
     }
 
     /// Time that work waits for its clocks after a parked spell.
-    #[must_use]
-    pub fn wake_delay(&self) -> Seconds {
+    pub(crate) fn wake_delay(&self) -> Seconds {
         self.price.delay()
     }
 
     /// Is a wake under way, so that the clocks are worth a closer look?
-    #[must_use]
-    pub fn is_waking(&self) -> bool {
+    pub(crate) fn is_waking(&self) -> bool {
         self.waking.is_some_and(|check| !check.waits_for_work())
     }
 
     /// When work was last seen on the page.
-    #[must_use]
-    pub fn worked_at(&self) -> Option<Time> {
+    pub(crate) fn worked_at(&self) -> Option<Time> {
         self.worked_at
     }
 
     /// Its constants; without any nothing is parked.
-    #[must_use]
     pub fn settings(&self) -> Option<&Settings> {
         self.rule.as_ref().map(Rule::settings)
     }

@@ -45,7 +45,7 @@ pub struct Output {
     /// What to do with the clocks; `None` leaves them.
     pub command: Option<Command>,
     /// They have to be given back once more.
-    pub reset_again: bool,
+    pub(crate) reset_again: bool,
     /// What happened.
     pub events: Vec<Event>,
 }

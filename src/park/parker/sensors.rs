@@ -66,7 +66,6 @@ fn later(a: Time, b: Time) -> Time {
 
 impl Parker {
     /// The sensors that are to be asked now; none where a sampler reads them all the time.
-    #[must_use]
     pub fn wants(&self, now: Time) -> Sensors {
         if !self.is_asking() {
             return Sensors::NONE;
@@ -89,7 +88,6 @@ impl Parker {
     }
 
     /// When a sensor is to be asked next; never where nobody has to ask.
-    #[must_use]
     pub fn due(&self) -> Time {
         let asked = |due: Option<Time>| due.filter(|_| self.is_asking()).map_or(f64::INFINITY, |due| due.0);
         let times = [
@@ -102,8 +100,7 @@ impl Parker {
     }
 
     /// Is the utilisation of use now?
-    #[must_use]
-    pub fn reads_utilization(&self) -> bool {
+    pub(crate) fn reads_utilization(&self) -> bool {
         let is_source = |settings: &crate::park::Settings| settings.utilization_threshold_percent.is_some();
         self.waking.is_some() || self.settings().is_some_and(is_source)
     }

@@ -30,13 +30,10 @@ pub(crate) const SETTINGS: Settings = Settings {
 /// What a window means for idleness.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Verdict {
-    /// There is work.
     Serve,
     /// No work on the page, but not parked (yet).
     Empty,
-    /// Park now.
     Park,
-    /// Stay parked.
     Stay,
     /// Work is back after this long.
     Wake(WakeSource, Seconds),

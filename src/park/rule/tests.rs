@@ -30,7 +30,6 @@ fn at_start() -> Settings {
     Settings { gap: GapSettings { at_start: true, ..SETTINGS.gap }, ..SETTINGS }
 }
 
-/// One look.
 #[derive(Debug, Clone, Copy)]
 struct Observation {
     now: Time,
@@ -75,7 +74,6 @@ fn step(rule: &mut Rule, seen: Observation) -> Decision {
     rule.step(&seen.sample(), Prices::default(), true)
 }
 
-/// Woken by what?
 fn woken(decision: Decision) -> Option<WakeSource> {
     match decision {
         Decision::Wake(source, _) => Some(source),

@@ -7,8 +7,7 @@ use crate::park::gap::GapRule;
 use crate::park::source::Connections;
 use crate::units::{Seconds, Time, Watts};
 
-/// The watch on idleness.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(in crate::park) struct IdleWatch {
     gaps: Option<GapRule>,
     level: Option<Watts>,
@@ -42,18 +41,7 @@ impl IdleWatch {
 
 #[cfg(test)]
 impl IdleWatch {
-    /// Of a group in this gap.
     pub(in crate::park) fn of(gaps: GapRule) -> Self {
-        Self {
-            gaps: Some(gaps),
-            level: None,
-            level_from: None,
-            quiet_power: None,
-            up_since: None,
-            connections: None,
-            asked_at: None,
-            worked_at: None,
-            step_time: None,
-        }
+        Self { gaps: Some(gaps), ..Self::default() }
     }
 }

@@ -33,21 +33,18 @@ fn describe(holder: Option<&Holder>) -> String {
 
 /// Why a GPU could not be claimed.
 #[derive(Debug, thiserror::Error)]
-pub enum ClaimError {
-    /// Another process holds it.
+pub(crate) enum ClaimError {
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// The directory does not let us.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 /// Which of a GPU's lock files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// The agft that decides.
     Controller,
-    /// Its guardian.
     Guardian,
     /// A guardian that waits for the present one to end, or to hand the GPU over.
     Successor,
@@ -65,7 +62,7 @@ impl Role {
 
 /// A GPU held by this process, until this is dropped or the process is gone in whatever way.
 #[derive(Debug)]
-pub struct Claim {
+pub(crate) struct Claim {
     pub(super) files: Vec<File>,
 }
 
@@ -91,10 +88,8 @@ pub(super) fn machine_places() -> Vec<PathBuf> {
 
 /// Is the GPU free on this machine, as far as its agfts tell each other, whatever directories they were told
 /// to use?
-///
-/// # Errors
-/// [`ClaimError::Busy`] if somebody has it; [`ClaimError::Store`] where that cannot be told.
-pub fn free_on_machine(gpu: &str) -> Result<(), ClaimError> {
+/// Errors: [`ClaimError::Busy`] if somebody has it; [`ClaimError::Store`] where that cannot be told.
+pub(crate) fn free_on_machine(gpu: &str) -> Result<(), ClaimError> {
     meet(&machine_places(), None, gpu, Role::Controller).map(drop)
 }
 

@@ -86,7 +86,6 @@ impl<S: Sink> LineFile<S> {
     }
 }
 
-/// Where the last whole line ends.
 fn end_of_last_line(file: &File, end: u64) -> io::Result<u64> {
     const BLOCK: u64 = 8192;
     let mut block_end = end;

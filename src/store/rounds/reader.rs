@@ -29,9 +29,7 @@ pub struct RoundReader<R> {
 
 impl RoundReader<BufReader<File>> {
     /// Opens a file.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] if it cannot be opened.
+    /// Errors: `StoreError::Io` if it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         match File::open(path) {
             Ok(file) => Ok(Self::new(BufReader::new(file))),
@@ -91,9 +89,7 @@ impl<R: BufRead> Iterator for RoundReader<R> {
 }
 
 /// The files of a run's record that are there, oldest first.
-///
-/// # Errors
-/// [`StoreError::Io`] if the directory cannot be listed.
+/// Errors: `StoreError::Io` if the directory cannot be listed.
 pub fn files_of(run_dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let fail = |cause| StoreError::Io { operation: "list", path: run_dir.to_owned(), cause };
     let mut found = Vec::new();

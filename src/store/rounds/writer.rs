@@ -65,9 +65,7 @@ pub struct RoundWriter {
 
 impl RoundWriter {
     /// Opens the record in the directory of a run; a last line that a crash tore is cut off.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the file cannot be opened or repaired.
+    /// Errors: `StoreError` if the file cannot be opened or repaired.
     pub fn open(dir: &Path, limits: RoundLimits, now: Time) -> Result<Self, StoreError> {
         Self::within(Dir::open_or_create(dir)?, limits, now)
     }
@@ -107,7 +105,7 @@ impl RoundWriter {
     }
 
     /// Writes if the interval is over or enough lines are waiting: for the rounds in which there is nothing to append.
-    pub fn flush_if_due(&mut self, now: Time) {
+    pub(crate) fn flush_if_due(&mut self, now: Time) {
         // While the disk refuses, only the interval counts: it is not to be tried at every round.
         let enough = self.stats.pending >= self.limits.flush_lines && !self.stats.failing;
         if enough || now >= self.due {
@@ -144,9 +142,7 @@ impl RoundWriter {
     }
 
     /// Writes the rest and flushes the file to the disk. Dropping the writer writes the rest too, and asks no more.
-    ///
-    /// # Errors
-    /// [`StoreError`] if some of it is lost.
+    /// Errors: `StoreError` if some of it is lost.
     pub fn close(mut self) -> Result<RoundStats, StoreError> {
         self.drain()?;
         self.dir.attempt("flush to disk", FILE_NAME, || self.file.sink.sync_all())?;

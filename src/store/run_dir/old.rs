@@ -16,10 +16,8 @@ impl RunDir {
     /// A directory goes only if its name is one that [`RunDir::create`] gives, if it holds metadata that say the same
     /// name (or is empty: its agft was killed before they were written), and if no living agft holds it. Links are neither followed nor removed. One that cannot be removed is
     /// logged and stays.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] if the directory of the runs cannot be listed.
-    pub fn remove_old(&self, keep: usize) -> Result<Vec<PathBuf>, StoreError> {
+    /// Errors: [`StoreError::Io`] if the directory of the runs cannot be listed.
+    pub(crate) fn remove_old(&self, keep: usize) -> Result<Vec<PathBuf>, StoreError> {
         let mut runs: Vec<(RunName, String)> = self
             .base
             .names()?

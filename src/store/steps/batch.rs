@@ -10,7 +10,6 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Takes a step in.
     pub(super) fn push(&mut self, step: &[u8]) {
         let length = u32::try_from(step.len()).unwrap_or(u32::MAX);
         self.bytes.extend_from_slice(&length.to_le_bytes());
@@ -24,7 +23,6 @@ impl Batch {
         self.steps += 1;
     }
 
-    /// Steps in it.
     pub(super) fn steps(&self) -> usize {
         self.steps
     }
@@ -34,7 +32,6 @@ impl Batch {
         &self.bytes
     }
 
-    /// Empties it.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.reference.clear();

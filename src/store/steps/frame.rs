@@ -69,7 +69,6 @@ pub(super) fn encode(kind: Kind, number: u32, payload: &[u8]) -> io::Result<Vec<
 /// What reading one frame came to.
 #[derive(Debug)]
 pub(super) enum Read1 {
-    /// A frame.
     Frame(Kind, Vec<u8>),
     /// The file ends before it.
     Nothing,
@@ -79,7 +78,6 @@ pub(super) enum Read1 {
     Damaged(String),
 }
 
-/// Reads the frame of that number.
 pub(super) fn read(input: &mut impl Read, number: u32) -> io::Result<Read1> {
     let header = up_to(input, HEADER_BYTES)?;
     if header.is_empty() {

@@ -31,9 +31,7 @@ pub struct SegmentReader<R> {
 
 impl SegmentReader<BufReader<File>> {
     /// Opens a file.
-    ///
-    /// # Errors
-    /// [`StepsError`] if it cannot be opened, or does not begin as a segment does.
+    /// Errors: [`StepsError`] if it cannot be opened, or does not begin as a segment does.
     pub fn open(path: &Path) -> Result<Self, StepsError> {
         match File::open(path) {
             Ok(file) => Self::new(BufReader::new(file), path),
@@ -44,9 +42,7 @@ impl SegmentReader<BufReader<File>> {
 
 impl<R: Read> SegmentReader<R> {
     /// Reads from anything; `path` is for messages.
-    ///
-    /// # Errors
-    /// [`StepsError`] if it does not begin as a segment does.
+    /// Errors: [`StepsError`] if it does not begin as a segment does.
     pub fn new(mut input: R, path: &Path) -> Result<Self, StepsError> {
         let mut start = Vec::new();
         let read = (&mut input).take(12).read_to_end(&mut start);
@@ -68,10 +64,8 @@ impl<R: Read> SegmentReader<R> {
     }
 
     /// The next frame's content; `None` at the end, see [`Self::end`].
-    ///
-    /// # Errors
-    /// [`StepsError::Damaged`], or [`StepsError::Store`] if it cannot be read.
-    pub fn next_frame(&mut self) -> Result<Option<(Kind, Vec<u8>)>, StepsError> {
+    /// Errors: [`StepsError::Damaged`], or [`StepsError::Store`] if it cannot be read.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<(Kind, Vec<u8>)>, StepsError> {
         if self.end.is_some() {
             return Ok(None);
         }
@@ -100,10 +94,7 @@ impl<R: Read> SegmentReader<R> {
     }
 
     /// The next batch of steps, each as its bytes; `None` at the end.
-    ///
-    /// # Errors
-    /// As [`Self::next_frame`].
-    pub fn next_batch(&mut self) -> Result<Option<Vec<Vec<u8>>>, StepsError> {
+    pub(crate) fn next_batch(&mut self) -> Result<Option<Vec<Vec<u8>>>, StepsError> {
         match self.next_frame()? {
             Some((Kind::Batch, content)) => batch::steps(&content).map(Some).map_err(|why| self.damaged(why)),
             Some((kind, _)) => Err(self.damaged(format!("a {kind:?} stands where steps belong"))),
@@ -112,19 +103,16 @@ impl<R: Read> SegmentReader<R> {
     }
 
     /// How it ends, once the end is reached.
-    #[must_use]
     pub fn end(&self) -> Option<End> {
         self.end
     }
 
     /// Its format version.
-    #[must_use]
     pub fn version(&self) -> u32 {
         self.version
     }
 
     /// The file.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }

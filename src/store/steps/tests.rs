@@ -24,7 +24,6 @@ fn segment(closed: bool) -> Vec<u8> {
     fs::read(tmp.path().join("000001.agft-steps")).unwrap()
 }
 
-/// Every step, and how it ended.
 fn read(bytes: &[u8]) -> Result<(Vec<u64>, Option<End>), StepsError> {
     let mut reader = SegmentReader::new(Cursor::new(bytes), Path::new("x/000001.agft-steps"))?;
     let mut steps = Vec::new();

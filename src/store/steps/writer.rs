@@ -53,15 +53,13 @@ impl StepWriter {
     }
 
     /// Number of the segment that [`Self::begin`] would begin.
-    #[must_use]
     pub fn next_number(&self) -> u64 {
         self.last + 1
     }
 
     /// Closes the present segment and begins the next: who records (as JSON), and what the steps begin from.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing more should be written, for what follows would not belong to this start.
+    /// Errors: `StoreError`; then nothing more should be written, for what follows would not belong to this
+    /// start.
     pub fn begin(&mut self, head: &impl Serialize, snapshot: &impl Serialize) -> Result<(), StoreError> {
         self.close()?;
         let number = self.next_number();
@@ -82,9 +80,8 @@ impl StepWriter {
     }
 
     /// Takes a step in; says whether the segment is full.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing more should be written to this segment, which ends in a whole frame.
+    /// Errors: `StoreError`; then nothing more should be written to this segment, which ends in a whole
+    /// frame.
     pub fn step(&mut self, step: &impl Serialize) -> Result<bool, StoreError> {
         let Some(open) = &mut self.open else { return Ok(false) };
         let bytes = pack(step)
@@ -100,9 +97,7 @@ impl StepWriter {
     }
 
     /// Closes the present segment in good order.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the segment then lacks its end.
+    /// Errors: `StoreError`; the segment then lacks its end.
     pub fn close(&mut self) -> Result<(), StoreError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let written =
