@@ -1,4 +1,4 @@
-//! What earlier versions wrote is read, and leads to the same decisions: `tests/data/releases`.
+//! What earlier versions wrote is read, and of `linucb` leads to the same decisions: `tests/data/releases`.
 #![expect(clippy::expect_used, reason = "a file that cannot be read fails the test")]
 
 use std::fs::{self, Permissions};
@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use agft::bandit::ActionSpace;
 use agft::compose;
 use agft::config::Config;
+use agft::control::learned::MODEL_VERSION;
 use agft::control::{Controller, Learned, Model};
 use agft::park::levers::LeverBook;
 use agft::replay::same::same;
 use agft::replay::{Head, Made, Segment};
-use agft::store::{Identity, Load, ModelStore, raw, steps};
+use agft::store::{Identity, Load, ModelStore, raw};
+use agft::units::Mhz;
 use jiff::Timestamp;
 
 /// The files of each policy, by every version that is kept.
@@ -70,43 +72,66 @@ fn started(model: Model, head: &Head) -> Controller {
 }
 
 #[test]
-fn a_kept_model_is_read_to_the_byte() {
+fn a_kept_model_is_read_and_stays_what_it_is() {
     for policy in kept() {
         let model = load(&policy);
         assert!(Learned::from(model.clone()).is_sound());
         assert!(model.rounds > 300 && model.floor.is_some(), "{} rounds, {:?}", model.rounds, model.floor);
-        let again = raw::model_file(&identity(&policy), &model).expect("a model file");
-        assert!(again == fs::read(policy.join("model/model.agft")).expect("a model"), "{}", policy.display());
+        let today = Identity { model_version: MODEL_VERSION, ..identity(&policy) };
+        let again = raw::model_file(&today, &model).expect("a model file");
+        assert_eq!(
+            raw::open_model::<Model>(&again).expect("what was written").1,
+            model,
+            "{}",
+            policy.display()
+        );
+        // What the shared models say is of the samples that were kept, fitted as today.
+        let learned: Learned = model.into();
+        if let Some(known) = learned.policy.as_structured() {
+            assert!(!known.best_by_load(&[Mhz(600), Mhz(900), Mhz(1200)]).is_empty());
+        }
     }
 }
 
+/// Of `structured` the decisions are others by now; of `linucb` they are not.
+fn is_decided_as_then(policy: &Path) -> bool {
+    policy.ends_with("linucb")
+}
+
 #[test]
-fn a_kept_model_decides_as_it_did_then() {
+fn steps_of_then_are_decided_as_then() {
     for policy in kept() {
         let mut segment = Segment::open(&policy.join("run/steps/000001.agft-steps"))
             .expect("a segment")
             .expect("one with steps");
-        let mut controller = started(load(&policy), &segment.head);
-        // The segment begins from what that version had loaded.
-        let state = |controller: &Controller| steps::pack(controller).expect("a state");
-        assert!(state(&controller) == state(&segment.controller), "{}", policy.display());
+        let mut controller = segment.controller.clone();
+        let mut begun = started(load(&policy), &segment.head);
         let mut decisions = 0;
         while let Some(step) = segment.next_step().expect("a step") {
             let output = controller.step(&step.seen);
             let made = Made::of(&output, &controller);
-            assert_eq!(made, step.made, "{}", policy.display());
+            if is_decided_as_then(&policy) {
+                assert_eq!(made, step.made, "{}", policy.display());
+            }
             decisions += usize::from(made.round.is_some_and(|round| round.choice.is_some()));
+            begun.step(&step.seen);
         }
         assert!(decisions > 10, "{decisions}");
+        assert!(begun.learned().is_sound() && begun.learned().rounds > 300);
     }
 }
 
 #[test]
-fn a_kept_run_is_repeated_bit_for_bit() {
+fn a_kept_run_is_repeated_bit_for_bit_where_it_is_decided_as_then() {
     for policy in kept() {
         let same = same(&policy.join("run")).expect("a run");
-        assert!(same.is_same() && same.notes.is_empty(), "{same:?}");
-        assert!(same.segments == 2 && same.steps > 180 && same.commands > 3, "{same:?}");
+        assert!(same.notes.is_empty(), "{same:?}");
+        if is_decided_as_then(&policy) {
+            assert!(same.is_same(), "{same:?}");
+            assert!(same.segments == 2 && same.steps > 180 && same.commands > 3, "{same:?}");
+        } else {
+            assert!(same.first_difference.is_some(), "{same:?}");
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //! decides while a queue grows under lowered clocks. `linucb` by itself judges a clock by what follows at once; the
 //! models of `structured` keep it from clocks that cost more than that.
 
+pub(crate) mod v1;
+
 use serde::{Deserialize, Serialize};
 
 use super::doubt::Doubt;

@@ -1,5 +1,7 @@
 //! What a run leaves to the next one.
 
+pub(crate) mod v1;
+
 use serde::{Deserialize, Serialize};
 
 use crate::bandit::{Learner, learner};
@@ -8,7 +10,7 @@ use crate::reward::baseline::{BaselineBook, BaselineSchedule};
 use crate::reward::floor::Floor;
 
 /// Version of the contents of [`Model`]: a model file of another one is not loaded.
-pub const MODEL_VERSION: u32 = 1;
+pub const MODEL_VERSION: u32 = 2;
 
 /// Everything learned: the scales, the baselines, the policy, the floor, and how long it took.
 ///
@@ -88,5 +90,16 @@ impl<P, F> Learned<P, F> {
             reward_sum: self.reward_sum,
             converged_at: self.converged_at,
         }
+    }
+
+    /// The same with policy and floor in another form.
+    fn map<Policy, Lowest>(
+        self,
+        policy: impl FnOnce(P) -> Policy,
+        floor: impl FnOnce(F) -> Lowest,
+    ) -> Learned<Policy, Lowest> {
+        let Self { scaler, baseline, schedule, rounds, reward_sum, converged_at, .. } = self;
+        let (policy, floor) = (policy(self.policy), floor(self.floor));
+        Learned { scaler, baseline, schedule, policy, floor, rounds, reward_sum, converged_at }
     }
 }

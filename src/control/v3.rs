@@ -4,7 +4,7 @@
 use serde::{Deserialize, Deserializer};
 
 use super::clocks::{Command, GroupClocks, Trouble};
-use super::learned::Learned;
+use super::learned::v1::InRun;
 use super::load::{LoadEstimate, Serving};
 use super::readings::Readings;
 use super::servers::Servers;
@@ -14,8 +14,8 @@ use super::{Connections, Mode, ParkSettings};
 use crate::bandit::ActionSpace;
 use crate::features::Ema;
 use crate::holdout::HoldoutSettings;
-use crate::metrics::Snapshot;
 use crate::metrics::health::Health;
+use crate::metrics::{Histogram, Snapshot};
 use crate::park::parker::v3::{IdleSettings, Parking};
 use crate::reward::slo::{LatencyWatch, Limits};
 use crate::reward::{Objective, RewardForm};
@@ -54,7 +54,7 @@ fn of_idle<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ParkSettings>, D
 pub(crate) struct Controller {
     #[serde(with = "Settings")]
     settings: super::Settings,
-    learned: Learned,
+    learned: InRun,
     space: ActionSpace,
     health: Health,
     previous: Option<Snapshot>,
@@ -62,7 +62,7 @@ pub(crate) struct Controller {
     command: Command,
     idle: Parking,
     connections: Option<Connections>,
-    latency: LatencyWatch,
+    _latencies: Vec<(Time, Option<Histogram>, Option<Histogram>)>,
     concurrency: Ema,
     load: LoadEstimate,
     limit_broken: bool,
@@ -77,9 +77,9 @@ impl From<Controller> for step::Controller {
     fn from(v3: Controller) -> Self {
         Self {
             idle: v3.idle.with(v3.settings.idle, v3.started),
-            servers: Servers::alone(v3.settings.limits, v3.latency, v3.limit_broken),
+            servers: Servers::alone(v3.settings.limits, LatencyWatch::default(), v3.limit_broken),
             settings: v3.settings,
-            learned: v3.learned,
+            learned: v3.learned.into(),
             space: v3.space,
             health: v3.health,
             previous: v3.previous,

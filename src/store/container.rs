@@ -136,16 +136,22 @@ fn version_1(payload: &[u8]) -> Result<Container<'_>, RejectReason> {
     Ok(Container { identity, model })
 }
 
+/// What a model file can hold.
+pub trait Stored: Sized {
+    /// What a model of this version of the contents is today.
+    /// Errors: what is wrong with its bytes, for people.
+    fn read(version: u32, bytes: &[u8]) -> Result<Self, String>;
+}
+
 /// The model itself. All of its bytes have to be used.
-pub(super) fn decode<T: DeserializeOwned>(container: &Container<'_>) -> Result<T, RejectReason> {
-    let bytes = container.model;
-    let (model, used) = bincode::serde::decode_from_slice(bytes, bincode_config())
-        .map_err(|e| RejectReason::Content { detail: e.to_string() })?;
-    if used != bytes.len() {
-        let detail = format!("{} of the model's bytes were left over", bytes.len() - used);
-        return Err(RejectReason::Content { detail });
-    }
-    Ok(model)
+pub(super) fn decode<T: Stored>(container: &Container<'_>) -> Result<T, RejectReason> {
+    T::read(container.identity.model_version, container.model)
+        .map_err(|detail| RejectReason::Content { detail })
+}
+
+/// What has one form in every version.
+pub(super) fn decode_same<T: DeserializeOwned>(container: &Container<'_>) -> Result<T, RejectReason> {
+    unpack(container.model).map_err(|detail| RejectReason::Content { detail })
 }
 
 /// Any value as bincode. Inside of a frame with a checksum of its own, see [`super::steps`].
@@ -158,7 +164,7 @@ pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let (value, used) =
         bincode::serde::decode_from_slice(bytes, bincode_config()).map_err(|e| e.to_string())?;
     if used != bytes.len() {
-        return Err(format!("{} bytes were left over", bytes.len() - used));
+        return Err(format!("{} of the bytes were left over", bytes.len() - used));
     }
     Ok(value)
 }

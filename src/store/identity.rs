@@ -90,7 +90,8 @@ impl Identity {
             let (stored, here) = pair(&self.policy, &here.policy);
             return Err(Mismatch::Policy { stored, here });
         }
-        if self.model_version != here.model_version {
+        // What an earlier version holds is converted (see `earlier`).
+        if self.model_version > here.model_version {
             return Err(Mismatch::ModelVersion { stored: self.model_version, here: here.model_version });
         }
         if self.feature_names != here.feature_names {

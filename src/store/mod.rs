@@ -18,6 +18,7 @@
 
 mod container;
 mod dir;
+mod earlier;
 mod error;
 mod identity;
 mod time;

@@ -11,10 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 pub(crate) use super::container::RejectReason;
-use super::container::{self, Container, MAX_FILE_BYTES};
+use super::container::{self, Container, MAX_FILE_BYTES, Stored};
 use super::dir::{Dir, Found};
 use super::error::StoreError;
 use super::file;
@@ -158,7 +157,7 @@ impl ModelStore {
     /// A file that is damaged, foreign or not trusted is moved to `model.rejected-<now>-<n>.agft`, of which the
     /// newest five are kept.
     /// Errors: `StoreError` if the system does not let a file be read or moved aside; nothing is lost then.
-    pub fn load<T: DeserializeOwned>(&self, here: &Identity, now: Timestamp) -> Result<Load<T>, StoreError> {
+    pub fn load<T: Stored>(&self, here: &Identity, now: Timestamp) -> Result<Load<T>, StoreError> {
         let _turn = self.turn();
         let mut rejected = Vec::new();
         for generation in [Generation::Current, Generation::Previous] {

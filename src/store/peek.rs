@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
-
-use super::container::{self, MAX_FILE_BYTES, RejectReason};
+use super::container::{self, MAX_FILE_BYTES, RejectReason, Stored};
 use super::dir::{Dir, Found};
 use super::error::StoreError;
 use super::identity::Identity;
@@ -20,7 +18,7 @@ pub(crate) enum PeekError {
 }
 
 /// The current generation in `dir`, else the previous one, with whose model it is; `None` if there is none.
-pub(crate) fn peek<T: DeserializeOwned>(dir: &Path) -> Result<Option<(Identity, T)>, PeekError> {
+pub(crate) fn peek<T: Stored>(dir: &Path) -> Result<Option<(Identity, T)>, PeekError> {
     if !dir.is_dir() {
         return Ok(None);
     }

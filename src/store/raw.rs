@@ -1,15 +1,13 @@
 //! What the store's files hold, as bytes in memory: for fuzzers and tests, which judge a format without a disk.
 
-use serde::de::DeserializeOwned;
-
 use super::container::{self, RejectReason};
 use super::held::{self, Journal};
 use super::identity::Identity;
 
-pub use super::container::HEADER_BYTES;
+pub use super::container::{HEADER_BYTES, Stored};
 
 /// What loading a model file makes of its bytes.
-pub fn open_model<T: DeserializeOwned>(bytes: &[u8]) -> Result<(Identity, T), RejectReason> {
+pub fn open_model<T: Stored>(bytes: &[u8]) -> Result<(Identity, T), RejectReason> {
     let container = container::open(bytes)?;
     let model = container::decode(&container)?;
     Ok((container.identity, model))

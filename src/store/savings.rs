@@ -38,7 +38,7 @@ impl ModelStore {
     /// Errors: `StoreError` if the directory cannot be read.
     pub fn load_savings(&self, here: &Identity, now: Timestamp) -> Result<LoadedSavings, StoreError> {
         let decode = |container: &container::Container<'_>| {
-            let durable: Durable = container::decode(container)?;
+            let durable: Durable = container::decode_same(container)?;
             if durable.is_sound() {
                 return Ok(Savings::from(durable));
             }

@@ -27,6 +27,7 @@ mod step_time;
 mod surge;
 #[cfg(test)]
 mod testing;
+pub(crate) mod v1;
 mod window;
 
 use std::collections::BTreeMap;

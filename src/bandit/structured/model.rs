@@ -50,6 +50,17 @@ impl Model {
         Ok(())
     }
 
+    /// The same samples, fitted as today; without any where they do not fit.
+    #[must_use]
+    pub(super) fn fitted_anew(mut self, memory: Seconds) -> Self {
+        let Some(last) = self.lessons.pop_back() else { return Self::new(self.scales) };
+        let mut model = Self { lessons: self.lessons, ..Self::new(self.scales) };
+        match model.learn(last, memory) {
+            Ok(()) => model,
+            Err(_) => Self::new(self.scales),
+        }
+    }
+
     /// The units.
     #[must_use]
     pub(super) fn scales(&self) -> &Scales {
