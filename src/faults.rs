@@ -1,7 +1,8 @@
 //! What can go wrong around agft that a part meets by this name, and the one thing that it does about each.
 //!
-//! [`Fault::reaction`] is the only place where that is decided ([`GpuError::fault`](crate::gpu::GpuError::fault) and
-//! what follows from it). `docs/faults.md` has these and all other faults, each with the tests that show what happens.
+//! [`Fault::reaction`] is the only place where that is decided
+//! ([`GpuError::fault`](crate::gpu::GpuError::fault) and what follows from it). `docs/faults.md` has these and
+//! all other faults, each with the tests that show what happens.
 
 /// Something that went wrong outside of agft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

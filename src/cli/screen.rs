@@ -100,6 +100,7 @@ pub(super) fn abandon() -> ! {
 struct Screen {
     /// Never dropped: that would show the cursor, which [`give_back`] does, and panic where nobody is there to see it.
     terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>,
+    _taken: Taken,
 }
 
 impl Screen {
@@ -126,8 +127,7 @@ impl Screen {
         terminal::enable_raw_mode()?;
         execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
         let terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
-        std::mem::forget(taken);
-        Ok(Self { terminal: ManuallyDrop::new(terminal) })
+        Ok(Self { terminal: ManuallyDrop::new(terminal), _taken: taken })
     }
 
     fn draw(&mut self, model: &mut Model, theme: Theme) -> io::Result<()> {
@@ -141,13 +141,7 @@ impl Screen {
     }
 }
 
-impl Drop for Screen {
-    fn drop(&mut self) {
-        give_back();
-    }
-}
-
-/// Gives the terminal back where taking it over fails half way.
+/// Gives the terminal back when it is dropped, also where taking it over fails half way.
 struct Taken;
 
 impl Drop for Taken {

@@ -122,7 +122,8 @@ pub enum Lever {
     Pstate,
 }
 
-/// Least severity that is logged (`logging.console_level`, `logging.file_level`, `--log-level`, whose help this is).
+/// Least severity that is logged (`logging.console_level`, `logging.file_level`, `--log-level`: this is its
+/// help).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LogLevel {

@@ -287,7 +287,8 @@ mod tests {
             let struck = ledger.strike(client);
             prop_assert!(ledger.open.iter().all(|one| one.remote != client));
             prop_assert_eq!(ledger.open_now() as usize + struck.len(), open as usize);
-            prop_assert_eq!(ledger.totals.opened_total - ledger.totals.closed_total, u64::from(ledger.open_now()));
+            let totals = ledger.totals;
+            prop_assert_eq!(totals.opened_total - totals.closed_total, u64::from(ledger.open_now()));
         }
 
         #[test]

@@ -337,7 +337,8 @@ impl Host {
             tokio::select! {
                 biased;
                 end = &mut stop => return Ok(end),
-                Some(alarm) = OptionFuture::from(self.watch.as_ref().map(Watch::alarm)) => return Err(alarm.into()),
+                Some(alarm) = OptionFuture::from(self.watch.as_ref().map(Watch::alarm)) =>
+                    return Err(alarm.into()),
                 (group, result) = running.ended() => {
                     let (name, servers) = (group.name(), group.servers());
                     let ending = group.end(&result);
@@ -361,7 +362,7 @@ impl Host {
                 }
                 Some(changes) = OptionFuture::from(self.follow.as_mut().map(Follow::changed)) =>
                     self.follow_up(&changes, running, &mut closed),
-                Some(()) = OptionFuture::from(self.reload.as_mut().map(|reload| hung_up(&mut reload.hangup))) => {
+                Some(()) = OptionFuture::from(self.reload.as_mut().map(|read| hung_up(&mut read.hangup))) => {
                     self.reread(running).await;
                     // Who hears of connections may be another.
                     looks = self.surroundings.as_ref().map(Surroundings::looks);

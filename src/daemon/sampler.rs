@@ -236,4 +236,6 @@ fn sample(shared: &Shared, mut gpus: Vec<Gpu>, settings: SamplerSettings, clock:
         shared.pulse.mark();
         std::thread::park_timeout(settings.pause(watch));
     }
+    // Ended is not stuck: the group may be watched for longer, until its clocks are back.
+    shared.pulse.rest();
 }

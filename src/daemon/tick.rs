@@ -202,7 +202,8 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
                     let _ = done.send(());
                 }
             },
-            Some(error) = OptionFuture::from(group.actuator.as_ref().map(Actuator::failed)) => return Err(error.into()),
+            Some(error) = OptionFuture::from(group.actuator.as_ref().map(Actuator::failed)) =>
+                return Err(error.into()),
             error = group.sampler.lost() => {
                 if error.refusal().is_none() {
                     return Err(error.into());
@@ -215,7 +216,8 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
                     }
                 }
             }
-            Some(alarm) = OptionFuture::from(group.watch.as_ref().map(GroupWatch::alarm)) => return Err(alarm.into()),
+            Some(alarm) = OptionFuture::from(group.watch.as_ref().map(GroupWatch::alarm)) =>
+                return Err(alarm.into()),
             () = super::feed::sleep_until(group.clock, due) => {
                 number += 1;
                 #[expect(clippy::panic, reason = "asked for, to test that unwinding gives the clocks back")]
@@ -240,7 +242,9 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
             () = group.sampler.looked() => {
                 tick(group, None, Vec::new());
             }
-            Some(()) = OptionFuture::from(group.clients.as_mut().map(|clients| clients.asked(|| clock.now()))), if group.controller.is_parked() => {
+            Some(()) = OptionFuture::from(group.clients.as_mut().map(|who| who.asked(|| clock.now()))),
+                if group.controller.is_parked() =>
+            {
                 tick(group, None, Vec::new());
             }
         }

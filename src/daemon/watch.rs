@@ -183,7 +183,8 @@ impl Watch {
 }
 
 impl Wards {
-    /// Watches a group: who writes the clocks of these GPUs (by UUID), who reads them, and how often they are wanted.
+    /// Watches a group: who writes the clocks of these GPUs (by UUID), who reads them, and how often they are
+    /// wanted.
     pub(crate) fn watch(
         &self,
         gpus: Vec<String>,

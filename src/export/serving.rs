@@ -15,7 +15,8 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Runs `serve`, which returns only if it cannot go on, in a thread of this name; `what` names it in the log.
+    /// Runs `serve`, which returns only if it cannot go on, in a thread of this name; `what` names it in the
+    /// log.
     pub(super) fn start(
         name: &str,
         what: &'static str,
@@ -44,7 +45,8 @@ impl Drop for Serving {
     }
 }
 
-/// The connection, if there is one. Out of file descriptors, or a client that was gone already: neither is the end.
+/// The connection, if there is one. Out of file descriptors, or a client that was gone already: neither is
+/// the end.
 pub(super) async fn taken<S, A>(accepted: io::Result<(S, A)>) -> Option<S> {
     match accepted {
         Ok((stream, _)) => Some(stream),

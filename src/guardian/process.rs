@@ -63,8 +63,8 @@ pub struct Ward {
     pub(crate) silence_ms: u64,
 }
 
-/// Guards until the controller's end or a signal. Standard input is the socket to the controller; `config` is its
-/// configuration file, for the lock files.
+/// Guards until the controller's end or a signal. Standard input is the socket to the controller; `config` is
+/// its configuration file, for the lock files.
 pub(crate) fn run(ward: &Ward, config: &Path) -> Result<(), GuardianError> {
     // A session of its own: neither the terminal's ^C nor a kill of the controller's process group is meant for it.
     // Where it leads a group already (started by hand), there is nothing to leave.

@@ -28,8 +28,8 @@ impl Ports {
         self.watcher.source()
     }
 
-    /// What there is now. Asked every `park.active_poll_ms`, while a GPU is parked at each of its [`news`](Self::news) and
-    /// once a second. Errors: why nothing is known, and no GPU is parked on that.
+    /// What there is now. Asked every `park.active_poll_ms`, while a GPU is parked at each of its
+    /// [`news`](Self::news) and once a second. Errors: why nothing is known, and no GPU is parked on that.
     pub(super) fn look(&self) -> Result<Connections, String> {
         if let Some(trouble) = self.watcher.trouble() {
             return Err(format!("connections cannot be counted: {trouble}"));
