@@ -239,12 +239,12 @@ mod tests {
         let mut new = Config::default();
         new.control.policy = PolicyKind::LinUcb;
         new.model.save_dir = "elsewhere".into();
-        new.control.ttft_limit = Seconds(2.0);
+        new.control.ttft_limit = Seconds(1.0);
         new.logging.detailed_round_logging = false;
         let merged = merge(&old, &new);
         let names = |a, b| differences(a, b).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(names(&merged, &new), ["control.policy", "model.save_dir"]);
         assert_eq!(names(&old, &merged), ["control.ttft_limit", "logging.detailed_round_logging"]);
-        assert_eq!(differences(&old, &merged)[0].1, "1000.0 -> 2.0");
+        assert_eq!(differences(&old, &merged)[0].1, "2.0 -> 1.0");
     }
 }

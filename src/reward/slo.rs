@@ -289,23 +289,67 @@ mod tests {
     }
 
     #[test]
-    fn fresh_violation_is_seen_before_the_long_window_shows_it() {
-        let (broken, now) = watch(std::iter::repeat_n(0.01, 90).chain([0.08; 7]), &LIMITS);
-        let violation = broken.violation(&LIMITS, now).unwrap();
-        assert_eq!(violation.limit, Limited::Tpot);
-        assert!(violation.measured.0 > 0.05);
+    fn limit_is_broken_when_the_statistic_over_its_window_breaks_it_and_no_sooner() {
+        // Of 100 windows in 30 s so many at 80 ms make a mean above 50 ms, where the others have 10 ms.
+        let needed = (100.0 * (0.05 - 0.01) / (0.08 - 0.01)) as usize;
+        for (slow, is_broken) in [(needed, false), (needed + 1, true)] {
+            let (watch, now) =
+                watch(std::iter::repeat_n(0.01, 100).chain(std::iter::repeat_n(0.08, slow)), &LIMITS);
+            assert_eq!(watch.violation(&LIMITS, now).is_some(), is_broken, "{slow} slow windows");
+        }
     }
 
     #[test]
-    fn single_slow_step_of_a_few_requests_is_no_violation_yet() {
+    fn prefill_chunk_beside_many_requests_is_no_violation() {
         let mut watch = LatencyWatch::default();
         for k in 1..=90 {
             watch.push(&window(0.3 * f64::from(k), 0.01, 100.0), &LIMITS);
         }
-        watch.push(&window(30.0, 0.9, 8.0), &LIMITS);
-        assert_eq!(watch.violation(&LIMITS, Time(30.0)), None);
-        watch.push(&window(30.3, 0.9, 8.0), &LIMITS);
-        assert!(watch.violation(&LIMITS, Time(30.3)).is_some());
+        for end in [30.0, 30.3, 30.6] {
+            watch.push(&window(end, 0.9, 16.0), &LIMITS);
+            assert_eq!(watch.violation(&LIMITS, Time(end)), None);
+        }
+    }
+
+    /// A window of 0.3 s ending at `end`: tokens `itl` apart, `finished` requests of `tpot` each, so many in flight.
+    fn of_requests(end: f64, itl: f64, (finished, tpot): (f64, f64), running: f64) -> Window {
+        let plain = window(end, itl, 100.0);
+        let histogram = Histogram { sum: finished * tpot, count: finished, buckets: Vec::new() };
+        let mut window = Window { request_tpot: Some(histogram), ..plain };
+        window.at_end.running = Some(running);
+        window
+    }
+
+    #[test]
+    fn requests_are_judged_by_their_own_mean_and_those_in_flight_once_they_are_certain_to_break_it() {
+        let mut watch = LatencyWatch::default();
+        let broken_at = (1..=200).map(|k| 0.3 * f64::from(k)).find(|end| {
+            // From second 30 on tokens come twice as late as allowed, while no request finishes.
+            let (itl, finished) = if *end < 30.0 { (0.01, 1.0) } else { (0.1, 0.0) };
+            watch.push(&of_requests(*end, itl, (finished, 0.01), 400.0), &LIMITS);
+            watch.violation(&LIMITS, Time(*end)).is_some()
+        });
+        // Not before the mean over half of the window is above the limit, and long before the first of them ends.
+        let half = 0.5 * LIMITS.window.0;
+        let certain = 30.0 + half * (0.05 - 0.01) / (0.1 - 0.01);
+        assert!(broken_at.is_some_and(|at| (certain - 0.3..certain + 2.0).contains(&at)), "{broken_at:?}");
+    }
+
+    #[test]
+    fn waiting_requests_count_with_what_they_have_waited() {
+        let mut watch = LatencyWatch::default();
+        let broken_at = (1..=60).map(|k| 0.3 * f64::from(k)).find(|end| {
+            let mut window = window(*end, 0.01, 100.0);
+            // Ten arrive in the first window, and wait.
+            window.at_start.waiting = Some(if *end < 0.4 { 0.0 } else { 10.0 });
+            window.at_end.waiting = Some(10.0);
+            watch.push(&window, &LIMITS);
+            watch.violation(&LIMITS, Time(*end)).is_some()
+        });
+        assert!(
+            broken_at.is_some_and(|at| (at - 1.5).abs() < 0.2),
+            "1 s after the window they came in: {broken_at:?}"
+        );
     }
 
     #[test]

@@ -242,10 +242,7 @@ mod tests {
     fn a_model_of_another_shape_leaves_bytes_over_and_is_refused() {
         let file = encode(&identity(), &(1_u8, 2_u8)).unwrap();
         let reason = decode::<u8>(&open(&file).unwrap()).unwrap_err();
-        assert_eq!(
-            reason.to_string(),
-            "its content cannot be decoded: 1 of the model's bytes were left over"
-        );
+        assert_eq!(reason.to_string(), "its content cannot be decoded: 1 of the bytes were left over");
     }
 
     #[test]

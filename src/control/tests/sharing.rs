@@ -81,7 +81,7 @@ fn broken_limit_of_either_server_puts_the_clocks_up() {
         assert_ne!(shared.scene.asked, Target::Default);
         let (fast, tight) = (0.001, 0.06);
         (shared.scene.itl, shared.itl) = if slow == 0 { (tight, fast) } else { (fast, tight) };
-        let outputs = shared.ticks(Server::Busy, Server::Busy, 40);
+        let outputs = shared.ticks(Server::Busy, Server::Busy, 80);
         let broken = events(&outputs).find_map(|event| match event {
             Event::LimitBroken { violation, .. } => Some(*violation),
             _ => None,
