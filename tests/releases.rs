@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use agft::bandit::ActionSpace;
 use agft::compose;
 use agft::config::Config;
-use agft::control::{Controller, Learned, Model};
+use agft::control::{Controller, Learned, Model, Settings};
+use agft::holdout::HoldoutSettings;
 use agft::park::levers::LeverBook;
 use agft::replay::same::same;
 use agft::replay::{Head, Made, Segment};
@@ -58,11 +59,12 @@ fn load(policy: &Path) -> Model {
 }
 
 /// The controller that a start with this model and the recorded configuration makes.
-fn started(model: Model, head: &Head) -> Controller {
+fn started(model: Model, head: &Head, holdout: Option<HoldoutSettings>) -> Controller {
     let config = Config::parse(&head.config, "the recorded configuration").expect("a configuration").config;
     let memory = compose::memory_clocks(&config, &head.clocks);
     let space = ActionSpace::new(&head.clocks, &compose::space_settings(&config, memory));
-    let settings = compose::control_settings(&config, head.dry_run);
+    // Its experiment began with the run, and had one share: a configuration of today would give it another.
+    let settings = Settings { holdout, ..compose::control_settings(&config, head.dry_run) };
     let mut learned = Learned::from(model);
     compose::configure(&mut learned.policy, &config);
     let levers = compose::levers(&config, &head.clocks, LeverBook::default());
@@ -86,7 +88,8 @@ fn a_kept_model_decides_as_it_did_then() {
         let mut segment = Segment::open(&policy.join("run/steps/000001.agft-steps"))
             .expect("a segment")
             .expect("one with steps");
-        let mut controller = started(load(&policy), &segment.head);
+        let holdout = segment.controller.settings().holdout;
+        let mut controller = started(load(&policy), &segment.head, holdout);
         // The segment begins from what that version had loaded.
         let state = |controller: &Controller| steps::pack(controller).expect("a state");
         assert!(state(&controller) == state(&segment.controller), "{}", policy.display());

@@ -13,7 +13,7 @@ use super::step;
 use super::{Connections, Mode, ParkSettings};
 use crate::bandit::ActionSpace;
 use crate::features::Ema;
-use crate::holdout::HoldoutSettings;
+use crate::holdout::{Experiment, HoldoutSettings};
 use crate::metrics::Snapshot;
 use crate::metrics::health::Health;
 use crate::park::parker::v3::{IdleSettings, Parking};
@@ -37,6 +37,7 @@ struct Settings {
     limits: Option<Limits>,
     #[serde(deserialize_with = "of_idle")]
     idle: Option<ParkSettings>,
+    #[serde(deserialize_with = "of_holdout")]
     holdout: Option<HoldoutSettings>,
     data_collection: bool,
     dry_run: bool,
@@ -47,6 +48,27 @@ struct Settings {
 
 fn of_idle<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ParkSettings>, D::Error> {
     Ok(Option::<IdleSettings>::deserialize(from)?.map(Into::into))
+}
+
+/// Constants of the holdout.
+#[derive(Deserialize)]
+struct Holdout {
+    share: f64,
+    block: Seconds,
+    settle: Seconds,
+    seed: u64,
+}
+
+/// The experiment began with the run, and its share never changed.
+fn of_holdout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<HoldoutSettings>, D::Error> {
+    Ok(Option::<Holdout>::deserialize(from)?.map(|Holdout { share, block, settle, seed }| HoldoutSettings {
+        share,
+        block,
+        settle,
+        seed,
+        width: None,
+        begin_after: Seconds(0.0),
+    }))
 }
 
 /// The control loop's state.
@@ -75,6 +97,8 @@ pub(crate) struct Controller {
 
 impl From<Controller> for step::Controller {
     fn from(v3: Controller) -> Self {
+        let holdout = v3.settings.holdout.as_ref();
+        let experiment = holdout.map(|holdout| Experiment::begun(holdout, v3.started)).unwrap_or_default();
         Self {
             idle: v3.idle.with(v3.settings.idle, v3.started),
             servers: Servers::alone(v3.settings.limits, v3.latency, v3.limit_broken),
@@ -89,7 +113,7 @@ impl From<Controller> for step::Controller {
             serving: Serving::new(v3.concurrency, v3.load, v3.gauges),
             mode: v3.mode,
             paused: v3.paused,
-            started: v3.started,
+            experiment,
         }
     }
 }
