@@ -148,7 +148,8 @@ fn describe_savings(out: &mut String, savings: &SavingsState) -> fmt::Result {
     let (share, seconds, watt_hours) = (100.0 * savings.share, savings.held_s, given_away / 3600.0);
     writeln!(
         out,
-        "  its cost    {watt_hours:.1} Wh not saved in {seconds:.0} s at default clocks; now {share:.2} % of the time",
+        "  its cost    {watt_hours:.1} Wh not saved in {seconds:.0} s at default clocks, {share:.2} % of the \
+         time now",
     )
 }
 

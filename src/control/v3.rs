@@ -124,3 +124,35 @@ impl step::Controller {
         self.idle.forget_sums();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::steps::{pack, unpack};
+
+    #[derive(Deserialize)]
+    struct Today {
+        #[serde(deserialize_with = "of_holdout")]
+        holdout: Option<HoldoutSettings>,
+    }
+
+    #[test]
+    fn an_experiment_of_version_3_keeps_its_share_and_its_begin() {
+        let today: Today = unpack(&pack(&Some((0.02, 30.0, 10.0, 7_u64))).unwrap()).unwrap();
+        let holdout = today.holdout.unwrap();
+        let expected = HoldoutSettings {
+            share: 0.02,
+            block: Seconds(30.0),
+            settle: Seconds(10.0),
+            seed: 7,
+            width: None,
+            begin_after: Seconds(0.0),
+        };
+        assert_eq!(holdout, expected);
+        let mut experiment = Experiment::begun(&holdout, Time(100.0));
+        experiment.advance(&holdout, Time(100.0 + 20.5 * 1500.0), true, Seconds(1.0));
+        let cycle = experiment.cycle().unwrap();
+        assert_eq!((cycle.number, cycle.slots, cycle.start), (20, 50, Time(100.0 + 20.0 * 1500.0)));
+        assert!(unpack::<Today>(&pack(&None::<u8>).unwrap()).unwrap().holdout.is_none());
+    }
+}

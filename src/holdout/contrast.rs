@@ -1,15 +1,17 @@
 //! Treatment against control slots: a ratio of sums on each side, adjusted for the load, with an interval.
 //!
-//! Each cycle gives two vectors `(w, y, x1, x2)`, one of its control slot and one of its treatment slots, each scaled to the
-//! cycle's measured time: `y` is what is compared (energy, summed latency), `w` what it is per (seconds, tokens, requests),
-//! `x` the load that came by chance. With any fixed β, `(Σy - β·Σx)/Σw` of the two sides differ in expectation by the effect
-//! alone, because the control slot is drawn at random; β from a regression within the cycles takes the load's chance out and
-//! with it most of the variance (Lin 2013; the control variate of survey sampling).
+//! Each cycle gives two vectors `(w, y, x1, x2)`, one of its control slot and one of its treatment slots,
+//! each scaled to the cycle's measured time: `y` is what is compared (energy, summed latency), `w` what it is
+//! per (seconds, tokens, requests), `x` the load that came by chance. With any fixed β, `(Σy - β·Σx)/Σw` of
+//! the two sides differ in expectation by the effect alone, because the control slot is drawn at random; β
+//! from a regression within the cycles takes the load's chance out and with it most of the variance (Lin
+//! 2013; the control variate of survey sampling).
 //!
-//! Cycles are strata of different length: where fewer slots are control, a control slot stands for more time, and counts that
-//! much more (Horvitz and Thompson). The effect is then that of the whole time, whatever the share of control was in which
-//! part of it, provided that the share was set before the draw. The interval is that of a ratio estimator, linearised, with
-//! cycles as units, Student's t, and as many degrees of freedom as cycles of equal weight would have (Kish).
+//! Cycles are strata of different length: where fewer slots are control, a control slot stands for more time,
+//! and counts that much more (Horvitz and Thompson). The effect is then that of the whole time, whatever the
+//! share of control was in which part of it, provided that the share was set before the draw. The interval is
+//! that of a ratio estimator, linearised, with cycles as units, Student's t, and as many degrees of freedom
+//! as cycles of equal weight would have (Kish).
 
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +22,8 @@ const SIDE: usize = 4;
 /// Fewer cycles give no interval worth the name.
 pub const FEWEST_CYCLES: u64 = 5;
 
-/// A cycle's vector is as large as what a control slot measures at this share. A mere unit: versions before cycles had
-/// weights wrote sums of control slots at this share, and what they wrote goes on.
+/// A cycle's vector is as large as what a control slot measures at this share. A mere unit: versions before
+/// cycles had weights wrote sums of control slots at this share, and what they wrote goes on.
 const UNIT_SHARE: f64 = 0.02;
 
 /// Weight, value and covariates, summed over slots.
@@ -64,8 +66,8 @@ impl Change {
 }
 
 impl Contrast {
-    /// Takes a cycle in: its control slot and its treatment slots, and the measured seconds of each side. A side without
-    /// weight says nothing: left out.
+    /// Takes a cycle in: its control slot and its treatment slots, and the measured seconds of each side. A
+    /// side without weight says nothing: left out.
     pub fn push(&mut self, control: Sums, treatment: &[Sums], control_s: f64, treatment_s: f64) {
         let total = treatment.iter().fold([0.0; SIDE], |sum, slot| std::array::from_fn(|k| sum[k] + slot[k]));
         let stands_for = UNIT_SHARE * (control_s + treatment_s);
@@ -115,7 +117,8 @@ impl Contrast {
         self.sum.iter().chain(products).chain(self.scatter.iter().flatten()).all(|value| value.is_finite())
     }
 
-    /// The difference; `None` before there are [`FEWEST_CYCLES`], or where default clocks give nothing to compare with.
+    /// The difference; `None` before there are [`FEWEST_CYCLES`], or where default clocks give nothing to
+    /// compare with.
     #[must_use]
     pub fn change(&self) -> Option<Change> {
         if self.cycles < FEWEST_CYCLES {

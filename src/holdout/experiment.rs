@@ -1,8 +1,9 @@
 //! The experiment under way: when it begins, and how much of the time it takes.
 //!
-//! It begins when the learner has settled, since what it proves is what agft saves, not what learning costs. How many slots
-//! the next cycle has is decided at its beginning, from complete cycles alone: so the chance of every slot is known before
-//! it is drawn, and weighting by its inverse (see [`contrast`](super::contrast)) keeps the comparison unbiased.
+//! It begins when the learner has settled, since what it proves is what agft saves, not what learning costs.
+//! How many slots the next cycle has is decided at its beginning, from complete cycles alone: so the chance
+//! of every slot is known before it is drawn, and weighting by its inverse (see
+//! [`contrast`](super::contrast)) keeps the comparison unbiased.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +14,11 @@ use crate::units::{Seconds, Time};
 
 /// What was measured this long ago counts `1/e` for the interval that decides the share.
 const MEMORY_S: f64 = 86_400.0;
-/// No cycle is longer than this share of the time that the interval rests on: one block would outweigh all others.
+/// No cycle is longer than this share of the time that the interval rests on: one block would outweigh all
+/// others.
 const LONGEST: f64 = 0.1;
-/// A load is new where it is off the mean by more than so many standard deviations of the cycles, plus a share of the mean.
+/// A load is new where it is off the mean by more than so many standard deviations of the cycles, plus a
+/// share of the mean.
 const NEW_LOAD: (f64, f64) = (3.0, 0.25);
 
 /// The state of the experiment.
@@ -51,8 +54,8 @@ impl Experiment {
         }
     }
 
-    /// Time has come to `now`: begins the experiment, or the next cycle. `settled` says that the policy has, `chose` for
-    /// how long it has had the choice, with work, since the last call.
+    /// Time has come to `now`: begins the experiment, or the next cycle. `settled` says that the policy has,
+    /// `chose` for how long it has had the choice, with work, since the last call.
     pub fn advance(&mut self, settings: &HoldoutSettings, now: Time, settled: bool, chose: Seconds) {
         let Some(cycle) = self.cycle else {
             self.chosen_s += chose.0.max(0.0);
@@ -98,7 +101,8 @@ impl Experiment {
         }
     }
 
-    /// Share of the time that the cycle under way leaves to default clocks, 0 to 0.5; what it will be, before the first.
+    /// Share of the time that the cycle under way leaves to default clocks, 0 to 0.5; what it will be, before
+    /// the first.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "at most 1e6 slots")]
     pub fn share(&self, settings: &HoldoutSettings) -> f64 {
@@ -153,8 +157,8 @@ impl Pace {
         (rate - mean).abs() > NEW_LOAD.0 * deviation + NEW_LOAD.1 * mean
     }
 
-    /// Slots of the next cycle: the fewest until the interval is as narrow as it shall be and while the load is new, then
-    /// as many as the time behind it allows.
+    /// Slots of the next cycle: the fewest until the interval is as narrow as it shall be and while the load
+    /// is new, then as many as the time behind it allows.
     fn slots(&self, settings: &HoldoutSettings) -> u64 {
         let fewest = settings.slots();
         let is_enough = |width| self.power.change().is_some_and(|of| of.relative_half_width <= width);

@@ -85,7 +85,8 @@ impl SavingsState {
         Some((-power.difference() * self.agft_s, power.difference_half_width * self.agft_s))
     }
 
-    /// What the proof has cost: energy that agft would have saved in the measured time at default clocks, joules.
+    /// What the proof has cost: energy that agft would have saved in the measured time at default clocks,
+    /// joules.
     #[must_use]
     pub fn given_away_j(&self) -> Option<f64> {
         Some(-self.effect.power_w?.difference() * self.held_s)

@@ -22,10 +22,11 @@ pub struct HoldoutSettings {
     pub settle: Seconds,
     /// Start of the random numbers.
     pub seed: u64,
-    /// Half-width of the interval of the relative change of power that is enough: with it, the share sinks. `None` spends
-    /// the whole share for ever.
+    /// Half-width of the interval of the relative change of power that is enough: with it, the share sinks.
+    /// `None` spends the whole share for ever.
     pub width: Option<f64>,
-    /// It begins at the latest after so much time with work in which the policy chose; sooner if the policy has settled.
+    /// It begins at the latest after so much time with work in which the policy chose; sooner if the policy
+    /// has settled.
     pub begin_after: Seconds,
 }
 
@@ -85,7 +86,8 @@ impl HoldoutSettings {
         Slot { index, control: index == self.control_index(cycle), start }
     }
 
-    /// Where a window from `from` to `to` lies; `None` if it lies in two slots, or where work of the one before is left.
+    /// Where a window from `from` to `to` lies; `None` if it lies in two slots, or where work of the one
+    /// before is left.
     #[must_use]
     pub fn place(&self, cycle: &Cycle, from: Time, to: Time) -> Option<InSlot> {
         let slot = self.slot_at(cycle, to);

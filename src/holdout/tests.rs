@@ -41,8 +41,8 @@ struct Seen {
     control: u64,
 }
 
-/// An experiment of so many slots, each with one window. `world` says power and tokens of a slot, given its number and
-/// whether it is a control slot.
+/// An experiment of so many slots, each with one window. `world` says power and tokens of a slot, given its
+/// number and whether it is a control slot.
 fn drive(settings: &HoldoutSettings, slots: u64, mut world: impl FnMut(u64, bool) -> (f64, f64)) -> Seen {
     let block = settings.block.0;
     let mut experiment = Experiment::begun(settings, Time(0.0));
@@ -68,7 +68,9 @@ fn drive(settings: &HoldoutSettings, slots: u64, mut world: impl FnMut(u64, bool
 
 proptest! {
     #[test]
-    fn one_slot_of_each_cycle_is_control(share in 0.01..0.5_f64, seed in any::<u64>(), number in any::<u64>()) {
+    fn one_slot_of_each_cycle_is_control(
+        share in 0.01..0.5_f64, seed in any::<u64>(), number in any::<u64>(),
+    ) {
         let settings = settings(share, seed);
         let cycle = cycle(&settings, number);
         let control = (0..cycle.slots).filter(|slot| {
@@ -89,8 +91,8 @@ proptest! {
         }
     }
 
-    /// However often it is asked, and whatever the load: cycles follow each other without a gap, none is shorter than
-    /// the share says or longer than an hour, and an experiment without a width has one length.
+    /// However often it is asked, and whatever the load: cycles follow each other without a gap, none is
+    /// shorter than the share says or longer than an hour, and an experiment without a width has one length.
     #[test]
     fn cycles_have_the_lengths_that_they_may_have(
         share in 0.02..0.5_f64, width in prop::option::of(0.0..0.2_f64), seed in any::<u64>(), wild in 0.0..0.5_f64,
@@ -156,7 +158,8 @@ fn every_slot_is_drawn_equally_often() {
 fn a_difference_without_noise_is_found_exactly() {
     let mut savings = Savings::new(0.25);
     for cycle in 0..8_u32 {
-        // Load changes from cycle to cycle; power is 100 W more at twice the load, and 0.8 of default under agft.
+        // Load changes from cycle to cycle; power is 100 W more at twice the load, and 0.8 of default under
+        // agft.
         let tokens = 500.0 + 100.0 * f64::from(cycle % 3);
         for slot in 0..4 {
             let held = slot == u64::from(cycle) % 4;
@@ -196,7 +199,8 @@ fn too_few_cycles_or_a_cycle_without_its_control_slot_say_nothing() {
     assert_eq!((savings.state().cycles, savings.state().effect), (4, Effect::default()));
 }
 
-/// Made-up experiments with load that wanders, noise, and a known effect: the interval covers it as often as it says.
+/// Made-up experiments with load that wanders, noise, and a known effect: the interval covers it as often as
+/// it says.
 #[test]
 fn the_interval_covers_the_truth_as_often_as_it_says() {
     let (truth, experiments) = (-0.15, 600_u64);
@@ -250,7 +254,8 @@ fn days_are_kept_apart_and_bounded() {
     assert_relative_eq!(state.days[7].effect.power_w.unwrap().relative, -0.2, max_relative = 1e-9);
 }
 
-/// A steady load: the interval is there after five cycles, and then little is spent. A load unlike it: more again.
+/// A steady load: the interval is there after five cycles, and then little is spent. A load unlike it: more
+/// again.
 #[test]
 fn the_share_sinks_once_enough_is_known_and_rises_with_another_load() {
     let settings = HoldoutSettings {
@@ -277,8 +282,8 @@ fn the_share_sinks_once_enough_is_known_and_rises_with_another_load() {
     assert!((power.relative + 0.2).abs() < 0.02, "{power:?}");
 }
 
-/// The saving is one at night and another by day, and so is the share that is spent: the mean over all experiments is that
-/// of the time, and the interval covers it as often as it says.
+/// The saving is one at night and another by day, and so is the share that is spent: the mean over all
+/// experiments is that of the time, and the interval covers it as often as it says.
 #[test]
 fn a_share_that_changes_with_what_was_seen_biases_nothing() {
     let experiments = 200_u64;

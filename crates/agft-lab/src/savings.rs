@@ -155,7 +155,8 @@ pub fn table(told: &[Told]) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
-        "{:width$}  of what  runs  covered  true change  told (mean)  half-width (mean)  first told  at default clocks",
+        "{:width$}  of what  runs  covered  true change  told (mean)  half-width (mean)  first told  \
+         at default clocks",
         "load"
     );
     for (k, name) in NAMES.iter().enumerate() {
