@@ -314,6 +314,7 @@ fn a_share_that_changes_with_what_was_seen_biases_nothing() {
     let deviation = (square / count).sqrt();
     assert!((off / count).abs() < 4.0 * deviation / count.sqrt() + 0.001, "{} of {deviation}", off / count);
     let share = covered as f64 / count;
+    eprintln!("{share} covered, off by {} of {deviation}, one slot in {}", off / count, lengths / count);
     assert!(share > 0.95 - 4.0 * 0.0155, "{share} of the intervals cover");
 }
 
@@ -355,4 +356,22 @@ fn what_the_proof_has_cost_is_the_saving_at_default_clocks() {
     savings.close(1.7e9);
     assert_relative_eq!(savings.state().given_away_j().unwrap(), 50.0 * 20.0 * 6.0, max_relative = 1e-9);
     assert_eq!(SavingsState::default().given_away_j(), None);
+}
+
+#[test]
+fn a_cycle_weighs_as_the_time_that_it_stands_for() {
+    let mut savings = Savings::new(0.25);
+    for cycle in 0..12_u64 {
+        let (slots, agft) = if cycle < 6 { (4, 140.0) } else { (40, 190.0) };
+        for slot in 0..slots {
+            let held = slot == cycle % 4;
+            let power = if held { 200.0 } else { agft };
+            savings.push(InSlot { cycle, slot, held }, &window(power, 0.02, 100.0), 1.7e9);
+        }
+    }
+    savings.close(1.7e9);
+    let power = savings.state().effect.power_w.unwrap();
+    assert_relative_eq!(power.agft, (4.0 * 140.0 + 40.0 * 190.0) / 44.0, max_relative = 1e-9);
+    assert_relative_eq!(power.default, 200.0, max_relative = 1e-9);
+    assert_eq!(power.cycles, 12);
 }
