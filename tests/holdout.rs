@@ -8,8 +8,11 @@ use support::eventually;
 
 #[test]
 fn the_daemon_holds_records_and_tells() {
-    let bench =
-        Bench::new().set("holdout.share", "0.5").set("holdout.block_s", "5").set("holdout.settle_s", "1");
+    let bench = Bench::new()
+        .set("holdout.share", "0.5")
+        .set("holdout.block_s", "5")
+        .set("holdout.settle_s", "1")
+        .set("holdout.begin_after_s", "0");
     let mut daemon = bench.serve(&[]);
     let held = || bench.rounds().iter().filter(|round| round.holdout == Some(true)).count();
     assert!(eventually(held, |held| *held >= 20) >= 20, "{}", daemon.tail());

@@ -9,7 +9,8 @@ use agft::bandit::ActionSpace;
 use agft::compose;
 use agft::config::Config;
 use agft::control::learned::MODEL_VERSION;
-use agft::control::{Controller, Learned, Model};
+use agft::control::{Controller, Learned, Model, Settings};
+use agft::holdout::HoldoutSettings;
 use agft::park::levers::LeverBook;
 use agft::replay::same::same;
 use agft::replay::{Head, Made, Segment};
@@ -60,11 +61,12 @@ fn load(policy: &Path) -> Model {
 }
 
 /// The controller that a start with this model and the recorded configuration makes.
-fn started(model: Model, head: &Head) -> Controller {
+fn started(model: Model, head: &Head, holdout: Option<HoldoutSettings>) -> Controller {
     let config = Config::parse(&head.config, "the recorded configuration").expect("a configuration").config;
     let memory = compose::memory_clocks(&config, &head.clocks);
     let space = ActionSpace::new(&head.clocks, &compose::space_settings(&config, memory));
-    let settings = compose::control_settings(&config, head.dry_run);
+    // Its experiment began with the run, and had one share: a configuration of today would give it another.
+    let settings = Settings { holdout, ..compose::control_settings(&config, head.dry_run) };
     let mut learned = Learned::from(model);
     compose::configure(&mut learned.policy, &config);
     let levers = compose::levers(&config, &head.clocks, LeverBook::default());
@@ -104,8 +106,9 @@ fn steps_of_then_are_decided_as_then() {
         let mut segment = Segment::open(&policy.join("run/steps/000001.agft-steps"))
             .expect("a segment")
             .expect("one with steps");
+        let holdout = segment.controller.settings().holdout;
+        let mut begun = started(load(&policy), &segment.head, holdout);
         let mut controller = segment.controller.clone();
-        let mut begun = started(load(&policy), &segment.head);
         let mut decisions = 0;
         while let Some(step) = segment.next_step().expect("a step") {
             let output = controller.step(&step.seen);

@@ -144,7 +144,14 @@ fn describe_savings(out: &mut String, savings: &SavingsState) -> fmt::Result {
     if let Some(tpot) = savings.effect.tpot_s {
         write!(out, ", time per token {}", change(tpot))?;
     }
-    writeln!(out, " ({} cycles)", power.cycles)
+    writeln!(out, " ({} cycles)", power.cycles)?;
+    let Some(given_away) = savings.given_away_j() else { return Ok(()) };
+    let (share, seconds, watt_hours) = (100.0 * savings.share, savings.held_s, given_away / 3600.0);
+    writeln!(
+        out,
+        "  its cost    {watt_hours:.1} Wh not saved in {seconds:.0} s at default clocks, {share:.2} % of the \
+         time now",
+    )
 }
 
 /// The best clocks at other loads, for `agft model show`.
@@ -354,6 +361,7 @@ mod tests {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
         assert!(text.contains("measured    energy -25.0 % ± "), "{text}");
+        assert!(text.contains("its cost    "), "{text}");
         state.in_force = None;
         state.savings = SavingsState { share: 0.02, cycles: 2, ..SavingsState::default() };
         assert!(shown(&state).contains("too early to tell: 2 of 5 cycles"));

@@ -68,6 +68,8 @@ pub fn control_settings(config: &Config, dry_run: bool) -> Settings {
             block: config.holdout.block_s,
             settle: config.holdout.settle_s,
             seed: control.seed,
+            width: (config.holdout.width_percent > 0.0).then_some(config.holdout.width_percent / 100.0),
+            begin_after: config.holdout.begin_after_s,
         }),
         data_collection: control.data_collection_mode,
         dry_run,

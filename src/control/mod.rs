@@ -258,7 +258,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Share of the time that the holdout experiment leaves to default clocks, 0 to 1.
+    /// Share of the time that the holdout experiment leaves to default clocks, 0 to 0.5: the most of it, see
+    /// [`Controller::holdout_share`].
     #[must_use]
     pub fn holdout_share(&self) -> f64 {
         self.holdout.map_or(0.0, |holdout| holdout.share)

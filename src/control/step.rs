@@ -14,7 +14,7 @@ use super::{Connections, Mode, Observation, Output, Settings};
 use crate::bandit::{ActionSpace, Evidence, Policy};
 use crate::features::Ema;
 use crate::gpu::ClockReasons;
-use crate::holdout::{HoldoutSettings, InSlot};
+use crate::holdout::{Experiment, HoldoutSettings, InSlot, SlotWindow};
 use crate::metrics::Snapshot;
 use crate::metrics::health::{self, Health};
 use crate::metrics::window::Window;
@@ -25,7 +25,7 @@ use crate::reward::baseline::Load;
 use crate::reward::floor::Cause;
 use crate::reward::slo::{LatencyWatch, Limited, Violation};
 use crate::reward::{Cost, DelaySource, delay, reward};
-use crate::units::{Joules, Target, Time, Watts};
+use crate::units::{Joules, Seconds, Target, Time, Watts};
 
 /// The control loop's state. Everything that decides is in here.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,8 +45,8 @@ pub struct Controller {
     pub(super) mode: Mode,
     /// An operator paused the loop.
     pub(super) paused: bool,
-    /// Begin of the holdout experiment.
-    pub(super) started: Time,
+    /// The holdout experiment.
+    pub(super) experiment: Experiment,
 }
 
 /// What a claim to the clocks rests on, at the end of a window.
@@ -67,7 +67,12 @@ impl Controller {
     pub fn new(settings: Settings, learned: Learned, space: ActionSpace, gpus: usize, now: Time) -> Self {
         let levers = Levers::new(Vec::new(), LeverBook::default(), Running::default());
         let concurrency = Ema::new(settings.ema_alpha);
+        // What goes on with a settled model has nothing to wait for.
+        let at_once =
+            |holdout: &&HoldoutSettings| holdout.begin_after.0 <= 0.0 || learned.policy.summary().converged;
+        let begun = settings.holdout.as_ref().filter(at_once).map(|holdout| Experiment::begun(holdout, now));
         Self {
+            experiment: begun.unwrap_or_default(),
             learned,
             space,
             health: Health::new(now, settings.outage_after),
@@ -80,7 +85,6 @@ impl Controller {
             serving: Serving::new(concurrency, LoadEstimate::default(), GaugeTrust::default()),
             mode: Mode::Starting,
             paused: false,
-            started: now,
             settings,
         }
     }
@@ -127,7 +131,9 @@ impl Controller {
         self.idle.take_over(&before.idle);
         if let (Some(now), Some(old)) = (&mut self.settings.holdout, before.settings.holdout) {
             if *now == (HoldoutSettings { seed: now.seed, ..old }) {
-                self.started = before.started;
+                self.experiment = before.experiment.clone();
+            } else {
+                self.experiment.follow(&before.experiment);
             }
             now.seed = old.seed;
         }
@@ -143,6 +149,12 @@ impl Controller {
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Share of the time that the holdout experiment leaves to default clocks now, 0 to 0.5.
+    #[must_use]
+    pub fn holdout_share(&self) -> f64 {
+        self.settings.holdout.as_ref().map_or(0.0, |holdout| self.experiment.share(holdout))
     }
 
     /// What the controller is doing.
@@ -191,7 +203,7 @@ impl Controller {
     /// Does it hold together, with numbers that can be used? A snapshot from a file could be anything.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.readings.is_sound() && self.learned.is_sound()
+        self.readings.is_sound() && self.learned.is_sound() && self.experiment.is_sound()
     }
 
     /// What runs, as far as the driver has confirmed.
@@ -231,8 +243,10 @@ impl Controller {
         let gpus = self.readings.activity();
         let (work, load, context) = self.serving.take(&window, gpus, &mut out.events);
         let was_parked = self.is_parked();
+        // The window lies in what was under way before `now`.
+        let place = self.place_in_experiment(&window);
         // Heat waits for no experiment.
-        let control_slot = self.in_control_slot(now) && self.idle.state() != State::Hot;
+        let control_slot = self.in_control_slot(&window, work, now) && self.idle.state() != State::Hot;
         if control_slot && was_parked {
             // What agft saves by parking is part of what the experiment measures.
             self.idle.interrupt(now);
@@ -275,7 +289,7 @@ impl Controller {
             reward: earned,
             learned: false,
             violation: None,
-            holdout: self.place_in_experiment(&window),
+            holdout: place,
             choice: None,
             command: self.running(),
             alpha: 0.0,
@@ -284,6 +298,9 @@ impl Controller {
             arms_out: 0,
             window,
         };
+        if let Some(at) = place {
+            self.experiment.push(at, &SlotWindow::from(&round));
+        }
         round.learned = serving && self.teach(&round, out);
         self.servers.close(&round.window);
         round.violation = self.guard_limits(now, out);
@@ -291,19 +308,25 @@ impl Controller {
         (round, Standing { work, control_slot, by_parker, support })
     }
 
-    /// Does a slot of the holdout experiment leave the clocks to the driver now?
-    fn in_control_slot(&self, now: Time) -> bool {
-        self.experiment().is_some_and(|holdout| holdout.slot_at(self.started, now).held)
+    /// Does a slot of the holdout experiment leave the clocks to the driver now? The window is the last before `now`.
+    fn in_control_slot(&mut self, window: &Window, work: bool, now: Time) -> bool {
+        let Some(holdout) = self.holdout().copied() else { return false };
+        let policy_chose = work && matches!(self.mode, Mode::Exploration | Mode::Exploitation);
+        let chose = if policy_chose { window.elapsed } else { Seconds(0.0) };
+        let settled = self.learned.policy.summary().converged;
+        self.experiment.advance(&holdout, now, settled, chose);
+        self.experiment.is_control(&holdout, now)
     }
 
-    fn experiment(&self) -> Option<&HoldoutSettings> {
+    /// The settings of the experiment, where there can be one.
+    fn holdout(&self) -> Option<&HoldoutSettings> {
         let settings = &self.settings;
         settings.holdout.as_ref().filter(|_| !settings.data_collection && !settings.dry_run)
     }
 
     /// Where the window lies in the experiment; `None` for one that was not what its slot is for.
     fn place_in_experiment(&self, window: &Window) -> Option<InSlot> {
-        let place = self.experiment()?.place(self.started, window.start, window.end)?;
+        let place = self.experiment.place(self.holdout()?, window.start, window.end)?;
         let as_meant = !place.held || self.running() == Target::Default;
         (as_meant && !self.clocks.hands_off(window.end)).then_some(place)
     }

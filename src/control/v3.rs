@@ -13,7 +13,7 @@ use super::step;
 use super::{Connections, Mode, ParkSettings};
 use crate::bandit::ActionSpace;
 use crate::features::Ema;
-use crate::holdout::HoldoutSettings;
+use crate::holdout::{Experiment, HoldoutSettings};
 use crate::metrics::health::Health;
 use crate::metrics::{Histogram, Snapshot};
 use crate::park::parker::v3::{IdleSettings, Parking};
@@ -37,6 +37,7 @@ struct Settings {
     limits: Option<Limits>,
     #[serde(deserialize_with = "of_idle")]
     idle: Option<ParkSettings>,
+    #[serde(deserialize_with = "of_holdout")]
     holdout: Option<HoldoutSettings>,
     data_collection: bool,
     dry_run: bool,
@@ -47,6 +48,27 @@ struct Settings {
 
 fn of_idle<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ParkSettings>, D::Error> {
     Ok(Option::<IdleSettings>::deserialize(from)?.map(Into::into))
+}
+
+/// Constants of the holdout.
+#[derive(Deserialize)]
+struct Holdout {
+    share: f64,
+    block: Seconds,
+    settle: Seconds,
+    seed: u64,
+}
+
+/// The experiment began with the run, and its share never changed.
+fn of_holdout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<HoldoutSettings>, D::Error> {
+    Ok(Option::<Holdout>::deserialize(from)?.map(|Holdout { share, block, settle, seed }| HoldoutSettings {
+        share,
+        block,
+        settle,
+        seed,
+        width: None,
+        begin_after: Seconds(0.0),
+    }))
 }
 
 /// The control loop's state.
@@ -75,6 +97,8 @@ pub(crate) struct Controller {
 
 impl From<Controller> for step::Controller {
     fn from(v3: Controller) -> Self {
+        let holdout = v3.settings.holdout.as_ref();
+        let experiment = holdout.map(|holdout| Experiment::begun(holdout, v3.started)).unwrap_or_default();
         Self {
             idle: v3.idle.with(v3.settings.idle, v3.started),
             servers: Servers::alone(v3.settings.limits, LatencyWatch::default(), v3.limit_broken),
@@ -89,7 +113,7 @@ impl From<Controller> for step::Controller {
             serving: Serving::new(v3.concurrency, v3.load, v3.gauges),
             mode: v3.mode,
             paused: v3.paused,
-            started: v3.started,
+            experiment,
         }
     }
 }
@@ -98,5 +122,37 @@ impl step::Controller {
     /// Leaves out what was summed up of parking.
     pub(crate) fn forget_parked_sums(&mut self) {
         self.idle.forget_sums();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::steps::{pack, unpack};
+
+    #[derive(Deserialize)]
+    struct Today {
+        #[serde(deserialize_with = "of_holdout")]
+        holdout: Option<HoldoutSettings>,
+    }
+
+    #[test]
+    fn an_experiment_of_version_3_keeps_its_share_and_its_begin() {
+        let today: Today = unpack(&pack(&Some((0.02, 30.0, 10.0, 7_u64))).unwrap()).unwrap();
+        let holdout = today.holdout.unwrap();
+        let expected = HoldoutSettings {
+            share: 0.02,
+            block: Seconds(30.0),
+            settle: Seconds(10.0),
+            seed: 7,
+            width: None,
+            begin_after: Seconds(0.0),
+        };
+        assert_eq!(holdout, expected);
+        let mut experiment = Experiment::begun(&holdout, Time(100.0));
+        experiment.advance(&holdout, Time(100.0 + 20.5 * 1500.0), true, Seconds(1.0));
+        let cycle = experiment.cycle().unwrap();
+        assert_eq!((cycle.number, cycle.slots, cycle.start), (20, 50, Time(100.0 + 20.0 * 1500.0)));
+        assert!(unpack::<Today>(&pack(&None::<u8>).unwrap()).unwrap().holdout.is_none());
     }
 }

@@ -280,7 +280,6 @@ fn take_up(group: &mut Group, change: Change) {
     // Its cycles may be counted anew. One that goes on is cut in two; the half without a held slot is not
     // compared.
     group.savings.close(unix_seconds());
-    group.savings.set_share(change.settings.holdout_share());
     for observer in &mut group.observers {
         observer.reconfigured(&change.config, &change.settings);
     }
@@ -321,6 +320,7 @@ fn tick(group: &mut Group, due: Option<Time>, orders: Vec<Order>) -> bool {
     {
         group.savings.push(at, &SlotWindow::from(round), unix_time);
     }
+    group.savings.set_share(group.controller.holdout_share());
     let facts = StepFacts {
         seen: &seen,
         output: &output,

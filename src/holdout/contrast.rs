@@ -1,11 +1,17 @@
-//! Treated against held slots: a ratio of sums on each side, adjusted for the load, with an interval.
+//! Treatment against control slots: a ratio of sums on each side, adjusted for the load, with an interval.
 //!
-//! Each cycle gives two vectors `(w, y, x1, x2)`, one of its held slot and one of its treated slots scaled to the same
-//! time: `y` is what is compared (energy, summed latency), `w` what it is per (seconds, tokens, requests), `x` the load
-//! that came by chance. With any fixed β, `(Σy - β·Σx)/Σw` of the two sides differ in expectation by the effect alone,
-//! because the held slot is drawn at random; β from a regression within the cycles takes the load's chance out and with
-//! it most of the variance (Lin 2013; the control variate of survey sampling). The interval is that of a ratio estimator,
-//! linearised, with cycles as units and Student's t.
+//! Each cycle gives two vectors `(w, y, x1, x2)`, one of its control slot and one of its treatment slots,
+//! each scaled to the cycle's measured time: `y` is what is compared (energy, summed latency), `w` what it is
+//! per (seconds, tokens, requests), `x` the load that came by chance. With any fixed β, `(Σy - β·Σx)/Σw` of
+//! the two sides differ in expectation by the effect alone, because the control slot is drawn at random; β
+//! from a regression within the cycles takes the load's chance out and with it most of the variance (Lin
+//! 2013; the control variate of survey sampling).
+//!
+//! Cycles are strata of different length: where fewer slots are control, a control slot stands for more time,
+//! and counts that much more (Horvitz and Thompson). The effect is then that of the whole time, whatever the
+//! share of control was in which part of it, provided that the share was set before the draw. The interval is
+//! that of a ratio estimator, linearised, with cycles as units, Student's t, and as many degrees of freedom
+//! as cycles of equal weight would have (Kish).
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +22,10 @@ const SIDE: usize = 4;
 /// Fewer cycles give no interval worth the name.
 pub const FEWEST_CYCLES: u64 = 5;
 
+/// A cycle's vector is as large as what a control slot measures at this share. A mere unit: versions before
+/// cycles had weights wrote sums of control slots at this share, and what they wrote goes on.
+const UNIT_SHARE: f64 = 0.02;
+
 /// Weight, value and covariates, summed over slots.
 pub type Sums = [f64; SIDE];
 
@@ -24,16 +34,16 @@ pub type Sums = [f64; SIDE];
 pub struct Contrast {
     cycles: u64,
     sum: [f64; 2 * SIDE],
-    /// Sum of products of the cycles' vectors, held side first.
+    /// Sum of products of the cycles' vectors, control side first.
     products: [[f64; 2 * SIDE]; 2 * SIDE],
-    /// Scatter of `(y, x1, x2)/w` between the treated slots of a cycle, over all cycles.
+    /// Scatter of `(y, x1, x2)/w` between the treatment slots of a cycle, over all cycles.
     scatter: [[f64; 3]; 3],
 }
 
 /// A difference with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Change {
-    /// Value per weight at default clocks under the treated slots' load.
+    /// Value per weight at default clocks under the treatment slots' load.
     pub default: f64,
     /// Value per weight under agft.
     pub agft: f64,
@@ -56,17 +66,19 @@ impl Change {
 }
 
 impl Contrast {
-    /// Takes a cycle in: its held slot, and its treated slots. A side without weight says nothing: left out.
-    pub fn push(&mut self, held: Sums, treated: &[Sums], held_s: f64, treated_s: f64) {
-        let total = treated.iter().fold([0.0; SIDE], |sum, slot| std::array::from_fn(|k| sum[k] + slot[k]));
-        let scale = held_s / treated_s;
-        let usable = held[0] > 0.0 && total[0] > 0.0 && scale.is_finite() && scale > 0.0;
-        let all = held.iter().chain(&total);
-        if !usable || !all.clone().all(|value| value.is_finite()) {
+    /// Takes a cycle in: its control slot and its treatment slots, and the measured seconds of each side. A
+    /// side without weight says nothing: left out.
+    pub fn push(&mut self, control: Sums, treatment: &[Sums], control_s: f64, treatment_s: f64) {
+        let total = treatment.iter().fold([0.0; SIDE], |sum, slot| std::array::from_fn(|k| sum[k] + slot[k]));
+        let stands_for = UNIT_SHARE * (control_s + treatment_s);
+        let (of_control, of_treatment) = (stands_for / control_s, stands_for / treatment_s);
+        let vector: [f64; 2 * SIDE] = std::array::from_fn(|k| {
+            control.get(k).map_or_else(|| of_treatment * total[k - SIDE], |value| of_control * value)
+        });
+        let usable = vector[0] > 0.0 && vector[SIDE] > 0.0;
+        if !usable || !vector.iter().all(|value| value.is_finite()) {
             return;
         }
-        let vector: [f64; 2 * SIDE] =
-            std::array::from_fn(|k| held.get(k).copied().unwrap_or_else(|| scale * total[k - SIDE]));
         self.cycles += 1;
         for (row, a) in vector.iter().enumerate() {
             self.sum[row] += a;
@@ -75,7 +87,7 @@ impl Contrast {
             }
         }
         let mean: [f64; 3] = std::array::from_fn(|k| total[k + 1] / total[0]);
-        for slot in treated.iter().filter(|slot| slot[0] > 0.0) {
+        for slot in treatment.iter().filter(|slot| slot[0] > 0.0) {
             let off: [f64; 3] = std::array::from_fn(|k| slot[k + 1] / slot[0] - mean[k]);
             for (row, a) in off.iter().enumerate() {
                 for (column, b) in off.iter().enumerate() {
@@ -85,6 +97,19 @@ impl Contrast {
         }
     }
 
+    /// The same, counting this share of what it did: older cycles are to matter less.
+    #[must_use]
+    pub fn faded(mut self, to: f64) -> Self {
+        self.sum.iter_mut().chain(self.scatter.iter_mut().flatten()).for_each(|value| *value *= to);
+        self.products.iter_mut().flatten().for_each(|value| *value *= to * to);
+        self
+    }
+
+    /// As many cycles of equal weight would tell as much: `(Σw)²/Σw²` of the control slots' weights.
+    fn equal_cycles(&self) -> f64 {
+        self.sum[0] * self.sum[0] / self.products[0][0]
+    }
+
     /// Is every number usable?
     #[must_use]
     pub fn is_sound(&self) -> bool {
@@ -92,22 +117,28 @@ impl Contrast {
         self.sum.iter().chain(products).chain(self.scatter.iter().flatten()).all(|value| value.is_finite())
     }
 
-    /// The difference; `None` before there are [`FEWEST_CYCLES`], or where default clocks give nothing to compare with.
+    /// The difference; `None` before there are [`FEWEST_CYCLES`], or where default clocks give nothing to
+    /// compare with.
     #[must_use]
     pub fn change(&self) -> Option<Change> {
         if self.cycles < FEWEST_CYCLES {
             return None;
         }
-        #[expect(clippy::cast_precision_loss, reason = "a count of cycles")]
-        let cycles = self.cycles as f64;
+        let cycles = self.equal_cycles();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "`as` saturates; at most as many as cycles, and at least one"
+        )]
+        let degrees = (cycles - 1.0).round().max(1.0) as u64;
         let beta = self.slopes();
         let side = |at: usize| {
             let [w, y, x1, x2]: Sums = std::array::from_fn(|k| self.sum[at + k]);
             (y / w, (y - beta[0] * x1 - beta[1] * x2) / w)
         };
-        let (held, treated) = (side(0), side(SIDE));
-        let agft = treated.0;
-        let default = agft - (treated.1 - held.1);
+        let (control, treatment) = (side(0), side(SIDE));
+        let agft = treatment.0;
+        let default = agft - (treatment.1 - control.1);
         // Weights of a cycle's vector in its contribution to each side's adjusted mean.
         let influence = |at: usize, intercept: f64| -> [f64; 2 * SIDE] {
             let mean_weight = self.sum[at] / cycles;
@@ -116,16 +147,17 @@ impl Contrast {
                 k.checked_sub(at).and_then(|k| own.get(k)).map_or(0.0, |c| c / mean_weight)
             })
         };
-        let (of_held, of_treated) = (influence(0, held.1), influence(SIDE, treated.1));
-        let half_width = |held_weight: f64| {
-            let a: [f64; 2 * SIDE] = std::array::from_fn(|k| of_treated[k] - held_weight * of_held[k]);
+        let (of_control, of_treatment) = (influence(0, control.1), influence(SIDE, treatment.1));
+        let half_width = |control_weight: f64| {
+            let a: [f64; 2 * SIDE] =
+                std::array::from_fn(|k| of_treatment[k] - control_weight * of_control[k]);
             let mut square = 0.0;
             for (row, a_row) in a.iter().enumerate() {
                 for (column, a_column) in a.iter().enumerate() {
                     square += a_row * self.products[row][column] * a_column;
                 }
             }
-            quantile_975(self.cycles - 1) * (square.max(0.0) / (cycles * (cycles - 1.0))).sqrt()
+            quantile_975(degrees) * (square.max(0.0) / (cycles * (cycles - 1.0))).sqrt()
         };
         let ratio = agft / default;
         let change = Change {

@@ -1,81 +1,16 @@
 //! The books of the experiment: slots into cycles, cycles into days and a total.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::contrast::{Change, Contrast, Sums};
+use super::contrast::{Change, Contrast};
+use super::cycle::{Compared, CycleSums, SlotWindow};
 use super::schedule::InSlot;
 
 /// Days that are kept apart; older ones are in the total only.
 const DAYS: usize = 31;
 const DAY_S: f64 = 86_400.0;
-/// A slot of which less than this share of the longest of its cycle was measured says nothing.
-const LEAST_SHARE: f64 = 0.5;
-/// Slots of a cycle that are kept apart; a file may claim more than a cycle can have.
-const MOST_SLOTS: usize = 100_000;
-
-/// A window, as far as the experiment needs it. A pair is a sum in seconds and the number of its samples.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct SlotWindow {
-    /// Its length.
-    pub seconds: f64,
-    /// Energy of all GPUs, joules.
-    pub energy_j: Option<f64>,
-    /// Prompt tokens.
-    pub prompt_tokens: f64,
-    /// Generated tokens.
-    pub generated_tokens: f64,
-    /// Time per output token.
-    pub tpot: Option<(f64, f64)>,
-    /// Time to first token.
-    pub ttft: Option<(f64, f64)>,
-}
-
-/// What one slot adds up to.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct SlotSums {
-    seconds: f64,
-    /// Seconds with energy, and that energy.
-    powered_s: f64,
-    energy_j: f64,
-    prompt_tokens: f64,
-    generated_tokens: f64,
-    tpot: (f64, f64),
-    ttft: (f64, f64),
-}
-
-impl SlotSums {
-    fn push(&mut self, window: &SlotWindow) {
-        let add = |sum: &mut (f64, f64), pair: Option<(f64, f64)>| {
-            if let Some((value, count)) = pair.filter(|(v, n)| v.is_finite() && n.is_finite() && *n > 0.0) {
-                sum.0 += value;
-                sum.1 += count;
-            }
-        };
-        self.seconds += window.seconds;
-        if let Some(energy) = window.energy_j.filter(|energy| energy.is_finite()) {
-            self.powered_s += window.seconds;
-            self.energy_j += energy;
-        }
-        self.prompt_tokens += window.prompt_tokens;
-        self.generated_tokens += window.generated_tokens;
-        add(&mut self.tpot, window.tpot);
-        add(&mut self.ttft, window.ttft);
-    }
-
-    /// Load that came by chance, per second: prompt tokens and generated tokens.
-    fn rates(&self) -> [f64; 2] {
-        [self.prompt_tokens / self.seconds, self.generated_tokens / self.seconds]
-    }
-
-    /// `(w, y, x1, x2)` of energy over seconds, time over tokens, time over requests.
-    fn vectors(&self) -> [Sums; 3] {
-        let [prompt, generated] = self.rates();
-        let of = |y: f64, w: f64| [w, y, w * prompt, w * generated];
-        [of(self.energy_j, self.powered_s), of(self.tpot.0, self.tpot.1), of(self.ttft.0, self.ttft.1)]
-    }
-}
 
 /// The three comparisons.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -86,13 +21,19 @@ struct Contrasts {
 }
 
 impl Contrasts {
-    fn push(&mut self, held: &SlotSums, treated: &[&SlotSums]) {
-        let held_vectors = held.vectors();
-        let treated_vectors: Vec<[Sums; 3]> = treated.iter().map(|slot| slot.vectors()).collect();
-        let treated_s: f64 = treated.iter().map(|slot| slot.seconds).sum();
+    fn push(&mut self, cycle: &Compared<'_>) {
         for (k, contrast) in [&mut self.power, &mut self.tpot, &mut self.ttft].into_iter().enumerate() {
-            let slots: Vec<Sums> = treated_vectors.iter().map(|vectors| vectors[k]).collect();
-            contrast.push(held_vectors[k], &slots, held.seconds, treated_s);
+            cycle.push_to(contrast, k);
+        }
+    }
+}
+
+impl From<&Contrasts> for Effect {
+    fn from(contrasts: &Contrasts) -> Self {
+        Self {
+            power_w: contrasts.power.change(),
+            tpot_s: contrasts.tpot.change(),
+            ttft_s: contrasts.ttft.change(),
         }
     }
 }
@@ -106,16 +47,6 @@ pub struct Effect {
     pub tpot_s: Option<Change>,
     /// Time to first token, s.
     pub ttft_s: Option<Change>,
-}
-
-impl From<&Contrasts> for Effect {
-    fn from(contrasts: &Contrasts) -> Self {
-        Self {
-            power_w: contrasts.power.change(),
-            tpot_s: contrasts.tpot.change(),
-            ttft_s: contrasts.ttft.change(),
-        }
-    }
 }
 
 /// One day (UTC).
@@ -132,7 +63,7 @@ pub struct DaySavings {
 /// The books, for everyone who looks at them.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SavingsState {
-    /// Share of the time that is held at default clocks; 0 is no experiment.
+    /// Share of the time that the cycle under way leaves to default clocks; 0 is no experiment.
     pub share: f64,
     /// Cycles compared.
     pub cycles: u64,
@@ -152,6 +83,13 @@ impl SavingsState {
     pub fn saved_j(&self) -> Option<(f64, f64)> {
         let power = self.effect.power_w?;
         Some((-power.difference() * self.agft_s, power.difference_half_width * self.agft_s))
+    }
+
+    /// What the proof has cost: energy that agft would have saved in the measured time at default clocks,
+    /// joules.
+    #[must_use]
+    pub fn given_away_j(&self) -> Option<f64> {
+        Some(-self.effect.power_w?.difference() * self.held_s)
     }
 }
 
@@ -185,7 +123,7 @@ impl Durable {
 pub struct Savings {
     durable: Durable,
     /// Number of the cycle under way, and its slots.
-    open: Option<(u64, Cycle)>,
+    open: Option<(u64, CycleSums)>,
     state: SavingsState,
 }
 
@@ -196,12 +134,6 @@ impl From<Durable> for Savings {
         savings.tell();
         savings
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Default)]
-struct Cycle {
-    held: SlotSums,
-    treated: BTreeMap<u64, SlotSums>,
 }
 
 impl Savings {
@@ -238,28 +170,16 @@ impl Savings {
         if self.open.as_ref().is_some_and(|(cycle, _)| *cycle != at.cycle) {
             self.close(unix_s);
         }
-        let (_, cycle) = self.open.get_or_insert_with(|| (at.cycle, Cycle::default()));
-        if at.held {
-            self.durable.held_s += window.seconds;
-            cycle.held.push(window);
-        } else {
-            self.durable.agft_s += window.seconds;
-            if cycle.treated.len() < MOST_SLOTS || cycle.treated.contains_key(&at.slot) {
-                cycle.treated.entry(at.slot).or_default().push(window);
-            }
-        }
+        let (_, cycle) = self.open.get_or_insert_with(|| (at.cycle, CycleSums::default()));
+        cycle.push(at, window);
+        *(if at.held { &mut self.durable.held_s } else { &mut self.durable.agft_s }) += window.seconds;
         (self.state.held_s, self.state.agft_s) = (self.durable.held_s, self.durable.agft_s);
     }
 
     /// The cycle under way is over, or as much of it as there will be.
     pub fn close(&mut self, unix_s: f64) {
         let Some((_, cycle)) = self.open.take() else { return };
-        let longest = cycle.treated.values().map(|slot| slot.seconds).fold(cycle.held.seconds, f64::max);
-        let enough = |slot: &&SlotSums| slot.seconds >= LEAST_SHARE * longest;
-        let treated: Vec<&SlotSums> = cycle.treated.values().filter(enough).collect();
-        if !enough(&&cycle.held) || treated.is_empty() {
-            return;
-        }
+        let Some(compared) = cycle.compared() else { return };
         let day = (unix_s / DAY_S).floor() * DAY_S;
         #[expect(clippy::float_cmp, reason = "whole days")]
         if self.durable.days.back().is_none_or(|(last, ..)| *last != day) {
@@ -270,9 +190,9 @@ impl Savings {
         }
         if let Some((_, cycles, contrasts)) = self.durable.days.back_mut() {
             *cycles += 1;
-            contrasts.push(&cycle.held, &treated);
+            contrasts.push(&compared);
         }
-        self.durable.total.push(&cycle.held, &treated);
+        self.durable.total.push(&compared);
         self.durable.cycles += 1;
         self.tell();
     }

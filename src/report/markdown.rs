@@ -42,6 +42,13 @@ fn measured(change: Option<Change>) -> String {
     })
 }
 
+/// What the holdout experiment has cost.
+fn given_away(savings: &SavingsState) -> String {
+    savings.given_away_j().map_or("unknown".into(), |joules| {
+        format!("{:.1} Wh in {} at default clocks", joules / 3600.0, span(savings.held_s))
+    })
+}
+
 /// Seconds as people say them.
 pub(super) fn span(seconds: f64) -> String {
     match seconds {
@@ -69,6 +76,7 @@ pub(super) fn headline(report: &Report) -> Vec<(&'static str, String)> {
         ("Energy against default clocks (measured)", measured(digest.savings.effect.power_w)),
         ("Time per output token (measured)", measured(digest.savings.effect.tpot_s)),
         ("Time to first token (measured)", measured(digest.savings.effect.ttft_s)),
+        ("Energy not saved for that proof", given_away(&digest.savings)),
         ("Energy against default clocks (estimate)", signed(saved)),
         ("Time per output token against default clocks (estimate)", signed(digest.slowdown())),
         ("Compared", format!("{} at locks", span(digest.compared_s))),

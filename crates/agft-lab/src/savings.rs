@@ -14,7 +14,7 @@ use super::grid::Load;
 use super::policy::as_configured;
 use crate::sim::run::{Driver, RunError, RunSpec, run};
 use agft::config::Config;
-use agft::control::Round;
+use agft::control::{Mode, Round};
 use agft::holdout::{Change, Effect, Savings, SlotWindow};
 use agft::units::Seconds;
 
@@ -43,6 +43,10 @@ pub struct Told {
     pub truth: [Option<f64>; 3],
     /// What the experiment says of them.
     pub said: [Option<Change>; 3],
+    /// When it first said something of power, seconds after the start; `None` if it never did.
+    pub first_s: Option<f64>,
+    /// Share of the run in control slots.
+    pub spent: f64,
 }
 
 impl Trial {
@@ -75,25 +79,34 @@ impl Trial {
             at_default.insert(tick_of(round, tick), SlotWindow::from(round));
         })?;
         done();
-        let (mut default, mut treated) = (Totals::default(), Totals::default());
+        let (mut default, mut treatment) = (Totals::default(), Totals::default());
+        let (mut first_s, mut spent_s) = (None, 0.0);
         let mut savings = Savings::new(self.config.holdout.share);
         run(&spec, Driver::Controller(&mut trial), |round| {
+            if round.mode == Mode::Holdout {
+                spent_s += tick.0;
+            }
             let Some(at) = round.holdout else { return };
             let window = SlotWindow::from(round);
             savings.push(at, &window, round.at.0);
+            if first_s.is_none() && savings.state().effect.power_w.is_some() {
+                first_s = Some(round.at.0);
+            }
             if let Some(same) = at_default.get(&tick_of(round, tick)).filter(|_| !at.held) {
-                treated.push(&window);
+                treatment.push(&window);
                 default.push(same);
             }
         })?;
         savings.close(self.seconds);
         done();
         let Effect { power_w, tpot_s, ttft_s } = savings.state().effect;
-        let (with, without) = (treated.means(), default.means());
+        let (with, without) = (treatment.means(), default.means());
         Ok(Told {
             load: load.to_string(),
             truth: std::array::from_fn(|k| Some(with[k]? / without[k]? - 1.0)),
             said: [power_w, tpot_s, ttft_s],
+            first_s,
+            spent: spent_s / self.seconds,
         })
     }
 }
@@ -142,7 +155,8 @@ pub fn table(told: &[Told]) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
-        "{:width$}  of what  runs  covered  true change  told (mean)  half-width (mean)",
+        "{:width$}  of what  runs  covered  true change  told (mean)  half-width (mean)  first told  \
+         at default clocks",
         "load"
     );
     for (k, name) in NAMES.iter().enumerate() {
@@ -166,20 +180,29 @@ fn row(out: &mut String, load: &str, name: &str, k: usize, told: &[&Told]) {
         );
         return;
     }
-    #[expect(clippy::cast_precision_loss, reason = "a number of runs")]
-    let count = pairs.len() as f64;
+    let firsts: Vec<f64> = told.iter().filter_map(|one| one.first_s).collect();
+    let latest = firsts.iter().copied().fold(0.0, f64::max);
+    // The slowest run's, unless one never came to tell.
+    let first =
+        if firsts.len() == told.len() { format!("{:6.1} min", latest / 60.0) } else { "     never".into() };
+    let count = count_of(pairs.len());
     let covers =
         |(truth, change): &&(f64, Change)| (change.relative - truth).abs() <= change.relative_half_width;
-    #[expect(clippy::cast_precision_loss, reason = "a number of runs")]
-    let covered = pairs.iter().filter(covers).count() as f64 / count;
+    let covered = count_of(pairs.iter().filter(covers).count()) / count;
     let mean = |of: fn(&(f64, Change)) -> f64| 100.0 * pairs.iter().map(of).sum::<f64>() / count;
     let _ = writeln!(
         out,
-        "{load}  {name:7}  {:4}  {:5.1} %  {:+9.2} %  {:+9.2} %  {:15.2} %",
+        "{load}  {name:7}  {:4}  {:5.1} %  {:+9.2} %  {:+9.2} %  {:15.2} %  {first}  {:15.2} %",
         pairs.len(),
         100.0 * covered,
         mean(|(truth, _)| *truth),
         mean(|(_, change)| change.relative),
         mean(|(_, change)| change.relative_half_width),
+        100.0 * told.iter().map(|one| one.spent).sum::<f64>() / count_of(told.len()),
     );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a number of runs")]
+fn count_of(runs: usize) -> f64 {
+    runs as f64
 }

@@ -15,6 +15,9 @@ fn config(share: f64, block_s: f64, settle_s: f64) -> Config {
     config.holdout.share = share;
     config.holdout.block_s = Seconds(block_s);
     config.holdout.settle_s = Seconds(settle_s);
+    // The runs are short: the experiment is there from the start, and does not sink.
+    config.holdout.begin_after_s = Seconds(0.0);
+    config.holdout.width_percent = 0.0;
     config
 }
 
