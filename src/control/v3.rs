@@ -118,13 +118,6 @@ impl From<Controller> for step::Controller {
     }
 }
 
-impl step::Controller {
-    /// Leaves out what was summed up of parking.
-    pub(crate) fn forget_parked_sums(&mut self) {
-        self.idle.forget_sums();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

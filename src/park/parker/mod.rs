@@ -436,11 +436,6 @@ impl Parker {
         self.price = before.price;
     }
 
-    /// Leaves out what was summed up, and what is not in the sums yet.
-    pub(crate) fn forget_sums(&mut self) {
-        (self.accounting, self.news) = (Accounting::default(), false);
-    }
-
     /// Where it stands.
     pub fn state(&self) -> State {
         self.rule.as_ref().map_or(State::Serving, Rule::state)
