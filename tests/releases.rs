@@ -125,13 +125,15 @@ fn steps_of_then_are_decided_as_then() {
 }
 
 #[test]
-fn a_kept_run_is_repeated_bit_for_bit_where_it_is_decided_as_then() {
+fn a_kept_run_is_repeated_bit_for_bit_to_where_it_is_decided_otherwise() {
     for policy in kept() {
         let same = same(&policy.join("run")).expect("a run");
         assert!(same.notes.is_empty(), "{same:?}");
         if is_decided_as_then(&policy) {
-            assert!(same.is_same(), "{same:?}");
-            assert!(same.segments == 2 && same.steps > 180 && same.commands > 3, "{same:?}");
+            // To where a limit was broken: that is judged otherwise by now.
+            let difference = same.first_difference.as_ref().expect("a limit was broken then");
+            assert_eq!((difference.segment, difference.recorded.as_str()), (2, "SloGuard"));
+            assert!(same.steps > 80 && same.commands > 3, "{same:?}");
         } else {
             assert!(same.first_difference.is_some(), "{same:?}");
         }
