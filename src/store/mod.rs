@@ -40,7 +40,7 @@ pub use dir::own_dir;
 pub use error::StoreError;
 pub use identity::{Difference, Identity, Mismatch};
 pub use levers::{load_levers, save_levers};
-pub use metadata::ModelMetadata;
+pub use metadata::{Expected, ModelMetadata};
 pub use model::{Generation, Load, ModelStore, RejectReason, Rejected, Restored};
 pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};
 pub use run_dir::{RunDir, RunInfo, RunSummary};

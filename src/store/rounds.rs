@@ -136,6 +136,18 @@ pub struct RoundRecord {
     pub baseline_power_w: Option<Watts>,
     /// Time per output token expected at default clocks for this load.
     pub baseline_tpot_s: Option<Seconds>,
+    /// Energy over that of default clocks under the same load, where that is known.
+    #[serde(default)]
+    pub energy_ratio: Option<f64>,
+    /// Standard deviation of its logarithm.
+    #[serde(default)]
+    pub energy_ratio_sd: Option<f64>,
+    /// Time per output token over that of default clocks under the same load, where that is known.
+    #[serde(default)]
+    pub tpot_ratio: Option<f64>,
+    /// Standard deviation of its logarithm.
+    #[serde(default)]
+    pub tpot_ratio_sd: Option<f64>,
     /// Cycle of the holdout experiment, where the window can be compared in it.
     #[serde(default)]
     pub holdout_cycle: Option<u64>,
@@ -209,6 +221,10 @@ impl RoundRecord {
             tick_lateness_s: None,
             baseline_power_w: None,
             baseline_tpot_s: None,
+            energy_ratio: None,
+            energy_ratio_sd: None,
+            tpot_ratio: None,
+            tpot_ratio_sd: None,
             holdout_cycle: None,
             holdout_slot: None,
             holdout: None,
