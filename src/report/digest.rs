@@ -235,9 +235,10 @@ impl Digest {
         let Some(power) = record.power_w.map(|power| power.0).filter(sound) else { return };
         let token_time = record.tpot_avg.filter(sound).map_or(0.0, |tpot| tpot * generated);
         let ratios = ratios(record);
-        // A parked GPU serves nobody, and its power is not compared.
-        if ratios.is_some() || generated > 0.0 {
-            self.estimate.add(seconds, power, token_time, ratios.as_ref());
+        // Of a window in which the clock changed or the GPU was parked, nothing is compared, and nothing is missed.
+        let locked = record.frequency_exploration_count.is_some();
+        if locked || ratios.is_some() {
+            self.estimate.add(locked, seconds, power, token_time, ratios.as_ref());
         }
     }
 

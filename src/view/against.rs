@@ -144,7 +144,7 @@ mod tests {
         let policy = Learner::structured(StructuredSettings::default(), LinUcbSettings::default());
         let learned = Learned::fresh(policy, 20);
         let mut comparer = Comparer::default();
-        (0..20).for_each(|_| drop(comparer.take(&at_default(), &learned)));
+        assert!((0..20).all(|_| comparer.take(&at_default(), &learned).is_some()));
         assert_eq!(comparer.take(&testing::round(), &learned), None);
         assert_eq!(comparer.take(&at_default(), &learned).unwrap().source, Source::Model);
         let unclear = Round { ran_at: None, ..testing::round() };

@@ -13,13 +13,19 @@ use super::against::{Against, Source};
 use crate::bandit::structured::Ratios;
 use crate::control::Round;
 use crate::stats::Interval;
+use crate::units::Target;
 
 /// Less than this many seconds say nothing of a run.
 const ENOUGH_S: f64 = 10.0;
-/// Nor does less than this share of the time in which the GPU served.
-const ENOUGH_SHARE: f64 = 0.5;
-/// With a wider interval than this, as a share of default's cost, nothing is known.
+/// Nor is anything known where more than this share of the time at locks could not be compared. Windows at default clocks
+/// always can be: without this, they would stand for the rest and all would look like nothing saved. Of all time served,
+/// so little may be missed whatever ran in it.
+const MOST_MISSED: f64 = 0.2;
+const LITTLE_MISSED: f64 = 0.05;
+/// With a wider interval than this, as a share of default's cost, nothing is known ...
 const WIDEST: f64 = 0.15;
+/// ... but where the sign of a large change is clear, with one wider than this.
+const WIDEST_CLEAR: f64 = 0.4;
 
 /// Sums over the compared windows.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -27,7 +33,10 @@ pub struct Estimate {
     /// Seconds in which the GPU served and power was measured.
     #[serde(default)]
     pub served_s: f64,
-    /// Of these, seconds that could be compared.
+    /// Of these, seconds at a lock.
+    #[serde(default)]
+    pub locked_s: f64,
+    /// Of those served, seconds that could be compared.
     pub compared_s: f64,
     /// Energy measured in them, joules.
     pub energy_j: f64,
@@ -55,13 +64,22 @@ impl Estimate {
         let seconds = round.window.elapsed.0;
         let tokens = round.window.generation_tokens.unwrap_or(0.0);
         let token_time = round.cost.map_or(0.0, |cost| cost.delay.0 * tokens);
-        self.add(seconds, power.0, token_time, against.map(|against| &against.ratios));
+        let locked = matches!(round.ran_at, Some(Target::Lock(_)));
+        self.add(locked, seconds, power.0, token_time, against.map(|against| &against.ratios));
         self.source = against.map(|against| against.source).or(self.source);
     }
 
-    /// Takes a window of `seconds` at `power_w` in, whose tokens took `token_time_s` together.
-    pub fn add(&mut self, seconds: f64, power_w: f64, token_time_s: f64, ratios: Option<&Ratios>) {
+    /// Takes a window of `seconds` at `power_w` in, at a lock or not, whose tokens took `token_time_s` together.
+    pub fn add(
+        &mut self,
+        locked: bool,
+        seconds: f64,
+        power_w: f64,
+        token_time_s: f64,
+        ratios: Option<&Ratios>,
+    ) {
         self.served_s += seconds;
+        self.locked_s += if locked { seconds } else { 0.0 };
         let Some(ratios) = ratios else { return };
         let energy = power_w * seconds;
         let default_energy = energy * (-ratios.energy.log).exp();
@@ -96,10 +114,13 @@ impl Estimate {
     }
 
     fn change(&self, measured: f64, default: f64, sd: f64) -> Option<Interval> {
-        let enough = self.compared_s >= ENOUGH_S && self.compared_s >= ENOUGH_SHARE * self.served_s;
+        let missed = self.served_s - self.compared_s;
+        let enough = self.compared_s >= ENOUGH_S
+            && missed <= (MOST_MISSED * self.locked_s).max(LITTLE_MISSED * self.served_s);
         let ratio = measured / default;
         let change = Interval::of_sd(ratio - 1.0, ratio * sd / default);
-        (enough && default > 0.0 && change.is_sound() && change.half_width <= WIDEST).then_some(change)
+        let widest = if change.sign().is_some() { WIDEST_CLEAR } else { WIDEST };
+        (enough && default > 0.0 && change.is_sound() && change.half_width <= widest).then_some(change)
     }
 }
 
@@ -107,7 +128,6 @@ impl Estimate {
 mod tests {
     use super::*;
     use crate::bandit::structured::LogRatio;
-    use crate::units::Target;
     use crate::view::testing;
 
     fn against(energy: f64, time: f64, sd: f64) -> Against {

@@ -179,6 +179,7 @@ pub(crate) fn state() -> State {
             token_time_s: 420.0,
             default_token_time_s: 400.0,
             served_s: 55.0,
+            locked_s: 40.0,
             default_energy_sd_j: 200.0,
             default_token_time_sd_s: 4.0,
             source: Some(Source::Model),

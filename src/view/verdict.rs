@@ -202,9 +202,9 @@ mod tests {
             Verdict::of(&state).saved
         };
         assert!(with(&|_| ()).is_some());
-        assert_eq!(with(&|estimate| estimate.served_s = 101.0), None, "most of the time was not compared");
+        assert_eq!(with(&|estimate| estimate.served_s = 60.0), None, "a quarter of 40 s was not compared");
         assert_eq!(with(&|estimate| estimate.compared_s = 9.0), None);
-        assert_eq!(with(&|estimate| estimate.default_energy_sd_j = 1100.0), None);
+        assert_eq!(with(&|estimate| estimate.default_energy_sd_j = 2900.0), None);
         assert_eq!(with(&|estimate| estimate.default_energy_j = 0.0), None);
     }
 
