@@ -11,7 +11,8 @@ use crate::reward::slo::Limits;
 use crate::store::RoundRecord;
 use crate::view::{Against, reason_name};
 
-/// The line for a round, which came to `against` beside default clocks, if that is known; `limits` are the latency limits in force, if any.
+/// The line for a round, which came to `against` beside default clocks, if that is known; `limits` are the
+/// latency limits in force, if any.
 #[must_use]
 pub(super) fn record(
     facts: &StepFacts<'_>,

@@ -213,7 +213,8 @@ impl Recorder {
         let summary = learned.policy.summary();
         let held_low = controller.is_held_low();
         let cores: Vec<Mhz> = controller.space().arms().iter().map(|arm| arm.core).collect();
-        // Whoever is in charge says what it expects; what was learned before is not what runs while a GPU is held low.
+        // Whoever is in charge says what it expects; what was learned before is not what runs while a GPU is
+        // held low.
         let in_charge = learned.policy.as_linucb().is_none() && !held_low;
         let structured = learned.policy.as_structured().filter(|_| in_charge);
         let converged_round = learned.converged_at.filter(|_| summary.converged && !held_low);

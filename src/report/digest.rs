@@ -39,7 +39,8 @@ pub(crate) struct AtClock {
 pub(crate) struct Ratio {
     /// Geometric mean.
     pub mean: f64,
-    /// Lower end: what the windows scatter, as if they were independent, and what is not known of default clocks.
+    /// Lower end: what the windows scatter, as if they were independent, and what is not known of default
+    /// clocks.
     pub low: Option<f64>,
     /// Upper end.
     pub high: Option<f64>,
@@ -235,7 +236,8 @@ impl Digest {
         let Some(power) = record.power_w.map(|power| power.0).filter(sound) else { return };
         let token_time = record.tpot_avg.filter(sound).map_or(0.0, |tpot| tpot * generated);
         let ratios = ratios(record);
-        // Of a window in which the clock changed or the GPU was parked, nothing is compared, and nothing is missed.
+        // Of a window in which the clock changed or the GPU was parked, nothing is compared, and nothing is
+        // missed.
         let locked = record.frequency_exploration_count.is_some();
         if locked || ratios.is_some() {
             self.estimate.add(locked, seconds, power, token_time, ratios.as_ref());

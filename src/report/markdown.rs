@@ -17,10 +17,10 @@ pub(super) struct Table {
 }
 
 /// What an estimate is worth, said wherever one is shown.
-pub(super) const ESTIMATE: &str = "Estimates compare each window with what driver-default clocks would have cost under \
-     its load, as the policy's model predicts it or enough windows at default clocks have shown it: energy for the same \
-     work, time per output token for the same tokens, with 95 % intervals. They are no controlled experiment. Parked time, \
-     and time under loads of which that is not known, are not in them.";
+pub(super) const ESTIMATE: &str = "Estimates compare each window with what driver-default clocks would have \
+    cost under its load, as the policy's model predicts it or enough windows at default clocks have shown it: \
+    energy for the same work, time per output token for the same tokens, with 95 % intervals. They are no \
+    controlled experiment. Parked time, and time under loads of which that is not known, are not in them.";
 
 pub(super) fn show(value: Option<f64>, digits: usize, unit: &str) -> String {
     value

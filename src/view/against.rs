@@ -1,9 +1,10 @@
 //! What a window came to beside what default clocks would have come to: only where that is known.
 //!
-//! Two things know it. The model of `structured`, where that is in charge: it has learned how power and time per token
-//! depend on clock and load, and says how sure it is. And the book of what default clocks have cost under which load,
-//! where there are enough windows near the present one: how far off the book is, is seen each time default clocks run
-//! and it has said beforehand what they would cost. A load that neither knows is not compared.
+//! Two things know it. The model of `structured`, where that is in charge: it has learned how power and time
+//! per token depend on clock and load, and says how sure it is. And the book of what default clocks have cost
+//! under which load, where there are enough windows near the present one: how far off the book is, is seen
+//! each time default clocks run and it has said beforehand what they would cost. A load that neither knows is
+//! not compared.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +45,8 @@ pub struct Against {
 /// Compares windows, one after the other.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Comparer {
-    /// Windows that the book has foretold, and their mean squared logarithms of power and delay over what it said.
+    /// Windows that the book has foretold, and their mean squared logarithms of power and delay over what it
+    /// said.
     foretold: f64,
     power: f64,
     delay: f64,
@@ -91,7 +93,8 @@ impl Comparer {
         if self.foretold < ENOUGH_FORETOLD {
             return None;
         }
-        // The book's mean is off by what a window is off by, over the root of the windows that it is the mean of.
+        // The book's mean is off by what a window is off by, over the root of the windows that it is the mean
+        // of.
         let of = |ratio: f64, square: f64| LogRatio { log: ratio.ln(), sd: (square / support).sqrt() };
         let ratios = Ratios {
             energy: of(cost.power.0 / default.power.0, self.power),

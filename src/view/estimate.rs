@@ -1,11 +1,11 @@
-//! What default clocks would have cost in this run, beside what was measured. An estimate, and called so wherever it is
-//! shown.
+//! What default clocks would have cost in this run, beside what was measured. An estimate, and called so
+//! wherever it is shown.
 //!
-//! Each window in which the GPU served is compared, where it is known what default clocks would have come to (see
-//! [`Comparer`](super::Comparer)): energy for the same work, time per output token for the same tokens. Windows at default
-//! clocks are in it, too: they cost what default clocks cost, and are part of the run. Parked time is not. What is not
-//! known of default clocks is off in the same direction in all windows, so it does not average out: standard deviations
-//! are added, not their squares.
+//! Each window in which the GPU served is compared, where it is known what default clocks would have come to
+//! (see [`Comparer`](super::Comparer)): energy for the same work, time per output token for the same tokens.
+//! Windows at default clocks are in it, too: they cost what default clocks cost, and are part of the run.
+//! Parked time is not. What is not known of default clocks is off in the same direction in all windows, so it
+//! does not average out: standard deviations are added, not their squares.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +17,9 @@ use crate::units::Target;
 
 /// Less than this many seconds say nothing of a run.
 const ENOUGH_S: f64 = 10.0;
-/// Nor is anything known where more than this share of the time at locks could not be compared. Windows at default clocks
-/// always can be: without this, they would stand for the rest and all would look like nothing saved. Of all time served,
-/// so little may be missed whatever ran in it.
+/// Nor is anything known where more than this share of the time at locks could not be compared. Windows at
+/// default clocks always can be: without this, they would stand for the rest and all would look like nothing
+/// saved. Of all time served, so little may be missed whatever ran in it.
 const MOST_MISSED: f64 = 0.2;
 const LITTLE_MISSED: f64 = 0.05;
 /// With a wider interval than this, as a share of default's cost, nothing is known ...
@@ -69,7 +69,8 @@ impl Estimate {
         self.source = against.map(|against| against.source).or(self.source);
     }
 
-    /// Takes a window of `seconds` at `power_w` in, at a lock or not, whose tokens took `token_time_s` together.
+    /// Takes a window of `seconds` at `power_w` in, at a lock or not, whose tokens took `token_time_s`
+    /// together.
     pub fn add(
         &mut self,
         locked: bool,
@@ -106,8 +107,8 @@ impl Estimate {
         Some(Interval { value: -change.value, ..change })
     }
 
-    /// Relative rise of the time per output token against default clocks: 0.05 is 5 % slower; `None` while that is not
-    /// known.
+    /// Relative rise of the time per output token against default clocks: 0.05 is 5 % slower; `None` while
+    /// that is not known.
     #[must_use]
     pub fn slowdown(&self) -> Option<Interval> {
         self.change(self.token_time_s, self.default_token_time_s, self.default_token_time_sd_s)

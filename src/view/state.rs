@@ -161,8 +161,8 @@ pub struct LearnerState {
     /// The moment since when, Unix seconds; `None` if that was in an earlier run.
     #[serde(default)]
     pub converged_unix_s: Option<f64>,
-    /// The clock that is preferred under the present load, and what the model expects of it against default clocks;
-    /// `structured` only.
+    /// The clock that is preferred under the present load, and what the model expects of it against default
+    /// clocks; `structured` only.
     #[serde(default)]
     pub chosen: Option<Chosen>,
     /// Lessons learned.

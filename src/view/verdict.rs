@@ -1,7 +1,8 @@
 //! What agft is worth, in one line: made here, and shown by the page, `agft top` and `agft status` alike.
 //!
-//! It says what is known and nothing else. What the holdout has measured comes first; before there is that, what the run so
-//! far has cost over what default clocks would have cost in it; before that is known either, that it is not.
+//! It says what is known and nothing else. What the holdout has measured comes first; before there is that,
+//! what the run so far has cost over what default clocks would have cost in it; before that is known either,
+//! that it is not.
 
 use std::fmt::Write;
 

@@ -1,4 +1,5 @@
-//! What the view says a run is worth, beside what the run came to: demos in virtual time, with and without agft.
+//! What the view says a run is worth, beside what the run came to: demos in virtual time, with and without
+//! agft.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use agft::config::{Config, PolicyKind};
@@ -69,8 +70,8 @@ fn demo(of: Of, seed: u64, set: impl Fn(&mut Config)) -> Demo {
     }
 }
 
-/// The sign of the interval is that of the truth, or the truth is too near to nothing to have one; and the truth is
-/// within 1.5 half-widths, which one run in three hundred would miss if the intervals were right.
+/// The sign of the interval is that of the truth, or the truth is too near to nothing to have one; and the
+/// truth is within 1.5 half-widths, which one run in three hundred would miss if the intervals were right.
 fn agrees(what: &str, said: Option<Interval>, truth: f64) {
     let said = said.unwrap_or_else(|| panic!("{what}: not known at the end of a demo"));
     assert!(said.sign().is_none_or(|more| more == (truth > 0.0)), "{what}: {said:?} and {truth:+.3}");

@@ -28,7 +28,8 @@ pub struct BestAt {
     pub cost_ratio: f64,
     /// Predicted time per output token over that of default clocks.
     pub tpot_ratio: f64,
-    /// Both with what they may be off by, energy for the same work in the place of the objective; `None` is unknown.
+    /// Both with what they may be off by, energy for the same work in the place of the objective; `None` is
+    /// unknown.
     #[serde(default)]
     pub ratios: Option<Ratios>,
 }

@@ -1,8 +1,9 @@
-//! What default clocks would come to beside a clock, as the model predicts it: for people who want to know what is saved.
+//! What default clocks would come to beside a clock, as the model predicts it: for people who want to know
+//! what is saved.
 //!
-//! Only ratios are told: what the load of the moment is off by is off at both clocks, and cancels. Nothing here is used
-//! to choose, and no randomness of the policy is used up: the draws are the same each time, so that a figure on a screen
-//! moves with what was learned and not with the dice.
+//! Only ratios are told: what the load of the moment is off by is off at both clocks, and cancels. Nothing
+//! here is used to choose, and no randomness of the policy is used up: the draws are the same each time, so
+//! that a figure on a screen moves with what was learned and not with the dice.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +18,9 @@ use crate::units::Mhz;
 const DRAWS: usize = 32;
 /// Their seed.
 const SEED: u64 = 95;
-/// Standard deviation of what the model itself is off by, beside what its coefficients may be off by: a share of the
-/// logarithm that is predicted. Simulated runs at default clocks tell: the spread above is too narrow without it,
-/// above all for time, which answers to queues as well.
+/// Standard deviation of what the model itself is off by, beside what its coefficients may be off by: a share
+/// of the logarithm that is predicted. Simulated runs at default clocks tell: the spread above is too narrow
+/// without it, above all for time, which answers to queues as well.
 const ENERGY_OFF: f64 = 0.1;
 const TIME_OFF: f64 = 0.25;
 
@@ -72,7 +73,8 @@ impl Durable {
         self.ratios_at(self.model.as_ref()?, self.context.load()?, clock)
     }
 
-    /// The clock of `cores` that is preferred at present, and what it comes to; `None` before anything was preferred.
+    /// The clock of `cores` that is preferred at present, and what it comes to; `None` before anything was
+    /// preferred.
     #[must_use]
     pub fn chosen(&self, cores: &[Mhz]) -> Option<Chosen> {
         let preferred = self.preferred?;

@@ -73,8 +73,8 @@ const SURE_BELOW: f64 = 0.93;
 const SURE_GAIN: f64 = 0.02;
 /// ... and of the predicted slowdown, where that is bounded.
 const SURE_SLOWDOWN: f64 = 0.015;
-/// For convergence it is enough that the choice would hardly move: twice those, and somewhat more once it was so. The
-/// spread itself is known from a few draws only, and would flicker.
+/// For convergence it is enough that the choice would hardly move: twice those, and somewhat more once it was
+/// so. The spread itself is known from a few draws only, and would flicker.
 const SETTLES: f64 = 2.0;
 const STAYS_SETTLED: f64 = 2.5;
 

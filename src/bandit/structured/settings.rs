@@ -38,7 +38,8 @@ pub struct StructuredSettings {
     pub deviation_cost: f64,
     /// Gain that an optimist's clock has to promise before it is tried.
     pub probe_gain: f64,
-    /// Rounds that a sure choice has to last before it is called converged, and an unsure one before it is not.
+    /// Rounds that a sure choice has to last before it is called converged, and an unsure one before it is
+    /// not.
     pub convergence_window: u64,
 }
 

@@ -1,9 +1,9 @@
 //! When the choice has converged, and when that is no longer so.
 //!
-//! It has once it was sure, and stayed about one clock, for a whole window of rounds; it is no longer when it was unsure
-//! for as long. Rounds are ticks at which the policy was asked: a choice that nobody follows, because something else has
-//! the clocks, settles nothing. A load that moves the clock for a reason the model knows begins the window anew and
-//! takes nothing back.
+//! It has once it was sure, and stayed about one clock, for a whole window of rounds; it is no longer when it
+//! was unsure for as long. Rounds are ticks at which the policy was asked: a choice that nobody follows,
+//! because something else has the clocks, settles nothing. A load that moves the clock for a reason the model
+//! knows begins the window anew and takes nothing back.
 
 use serde::{Deserialize, Serialize};
 
