@@ -468,10 +468,10 @@ fn reload_and_orders_go_for_servers_that_were_found_and_for_those_that_come() {
     works(&bench, 0, &first);
     let mut daemon = bench.start(&[]);
     is_locked(&bench, 0, &daemon);
-    bench.change("control.tpot_limit", "0.25");
+    bench.change("control.tpot_limit", "0.3");
     bench.config();
     daemon.signal(Signal::HUP);
-    daemon.wait_for_log("0.8 -> 0.25");
+    daemon.wait_for_log("-> 0.3");
     bench.goes_on(0, &daemon);
     assert!(!daemon.log().contains("with the next start"), "{}", daemon.tail());
     assert_eq!(bench.run(&["pause"]).code, Some(0));

@@ -29,7 +29,9 @@ fn run_of_the_daemon_becomes_page_tables_and_json_also_while_it_goes_on() {
     let json: Value = serde_json::from_str(&bench.run(&["report", run, "--format", "json"]).out).unwrap();
     let digest = &json["digest"];
     assert_eq!(digest["rounds"], bench.rounds().len());
-    assert!(digest["compared_s"].as_f64() > Some(0.5), "locks are compared with default clocks: {digest}");
+    // A few windows at default clocks are too few to say what they cost.
+    let (served, compared) = (&digest["estimate"]["served_s"], &digest["estimate"]["compared_s"]);
+    assert!(served.as_f64() > Some(0.5) && compared.as_f64() < served.as_f64(), "{digest}");
     let compared = bench.run(&["compare", run, run]);
     assert!(
         compared.out.contains("power") && compared.out.contains("+0.0 %"),

@@ -2,9 +2,11 @@
 
 use std::fmt::{self, Write};
 
+use crate::bandit::structured::Ratios;
 use crate::holdout::contrast::FEWEST_CYCLES;
 use crate::holdout::{Change, SavingsState};
 use crate::park::books::{Books, Estimate};
+use crate::stats::Interval;
 use crate::units::Mhz;
 use crate::view::{
     ArmStatus, HostState, LearnerState, ParkFigures, ParkState, ParkedGpu, ParkingState, Row, State, Table,
@@ -69,6 +71,9 @@ fn server(out: &mut String, state: &State, dry_run: bool) -> fmt::Result {
         value.map_or("unknown".to_owned(), |value| format!("{value:.digits$}{unit}"))
     };
     let (load, learner, counts) = (&state.load, &state.learner, &state.counts);
+    let verdict = &state.verdict;
+    let basis = if verdict.source.is_some() { format!(" ({})", verdict.basis()) } else { String::new() };
+    writeln!(out, "  verdict     {}{basis}", verdict.words)?;
     writeln!(out, "  mode        {}{}", state.mode.name(), dry_run_words(dry_run))?;
     let clocks = clocks_words(state.in_force, state.not_given_back);
     writeln!(out, "  clocks      {clocks} (asked: {})", clocks_words(state.asked, false))?;
@@ -98,22 +103,24 @@ fn server(out: &mut String, state: &State, dry_run: bool) -> fmt::Result {
         format!("limits: {} s, {} ms", limits.ttft.0, 1e3 * limits.tpot.0)
     });
     writeln!(out, "  latency     TTFT {}, TPOT {} ({limits})", milli(load.ttft_s), milli(load.tpot_s))?;
-    let converged = if learner.converged { ", converged" } else { "" };
+    let converged = if learner.converged { ", converged" } else { ", not converged" };
     let best = learner.best.map_or(String::new(), |best| format!(", best so far {best}"));
     writeln!(out, "  learner     {}, {} lessons{converged}{best}", state.policy, learner.lessons)?;
+    describe_convergence(out, state)?;
     if let Some(why) = &learner.handed_over {
         writeln!(out, "              linucb stands in: {why}")?;
     }
     let open = learner.arms.iter().filter(|arm| arm.status == ArmStatus::Available).count();
     writeln!(out, "  arms        {open} of {} may be chosen", learner.arms.len())?;
-    let share =
-        |value: Option<f64>| value.map_or("unknown".to_owned(), |value| format!("{:+.1} %", 100.0 * value));
+    let share = |change: Option<Interval>| change.map_or("not known yet".to_owned(), change_words);
+    let estimate = &state.estimate;
     writeln!(
         out,
-        "  estimate    energy {} against default clocks, time per token {} ({:.0} s compared)",
-        share(state.estimate.saved_share().map(|saved| -saved)),
-        share(state.estimate.slowdown()),
-        state.estimate.compared_s,
+        "  estimate    energy {}, time per token {} ({:.0} of {:.0} s compared)",
+        share(estimate.saved().map(|saved| Interval { value: -saved.value, ..saved })),
+        share(estimate.slowdown()),
+        estimate.compared_s,
+        estimate.served_s,
     )?;
     describe_parking(out, &state.parking)?;
     describe_savings(out, &state.savings)?;
@@ -127,6 +134,34 @@ fn server(out: &mut String, state: &State, dry_run: bool) -> fmt::Result {
         counts.outages,
         total(&counts.faults)
     )
+}
+
+/// Since when the choice has stood, and what is expected of it.
+fn describe_convergence(out: &mut String, state: &State) -> fmt::Result {
+    let learner = &state.learner;
+    if let Some(round) = learner.converged_round {
+        let since = learner.converged_unix_s.map_or("in an earlier run".to_owned(), |since| {
+            format!("{} ago", duration(state.at_unix_s - since))
+        });
+        writeln!(out, "              converged in round {round}, {since}")?;
+    }
+    let Some(chosen) = learner.chosen else { return Ok(()) };
+    let core = chosen.core.map_or("driver default".to_owned(), |core| core.to_string());
+    write!(out, "  expected    {core}: ")?;
+    match chosen.ratios {
+        None => writeln!(out, "not known yet"),
+        Some(Ratios { energy, time }) => writeln!(
+            out,
+            "energy {}, time per token {} under this load",
+            change_words(energy.change()),
+            change_words(time.change())
+        ),
+    }
+}
+
+/// A relative change with its 95 % interval.
+fn change_words(change: Interval) -> String {
+    format!("{:+.1} ± {:.1} %", 100.0 * change.value, 100.0 * change.half_width)
 }
 
 /// The holdout experiment, in one line.
@@ -164,12 +199,19 @@ pub(super) fn load_table(out: &mut String, learner: &LearnerState) -> fmt::Resul
         let core = best.core.map_or("driver default".to_owned(), |core| core.to_string());
         writeln!(
             out,
-            "    {:4.2} of now ({:.0}, {:.0}): {core}, cost {:+.1} %, time per token {:+.1} %",
+            "    {:4.2} of now ({:.0}, {:.0}): {core}, cost {:+.1} %, time per token {}",
             best.share,
             best.prefill_tps,
             best.decode_tps,
             100.0 * (best.cost_ratio - 1.0),
-            100.0 * (best.tpot_ratio - 1.0)
+            best.ratios.map_or_else(
+                || format!("{:+.1} %", 100.0 * (best.tpot_ratio - 1.0)),
+                |of| format!(
+                    "{}, energy {}",
+                    change_words(of.time.change()),
+                    change_words(of.energy.change())
+                )
+            )
         )?;
     }
     Ok(())
@@ -356,7 +398,7 @@ mod tests {
         let mut state = testing::state();
         let text = shown(&state);
         for part in
-            ["EXPLOITATION", "900 MHz core", "floor", "energy -25.0 %", "time per token +5.0 %", "200 rounds"]
+            ["EXPLOITATION", "900 MHz core", "floor", "energy -25.0 ±", "time per token +5.0 ±", "200 rounds"]
         {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
@@ -372,7 +414,7 @@ mod tests {
         state.gpus[0].power_w = None;
         let text = shown(&state);
         assert!(text.contains("driver default") && text.contains("TTFT unknown"), "{text}");
-        assert!(text.contains("energy unknown"), "{text}");
+        assert!(text.contains("energy not known yet"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
     }
 

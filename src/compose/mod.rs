@@ -156,6 +156,7 @@ pub fn structured_settings(config: &Config) -> StructuredSettings {
             .map(|percent| percent / 100.0),
         tpot_limit: (!control.ignore_slo).then_some(control.tpot_limit),
         seed: control.seed,
+        convergence_window: control.convergence_window as u64,
         ..StructuredSettings::default()
     }
 }

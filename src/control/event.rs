@@ -136,4 +136,9 @@ pub enum Event {
         /// Training samples it took.
         rounds: u64,
     },
+    /// The policy is unsure again, and has been for as long as settling takes.
+    Unsettled {
+        /// Training samples learned so far.
+        rounds: u64,
+    },
 }

@@ -32,7 +32,7 @@ pub struct Learned<Policy = Learner, Lowest = Floor> {
     pub rounds: u64,
     /// Sum of all rewards, over all runs.
     pub reward_sum: f64,
-    /// Round in which the policy converged first.
+    /// Round in which the policy converged; `None` while it has not, or no longer has.
     pub converged_at: Option<u64>,
 }
 

@@ -41,6 +41,8 @@ pub struct Round {
     pub delay_source: Option<DelaySource>,
     /// Cost of default clocks under the load of the moment.
     pub baseline: Option<Cost>,
+    /// Windows at default clocks near that load, by which the baseline is known.
+    pub baseline_support: Option<f64>,
     /// Reward of the window, if it has a cost and a baseline.
     pub reward: Option<f64>,
     /// Did the policy learn from it?

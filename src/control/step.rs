@@ -286,6 +286,7 @@ impl Controller {
             cost,
             delay_source,
             baseline: baseline.map(|baseline| baseline.cost),
+            baseline_support: baseline.map(|baseline| baseline.support),
             reward: earned,
             learned: false,
             violation: None,
@@ -381,6 +382,8 @@ impl Controller {
                 self.learned.converged_at = Some(self.learned.rounds);
                 let best = summary.best(3).map(|arm| arm.clocks);
                 out.events.push(Event::Converged { best, rounds: summary.rounds });
+            } else if !summary.converged && self.learned.converged_at.take().is_some() {
+                out.events.push(Event::Unsettled { rounds: summary.rounds });
             }
         }
         taught

@@ -238,6 +238,7 @@ fn log_event(event: &Event, refused: &mut BTreeSet<String>) {
         Event::Converged { best, rounds } => {
             info!(best_core_mhz = best.map(|best| best.core.0), rounds, "converged");
         }
+        Event::Unsettled { rounds } => info!(rounds, "no longer converged"),
     }
 }
 

@@ -9,12 +9,15 @@ use crate::control::{Mode, Round};
 use crate::metrics::Histogram;
 use crate::reward::slo::Limits;
 use crate::store::RoundRecord;
-use crate::view::reason_name;
+use crate::view::{Against, reason_name};
 
-/// The line for a round; `limits` are the latency limits in force, if any.
+/// The line for a round, which came to `against` beside default clocks, if that is known; `limits` are the
+/// latency limits in force, if any.
+#[must_use]
 pub(super) fn record(
     facts: &StepFacts<'_>,
     round: &Round,
+    against: Option<&Against>,
     limits: Option<&Limits>,
     at: Timestamp,
 ) -> RoundRecord {
@@ -78,6 +81,10 @@ pub(super) fn record(
         tick_lateness_s: facts.lateness,
         baseline_power_w: round.baseline.map(|baseline| baseline.power),
         baseline_tpot_s: round.baseline.map(|baseline| baseline.delay),
+        energy_ratio: against.map(|of| of.ratios.energy.log.exp()),
+        energy_ratio_sd: against.map(|of| of.ratios.energy.sd),
+        tpot_ratio: against.map(|of| of.ratios.time.log.exp()),
+        tpot_ratio_sd: against.map(|of| of.ratios.time.sd),
         holdout_cycle: round.holdout.map(|at| at.cycle),
         holdout_slot: round.holdout.map(|at| at.slot),
         holdout: round.holdout.map(|at| at.held),

@@ -19,10 +19,11 @@ use crate::park::levers::LeverBook;
 use crate::reward::slo::Limits;
 use crate::seldom::Seldom;
 use crate::store::{
-    Identity, ModelMetadata, ModelStore, RoundLimits, RoundRecord, RoundWriter, RunDir, RunInfo, RunSummary,
-    rfc3339, save_levers,
+    Expected, Identity, ModelMetadata, ModelStore, RoundLimits, RoundRecord, RoundWriter, RunDir, RunInfo,
+    RunSummary, rfc3339, save_levers,
 };
-use crate::units::{Joules, Seconds, Time};
+use crate::units::{Joules, Mhz, Seconds, Time};
+use crate::view::Comparer;
 
 /// Where and how often to write.
 #[derive(Debug, Clone)]
@@ -84,6 +85,9 @@ pub(crate) struct Recorder {
     /// The engine of the last page.
     engine: Option<&'static str>,
     created_at: String,
+    /// The round in which the policy converged, and when that was; of an earlier run, too.
+    converged: Option<(u64, String)>,
+    comparer: Comparer,
     dropped: u64,
     totals: Totals,
     /// Cycles of the holdout that were stored, or known at the start.
@@ -123,6 +127,8 @@ impl Recorder {
         let rounds = run.rounds(settings.rounds, Time(0.0))?;
         tracing::info!(dir = %run.path().display(), "run directory");
         let known = ModelMetadata::read(&settings.model_dir).ok().flatten();
+        let converged =
+            known.as_ref().and_then(|known| known.converged_round.zip(known.converged_since.clone()));
         let created_at = known.map_or_else(|| rfc3339(now), |metadata| metadata.created_at);
         let (jobs, queue) = sync_channel(QUEUE);
         let sink = match &steps {
@@ -154,6 +160,8 @@ impl Recorder {
             driver: gpu.driver_version.clone(),
             engine: None,
             created_at,
+            converged,
+            comparer: Comparer::default(),
             dropped: 0,
             totals: Totals::default(),
             stored_cycles: savings.state().cycles,
@@ -200,6 +208,13 @@ impl Recorder {
         let learned = controller.learned();
         let summary = learned.policy.summary();
         let held_low = controller.is_held_low();
+        let cores: Vec<Mhz> = controller.space().arms().iter().map(|arm| arm.core).collect();
+        // Whoever is in charge says what it expects; what was learned before is not what runs while a GPU is
+        // held low.
+        let in_charge = learned.policy.as_linucb().is_none() && !held_low;
+        let structured = learned.policy.as_structured().filter(|_| in_charge);
+        let converged_round = learned.converged_at.filter(|_| summary.converged && !held_low);
+        let since = self.converged.as_ref().filter(|(round, _)| Some(*round) == converged_round);
         let best = summary.best(3).filter(|_| !held_low).map(|arm| arm.clocks);
         #[expect(clippy::cast_precision_loss, reason = "a count of rounds")]
         let avg_reward = (summary.rounds > 0).then(|| learned.reward_sum / summary.rounds as f64);
@@ -211,6 +226,12 @@ impl Recorder {
             best_core_mhz: best.map(|clocks| clocks.core),
             best_memory_mhz: best.and_then(|clocks| clocks.memory),
             baseline_edp: controller.baseline().map(|cost| cost.power.0 * cost.delay.0),
+            converged_round,
+            converged_since: since.map(|(_, since)| since.clone()),
+            chosen: structured.and_then(|policy| policy.chosen(&cores)).map(Expected::from),
+            by_load: structured.map_or_else(Vec::new, |policy| {
+                policy.best_by_load(&cores).iter().map(Expected::from).collect()
+            }),
             created_at: self.created_at.clone(),
             updated_at: rfc3339(at),
             algorithm: self.identity.policy.clone(),
@@ -294,10 +315,18 @@ impl Observer for Recorder {
         let converged = facts.output.events.iter().any(|event| matches!(event, Event::Converged { .. }));
         if converged {
             self.totals.converged_at = Some(round.number);
+            self.converged = Some((round.number, rfc3339(at)));
         }
-        let line = record(facts, round, self.settings.limits.as_ref(), at);
+        let unsettled = facts.output.events.iter().any(|event| matches!(event, Event::Unsettled { .. }));
+        if unsettled {
+            self.totals.converged_at = None;
+        }
+        let against = self.comparer.take(round, facts.controller.learned());
+        let line = record(facts, round, against.as_ref(), self.settings.limits.as_ref(), at);
         self.send(Job::Round(Box::new(line), facts.seen.now));
-        if self.settings.save_model && (converged || round.number.is_multiple_of(self.settings.save_every)) {
+        if self.settings.save_model
+            && (converged || unsettled || round.number.is_multiple_of(self.settings.save_every))
+        {
             let metadata = Box::new(self.metadata(facts.controller, at));
             let summary = Box::new(self.summary(facts.controller));
             self.send(Job::Save(Box::new(facts.controller.learned().model()), metadata, summary));

@@ -273,7 +273,7 @@ fn around(mean: f64, half_width: f64) -> [Sample<'static>; 3] {
 }
 
 fn estimate(to: &mut Families<'_, '_>) -> fmt::Result {
-    let what = "Time at a lock for which default clocks can be estimated.";
+    let what = "Time of serving for which it is known what default clocks cost, time at them included.";
     to.counter(("compared", Some("seconds"), what), |state| state.estimate.compared_s)?;
     to.counter(("compared_energy", Some("joules"), "Energy measured in that time."), |state| {
         state.estimate.energy_j
@@ -287,11 +287,19 @@ fn estimate(to: &mut Families<'_, '_>) -> fmt::Result {
         state.estimate.default_token_time_s
     })?;
     let what = "Estimate: energy saved against default clocks in this run; negative if more was spent.";
-    to.gauge(("estimated_energy_saved", Some("joules"), what), |state| state.estimate.saved_j())?;
+    to.gauge(("estimated_energy_saved", Some("joules"), what), |state| {
+        state.estimate.saved().map(|_| state.estimate.saved_j())
+    })?;
     let what = "Estimate: the same as a share of what default clocks would have taken.";
-    to.gauge(("estimated_energy_saved", Some("ratio"), what), |state| state.estimate.saved_share())?;
+    to.gauge(("estimated_energy_saved", Some("ratio"), what), |state| Some(state.estimate.saved()?.value))?;
+    let what = "Half-width of the 95 % interval of that share.";
+    let name = ("estimated_energy_saved_half_width", Some("ratio"), what);
+    to.gauge(name, |state| Some(state.estimate.saved()?.half_width))?;
+    let what = "Half-width of the 95 % interval of the estimated slowdown.";
+    let name = ("estimated_slowdown_half_width", Some("ratio"), what);
+    to.gauge(name, |state| Some(state.estimate.slowdown()?.half_width))?;
     let what = "Estimate: rise of the time per output token against default clocks.";
-    to.gauge(("estimated_slowdown", Some("ratio"), what), |state| state.estimate.slowdown())
+    to.gauge(("estimated_slowdown", Some("ratio"), what), |state| Some(state.estimate.slowdown()?.value))
 }
 
 fn happened(to: &mut Families<'_, '_>) -> fmt::Result {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Report;
-use super::markdown::{percent, show};
+use super::markdown::{percent, show, signed};
 
 /// One thing that both runs say: name, the two values as text, and the relative difference where it means something.
 type Row = (&'static str, String, String, Option<f64>);
@@ -34,8 +34,8 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
             " Js",
         ),
         said("within the latency limits", &|report| percent(report.digest.limits_kept())),
-        said("saved against default (estimate)", &|report| percent(report.digest.saved_share())),
-        said("slower than default (estimate)", &|report| percent(report.digest.slowdown())),
+        said("saved against default (estimate)", &|report| signed(report.digest.estimate.saved())),
+        said("slower than default (estimate)", &|report| signed(report.digest.estimate.slowdown())),
         measured(
             "clock changes",
             &|report| Some(f64::from(u32::try_from(report.digest.command_changes).unwrap_or(u32::MAX))),

@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use super::sums::{ABSURD, Moments, Weighted};
 use super::timeline::Timeline;
+use crate::bandit::structured::{LogRatio, Ratios};
 use crate::holdout::{InSlot, Savings, SavingsState, SlotWindow};
 use crate::store::RoundRecord;
+use crate::view::Estimate;
 
 /// A pause between two rounds longer than this, in seconds and in windows, is a gap.
 const GAP: (f64, f64) = (2.0, 5.0);
@@ -23,8 +25,8 @@ pub(crate) struct AtClock {
     /// Seconds at it.
     pub seconds: f64,
     /// `ln(EDP / EDP of default clocks under that load)` of its windows.
-    #[serde(serialize_with = "ratio")]
-    pub(crate) log_edp_ratio: Moments,
+    #[serde(rename = "log_edp_ratio")]
+    edp: LogEdp,
     /// Power, W.
     pub(crate) power_w: Weighted,
     /// Time per output token, s.
@@ -36,7 +38,8 @@ pub(crate) struct AtClock {
 pub(crate) struct Ratio {
     /// Geometric mean.
     pub mean: f64,
-    /// Lower end, as if the windows were independent.
+    /// Lower end: what the windows scatter, as if they were independent, and what is not known of default
+    /// clocks.
     pub low: Option<f64>,
     /// Upper end.
     pub high: Option<f64>,
@@ -47,18 +50,47 @@ pub(crate) struct Ratio {
 impl AtClock {
     /// EDP against default clocks, if any window says.
     pub(crate) fn edp_ratio(&self) -> Option<Ratio> {
-        let (mean, error) = (self.log_edp_ratio.mean()?, self.log_edp_ratio.standard_error());
+        self.edp.ratio()
+    }
+}
+
+/// What is known of `ln(EDP / EDP of default clocks)`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct LogEdp {
+    log_ratio: Moments,
+    /// Standard deviation of what is known of default clocks there.
+    sd: Weighted,
+}
+
+impl LogEdp {
+    fn ratio(&self) -> Option<Ratio> {
+        let (mean, scatter) = (self.log_ratio.mean()?, self.log_ratio.standard_error());
+        let error = scatter.map(|scatter| scatter.hypot(self.sd.mean().unwrap_or(0.0)));
         Some(Ratio {
             mean: mean.exp(),
             low: error.map(|error| (mean - 1.96 * error).exp()),
             high: error.map(|error| (mean + 1.96 * error).exp()),
-            windows: self.log_edp_ratio.count,
+            windows: self.log_ratio.count,
         })
     }
 }
 
-fn ratio<S: serde::Serializer>(moments: &Moments, to: S) -> Result<S::Ok, S::Error> {
-    AtClock { log_edp_ratio: *moments, ..AtClock::default() }.edp_ratio().serialize(to)
+/// The window over default clocks, where that was known; a broken file may say anything.
+pub(super) fn ratios(record: &RoundRecord) -> Option<Ratios> {
+    let of = |ratio: Option<f64>, sd: Option<f64>| Some(LogRatio { log: ratio?.ln(), sd: sd? });
+    let energy = of(record.energy_ratio, record.energy_ratio_sd)?;
+    let time = of(record.tpot_ratio, record.tpot_ratio_sd)?;
+    let usable = |ratio: &LogRatio| ratio.is_sound() && ratio.log.abs() < FARTHEST && ratio.sd < FARTHEST;
+    (usable(&energy) && usable(&time)).then_some(Ratios { energy, time })
+}
+
+/// No clock is e to this many times as good or as bad as default clocks.
+const FARTHEST: f64 = 10.0;
+
+impl Serialize for LogEdp {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.ratio().serialize(to)
+    }
 }
 
 /// A time without rounds: an outage, a pause, a machine that slept.
@@ -111,17 +143,9 @@ pub(crate) struct Digest {
     /// The same at driver-default clocks.
     pub default_clocks: AtClock,
     /// Seconds in which the clocks changed, or it is not known what ran.
-    pub(crate) mixed_s: f64,
-    /// Seconds at locks that can be compared with default clocks.
-    pub compared_s: f64,
-    /// Energy measured in them, joules.
-    pub(crate) compared_energy_j: f64,
-    /// Estimate: the same at default clocks.
-    pub(crate) default_energy_j: f64,
-    /// Time per output token over the tokens of that time, s.
-    pub(crate) compared_token_time_s: f64,
-    /// Estimate: the same at default clocks.
-    pub(crate) default_token_time_s: f64,
+    pub mixed_s: f64,
+    /// What default clocks would have cost, as far as that was known.
+    pub estimate: Estimate,
     /// Times without rounds, the first fifty of them.
     pub gaps: Vec<Gap>,
     /// How many there were.
@@ -195,27 +219,23 @@ impl Digest {
         at.seconds += seconds;
         at.power_w.push(record.power_w.map(|power| power.0), seconds);
         at.tpot_s.push(record.tpot_avg, seconds);
-        if let (Some(edp), Some(baseline)) = (record.edp_raw, record.edp_baseline) {
-            at.log_edp_ratio.push((edp / baseline).ln());
+        if let Some(Ratios { energy, time }) = ratios(record) {
+            at.edp.log_ratio.push(energy.log + time.log);
+            at.edp.sd.push(Some(energy.sd.hypot(time.sd)), 1.0);
         }
     }
 
     fn compare(&mut self, record: &RoundRecord, seconds: f64, generated: f64) {
+        let sound = |value: &f64| (0.0..ABSURD).contains(value);
+        let Some(power) = record.power_w.map(|power| power.0).filter(sound) else { return };
+        let token_time = record.tpot_avg.filter(sound).map_or(0.0, |tpot| tpot * generated);
+        let ratios = ratios(record);
+        // Of a window in which the clock changed or the GPU was parked, nothing is compared, and nothing is
+        // missed.
         let locked = record.frequency_exploration_count.is_some();
-        let (Some(power), Some(tpot), Some(default_power), Some(default_tpot)) =
-            (record.power_w, record.tpot_avg, record.baseline_power_w, record.baseline_tpot_s)
-        else {
-            return;
-        };
-        let all = [power.0, tpot, default_power.0, default_tpot.0];
-        if !locked || all.iter().any(|value| !(0.0..ABSURD).contains(value)) {
-            return;
+        if locked || ratios.is_some() {
+            self.estimate.add(locked, seconds, power, token_time, ratios.as_ref());
         }
-        self.compared_s += seconds;
-        self.compared_energy_j += power.0 * seconds;
-        self.default_energy_j += default_power.0 * seconds;
-        self.compared_token_time_s += tpot * generated;
-        self.default_token_time_s += default_tpot.0 * generated;
     }
 
     fn experiment(&mut self, record: &RoundRecord, seconds: f64, generated_tokens: f64) {
@@ -272,17 +292,6 @@ impl Digest {
     /// Joules per generated token.
     pub(crate) fn joules_per_token(&self) -> Option<f64> {
         (self.generated_tokens > 0.0 && self.energy_j > 0.0).then(|| self.energy_j / self.generated_tokens)
-    }
-
-    /// Estimate: share of the energy saved against default clocks.
-    pub(crate) fn saved_share(&self) -> Option<f64> {
-        (self.default_energy_j > 0.0).then(|| 1.0 - self.compared_energy_j / self.default_energy_j)
-    }
-
-    /// Estimate: relative rise of the time per output token.
-    pub(crate) fn slowdown(&self) -> Option<f64> {
-        (self.default_token_time_s > 0.0)
-            .then(|| self.compared_token_time_s / self.default_token_time_s - 1.0)
     }
 
     /// Share of the watched time in which no limit was broken.

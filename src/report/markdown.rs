@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::Report;
 use super::digest::AtClock;
 use crate::holdout::{Change, DaySavings, SavingsState};
+use crate::stats::Interval;
 use crate::text;
 
 /// A table: heading, columns, rows. All text is plain.
@@ -16,9 +17,10 @@ pub(super) struct Table {
 }
 
 /// What an estimate is worth, said wherever one is shown.
-pub(super) const ESTIMATE: &str = "Estimates compare each window at a lock with what agft remembers of driver-default \
-     clocks under comparable load: power over the same time, time per output token for the same tokens. They are no \
-     controlled experiment. Parked time is not in them.";
+pub(super) const ESTIMATE: &str = "Estimates compare each window with what driver-default clocks would have \
+    cost under its load, as the policy's model predicts it or enough windows at default clocks have shown it: \
+    energy for the same work, time per output token for the same tokens, with 95 % intervals. They are no \
+    controlled experiment. Parked time, and time under loads of which that is not known, are not in them.";
 
 pub(super) fn show(value: Option<f64>, digits: usize, unit: &str) -> String {
     value
@@ -30,8 +32,11 @@ pub(super) fn percent(share: Option<f64>) -> String {
     show(share.map(|share| 100.0 * share), 1, " %")
 }
 
-fn signed(share: Option<f64>) -> String {
-    share.map_or("unknown".into(), |share| format!("{:+.1} %", 100.0 * share))
+/// An estimate with its 95 % interval.
+pub(super) fn signed(change: Option<Interval>) -> String {
+    change.map_or("not known".into(), |of| {
+        format!("{:+.1} % ± {:.1} %", 100.0 * of.value, 100.0 * of.half_width)
+    })
 }
 
 /// What the holdout experiment says, with its 95 % interval.
@@ -66,7 +71,8 @@ pub(super) fn headline(report: &Report) -> Vec<(&'static str, String)> {
     } else {
         format!("{:.0} J", digest.energy_j)
     };
-    let saved = digest.saved_share().map(|saved| -saved);
+    let estimate = &digest.estimate;
+    let energy_change = estimate.saved().map(|saved| Interval { value: -saved.value, ..saved });
     vec![
         ("GPU", report.gpu().to_owned()),
         ("Length", format!("{} in {} rounds", span(digest.seconds), digest.rounds)),
@@ -77,9 +83,9 @@ pub(super) fn headline(report: &Report) -> Vec<(&'static str, String)> {
         ("Time per output token (measured)", measured(digest.savings.effect.tpot_s)),
         ("Time to first token (measured)", measured(digest.savings.effect.ttft_s)),
         ("Energy not saved for that proof", given_away(&digest.savings)),
-        ("Energy against default clocks (estimate)", signed(saved)),
-        ("Time per output token against default clocks (estimate)", signed(digest.slowdown())),
-        ("Compared", format!("{} at locks", span(digest.compared_s))),
+        ("Energy against default clocks (estimate)", signed(energy_change)),
+        ("Time per output token against default clocks (estimate)", signed(estimate.slowdown())),
+        ("Compared", format!("{} of {} with work", span(estimate.compared_s), span(estimate.served_s))),
         ("Time to first token", show(digest.ttft_s.mean().map(|seconds| 1e3 * seconds), 1, " ms")),
         ("Time per output token", show(digest.tpot_s.mean().map(|seconds| 1e3 * seconds), 2, " ms")),
         ("Time within the latency limits", percent(digest.limits_kept())),

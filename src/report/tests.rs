@@ -23,8 +23,10 @@ fn record(round: u64, at: f64, mhz: Option<u32>) -> RoundRecord {
     record.prefill_throughput_tps = Some(3000.0);
     record.edp_raw = Some(0.3 * power * 0.02);
     record.edp_baseline = Some(0.3 * 300.0 * 0.016);
-    record.baseline_power_w = Some(Watts(300.0));
-    record.baseline_tpot_s = Some(Seconds(0.016));
+    let (energy, tpot) = if mhz.is_some() { (power / 300.0, 1.25) } else { (1.0, 1.0) };
+    let sd = if mhz.is_some() { 0.02 } else { 0.0 };
+    (record.energy_ratio, record.energy_ratio_sd) = (Some(energy), Some(sd));
+    (record.tpot_ratio, record.tpot_ratio_sd) = (Some(tpot), Some(sd));
     record.slo_violation = Some(round.is_multiple_of(10));
     record.ttft_limit = Some(1.0);
     record.tpot_limit = Some(0.03);
@@ -71,9 +73,13 @@ fn digest_has_what_the_rounds_say() {
     approx::assert_relative_eq!(digest.locks[&900].seconds, 27.0, max_relative = 1e-9);
     approx::assert_relative_eq!(digest.default_clocks.seconds, 6.0, max_relative = 1e-9);
     approx::assert_relative_eq!(digest.limits_kept().unwrap(), 0.9, max_relative = 1e-9);
-    // 190 W and 220 W in equal shares, against 300 W.
-    approx::assert_relative_eq!(digest.saved_share().unwrap(), 1.0 - 205.0 / 300.0, max_relative = 1e-9);
-    approx::assert_relative_eq!(digest.slowdown().unwrap(), 0.25, max_relative = 1e-9);
+    // 20 windows at default clocks, then 190 W and 220 W in equal shares, against 300 W.
+    let saved = digest.estimate.saved().unwrap();
+    approx::assert_relative_eq!(saved.value, 0.9 * (1.0 - 205.0 / 300.0), max_relative = 1e-9);
+    // Nine tenths of the tokens took 20 ms each in the place of 16.
+    let slower = digest.estimate.slowdown().unwrap();
+    approx::assert_relative_eq!(slower.value, 0.02 / (0.1 * 0.02 + 0.9 * 0.016) - 1.0, max_relative = 1e-9);
+    assert!(saved.half_width > 0.01 && slower.half_width > 0.01, "{saved:?}, {slower:?}");
     let ratio = digest.locks[&900].edp_ratio().unwrap();
     approx::assert_relative_eq!(ratio.mean, 190.0 * 0.02 / (300.0 * 0.016), max_relative = 1e-9);
     assert_eq!(ratio.windows, 90);
@@ -122,7 +128,7 @@ fn rounds_with_absurd_values_still_make_a_report() {
         match k % 6 {
             0 => record.window_s = Some(Seconds(-1.0)),
             1 => record.timestamp = 1e300,
-            2 => record.edp_baseline = Some(0.0),
+            2 => record.energy_ratio = Some(0.0),
             3 => record.tpot_avg = Some(f64::MAX),
             4 => record.power_w = Some(Watts(-1e300)),
             _ => record.gpu_frequency_mhz = Some(Mhz(u32::MAX)),
@@ -136,11 +142,11 @@ fn rounds_with_absurd_values_still_make_a_report() {
 #[test]
 fn old_record_without_the_newer_fields_is_read() {
     let mut line = serde_json::to_value(record(1, 1e9, Some(900))).unwrap();
-    for new in ["baseline_power_w", "baseline_tpot_s", "state", "command"] {
+    for new in ["energy_ratio", "tpot_ratio", "state", "command"] {
         line.as_object_mut().unwrap().remove(new);
     }
     let report = Report::read(directory(&format!("{line}\n")).path()).unwrap();
-    assert_eq!((report.digest.rounds, report.digest.saved_share()), (1, None));
+    assert_eq!((report.digest.rounds, report.digest.estimate.saved()), (1, None));
     assert!(html::html(&report).is_ok());
 }
 

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::digest::ratios;
 use super::sums::Weighted;
 use crate::store::RoundRecord;
 
@@ -30,7 +31,7 @@ pub(crate) struct Bin {
     pub(crate) ttft_s: Weighted,
     /// Time per output token, s.
     pub(crate) tpot_s: Weighted,
-    /// EDP over that of default clocks.
+    /// EDP over that of default clocks, where that is known.
     pub(crate) edp_ratio: Weighted,
     /// Clocks that could be chosen.
     pub(crate) arms: Weighted,
@@ -52,8 +53,8 @@ impl Bin {
         self.running.push(record.active_requests, seconds);
         self.ttft_s.push(record.ttft_avg, 1.0);
         self.tpot_s.push(record.tpot_avg, record.decode_throughput_tps.unwrap_or(0.0) * seconds);
-        let ratio = record.edp_raw.zip(record.edp_baseline).filter(|(_, baseline)| *baseline > 0.0);
-        self.edp_ratio.push(ratio.map(|(edp, baseline)| edp / baseline), seconds);
+        let ratio = ratios(record).map(|of| (of.energy.log + of.time.log).exp());
+        self.edp_ratio.push(ratio, seconds);
         self.arms.push(record.available_frequencies_count.map(number), seconds);
         self.arms_out.push(record.pruned_frequencies_count.map(number), seconds);
         if record.slo_violation == Some(true) {

@@ -3,10 +3,12 @@
 
 mod dice;
 mod durations;
+mod interval;
 mod student;
 
 pub use dice::Dice;
 pub use durations::Durations;
+pub use interval::Interval;
 pub(crate) use student::quantile_975;
 
 /// Arithmetic mean; `None` without values.

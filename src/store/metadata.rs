@@ -13,6 +13,8 @@ use super::error::StoreError;
 use super::file;
 use super::model::ModelStore;
 use super::rounds;
+use crate::bandit::structured::{BestAt, Chosen, Ratios};
+use crate::stats::Interval;
 use crate::units::Mhz;
 
 const FILE_NAME: &str = "model_metadata.json";
@@ -36,6 +38,18 @@ pub struct ModelMetadata {
     pub(crate) best_memory_mhz: Option<Mhz>,
     /// EDP at the driver's own clocks, in joule seconds.
     pub baseline_edp: Option<f64>,
+    /// The round in which the choice converged; `None` while it has not, or no longer has.
+    #[serde(default)]
+    pub converged_round: Option<u64>,
+    /// When that was, RFC 3339.
+    #[serde(default)]
+    pub converged_since: Option<String>,
+    /// The clock that is preferred under the present load; `None` where the policy keeps no such choice.
+    #[serde(default)]
+    pub chosen: Option<Expected>,
+    /// The best clock at multiples of the present load, as far as the policy knows.
+    #[serde(default)]
+    pub by_load: Vec<Expected>,
     /// When this model was begun, RFC 3339.
     pub(crate) created_at: String,
     /// When this was written, RFC 3339.
@@ -50,6 +64,43 @@ pub struct ModelMetadata {
     pub driver: Option<String>,
     /// The inference server and what it serves.
     pub engine: Option<String>,
+}
+
+/// What is expected of a clock against default clocks, under one load.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Expected {
+    /// The load, as a multiple of the present one.
+    pub load: f64,
+    /// The core clock; `None` is driver-default clocks.
+    pub core_mhz: Option<Mhz>,
+    /// Relative change of energy for the same work, with its 95 % interval; `None` is not known.
+    pub energy_change: Option<Interval>,
+    /// Relative change of the time per output token.
+    pub tpot_change: Option<Interval>,
+}
+
+impl Expected {
+    fn new(load: f64, core_mhz: Option<Mhz>, ratios: Option<Ratios>) -> Self {
+        let sound = |of: &Interval| of.is_sound();
+        Self {
+            load,
+            core_mhz,
+            energy_change: ratios.map(|of| of.energy.change()).filter(sound),
+            tpot_change: ratios.map(|of| of.time.change()).filter(sound),
+        }
+    }
+}
+
+impl From<Chosen> for Expected {
+    fn from(chosen: Chosen) -> Self {
+        Self::new(1.0, chosen.core, chosen.ratios)
+    }
+}
+
+impl From<&BestAt> for Expected {
+    fn from(best: &BestAt) -> Self {
+        Self::new(best.share, best.core, best.ratios)
+    }
 }
 
 /// The file: the metadata and what is true of every file this program writes.
@@ -131,6 +182,15 @@ mod tests {
             best_core_mhz: Some(Mhz(1395)),
             best_memory_mhz: None,
             baseline_edp: Some(3.5),
+            converged_round: Some(380),
+            converged_since: Some(rfc3339(at(1_900))),
+            chosen: Some(Expected {
+                load: 1.0,
+                core_mhz: Some(Mhz(1395)),
+                energy_change: Some(Interval { value: -0.25, half_width: 0.03 }),
+                tpot_change: Some(Interval { value: 0.05, half_width: 0.02 }),
+            }),
+            by_load: vec![Expected { load: 0.5, core_mhz: None, energy_change: None, tpot_change: None }],
             created_at: rfc3339(at(1_000)),
             updated_at: rfc3339(at(2_000)),
             algorithm: "linucb".into(),
@@ -165,6 +225,15 @@ mod tests {
             "best_core_mhz": 1395,
             "best_memory_mhz": null,
             "baseline_edp": 3.5,
+            "converged_round": 380,
+            "converged_since": "1970-01-01T00:31:40.000Z",
+            "chosen": {
+                "load": 1.0,
+                "core_mhz": 1395,
+                "energy_change": { "value": -0.25, "half_width": 0.03 },
+                "tpot_change": { "value": 0.05, "half_width": 0.02 },
+            },
+            "by_load": [{ "load": 0.5, "core_mhz": null, "energy_change": null, "tpot_change": null }],
             "created_at": "1970-01-01T00:16:40.000Z",
             "updated_at": "1970-01-01T00:33:20.000Z",
             "algorithm": "linucb",

@@ -41,7 +41,7 @@ pub(crate) use dir::own_dir;
 pub(crate) use error::StoreError;
 pub use identity::Identity;
 pub(crate) use levers::{load_levers, save_levers};
-pub use metadata::ModelMetadata;
+pub use metadata::{Expected, ModelMetadata};
 pub use model::{Load, ModelStore, Restored};
 pub use rounds::{RoundLimits, RoundReader, RoundRecord, RoundWriter};
 pub(crate) use run_dir::RunSummary;

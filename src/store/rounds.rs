@@ -135,7 +135,19 @@ pub struct RoundRecord {
     /// Power expected at default clocks for this load.
     pub(crate) baseline_power_w: Option<Watts>,
     /// Time per output token expected at default clocks for this load.
-    pub(crate) baseline_tpot_s: Option<Seconds>,
+    pub baseline_tpot_s: Option<Seconds>,
+    /// Energy over that of default clocks under the same load, where that is known.
+    #[serde(default)]
+    pub energy_ratio: Option<f64>,
+    /// Standard deviation of its logarithm.
+    #[serde(default)]
+    pub energy_ratio_sd: Option<f64>,
+    /// Time per output token over that of default clocks under the same load, where that is known.
+    #[serde(default)]
+    pub tpot_ratio: Option<f64>,
+    /// Standard deviation of its logarithm.
+    #[serde(default)]
+    pub tpot_ratio_sd: Option<f64>,
     /// Cycle of the holdout experiment, where the window can be compared in it.
     #[serde(default)]
     pub(crate) holdout_cycle: Option<u64>,

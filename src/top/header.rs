@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::model::Link;
-use super::text::{Theme, energy, number, signed_share, span};
+use super::text::{Theme, energy, number, span};
 use crate::bandit::Phase;
 use crate::control::Mode;
 use crate::reward::slo::Statistic;
@@ -18,15 +17,9 @@ const OLD_S: f64 = 5.0;
 
 /// The lines; the first has [`standing`] at its right. GPUs take at most `gpu_lines`.
 pub(super) fn lines(host: &HostState, state: &State, theme: Theme, gpu_lines: usize) -> Vec<Line<'static>> {
-    let mut lines = vec![mode(host, state, theme)];
+    let mut lines = vec![mode(host, state, theme), verdict(state, theme)];
     lines.extend(gpus(&state.gpus, theme, gpu_lines));
-    lines.extend([
-        clocks(state, theme),
-        load(state, theme),
-        learner(state, theme),
-        saved(state, theme),
-        trouble(state, theme),
-    ]);
+    lines.extend([clocks(state, theme), load(state, theme), learner(state, theme), trouble(state, theme)]);
     lines
 }
 
@@ -177,9 +170,12 @@ fn load(state: &State, theme: Theme) -> Line<'static> {
 fn learner(state: &State, theme: Theme) -> Line<'static> {
     let learner = &state.learner;
     let phase = match (learner.converged, learner.phase) {
-        (true, _) => "converged",
-        (false, Phase::Exploration) => "exploring",
-        (false, Phase::Exploitation) => "exploiting",
+        (true, _) => learner.converged_unix_s.map_or_else(
+            || "converged".to_owned(),
+            |since| format!("converged {} ago", span(Seconds(state.at_unix_s - since))),
+        ),
+        (false, Phase::Exploration) => "exploring".to_owned(),
+        (false, Phase::Exploitation) => "exploiting".to_owned(),
     };
     let best = learner.best.map_or("none known".to_owned(), |best| best.to_string());
     let policy = if learner.handed_over.is_some() { "linucb (stands in)" } else { state.policy.as_str() };
@@ -194,36 +190,19 @@ fn learner(state: &State, theme: Theme) -> Line<'static> {
     line
 }
 
-/// What is saved, and how that is known: measured by the holdout once that can tell, else estimated. The one place where
-/// it is said.
-fn saved(state: &State, theme: Theme) -> Line<'static> {
-    let percent = |share: f64, digits| number(Some(100.0 * share), digits, "");
-    if let Some(power) = state.savings.effect.power_w {
-        let (saved, about) = (-power.relative, power.relative_half_width);
-        let style = if saved > about { theme.good() } else { Style::new() };
-        let mut line = named(theme, "saved", String::new());
-        line.push_span(Span::styled(format!("{} ± {} %", percent(saved, 1), percent(about, 1)), style));
-        line.push_span(" of energy");
-        if let Some(tpot) = state.savings.effect.tpot_s {
-            let slower = signed_share(tpot.relative);
-            let about = percent(tpot.relative_half_width, 1);
-            line.push_span(format!(", TPOT {} ± {about} %", slower.trim_end_matches(" %")));
-        }
-        line.push_span(format!(" (holdout, {} cycles)", power.cycles));
-        return line;
-    }
-    let estimate = &state.estimate;
-    let (Some(share), compared) = (estimate.saved_share(), span(Seconds(estimate.compared_s))) else {
-        return named(theme, "saved", "nothing compared with default clocks yet".into());
+/// What agft is worth: [`Verdict`](crate::view::Verdict), and what that rests on.
+fn verdict(state: &State, theme: Theme) -> Line<'static> {
+    let verdict = &state.verdict;
+    let style = match verdict.good {
+        Some(true) => theme.good(),
+        Some(false) => theme.alert(),
+        None => theme.strong(),
     };
-    let slower = estimate.slowdown().map_or("?".into(), signed_share);
-    let style = if share > 0.0 { theme.good() } else { Style::new() };
-    let mut line = named(theme, "saved", String::new());
-    line.push_span(Span::styled(
-        format!("{} % ({})", percent(share, 1), energy(Some(estimate.saved_j()))),
-        style,
-    ));
-    line.push_span(format!(" of energy, time per token {slower} (estimate, {compared})"));
+    let mut line = named(theme, "verdict", String::new());
+    line.push_span(Span::styled(verdict.words.clone(), style));
+    if verdict.source.is_some() {
+        line.push_span(Span::styled(format!(" ({})", verdict.basis()), theme.faint()));
+    }
     line
 }
 

@@ -12,7 +12,7 @@ use super::*;
 use crate::control::Mode;
 use crate::holdout::{Change, SavingsState};
 use crate::units::{Clocks, Mhz};
-use crate::view::{ArmState, ArmStatus, History, HostState, LearnerState, Load, State, testing};
+use crate::view::{ArmState, ArmStatus, History, HostState, LearnerState, Load, State, Verdict, testing};
 
 const PLAIN: Theme = Theme { colour: false, ascii: false };
 
@@ -90,7 +90,8 @@ fn unknown() -> State {
 }
 
 fn host(state: State) -> HostState {
-    testing::of(vec![state], None)
+    let verdict = Verdict::of(&state);
+    testing::of(vec![State { verdict, ..state }], None)
 }
 
 fn live(mut state: State) -> Model {
@@ -115,7 +116,7 @@ fn assert_shows(rows: &[String], parts: &[&str]) {
 }
 
 /// What has to be there in every size that is drawn on with two rows of charts.
-const ESSENTIAL: [&str; 19] = [
+const ESSENTIAL: [&str; 20] = [
     "EXPLOITATION",
     "live, up 60 s",
     "A100",
@@ -124,8 +125,9 @@ const ESSENTIAL: [&str; 19] = [
     "8 running, 1 waiting",
     "1000 in, 400 out",
     "structured, edp",
-    "25.0 % (2500 J) of energy",
-    "time per token +5.0 % (estimate, 50 s)",
+    "verdict  saves 25 ",
+    " 2.9 %, 5.0 % slower, limits kept but for 1 s (estimate, 50",
+    "converged 15 s ago",
     "16 faults, 1 outage, 4 limits broken (1 s), 1 page missed; clock",
     "power 152 W",
     "EDP 82 % of default",
@@ -196,7 +198,7 @@ fn what_the_holdout_has_measured_stands_in_place_of_the_estimate() {
     state.savings.effect.power_w = Some(change(-0.2));
     state.savings.effect.tpot_s = Some(change(0.03));
     let rows = screen(&mut live(state), PLAIN, now(), 80, 24);
-    assert_shows(&rows, &["20.0 ± 2.0 % of energy, TPOT +3.0 ± 2.0 % (holdout, 9 cycles)"]);
+    assert_shows(&rows, &["saves 20 ± 2.0 %, 3.0 % slower, limits kept but for 1 s (measured, 9"]);
     assert!(!rows.concat().contains("estimate"));
 }
 
@@ -278,7 +280,7 @@ fn what_is_unknown_is_called_so_and_never_zero() {
         &[
             "driver default in force",
             "? running, ? waiting; tokens/s ? in, ? out; KV cache ? %",
-            "nothing compared with default clocks yet",
+            "savings not known yet, no limits",
             "none; no outage; no limits",
             "TTFT ? ms, no limit",
             "nothing known yet",

@@ -183,13 +183,6 @@ pub(super) fn span(Seconds(seconds): Seconds) -> String {
     }
 }
 
-/// A share as a percentage with its sign.
-pub(super) fn signed_share(share: f64) -> String {
-    // No "-0.0 %".
-    let percent = (1e3 * share).round() / 10.0 + 0.0;
-    format!("{percent:+.1} %")
-}
-
 /// An energy in the unit that suits it.
 pub(super) fn energy(joules: Option<f64>) -> String {
     let Some(joules) = joules else { return number(None, 0, " J") };
@@ -229,7 +222,6 @@ mod tests {
         assert_eq!(span(Seconds(3600.0)), "60 min");
         assert_eq!(energy(Some(9000.0)), "9000 J");
         assert_eq!(energy(Some(7.2e6)), "2.00 kWh");
-        assert_eq!(signed_share(-0.000_01), "+0.0 %");
         assert_eq!(number(None, 0, " W"), "? W");
         assert_eq!(
             (short(1455.0), short(0.85), short(12_345.0)),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::against::Comparer;
 use super::estimate::Estimate;
 use super::history::History;
 use super::notes::Notes;
@@ -10,6 +11,7 @@ use super::state::{
     ArmState, ArmStatus, Counts, GpuState, LearnerState, Load, ParkingState, RoundState, State, fault_kinds,
     reason_name, wake_sources,
 };
+use super::verdict::Verdict;
 use crate::bandit::structured::Trouble;
 use crate::bandit::{ActionSpace, Cause, Policy, PrunedArm, Reason};
 use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
@@ -53,7 +55,7 @@ pub struct StepFacts<'a> {
     /// Time that collecting, deciding and commanding took.
     pub took: Seconds,
     /// Are there clocks that the driver has not taken back? Then a lock may be in force.
-    pub(crate) not_given_back: bool,
+    pub not_given_back: bool,
     /// Wall-clock time, seconds since the Unix epoch.
     pub unix_time: f64,
 }
@@ -63,6 +65,7 @@ pub struct StepFacts<'a> {
 pub struct View {
     state: State,
     history: History,
+    comparer: Comparer,
     /// When the previous step was.
     last: Option<Time>,
     /// When the learner was looked at last.
@@ -97,6 +100,7 @@ impl View {
             counters: vec![None; gpus.len()],
             ran: Target::Default,
             history: History::default(),
+            comparer: Comparer::default(),
             state: State {
                 name: about.name,
                 at_unix_s: unix_s,
@@ -116,6 +120,7 @@ impl View {
                 estimate: Estimate::default(),
                 parking: parking(controller),
                 savings: savings.state().clone(),
+                verdict: Verdict::default(),
                 notes: Notes::default(),
                 scrape: Durations::default(),
                 lateness: Durations::default(),
@@ -143,7 +148,7 @@ impl View {
     }
 
     /// Takes a step in; says whether the history has grown.
-    pub(crate) fn step(&mut self, facts: &StepFacts<'_>) -> bool {
+    pub fn step(&mut self, facts: &StepFacts<'_>) -> bool {
         let now = facts.seen.now;
         let passed = self.last.map_or(0.0, |last| now.since(last).0.max(0.0));
         self.last = Some(now);
@@ -175,7 +180,7 @@ impl View {
         facts.output.events.iter().for_each(|event| count(event, &mut self.state.counts));
         self.state.parking = parking(facts.controller);
         if let Some(round) = &facts.output.round {
-            self.round(round);
+            self.round(round, facts.controller.learned());
             self.state.savings.clone_from(facts.savings.state());
         }
         if self.state.mode == Mode::Outage {
@@ -184,8 +189,14 @@ impl View {
         }
         if self.learner_at.is_none_or(|at| now.since(at) >= LEARNER_EVERY) {
             self.learner_at = Some(now);
-            self.state.learner = learner(facts.controller, now);
+            let before = &self.state.learner;
+            let next = learner(facts.controller, now);
+            let same = next.converged_round.is_some() && next.converged_round == before.converged_round;
+            let since = if same { before.converged_unix_s } else { Some(facts.unix_time) };
+            let converged_unix_s = since.filter(|_| next.converged_round.is_some());
+            self.state.learner = LearnerState { converged_unix_s, ..next };
         }
+        self.state.verdict = Verdict::of(&self.state);
         self.state.notes.take(facts.output, facts.unix_time);
         self.history.push(&self.state)
     }
@@ -231,7 +242,8 @@ impl View {
         }
     }
 
-    fn round(&mut self, round: &Round) {
+    fn round(&mut self, round: &Round, learned: &Learned) {
+        let against = self.comparer.take(round, learned);
         let state = &mut self.state;
         let (window, counts) = (&round.window, &mut state.counts);
         counts.rounds += 1;
@@ -254,16 +266,20 @@ impl View {
             ttft_s: mean(&window.ttft),
             tpot_s: tpot,
         };
-        state.estimate.push(round);
+        state.estimate.push(round, against.as_ref());
+        let edp_js = round.energy.zip(tpot).map(|(energy, tpot)| energy.0 * tpot);
         state.round = Some(RoundState {
             number: round.number,
             window_s: window.elapsed.0,
             power_w: round.power.map(|power| power.0),
-            edp_js: round.energy.zip(tpot).map(|(energy, tpot)| energy.0 * tpot),
-            default_edp_js: round.baseline.map(|cost| cost.power.0 * window.elapsed.0 * cost.delay.0),
+            edp_js,
+            default_edp_js: edp_js
+                .zip(against)
+                .map(|(edp, against)| edp * (-against.ratios.energy.log - against.ratios.time.log).exp()),
             reward: round.reward,
             reason: round.choice.map(|choice| reason_name(choice.reason).to_owned()),
             violated: round.violation.map(|violation| limited(violation.limit).to_owned()),
+            violated_s: round.violation.map(|violation| violation.measured.0),
         });
     }
 }
@@ -328,7 +344,8 @@ fn count(event: &Event, counts: &mut Counts) {
         | Event::Paused
         | Event::Resumed
         | Event::ArmOut { .. }
-        | Event::Converged { .. } => {}
+        | Event::Converged { .. }
+        | Event::Unsettled { .. } => {}
     }
 }
 
@@ -347,7 +364,14 @@ fn learner(controller: &Controller, now: Time) -> LearnerState {
     let state = learner_state(controller.learned(), Some(controller.space()), now);
     if controller.is_held_low() {
         // What was learned before is not what runs now.
-        return LearnerState { converged: false, best: None, by_load: Vec::new(), ..state };
+        return LearnerState {
+            converged: false,
+            converged_round: None,
+            best: None,
+            chosen: None,
+            by_load: Vec::new(),
+            ..state
+        };
     }
     state
 }
@@ -391,6 +415,9 @@ pub(crate) fn learner_state(learned: &Learned, space: Option<&ActionSpace>, now:
     LearnerState {
         phase: summary.phase,
         converged: summary.converged,
+        converged_round: learned.converged_at.filter(|_| summary.converged),
+        converged_unix_s: None,
+        chosen: structured.and_then(|structured| structured.chosen(&cores)),
         lessons: summary.rounds,
         exploration_rate: summary.alpha,
         handed_over: learned.policy.trouble().map(|trouble| trouble_name(trouble).to_owned()),

@@ -40,8 +40,8 @@ pub struct Point {
     pub tpot_s: Option<f64>,
     /// Energy times time per output token of the latest window, joule seconds.
     pub edp_js: Option<f64>,
-    /// What default clocks would have cost under this load, joule seconds.
-    pub(crate) default_edp_js: Option<f64>,
+    /// What default clocks would have cost under this load, joule seconds; `None` where that is not known.
+    pub default_edp_js: Option<f64>,
 }
 
 impl Point {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::against::Source;
 use super::park::{ParkStanding, ParkState, ParkedGpu};
 use super::state::State;
 
@@ -85,14 +86,11 @@ impl Row {
     }
 
     fn of(state: &State) -> Self {
-        let percent = |share: f64| format!("{:+.1} %", 100.0 * share);
-        let energy = match (state.savings.effect.power_w, state.estimate.saved_share()) {
-            (Some(of), _) => {
-                format!("{} ± {:.1} % (measured)", percent(of.relative), 100.0 * of.relative_half_width)
-            }
-            (None, Some(saved)) => format!("{} (estimate)", percent(-saved)),
-            (None, None) => "unknown".to_owned(),
-        };
+        let verdict = &state.verdict;
+        let energy = verdict.saved.map_or("not known yet".to_owned(), |saved| {
+            let kind = if verdict.source == Some(Source::Holdout) { "measured" } else { "estimate" };
+            format!("{:+.1} ± {:.1} % ({kind})", -100.0 * saved.value, 100.0 * saved.half_width)
+        });
         let broken = state.round.as_ref().and_then(|round| round.violated.as_ref());
         let limits = match (state.limits, broken) {
             (None, _) => "none".to_owned(),
@@ -162,10 +160,10 @@ mod tests {
         let rows = testing::host().rows();
         let cells: Vec<[&str; 6]> = rows.iter().map(Row::cells).collect();
         assert_eq!(cells[0][..4], ["chat", "0", "EXPLOITATION", "152 W"]);
-        assert!(cells[0][4].starts_with("-25.0 % ± ") && cells[0][4].ends_with("(measured)"), "{cells:?}");
+        assert!(cells[0][4].starts_with("-25.0 ± ") && cells[0][4].ends_with("(measured)"), "{cells:?}");
         assert_eq!(cells[0][5], "kept");
         assert_eq!(cells[1][..4], ["code", "1,2", "PAUSED", "303 W"]);
-        assert_eq!(cells[1][4..], ["-25.0 % (estimate)", "TPOT BROKEN"]);
+        assert_eq!(cells[1][4..], ["-25.0 ± 2.9 % (estimate)", "TPOT BROKEN"]);
         assert_eq!(cells[2], ["", "3", "PARKED", "50 W", "18.0 kJ saved by parking", ""]);
     }
 
@@ -175,7 +173,8 @@ mod tests {
         let code = &mut host.servers[1];
         (code.gpus[0].power_w, code.limits) = (None, None);
         code.estimate = super::super::Estimate::default();
-        assert_eq!(host.rows()[1].cells()[3..], ["unknown", "unknown", "none"]);
+        code.verdict = super::super::Verdict::of(code);
+        assert_eq!(host.rows()[1].cells()[3..], ["unknown", "not known yet", "none"]);
     }
 
     #[test]

@@ -188,6 +188,7 @@ fn describe(event: &Event) -> (NoteKind, String) {
         Event::Converged { best, .. } => {
             (Info, best.map_or_else(|| "converged".into(), |best| format!("converged: best is {best}")))
         }
+        Event::Unsettled { .. } => (Info, "no longer converged: unsure again".into()),
     }
 }
 

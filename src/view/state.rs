@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::estimate::Estimate;
 use super::notes::Notes;
 use super::park::ParkFigures;
-use crate::bandit::structured::BestAt;
+use super::verdict::Verdict;
+use crate::bandit::structured::{BestAt, Chosen};
 use crate::bandit::{Phase, Reason};
 use crate::control::Mode;
 use crate::holdout::SavingsState;
@@ -56,6 +57,9 @@ pub struct State {
     pub parking: ParkingState,
     /// What the holdout experiment has shown.
     pub savings: SavingsState,
+    /// What agft is worth here, in one line and in figures.
+    #[serde(default)]
+    pub verdict: Verdict,
     /// What happened lately, oldest first.
     pub notes: Notes,
     /// Time that fetching the metrics page took.
@@ -128,14 +132,17 @@ pub struct RoundState {
     pub power_w: Option<f64>,
     /// Energy times time per output token, joule seconds.
     pub edp_js: Option<f64>,
-    /// What default clocks would have cost under this load, joule seconds.
-    pub(crate) default_edp_js: Option<f64>,
+    /// What default clocks would have cost under this load, joule seconds; `None` where that is not known.
+    pub default_edp_js: Option<f64>,
     /// Reward.
     pub reward: Option<f64>,
     /// Why this clock was chosen.
     pub reason: Option<String>,
     /// The latency limit broken now, if any: `ttft` or `tpot`.
-    pub(crate) violated: Option<String>,
+    pub violated: Option<String>,
+    /// What was measured of that latency, seconds.
+    #[serde(default)]
+    pub violated_s: Option<f64>,
 }
 
 /// What was learned.
@@ -145,6 +152,16 @@ pub struct LearnerState {
     pub phase: Phase,
     /// Has the choice settled?
     pub converged: bool,
+    /// The round since when, while it has.
+    #[serde(default)]
+    pub converged_round: Option<u64>,
+    /// The moment since when, Unix seconds; `None` if that was in an earlier run.
+    #[serde(default)]
+    pub converged_unix_s: Option<f64>,
+    /// The clock that is preferred under the present load, and what the model expects of it against default
+    /// clocks; `structured` only.
+    #[serde(default)]
+    pub chosen: Option<Chosen>,
     /// Lessons learned.
     pub lessons: u64,
     pub(crate) exploration_rate: f64,
@@ -154,7 +171,7 @@ pub struct LearnerState {
     pub best: Option<Clocks>,
     /// What the model would choose at other loads; `structured` only, and only once it has a model.
     #[serde(default)]
-    pub(crate) by_load: Vec<BestAt>,
+    pub by_load: Vec<BestAt>,
     /// Every clock, highest first.
     pub arms: Vec<ArmState>,
 }

@@ -1,6 +1,6 @@
 //! A round and a state of which everything is known, for tests.
 
-use crate::bandit::structured::BestAt;
+use crate::bandit::structured::{BestAt, Chosen, LogRatio, Ratios};
 use crate::bandit::{Choice, Phase, Reason};
 use crate::control::{Mode, Round};
 use crate::features::Context;
@@ -16,7 +16,7 @@ use crate::view::notes::Notes;
 use crate::view::state::{RoundState, fault_kinds, wake_sources};
 use crate::view::{
     ArmState, ArmStatus, ConnectionsState, Counts, Estimate, GpuState, HostState, LearnerState, Load,
-    ParkFigures, ParkMode, ParkStanding, ParkState, ParkedGpu, ParkingState, State,
+    ParkFigures, ParkMode, ParkStanding, ParkState, ParkedGpu, ParkingState, Source, State, Verdict,
 };
 
 /// A round of 0.3 s at 900 MHz in which 120 tokens were generated.
@@ -57,6 +57,7 @@ pub(crate) fn round() -> Round {
         energy: Some(Joules(45.0)),
         cost: Some(Cost { power: Watts(150.0), delay: Seconds(0.02) }),
         delay_source: Some(DelaySource::InterToken),
+        baseline_support: Some(20.0),
         baseline: Some(Cost { power: Watts(200.0), delay: Seconds(0.018) }),
         reward: Some(0.18),
         learned: true,
@@ -85,7 +86,7 @@ pub(crate) fn state() -> State {
         uncertainty: Some(0.02),
     };
     let map = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 2)).collect();
-    State {
+    let state = State {
         name: "chat".into(),
         at_unix_s: 1.7e9 + 60.0,
         policy: "structured".into(),
@@ -131,10 +132,14 @@ pub(crate) fn state() -> State {
             reward: Some(-0.1),
             reason: Some("ucb".into()),
             violated: None,
+            violated_s: None,
         }),
         learner: LearnerState {
             phase: Phase::Exploitation,
             converged: true,
+            converged_round: Some(150),
+            converged_unix_s: Some(1.7e9 + 45.0),
+            chosen: Some(Chosen { core: Some(Mhz(900)), ratios: Some(ratios()) }),
             lessons: 150,
             exploration_rate: 0.5,
             handed_over: None,
@@ -146,6 +151,7 @@ pub(crate) fn state() -> State {
                 core: Some(Mhz(800)),
                 cost_ratio: 0.9,
                 tpot_ratio: 1.04,
+                ratios: Some(ratios()),
             }],
             arms: vec![arm(ArmStatus::Available, 1400), arm(ArmStatus::PrunedCost, 500)],
         },
@@ -174,13 +180,26 @@ pub(crate) fn state() -> State {
             default_energy_j: 10_000.0,
             token_time_s: 420.0,
             default_token_time_s: 400.0,
+            served_s: 55.0,
+            locked_s: 40.0,
+            default_energy_sd_j: 200.0,
+            default_token_time_sd_s: 4.0,
+            source: Some(Source::Model),
         },
         savings: savings(),
+        verdict: Verdict::default(),
         notes: Notes::default(),
         scrape: timing,
         lateness: timing,
         step: timing,
-    }
+    };
+    State { verdict: Verdict::of(&state), ..state }
+}
+
+/// A quarter less energy, 5 % slower.
+fn ratios() -> Ratios {
+    let of = |ratio: f64, sd: f64| LogRatio { log: ratio.ln(), sd };
+    Ratios { energy: of(0.75, 0.02), time: of(1.05, 0.01) }
 }
 
 /// A process of which everything is known: two servers, the second paused on two GPUs, and a parked GPU.
@@ -190,8 +209,9 @@ pub(crate) fn host() -> HostState {
     code.gpus = [1, 2].map(|index| GpuState { index, ..code.gpus[0].clone() }).into();
     (code.asked, code.in_force) = (None, None);
     if let Some(round) = &mut code.round {
-        round.violated = Some("tpot".into());
+        (round.violated, round.violated_s) = (Some("tpot".into()), Some(0.061));
     }
+    code.verdict = Verdict::of(&code);
     let mut park = park_state();
     park.gpus[0].index = 3;
     of(vec![state(), code], Some(park))

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Durable;
 use super::context::Load;
+use super::forecast::Ratios;
 use super::predict::Predictor;
 use crate::units::Mhz;
 
@@ -27,6 +28,10 @@ pub struct BestAt {
     pub cost_ratio: f64,
     /// Predicted time per output token over that of default clocks.
     pub tpot_ratio: f64,
+    /// Both with what they may be off by, energy for the same work in the place of the objective; `None` is
+    /// unknown.
+    #[serde(default)]
+    pub ratios: Option<Ratios>,
 }
 
 impl Durable {
@@ -74,6 +79,7 @@ impl Durable {
                 core,
                 cost_ratio: gain.exp(),
                 tpot_ratio: steady.step.0 / reference.step.0,
+                ratios: self.ratios_at(model, load, core.map_or(default, Mhz::as_f64)),
             };
             let sound = best.cost_ratio.is_finite() && best.tpot_ratio.is_finite() && !overload;
             sound.then_some(best)

@@ -14,6 +14,7 @@ mod balance;
 mod budget;
 mod by_load;
 mod context;
+mod forecast;
 mod guard;
 mod loop_kind;
 mod model;
@@ -23,6 +24,7 @@ mod predict;
 mod regression;
 mod scales;
 mod settings;
+mod settled;
 mod step_time;
 mod surge;
 #[cfg(test)]
@@ -41,6 +43,7 @@ use self::model::Model;
 use self::plan::{Motive, Options, Stage};
 use self::predict::{Outlook, Predictor};
 use self::scales::Scales;
+use self::settled::Settled;
 use self::surge::Surge;
 use self::window::{Joiner, Lesson, arrivals, in_flight};
 use super::{ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, View};
@@ -48,6 +51,7 @@ use crate::stats::Dice;
 use crate::units::{Clocks, Mhz, Seconds, Target, Time};
 
 pub use self::by_load::BestAt;
+pub use self::forecast::{Chosen, LogRatio, Ratios};
 pub use self::guard::Trouble;
 pub use self::settings::StructuredSettings;
 pub use self::window::Length;
@@ -56,10 +60,6 @@ pub use self::window::Length;
 const CAP_BITES: f64 = 0.3;
 /// The ceiling under the power cap rises by this factor per window in which the cap did not bite.
 const CEILING_RELAX: f64 = 1.02;
-/// The choice has settled when it moved by less than this share ...
-const SETTLED_SHARE: f64 = 0.1;
-/// ... over so many choices.
-const SETTLED_CHOICES: u32 = 10;
 
 /// Between two deviations the preferred clock changes only for a gain above this.
 const QUIET_HYSTERESIS: f64 = 0.03;
@@ -74,6 +74,10 @@ const SURE_BELOW: f64 = 0.93;
 const SURE_GAIN: f64 = 0.02;
 /// ... and of the predicted slowdown, where that is bounded.
 const SURE_SLOWDOWN: f64 = 0.015;
+/// For convergence it is enough that the choice would hardly move: twice those, and somewhat more once it was
+/// so. The spread itself is known from a few draws only, and would flicker.
+const SETTLES: f64 = 2.0;
+const STAYS_SETTLED: f64 = 2.5;
 
 /// What the policy has learned: all of it that a model file holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,9 +103,8 @@ pub struct Durable {
     turn: u64,
     /// The pessimist's present choice, MHz.
     preferred: Option<f64>,
-    /// Around which clock the choice has stayed, and for how many choices.
-    settled: Option<(f64, u32)>,
-    converged: bool,
+    /// Has the choice converged?
+    settled: Settled,
     budget: Budget,
 }
 
@@ -122,8 +125,7 @@ impl Durable {
             learning_time: 0.0,
             turn: 0,
             preferred: None,
-            settled: None,
-            converged: false,
+            settled: Settled::default(),
             budget: Budget::default(),
         }
     }
@@ -138,6 +140,7 @@ impl Durable {
             && [self.default_clock, self.ceiling, self.lowest, self.preferred].into_iter().all(positive)
             && self.learning_time.is_finite()
             && self.budget.is_sound()
+            && self.settled.is_sound()
     }
 
     /// Collects the first windows at default clocks, which give the units.
@@ -210,7 +213,7 @@ impl Durable {
                 None => self.stage = Stage::Run,
             }
         }
-        let sure = self.preferred.is_some_and(|clock| self.is_sure(&options, clock));
+        let sure = self.preferred.is_some_and(|clock| self.is_sure(&options, clock, 1.0));
         let fresh = std::mem::take(&mut moves.reconsiders);
         let hysteresis = if fresh { self.settings.hysteresis } else { QUIET_HYSTERESIS };
         let preferred = options.preferred(self.preferred, hysteresis);
@@ -225,7 +228,10 @@ impl Durable {
             *moves = Moves { deviated: self.learning_time, reconsiders: deviation.is_some() };
         }
         if let Some(outlook) = outlooks.get(preferred) {
-            self.note_preferred(outlook);
+            self.preferred = Some(outlook.clock);
+            let margin = if self.settled.is_sure() { STAYS_SETTLED } else { SETTLES };
+            let known = self.is_sure(&options, outlook.clock, margin);
+            self.settled.decided(outlook.clock, known);
         }
         deviation.unwrap_or((preferred, Motive::Preferred))
     }
@@ -261,29 +267,17 @@ impl Durable {
         }
     }
 
-    /// Is what the choice rests on known well enough?
-    fn is_sure(&self, options: &Options<'_>, clock: f64) -> bool {
+    /// Is what the choice rests on known well enough, or `margin` times as badly at most?
+    fn is_sure(&self, options: &Options<'_>, clock: f64, margin: f64) -> bool {
         // A step below: at default clocks the prediction against them is trivially sure.
         let Some(outlook) = options.outlooks.get(options.nearest(SURE_BELOW * clock)) else { return false };
         let bounded = self.settings.max_slowdown.is_some();
-        outlook.sd <= SURE_GAIN && (!bounded || outlook.slowdown_sd <= SURE_SLOWDOWN)
+        outlook.sd <= margin * SURE_GAIN && (!bounded || outlook.slowdown_sd <= margin * SURE_SLOWDOWN)
     }
 
     /// Largest slowdown that the preferred clock may have, as a logarithm.
     fn bound(&self) -> f64 {
         self.settings.max_slowdown.map_or(f64::INFINITY, |allowed| self.budget.bound(allowed).ln_1p())
-    }
-
-    fn note_preferred(&mut self, outlook: &Outlook) {
-        let clock = outlook.clock;
-        self.preferred = Some(clock);
-        self.settled = match self.settled {
-            Some((around, choices)) if (clock / around - 1.0).abs() < SETTLED_SHARE => {
-                Some((around, choices + 1))
-            }
-            _ => Some((clock, 1)),
-        };
-        self.converged |= self.settled.is_some_and(|(_, choices)| choices >= SETTLED_CHOICES);
     }
 
     /// Targets, highest clock first with default's ahead, and their outlooks; `None` before there is a model.
@@ -329,8 +323,8 @@ impl Durable {
     fn summarise(&self) -> Summary {
         let losses = self.expected_gains();
         Summary {
-            phase: if self.converged { Phase::Exploitation } else { Phase::Exploration },
-            converged: self.converged,
+            phase: if self.settled.converged() { Phase::Exploitation } else { Phase::Exploration },
+            converged: self.settled.converged(),
             rounds: self.rounds,
             alpha: self.settings.pessimism,
             arms: self
@@ -476,13 +470,7 @@ impl Structured {
         }
     }
 
-    fn guard_disagrees(&self, target: Target) -> bool {
-        self.running.guard.wants_default() && target != Target::Default
-    }
-}
-
-impl Policy for Structured {
-    fn choose(&mut self, view: View<'_>) -> Choice {
+    fn hold_or_decide(&mut self, view: View<'_>) -> Choice {
         let allowed =
             |target: Target| target.clocks().is_none_or(|clocks| view.space.is_allowed(clocks, view.now));
         if let Some(held) =
@@ -495,6 +483,18 @@ impl Policy for Structured {
             durable.decide(view, running.guard.wants_default(), &mut running.moves);
         self.running.held = Some(Held { target, outlook });
         choice(target, outlook, reason)
+    }
+
+    fn guard_disagrees(&self, target: Target) -> bool {
+        self.running.guard.wants_default() && target != Target::Default
+    }
+}
+
+impl Policy for Structured {
+    fn choose(&mut self, view: View<'_>) -> Choice {
+        let choice = self.hold_or_decide(view);
+        self.durable.settled.round(self.durable.settings.convergence_window);
+        choice
     }
 
     fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {

@@ -38,6 +38,9 @@ pub struct StructuredSettings {
     pub deviation_cost: f64,
     /// Gain that an optimist's clock has to promise before it is tried.
     pub probe_gain: f64,
+    /// Rounds that a sure choice has to last before it is called converged, and an unsure one before it is
+    /// not.
+    pub convergence_window: u64,
 }
 
 impl Default for StructuredSettings {
@@ -57,6 +60,7 @@ impl Default for StructuredSettings {
             hysteresis: 0.004,
             deviation_cost: 0.02,
             probe_gain: 0.01,
+            convergence_window: 100,
         }
     }
 }

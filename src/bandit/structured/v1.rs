@@ -9,6 +9,7 @@ use super::context::Context;
 use super::guard::Guard;
 use super::model::Model;
 use super::plan::Stage;
+use super::settled::Settled;
 use super::surge::Surge;
 use super::window::{Joiner, Length, Lesson};
 use super::{Held, Moves, Running, StructuredSettings};
@@ -46,8 +47,8 @@ pub(crate) struct Durable {
     learning_time: f64,
     turn: u64,
     preferred: Option<f64>,
-    settled: Option<(f64, u32)>,
-    converged: bool,
+    _settled: Option<(f64, u32)>,
+    _converged: bool,
     _last_default: f64,
 }
 
@@ -80,8 +81,7 @@ impl From<Durable> for super::Durable {
             learning_time: v1.learning_time,
             turn: v1.turn,
             preferred: v1.preferred,
-            settled: v1.settled,
-            converged: v1.converged,
+            settled: Settled::default(),
             budget: Budget::default(),
         }
     }

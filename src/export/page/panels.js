@@ -47,21 +47,32 @@ export function heading(host, state) {
   say(byId("about"), facts.filter(Boolean).join(" · "));
 }
 
+/** Since when the choice stands. */
+function since({ converged_round, converged_unix_s }) {
+  if (!words.known(converged_round)) return "";
+  const at = words.known(converged_unix_s) ? ` at ${words.timeOfDay(converged_unix_s)}` : "";
+  return ` in round ${words.count(converged_round)}${at}`;
+}
+
 function policy({ policy, objective, learner }) {
   return [
     `${policy}${learner.handed_over ? `, handed over to linucb: ${learner.handed_over}` : ""}`,
     `makes ${objective.toUpperCase()} small`,
-    learner.converged ? "converged" : null,
+    learner.converged ? `converged${since(learner)}` : "not converged",
   ];
 }
 
-/** The latest known value of the last minute, and how old it is if that needs saying. */
-function latest(points, value) {
+/** All tiles that are not about the whole run are means of so many seconds. */
+const RECENT_S = 30;
+
+/** The mean of what is known of the last seconds, each second counting by its weight. */
+function recent(points, value, weight = () => 1) {
   const now = points.at(-1)?.at_unix_s;
-  const point = points.findLast((one) => words.known(value(one)));
-  const age = point ? now - point.at_unix_s : Infinity;
-  if (age > 60) return { value: undefined, age: "" };
-  return { value: value(point), age: age > 5 ? `${words.duration(age)} ago; ` : "" };
+  const weighed = points
+    .filter((point) => point.at_unix_s > now - RECENT_S && words.known(value(point)) && weight(point) > 0)
+    .map((point) => [value(point), weight(point)]);
+  const total = weighed.reduce((sum, [, share]) => sum + share, 0);
+  return total > 0 ? weighed.reduce((sum, [one, share]) => sum + one * share, 0) / total : undefined;
 }
 
 /** The figures above the charts: name, value, what belongs to it, and whether it is good (`null`: neither). */
@@ -70,11 +81,9 @@ function figures(state, points) {
   const [gpu] = gpus;
   const capped = gpus.some((one) => one.capped);
   const saved = words.savings(state);
-  const total = gpus.every((one) => words.known(one.power_w))
-    ? gpus.reduce((sum, one) => sum + one.power_w, 0)
-    : undefined;
   const edp = words.edp(state);
-  const [tpot, ttft] = [latest(points, (point) => point.tpot_s), latest(points, (point) => point.ttft_s)];
+  const mean = (key, weight) => recent(points, (point) => point[key], weight);
+  const span = `mean of ${words.duration(RECENT_S)}`;
   const broken = (key) => (round?.violated === key ? false : null);
   const locked = state.asked ? `asked for ${words.clocks(state.asked)}` : "left to the driver";
   const asked = state.not_given_back ? "not taken back by the driver: a lock may be in force" : locked;
@@ -88,16 +97,28 @@ function figures(state, points) {
       capped ? `${asked}; held low by power or heat` : asked,
       capped || state.not_given_back ? false : null,
     ],
-    ["Power", words.watts(total), `${degrees}${words.percent(gpu?.utilization)} busy`, null],
-    ["TPOT", words.latency(tpot.value), tpot.age + words.limitWords(state.limits, "tpot"), broken("tpot")],
-    ["TTFT", words.latency(ttft.value), ttft.age + words.limitWords(state.limits, "ttft"), broken("ttft")],
+    ["Power", words.watts(mean("power_w")), `${span}; ${degrees}${words.percent(gpu?.utilization)} busy now`, null],
+    [
+      "TPOT",
+      words.latency(mean("tpot_s", (point) => point.decode_tps)),
+      `${span}; ${words.limitWords(state.limits, "tpot")}`,
+      broken("tpot"),
+    ],
+    ["TTFT", words.latency(mean("ttft_s")), `${span}; ${words.limitWords(state.limits, "ttft")}`, broken("ttft")],
     [
       "Load",
-      words.perSecond(load.decode_tps),
-      `${words.count(load.running)} running, ${words.count(load.waiting)} waiting, KV cache ${words.percent(load.kv_usage)}`,
+      words.perSecond(mean("decode_tps")),
+      `${span}; now ${words.count(load.running)} running, ${words.count(load.waiting)} waiting, KV cache ${words.percent(load.kv_usage)}`,
       null,
     ],
   ];
+}
+
+/** The verdict on the run, in one line. */
+function verdict({ verdict }) {
+  const line = byId("verdict");
+  say(line, verdict?.words ?? words.NOT_KNOWN);
+  line.className = verdict?.good === true ? "good" : verdict?.good === false ? "bad" : "";
 }
 
 function tiles(state, points) {
@@ -112,7 +133,7 @@ function tiles(state, points) {
     say(title, name);
     say(figure, value);
     say(rest, detail);
-    const style = value === words.UNKNOWN ? "none" : good === null ? "" : good ? "good" : "bad";
+    const style = value === words.UNKNOWN || value === words.NOT_KNOWN ? "none" : good === null ? "" : good ? "good" : "bad";
     figure.className = `value ${style}`;
   });
 }
@@ -257,6 +278,11 @@ const counts = whenChanged((count, parking) => {
 const byLoad = whenChanged((rows, objective) => {
   byId("by-load").parentElement.parentElement.hidden = rows.length === 0;
   const against = (ratio) => words.change(ratio - 1, "less", "more");
+  const expected = (of) => {
+    if (!of) return words.NOT_KNOWN;
+    const ratio = Math.exp(of.log);
+    return `${against(ratio)} ±${words.percent(1.96 * ratio * of.sd, 1)}`;
+  };
   const cells = rows.map((row) =>
     element(
       "tr",
@@ -265,9 +291,10 @@ const byLoad = whenChanged((rows, objective) => {
       element("td", { class: "n" }, words.known(row.core) ? words.mhz(row.core) : "driver default"),
       element("td", { class: "n" }, against(row.cost_ratio)),
       element("td", { class: "n" }, against(row.tpot_ratio)),
+      element("td", { class: "n" }, expected(row.ratios?.energy)),
     ),
   );
-  const names = ["load", "core clock", objective.toUpperCase(), "TPOT"];
+  const names = ["load", "core clock", objective.toUpperCase(), "TPOT", "energy"];
   byId("by-load").replaceChildren(head(...names), element("tbody", {}, ...cells));
 });
 
@@ -296,6 +323,7 @@ const gpus = whenChanged((list) => {
 
 /** Brings everything up to date. `points` of the last minutes and `news`, the notes seen so far: oldest first. */
 export function update(state, points, news) {
+  verdict(state);
   tiles(state, points);
   const { learner } = state;
   arms(learner.arms, state.asked, learner.best, state.floor, state.policy, byId("all-arms").checked);

@@ -7,9 +7,10 @@ const COLUMNS = ["server", "GPUs", "mode", "power", "energy", "limits"];
 
 /** A server in a few words. */
 function ofServer(state) {
-  const { power_w: measured } = state.savings.effect;
   const saved = words.savings(state);
-  const kind = measured ? `, ±${words.percent(measured.relative_half_width, 1)}` : saved.good === null ? "" : ", estimate";
+  const { verdict } = state;
+  const about = verdict?.saved ? ` ±${words.percent(verdict.saved.half_width, 1)}` : "";
+  const kind = about + (verdict?.saved ? `, ${verdict.source === "holdout" ? "measured" : "estimate"}` : "");
   const broken = state.round?.violated;
   const power = state.gpus.every((gpu) => words.known(gpu.power_w))
     ? state.gpus.reduce((sum, gpu) => sum + gpu.power_w, 0)

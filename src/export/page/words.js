@@ -119,59 +119,44 @@ export function change(share, less, more) {
   return `${percent(rounded, rounded < 0.1 ? 1 : 0)} ${share < 0 ? less : more}`;
 }
 
-/** A measured change and how far off it may be. */
-function measured(of, less, more) {
-  return `${change(of.relative, less, more)} (±${percent(of.relative_half_width, 1)})`;
+/** Said of what is not known against default clocks: neither a number nor a guess. */
+export const NOT_KNOWN = "not known yet";
+
+/** A change that may be off by so much. */
+const within = (of, less, more) => `${change(of.value, less, more)} (±${percent(of.half_width, 1)})`;
+
+/** What the figures against default clocks are, and what time they are about. */
+function basis({ source, span }) {
+  return source === "holdout" ? `measured in ${span} of the holdout` : `estimate over ${span} of this run`;
 }
 
-/**
- * Energy against default clocks: `title`, `value`, `detail`, `good`. Measured by the holdout once that has shown something,
- * and good or bad only if its 95 % interval leaves no doubt; an estimate before.
- */
-export function savings(state) {
-  const { effect, cycles, share } = state.savings ?? {};
-  const power = effect?.power_w;
-  if (power) {
-    const [low, high] = [-1, 1].map((side) => power.relative + side * power.relative_half_width);
-    const slower = effect.tpot_s ? `; TPOT ${measured(effect.tpot_s, "less", "more")}` : "";
-    return {
-      title: "Energy, measured",
-      value: change(power.relative, "less", "more"),
-      detail: `than at default clocks, ±${percent(power.relative_half_width, 1)} (95 %)${slower}; ${count(cycles)} holdout cycles`,
-      good: high < 0 ? true : low > 0 ? false : null,
-    };
-  }
-  const title = "Energy, estimate";
-  const { energy, time, seconds } = estimate(state);
-  if (!known(energy)) return { title, value: UNKNOWN, detail: "nothing to compare with yet", good: null };
-  const slower = known(time) ? `, ${change(time, "faster", "slower")} per token` : "";
-  const holdout = share > 0 ? "; the holdout cannot tell yet" : "";
+/** Good or bad only if the 95 % interval leaves no doubt; less is better. */
+function judged(of) {
+  return Math.abs(of.value) > of.half_width ? of.value < 0 : null;
+}
+
+/** Energy against default clocks, as the verdict has it: `title`, `value`, `detail`, `good`. */
+export function savings({ verdict }) {
+  const title = "Energy, against default clocks";
+  if (!verdict?.saved) return { title, value: NOT_KNOWN, detail: "", good: null };
+  const energy = { value: -verdict.saved.value, half_width: verdict.saved.half_width };
+  const slower = verdict.slower ? `; ${within(verdict.slower, "faster", "slower")} per token` : "";
   return {
     title,
-    value: change(energy, "less", "more"),
-    detail: `than at default clocks${slower}, over ${duration(seconds)}${holdout}`,
-    good: energy < 0,
+    value: change(energy.value, "less", "more"),
+    detail: `±${percent(energy.half_width, 1)} (95 %)${slower}; ${basis(verdict)}`,
+    good: judged(energy),
   };
 }
 
-/** The estimated changes of energy and of time per token against default clocks. */
-function estimate(state) {
-  const { compared_s, energy_j, default_energy_j, token_time_s, default_token_time_s } = state.estimate;
+/** The energy-delay product against default clocks, of the same source and time. */
+export function edp({ verdict }) {
+  const title = "EDP, against default clocks";
+  if (!verdict?.edp) return { title, value: NOT_KNOWN, detail: "", good: null };
   return {
-    seconds: compared_s,
-    energy: default_energy_j > 0 ? energy_j / default_energy_j - 1 : undefined,
-    time: default_token_time_s > 0 ? token_time_s / default_token_time_s - 1 : undefined,
+    title,
+    value: change(verdict.edp.value, "better", "worse"),
+    detail: `±${percent(verdict.edp.half_width, 1)} (95 %); ${basis(verdict)}`,
+    good: judged(verdict.edp),
   };
-}
-
-/** The energy-delay product against default clocks: energy times time per token, both as estimated. */
-export function edp(state) {
-  const title = "EDP, estimate";
-  const { energy, time, seconds } = estimate(state);
-  if (!known(energy) || !known(time)) {
-    return { title, value: UNKNOWN, detail: "nothing to compare with yet", good: null };
-  }
-  const product = (1 + energy) * (1 + time) - 1;
-  const detail = `than at default clocks, over ${duration(seconds)}`;
-  return { title, value: change(product, "better", "worse"), detail, good: product < 0 };
 }

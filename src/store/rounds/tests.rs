@@ -17,7 +17,8 @@ const AGFT: &str = "round timestamp datetime gpu_frequency_mhz energy_j ttft_avg
 /// Fields that are ours.
 const NEW: &str = "schema_version gpu_memory_frequency_mhz asked_core_mhz read_core_mhz power_w window_s \
     waiting_requests state command decision_reason reward_used scrape_latency_s tick_lateness_s \
-    baseline_power_w baseline_tpot_s holdout_cycle holdout_slot holdout tpot_samples ttft_samples";
+    baseline_power_w baseline_tpot_s energy_ratio energy_ratio_sd tpot_ratio tpot_ratio_sd \
+    holdout_cycle holdout_slot holdout tpot_samples ttft_samples";
 
 fn names(list: &str) -> BTreeSet<&str> {
     list.split_whitespace().collect()

@@ -69,6 +69,8 @@ struct Report {
     default_clocks_last_third: Option<Outcome>,
     #[serde(skip_serializing_if = "Option::is_none")]
     agft_last_third: Option<Outcome>,
+    /// What the live view said at the end.
+    verdict: String,
     rounds: u64,
     clock_writes: usize,
     clocks_given_back: bool,
@@ -137,6 +139,7 @@ fn demo(args: &DemoArgs, panic_at_tick: Option<u64>) -> anyhow::Result<Option<Re
         default_clocks_last_third: reference_third
             .map(|third| reference_end.outcome_since(&third, &reference)),
         agft_last_third: third.map(|(_, third)| end.outcome_since(&third, &world)),
+        verdict: run.verdict,
         rounds: run.rounds,
         clock_writes: world.writes().len(),
         clocks_given_back: world.locks() == crate::sim::Locks::default(),
@@ -194,6 +197,7 @@ impl Mark {
 struct LiveRun {
     /// Two thirds through, unless it ended before; and at the end.
     marks: (Option<(f64, Mark)>, (f64, Mark)),
+    verdict: String,
     rounds: u64,
 }
 
@@ -283,8 +287,13 @@ async fn live(
     }
     let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
     let [third, whole] = shown.marks;
+    let verdict = latest.state.borrow().verdict.clone();
     Ok(match end {
-        End::Finished => Some(LiveRun { marks: (third, whole.unwrap_or(now)), rounds: shown.rounds }),
+        End::Finished => Some(LiveRun {
+            marks: (third, whole.unwrap_or(now)),
+            verdict: format!("{} ({})", verdict.words, verdict.basis()),
+            rounds: shown.rounds,
+        }),
         End::Signal(_) => None,
     })
 }
@@ -389,6 +398,7 @@ fn print(report: &Report, json: bool) -> Exit {
     if let (Some(default), Some(agft)) = (&report.default_clocks_last_third, &report.agft_last_third) {
         table("last third", default, agft);
     }
+    say!("said by the live view: {}", report.verdict);
     say!(
         "{} rounds, {} clock calls; clocks {} at the end",
         report.rounds,
