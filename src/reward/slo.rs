@@ -290,9 +290,11 @@ mod tests {
 
     #[test]
     fn limit_is_broken_when_the_statistic_over_its_window_breaks_it_and_no_sooner() {
-        // Of 100 windows in 30 s so many at 80 ms make a mean above 50 ms, where the others have 10 ms.
-        let needed = (100.0 * (0.05 - 0.01) / (0.08 - 0.01)) as usize;
-        for (slow, is_broken) in [(needed, false), (needed + 1, true)] {
+        // 100 windows are in its 30 s.
+        for slow in [55, 56, 57, 58, 59] {
+            let mean = (f64::from(slow) * 0.08 + f64::from(100 - slow) * 0.01) / 100.0;
+            let is_broken = mean > LIMITS.tpot.0;
+            let slow = usize::try_from(slow).unwrap();
             let (watch, now) =
                 watch(std::iter::repeat_n(0.01, 100).chain(std::iter::repeat_n(0.08, slow)), &LIMITS);
             assert_eq!(watch.violation(&LIMITS, now).is_some(), is_broken, "{slow} slow windows");
