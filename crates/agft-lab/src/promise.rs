@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::score::{Reference, Yardstick, geometric_mean};
-use crate::sim::record::{Alarm, LatencyFigures, RequestLimits, RunRecord};
+use crate::sim::record::{Alarm, LatencyFigures, RequestLimits, RunRecord, Served};
 use agft::reward::slo::{Limited, Limits, Statistic};
 
 /// Where the best fixed clock saves less than this share of default's energy, a share of its saving means
@@ -86,17 +86,24 @@ impl Promise {
     }
 }
 
-/// Did the requests in flight during the window before the alarm keep the limit? Where none of them was
-/// answered nobody knows, and the alarm stands.
+/// Did the requests that the limit is about keep it: those that waited for the latency in question at some time of
+/// the window before the alarm? Where none of them was answered nobody knows, and the alarm stands.
 fn is_false(alarm: &Alarm, record: &RunRecord, limits: &Limits) -> bool {
     let from = alarm.at.0 - limits.window.0;
-    let in_flight = record
-        .requests
-        .iter()
-        .filter(|request| request.arrival.0 <= alarm.at.0 && request.arrival.0 + request.e2e.0 >= from);
+    let waited = |until: fn(&Served) -> f64| {
+        let requests = record.requests.iter();
+        requests.filter(move |request| {
+            request.arrival.0 <= alarm.at.0 && request.arrival.0 + until(request) >= from
+        })
+    };
     let (values, allowed): (Vec<f64>, f64) = match alarm.limit {
-        Limited::Ttft => (in_flight.map(|request| request.ttft.0).collect(), limits.ttft.0),
-        Limited::Tpot => (in_flight.filter_map(|request| Some(request.tpot?.0)).collect(), limits.tpot.0),
+        Limited::Ttft => {
+            (waited(|request| request.ttft.0).map(|request| request.ttft.0).collect(), limits.ttft.0)
+        }
+        Limited::Tpot => (
+            waited(|request| request.e2e.0).filter_map(|request| Some(request.tpot?.0)).collect(),
+            limits.tpot.0,
+        ),
     };
     let known = !values.is_empty();
     let figures = LatencyFigures::of(values);
@@ -168,7 +175,7 @@ mod tests {
     use super::*;
     use crate::oracle::{StaticRun, Sweep};
     use crate::sim::Usage;
-    use crate::sim::record::{Served, TickRecord};
+    use crate::sim::record::TickRecord;
     use agft::reward::Objective;
     use agft::units::{Clocks, Joules, Mhz, Seconds, Time};
 
