@@ -5,6 +5,7 @@
 use agft::bandit::{ActionSpace, Policy};
 use agft::compose;
 use agft::config::{Config, PolicyKind};
+use agft::control::learned::MODEL_VERSION;
 use agft::control::{Controller, GpuTick, Learned, Model, Observation, Scrape};
 use agft::features::Context;
 use agft::gpu::{MemoryLevel, SupportedClocks};
@@ -70,9 +71,17 @@ pub(crate) fn config(data: &[u8]) {
 
 /// A model file as it lies on the disk: without the right checksum nothing is a model.
 pub(crate) fn model_file(data: &[u8]) {
-    if let Ok((identity, model)) = raw::open_model::<Model>(data) {
-        assert_eq!(raw::model_file(&identity, &model).as_deref(), Ok(data), "two files for one model");
+    let Ok((identity, model)) = raw::open_model::<Model>(data) else { return };
+    let today = Identity { model_version: MODEL_VERSION, ..identity.clone() };
+    let written = raw::model_file(&today, &model).expect("a model file");
+    if identity == today {
+        assert!(written == data, "two files for one model");
     }
+    let (_, again) = raw::open_model::<Model>(&written).expect("what was written");
+    assert!(
+        raw::model_file(&today, &again).is_ok_and(|again| again == written),
+        "a model that is not stable"
+    );
 }
 
 /// What a right checksum covers. A model that calls itself sound can be run, and saved again.
