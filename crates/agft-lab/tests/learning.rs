@@ -19,6 +19,13 @@ fn edp(figures: &Figures) -> f64 {
     figures.joules_per_token() * figures.tpot.mean
 }
 
+/// Without limits and bound: what is held against the best of all fixed clocks.
+fn unbounded() -> Config {
+    let mut config = Config::default();
+    config.control.ignore_slo = true;
+    config
+}
+
 fn fresh(config: &Config) -> Learned {
     Learned::fresh(compose::learner(config), config.metrics.baseline_measurements)
 }
@@ -50,7 +57,7 @@ fn best_fixed(spec: &RunSpec) -> f64 {
 #[test]
 fn restart_with_what_was_learned_needs_no_second_learning_phase() {
     let world = WorldSpec::named("rtx4090", "3b", Pattern::LongGeneration, Some(0.3)).unwrap();
-    let config = Config::default();
+    let config = unbounded();
     let (_, learned) = serve(&spec(&world, 901, 200.0), &config, fresh(&config));
     let supported = World::new(world.clone(), 901).unwrap().supported_clocks().unwrap();
     let known = learned.policy.as_structured().unwrap().best_by_load(supported.core());
@@ -73,7 +80,7 @@ fn restart_with_what_was_learned_needs_no_second_learning_phase() {
 #[test]
 fn steady_load_is_within_five_percent_of_the_best_fixed_clock_from_scratch() {
     let world = WorldSpec::named("h100", "8b", Pattern::Steady, Some(0.25)).unwrap();
-    let config = Config::default();
+    let config = unbounded();
     let whole = spec(&world, 903, 240.0);
     let (figures, _) = serve(&whole, &config, fresh(&config));
     let ratio = edp(&figures) / best_fixed(&whole);
@@ -83,7 +90,7 @@ fn steady_load_is_within_five_percent_of_the_best_fixed_clock_from_scratch() {
 #[test]
 fn burst_is_served_no_worse_than_by_any_fixed_clock() {
     let world = WorldSpec::named("a100", "8b", Pattern::Bursty, Some(0.3)).unwrap();
-    let config = Config::default();
+    let config = unbounded();
     let whole = spec(&world, 904, 300.0);
     let (figures, _) = serve(&whole, &config, fresh(&config));
     let ratio = edp(&figures) / best_fixed(&whole);
@@ -110,7 +117,7 @@ fn clients_with_a_fixed_concurrency_are_served_near_the_best_fixed_clock() {
     use agft_lab::sim::{Arrivals, ClosedLoop, Shape};
     let mut world = WorldSpec::named("a100", "8b", Pattern::Steady, None).unwrap();
     world.arrivals = Arrivals::Closed(ClosedLoop { clients: 12, think: Seconds(0.0), shape: Shape::CHAT });
-    let config = Config::default();
+    let config = unbounded();
     let whole = spec(&world, 906, 240.0);
     let (figures, _) = serve(&whole, &config, fresh(&config));
     let ratio = edp(&figures) / best_fixed(&whole);
