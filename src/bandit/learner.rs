@@ -10,7 +10,7 @@ use super::doubt::Doubt;
 use super::linucb::{self, LinUcb, LinUcbSettings};
 use super::overload::Overload;
 use super::structured::{self, Structured, StructuredSettings, Trouble};
-use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, View};
+use super::{BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, View};
 use crate::units::{Clocks, Seconds, Target, Time};
 
 /// A handed-over `structured` gets the clocks back after this many seconds of work without trouble.
@@ -243,6 +243,10 @@ impl Policy for Learner {
 
     fn limit_broken(&mut self, running: Clocks) {
         self.active_mut().limit_broken(running);
+    }
+
+    fn phase(&self) -> Phase {
+        self.active().phase()
     }
 
     fn summary(&self) -> Summary {

@@ -182,7 +182,10 @@ pub trait Policy {
         let _ = running;
     }
 
-    /// How far it has come.
+    /// How far it has come: a word, where [`Policy::summary`] counts everything.
+    fn phase(&self) -> Phase;
+
+    /// How far it has come, in figures.
     fn summary(&self) -> Summary;
 }
 

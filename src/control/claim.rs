@@ -54,7 +54,7 @@ impl Controller {
         if self.learned.policy.wants_rewards() && !self.learned.schedule.first_done() {
             return Mode::Baseline;
         }
-        match self.learned.policy.summary().phase {
+        match self.learned.policy.phase() {
             Phase::Exploration => Mode::Exploration,
             Phase::Exploitation => Mode::Exploitation,
         }

@@ -79,7 +79,7 @@ impl Controller {
         let serving = self.clocks.woken();
         let allowed = serving.clocks().is_none_or(|clocks| self.space.is_allowed(clocks, now));
         // While exploring, what ran last may be a clock that was only being tried.
-        let known_good = self.learned.policy.summary().phase == Phase::Exploitation;
+        let known_good = self.learned.policy.phase() == Phase::Exploitation;
         if allowed && known_good { serving } else { Target::Default }
     }
 }

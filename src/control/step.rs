@@ -11,7 +11,7 @@ use super::round::Round;
 use super::servers::{Servers, Sharer};
 use super::stale::GaugeTrust;
 use super::{Connections, Mode, Observation, Output, Settings};
-use crate::bandit::{ActionSpace, Evidence, Policy};
+use crate::bandit::{ActionSpace, Evidence, Phase, Policy};
 use crate::features::Ema;
 use crate::gpu::ClockReasons;
 use crate::holdout::{Experiment, HoldoutSettings, InSlot, SlotWindow};
@@ -68,8 +68,9 @@ impl Controller {
         let levers = Levers::new(Vec::new(), LeverBook::default(), Running::default());
         let concurrency = Ema::new(settings.ema_alpha);
         // What goes on with a settled model has nothing to wait for.
-        let at_once =
-            |holdout: &&HoldoutSettings| holdout.begin_after.0 <= 0.0 || learned.policy.summary().converged;
+        let at_once = |holdout: &&HoldoutSettings| {
+            holdout.begin_after.0 <= 0.0 || learned.policy.phase() == Phase::Exploitation
+        };
         let begun = settings.holdout.as_ref().filter(at_once).map(|holdout| Experiment::begun(holdout, now));
         Self {
             experiment: begun.unwrap_or_default(),
@@ -314,7 +315,7 @@ impl Controller {
         let Some(holdout) = self.holdout().copied() else { return false };
         let policy_chose = work && matches!(self.mode, Mode::Exploration | Mode::Exploitation);
         let chose = if policy_chose { window.elapsed } else { Seconds(0.0) };
-        let settled = self.learned.policy.summary().converged;
+        let settled = self.learned.policy.phase() == Phase::Exploitation;
         self.experiment.advance(&holdout, now, settled, chose);
         self.experiment.is_control(&holdout, now)
     }
@@ -377,13 +378,15 @@ impl Controller {
         let taught = self.learned.policy.observe(&evidence).unwrap_or(false);
         if taught {
             self.learned.reward_sum += round.reward.unwrap_or(0.0);
-            let summary = self.learned.policy.summary();
-            if summary.converged && self.learned.converged_at.is_none() {
+            let converged = self.learned.policy.phase() == Phase::Exploitation;
+            if converged && self.learned.converged_at.is_none() {
                 self.learned.converged_at = Some(self.learned.rounds);
+                let summary = self.learned.policy.summary();
                 let best = summary.best(3).map(|arm| arm.clocks);
                 out.events.push(Event::Converged { best, rounds: summary.rounds });
-            } else if !summary.converged && self.learned.converged_at.take().is_some() {
-                out.events.push(Event::Unsettled { rounds: summary.rounds });
+            } else if !converged && self.learned.converged_at.take().is_some() {
+                let rounds = self.learned.policy.summary().rounds;
+                out.events.push(Event::Unsettled { rounds });
             }
         }
         taught

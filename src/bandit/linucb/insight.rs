@@ -23,10 +23,14 @@ impl Durable {
         self.alpha() * width
     }
 
+    pub(super) fn phase(&self) -> Phase {
+        if self.exploiting { Phase::Exploitation } else { Phase::Exploration }
+    }
+
     pub(super) fn summarise(&self) -> Summary {
         let arms = self.arms.iter().rev().filter(|(_, tried)| tried.arm.lessons() > 0);
         Summary {
-            phase: if self.exploiting { Phase::Exploitation } else { Phase::Exploration },
+            phase: self.phase(),
             converged: self.exploiting,
             rounds: self.rounds,
             alpha: self.alpha(),

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arm::{Arm, input};
 use super::settle::{rise, top_share};
-use super::{BanditError, Choice, Evidence, Policy, Reason, Summary, View};
+use super::{BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, View};
 use crate::features::DIMENSION;
 use crate::units::{Clocks, Target, Time};
 use pruning::Pruning;
@@ -399,6 +399,10 @@ impl Policy for LinUcb {
         if durable.exploiting {
             (durable.exploiting, durable.in_phase) = (false, 0);
         }
+    }
+
+    fn phase(&self) -> Phase {
+        self.durable.phase()
     }
 
     fn summary(&self) -> Summary {

@@ -320,10 +320,14 @@ impl Durable {
         Some(move |clock: f64| predictor.steady(clock).objective(objective, weight) - default)
     }
 
+    fn phase(&self) -> Phase {
+        if self.settled.converged() { Phase::Exploitation } else { Phase::Exploration }
+    }
+
     fn summarise(&self) -> Summary {
         let losses = self.expected_gains();
         Summary {
-            phase: if self.settled.converged() { Phase::Exploitation } else { Phase::Exploration },
+            phase: self.phase(),
             converged: self.settled.converged(),
             rounds: self.rounds,
             alpha: self.settings.pessimism,
@@ -527,6 +531,10 @@ impl Policy for Structured {
         surge.clear();
         guard.interrupt();
         *held = None;
+    }
+
+    fn phase(&self) -> Phase {
+        self.durable.phase()
     }
 
     fn summary(&self) -> Summary {
