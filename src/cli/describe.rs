@@ -10,7 +10,7 @@ use crate::stats::Interval;
 use crate::units::Mhz;
 use crate::view::{
     ArmStatus, HostState, LearnerState, ParkFigures, ParkState, ParkedGpu, ParkingState, Row, State, Table,
-    clocks_words,
+    clocks_words, duration,
 };
 
 /// The state in some lines: all of it where there is one server, or none; a list where there is more.
@@ -337,14 +337,6 @@ fn saved_words(of: &ParkFigures) -> String {
         }
         (None, Some(about)) => format!("about {:.1} kJ; too few spells for an interval", about / 1e3),
         (None, None) => "not known yet".into(),
-    }
-}
-
-fn duration(seconds: f64) -> String {
-    match seconds.max(0.0) {
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
     }
 }
 

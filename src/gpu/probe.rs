@@ -171,7 +171,7 @@ fn present<T>(answer: Result<T, GpuError>) -> Result<Option<T>, GpuError> {
 }
 
 /// Looks for two seconds at most, as a run would judge. Writes nothing to the GPU.
-/// Errors: [`GpuError::Lost`] and the like. A missing sensor is none.
+/// Errors: [`GpuError::Lost`] and the like; a sensor that the board lacks is not an error.
 pub(crate) fn judge(sensors: &dyn GpuSensors) -> Result<Judgement, GpuError> {
     let limit = usable_limit(highest_limit(sensors.info()));
     let (mut energy, mut power_judge) = (EnergyJudge::new(Some(limit)), PowerJudge::new(Some(limit)));

@@ -111,7 +111,7 @@ impl HoldoutSettings {
     }
 }
 
-/// The nearest whole number, 0 for what is none.
+/// The nearest whole number; 0 for what is negative or not a number.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
 pub(super) fn whole(number: f64) -> u64 {
     number.round().max(0.0) as u64

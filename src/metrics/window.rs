@@ -122,10 +122,24 @@ impl Window {
         Ok(())
     }
 
+    /// Requests that arrived: those that finished, and those more that are there. 0 where the page counts neither.
+    #[must_use]
+    pub(crate) fn arrivals(&self) -> f64 {
+        (self.finished.unwrap_or(0.0) + self.at_end.in_flight() - self.at_start.in_flight()).max(0.0)
+    }
+
     /// Engine steps taken.
     #[must_use]
     pub fn engine_steps(&self) -> Option<f64> {
         self.step_tokens.as_ref().map(|steps| steps.count)
+    }
+}
+
+impl Gauges {
+    /// Requests in the engine, running or waiting.
+    #[must_use]
+    pub(crate) fn in_flight(&self) -> f64 {
+        self.running.unwrap_or(0.0) + self.waiting.unwrap_or(0.0)
     }
 }
 

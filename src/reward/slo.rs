@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Histogram;
-use crate::metrics::window::{Gauges, Window};
+use crate::metrics::window::Window;
 use crate::units::{Seconds, Time};
 
 /// Which statistic of a latency a limit is about.
@@ -111,17 +111,14 @@ struct Sample {
 
 impl Sample {
     fn of(window: &Window) -> Self {
-        let count = |value: Option<f64>| value.unwrap_or(0.0).max(0.0);
-        let in_flight = |at: &Gauges| count(at.running) + count(at.waiting);
         Self {
             at: window.end,
             ttft: window.ttft.clone(),
             between_tokens: window.itl.clone(),
             tpot: window.request_tpot.clone(),
-            arrived: (count(window.finished) + in_flight(&window.at_end) - in_flight(&window.at_start))
-                .max(0.0),
-            waiting: count(window.at_end.waiting),
-            running: count(window.at_end.running),
+            arrived: window.arrivals(),
+            waiting: window.at_end.waiting.unwrap_or(0.0),
+            running: window.at_end.running.unwrap_or(0.0),
         }
     }
 }

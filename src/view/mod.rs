@@ -27,3 +27,4 @@ pub(crate) use park::{ConnectionsState, ParkFigures, ParkMode, ParkStanding, Par
 pub(crate) use state::{ArmState, ArmStatus, LearnerState, ParkingState, clocks_words, reason_name};
 pub use state::{Counts, GpuState, Load, State};
 pub use verdict::Verdict;
+pub(crate) use verdict::duration;

@@ -136,8 +136,8 @@ fn seconds(value: f64) -> String {
     if value < 1.0 { format!("{:.0} ms", 1e3 * value) } else { format!("{value:.2} s") }
 }
 
-/// A length of time.
-fn duration(seconds: f64) -> String {
+/// A length of time, as status and verdict say it.
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds.max(0.0) {
         s if s < 120.0 => format!("{s:.0} s"),
         s if s < 7200.0 => format!("{:.0} min", s / 60.0),

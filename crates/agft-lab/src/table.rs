@@ -75,6 +75,25 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
         "s",
         "MHz",
     );
+    out += &rows(experiment, cells, width, row);
+    out.push('\n');
+    let summaries = summaries(experiment, cells);
+    out += &overall(&summaries, width);
+    out.push('\n');
+    out += &promises(experiment, cells, width);
+    out.push('\n');
+    out += &kept(&summaries, width);
+    out
+}
+
+/// One row per load and policy, over the seeds.
+fn rows(
+    experiment: &Experiment,
+    cells: &[CellResult],
+    width: usize,
+    row: impl Fn(&[&Score]) -> String,
+) -> String {
+    let mut out = String::new();
     for seeds in cells.chunks(experiment.seeds.len().max(1)) {
         let Some(first) = seeds.first() else { continue };
         let load = first.load.to_string();
@@ -85,13 +104,6 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
             let _ = writeln!(out, "{:<width$} {:<14} {}", shown, policy.to_string(), row(&scores));
         }
     }
-    out.push('\n');
-    let summaries = summaries(experiment, cells);
-    out += &overall(&summaries, width);
-    out.push('\n');
-    out += &promises(experiment, cells, width);
-    out.push('\n');
-    out += &kept(&summaries, width);
     out
 }
 
@@ -119,16 +131,7 @@ fn promises(experiment: &Experiment, cells: &[CellResult], width: usize) -> Stri
         "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>7} {:>6} {:>6}",
         "(means; alarms: sums)", "", "fixed", "%", "seed", "+ms", "+%", "/min", "half", "+points", "", "",
     );
-    for seeds in cells.chunks(experiment.seeds.len().max(1)) {
-        let Some(first) = seeds.first() else { continue };
-        let load = first.load.to_string();
-        for (index, policy) in experiment.policies.iter().enumerate() {
-            let scores: Vec<&Score> =
-                seeds.iter().filter_map(|cell| cell.runs.get(index)).map(|run| &run.score).collect();
-            let shown = if index == 0 { load.as_str() } else { "" };
-            let _ = writeln!(out, "{:<width$} {:<14} {}", shown, policy.to_string(), promise_row(&scores));
-        }
-    }
+    out += &rows(experiment, cells, width, promise_row);
     out
 }
 

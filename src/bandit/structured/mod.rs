@@ -45,7 +45,7 @@ use self::predict::{Outlook, Predictor};
 use self::scales::Scales;
 use self::settled::Settled;
 use self::surge::Surge;
-use self::window::{Joiner, Lesson, arrivals, in_flight};
+use self::window::{Joiner, Lesson};
 use super::{ActionSpace, ArmSummary, BanditError, Choice, Evidence, Phase, Policy, Reason, Summary, View};
 use crate::stats::Dice;
 use crate::units::{Clocks, Mhz, Seconds, Target, Time};
@@ -465,7 +465,7 @@ impl Structured {
     fn watch_arrivals(&mut self, evidence: &Evidence<'_>) {
         let Some(rate) = self.durable.context.rate().filter(|_| evidence.work) else { return };
         let window = evidence.window;
-        if let Some(change) = self.running.surge.push(window.elapsed.0, arrivals(window), rate) {
+        if let Some(change) = self.running.surge.push(window.elapsed.0, window.arrivals(), rate) {
             self.durable.context.change(change);
             self.running.moves.reconsiders = true;
             if self.durable.stage == Stage::Run {
@@ -503,7 +503,7 @@ impl Policy for Structured {
 
     fn observe(&mut self, evidence: &Evidence<'_>) -> Result<bool, BanditError> {
         let elapsed = evidence.window.elapsed.0;
-        self.durable.context.on_tick(in_flight(&evidence.window.at_end), elapsed);
+        self.durable.context.on_tick(evidence.window.at_end.in_flight(), elapsed);
         self.watch_arrivals(evidence);
         let Self { durable, running } = self;
         let settings = &durable.settings;

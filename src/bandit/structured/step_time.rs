@@ -1,8 +1,8 @@
 //! How long an engine step takes, as a function of the core clock and of what is in the step.
 //!
-//! `t/t₀ = a₀ + a₁ g + r (b₀ + b₁ g) + k (c₀ + c₁ g)`, with `g = f₀/f`, `r` prompt tokens per step and `k` generated
+//! `t/t₀ = a₀ + a₁ g + a₂ (g-1)₊² + r (b₀ + b₁ g) + k (c₀ + c₁ g)`, with `g = f₀/f`, `r` prompt tokens per step and `k` generated
 //! tokens per step in units of their first means. No coefficient is negative: some of the time does not depend on the
-//! core clock (memory, host), the rest goes as `1/f`, and nothing goes steeper. The prior adds one thing: prefill is
+//! core clock (memory, host), the rest goes as `1/f`, or bends upwards where the core becomes the bottleneck. The prior adds one thing: prefill is
 //! bound by arithmetic, unless the data object.
 //!
 //! Where pairs of core and memory clocks are chosen among, `memory clock₀ / memory clock` belongs beside `g` in the
@@ -17,7 +17,7 @@ use super::window::Lesson;
 use crate::bandit::BanditError;
 use crate::stats::Dice;
 
-/// Number of coefficients: `a₀ a₁ b₀ b₁ c₀ c₁`.
+/// Number of coefficients: `a₀ a₁ a₂ b₀ b₁ c₀ c₁`.
 pub(super) const COEFFICIENTS: usize = 7;
 /// Kinds of rows: time between tokens, and busy time per engine step.
 const KINDS: usize = 2;
@@ -50,7 +50,7 @@ pub(super) struct Brackets {
 }
 
 impl Brackets {
-    /// Brackets of coefficients of shape `(6,)` at core clock `clock` (MHz).
+    /// Brackets of coefficients of shape `(7,)` at core clock `clock` (MHz).
     #[must_use]
     pub(super) fn at(coefficients: ArrayView1<'_, f64>, scales: &Scales, clock: f64) -> Self {
         let g = scales.clock / clock;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bandit::Evidence;
-use crate::metrics::window::{Gauges, Window};
+use crate::metrics::window::Window;
 use crate::reward::delay;
 use crate::reward::energy::{EnergyMeter, group_power};
 use crate::units::{Mhz, Seconds, Target, Watts};
@@ -241,8 +241,8 @@ impl Open {
             prefill: (window.prompt_tokens.unwrap_or(0.0) - window.prefix_hits.unwrap_or(0.0)).max(0.0),
             decode: window.generation_tokens?,
             finished: window.finished.unwrap_or(0.0),
-            arrived: arrivals(window),
-            in_flight: in_flight(&window.mean),
+            arrived: window.arrivals(),
+            in_flight: window.mean.in_flight(),
             clock: self.clock / seconds,
             target,
             capped: self.capped / seconds,
@@ -254,16 +254,6 @@ impl Open {
 
 /// A window with work in it was never wholly idle.
 const LEAST_BUSY: f64 = 0.01;
-
-/// Requests that arrived in a window: those that finished, and those more that are there.
-pub(super) fn arrivals(window: &Window) -> f64 {
-    (window.finished.unwrap_or(0.0) + in_flight(&window.at_end) - in_flight(&window.at_start)).max(0.0)
-}
-
-/// Requests in the engine, running or waiting.
-pub(super) fn in_flight(page: &Gauges) -> f64 {
-    page.running.unwrap_or(0.0) + page.waiting.unwrap_or(0.0)
-}
 
 /// Did both pages show requests?
 fn never_idle(window: &Window) -> bool {

@@ -37,7 +37,7 @@ pub(super) enum KernelEvents {
 
 impl KernelEvents {
     /// The best source that is no better than `best` and better than `than`; what it is, for operators.
-    /// Errors: Why there is none, and what would help.
+    /// Errors: why it cannot be opened, and what would help.
     pub(super) fn attach(
         settings: &WatchSettings,
         best: SourceKind,
