@@ -13,6 +13,7 @@ pub(crate) mod follow;
 pub mod host;
 pub mod log;
 pub(crate) mod notify;
+mod pace;
 pub(crate) mod park;
 mod record;
 pub(crate) mod recorder;

@@ -1,5 +1,5 @@
-//! The thread that reads the GPUs: counter ticks every few milliseconds, all sensors ten times a second; less while they
-//! are parked, which reading must not disturb.
+//! The thread that reads the GPUs: the energy counter as it ticks ([`Pace`]), all sensors ten times a second; less while
+//! they are parked, which reading must not disturb.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::clock::Clock;
+use super::pace::Pace;
 use super::trust::Trusted;
 use super::watch::Pulse;
 use crate::control::GpuTick;
@@ -51,6 +52,8 @@ impl Watch {
 
 /// Between looks at GPUs that others watch over.
 const ASLEEP: Duration = Duration::from_secs(1);
+/// The shortest time between two readings.
+const OVERDUE: Duration = Duration::from_millis(1);
 /// Between looks at clocks that are on their way back.
 const WAKING: Duration = Duration::from_millis(10);
 
@@ -66,14 +69,13 @@ impl SamplerSettings {
         Seconds(every.as_secs_f64())
     }
 
-    /// Between two looks at the energy counter, which is all that is looked at in between.
-    fn pause(&self, watch: Watch) -> Duration {
+    /// Between two readings of the energy counter of parked GPUs; `None` where its ticks are followed.
+    fn pause(&self, watch: Watch) -> Option<Duration> {
         match watch {
-            Watch::Off => self.energy_every,
-            Watch::Asleep => ASLEEP,
+            Watch::Off | Watch::Waking => None,
+            Watch::Asleep => Some(ASLEEP),
             // No longer, or it is taken for stuck.
-            Watch::Parked => self.watch_every.min(ASLEEP).max(self.energy_every),
-            Watch::Waking => WAKING.min(self.energy_every),
+            Watch::Parked => Some(self.watch_every.min(ASLEEP).max(self.energy_every)),
         }
     }
 }
@@ -114,7 +116,11 @@ impl Sampler {
             vec![GpuTick::default(); sensors.len()];
         let gpus: Vec<Gpu> = sensors
             .into_iter()
-            .map(|sensors| Gpu { sensors: Trusted::new(sensors, clock), last: None })
+            .map(|sensors| Gpu {
+                sensors: Trusted::new(sensors, clock),
+                last: None,
+                pace: Pace::new(settings.energy_every, clock.now()),
+            })
             .collect();
         let sources = gpus.iter().map(|gpu| gpu.sensors.source()).collect();
         let theirs = Arc::clone(&shared);
@@ -179,27 +185,34 @@ impl Drop for Sampler {
 struct Gpu {
     sensors: Trusted,
     last: Option<Millijoules>,
+    pace: Pace,
 }
 
 impl Gpu {
-    fn energy(&mut self, now: Time) -> Result<Option<EnergyPoint>, GpuError> {
-        let value = self.sensors.energy()?;
-        let total = value.since(Millijoules(0)).filter(|_| self.last.is_some_and(|last| last != value));
+    /// Reads the energy counter if that is due; a point if it ticked.
+    fn energy(&mut self, now: Time, paused: bool) -> Result<Option<EnergyPoint>, GpuError> {
+        if !paused && now < self.pace.due() {
+            return Ok(None);
+        }
+        let value = self.sensors.energy().inspect_err(|_| self.pace.missed(now))?;
         // The first reading falls anywhere between two ticks: it is no tick.
-        self.last = Some(value);
+        let changed = self.last.replace(value).is_some_and(|last| last != value);
+        let ticked = if paused { self.pace.interrupt(now, changed) } else { self.pace.read(now, changed) };
+        let total = value.since(Millijoules(0)).filter(|_| ticked);
         Ok(total.map(|total| EnergyPoint { at: now, total }))
     }
 }
 
 fn sample(shared: &Shared, mut gpus: Vec<Gpu>, settings: SamplerSettings, clock: &Clock) {
-    let mut last_look = None;
+    let mut last_look: Option<Time> = None;
     while !shared.stop.load(Ordering::Relaxed) {
         let now = clock.now();
         let watch = Watch::of(shared.watch.load(Ordering::Relaxed));
-        let every = settings.look_every(watch);
-        let look = last_look.is_none_or(|last| clock.now().since(last) >= every);
+        let (every, pause) = (settings.look_every(watch), settings.pause(watch));
+        let look_due = last_look.map_or(now, |last| last + every);
+        let look = now >= look_due;
         for (index, gpu) in gpus.iter_mut().enumerate() {
-            let point = gpu.energy(clock.now());
+            let point = gpu.energy(clock.now(), pause.is_some());
             let reading = if look { Some(gpu.sensors.reading()) } else { None };
             let lost = [point.as_ref().err(), reading.as_ref().and_then(|r| r.as_ref().err())]
                 .into_iter()
@@ -224,18 +237,22 @@ fn sample(shared: &Shared, mut gpus: Vec<Gpu>, settings: SamplerSettings, clock:
             }
         }
         if look {
-            last_look = Some(last_look.map_or(now, |last: Time| {
-                // In step, unless it fell behind.
-                let due = last + every;
-                if now.since(due) < every { due } else { now }
-            }));
+            // In step, unless it fell behind.
+            last_look = Some(if now.since(look_due) < every { look_due } else { now });
             if watch != Watch::Off {
                 shared.looked.notify_one();
             }
         }
         shared.pulse.mark();
-        std::thread::park_timeout(settings.pause(watch));
+        let due = gpus.iter().map(|gpu| gpu.pace.due().0).chain(last_look.map(|last| (last + every).0));
+        let next = due.fold(f64::INFINITY, f64::min);
+        std::thread::park_timeout(pause.unwrap_or_else(|| until(clock.now(), next)));
     }
     // Ended is not stuck: the group may be watched for longer, until its clocks are back.
     shared.pulse.rest();
+}
+
+/// The time until something is due; a little where it is overdue, so that a slow driver leaves time to others.
+fn until(now: Time, due_s: f64) -> Duration {
+    Duration::try_from_secs_f64(due_s - now.0).unwrap_or_default().clamp(OVERDUE, ASLEEP)
 }

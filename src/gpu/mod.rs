@@ -251,6 +251,16 @@ pub trait GpuSensors: Send {
         GpuSetup::default()
     }
 
+    /// Whether its clocks may be locked: the instances of a partitioned GPU share them.
+    /// Errors: [`GpuError::Mig`].
+    fn check_undivided(&self) -> Result<(), GpuError> {
+        if self.setup().mig != Some(true) {
+            return Ok(());
+        }
+        let info = self.info();
+        Err(GpuError::Mig { gpu: info.to_string(), index: info.index })
+    }
+
     /// The clocks that can be asked for.
     /// Errors: [`GpuError`] if the driver does not say, which also is the answer of boards without clock
     /// control.

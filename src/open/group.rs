@@ -118,11 +118,10 @@ impl Gpus {
     /// Is anything about the set-up of the GPUs in the way?
     fn check_setup(&self, locks: bool) -> Result<(), GpuError> {
         for (sensors, info) in self.sensors.iter().zip(&self.infos) {
-            let setup = sensors.setup();
-            if setup.mig == Some(true) && locks {
-                return Err(GpuError::Mig { gpu: info.to_string(), index: info.index });
+            if locks {
+                sensors.check_undivided()?;
             }
-            if setup.persistence == Some(false) {
+            if sensors.setup().persistence == Some(false) {
                 tracing::warn!(
                     gpu = %info,
                     "persistence mode is off: between two users of the GPU the driver unloads, and clocks change slowly; \

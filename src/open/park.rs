@@ -63,9 +63,7 @@ pub(crate) fn choose(host: AnyHost, park: &Park, taken: &[GpuInfo]) -> anyhow::R
 fn open(host: AnyHost, selector: &GpuSelector, park: &Park) -> Result<Chosen, SetupError> {
     let sensors = host.sensors(selector)?;
     let info = sensors.info().clone();
-    if sensors.setup().mig == Some(true) {
-        return Err(GpuError::Mig { gpu: info.to_string(), index: info.index }.into());
-    }
+    sensors.check_undivided()?;
     if park.sources.contains(&Source::Utilization)
         && let Err(error) = sensors.utilization()
         && error.is_missing_sensor()
