@@ -1,0 +1,99 @@
+//! A supervisor that is killed leaves nothing for the next. The supervisors here are processes of their own: this test
+//! program, started again.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use agft_serve::spec::Hook;
+use agft_serve::supervise::{State, Supervisor};
+use support::{PATIENCE, eventually, exists, instance, noted, settings, until};
+
+const DIRECTORY: &str = "AGFT_SERVE_TEST_DIRECTORY";
+
+/// Not a test: the program of a supervisor, which runs until it is killed.
+#[test]
+#[ignore = "started by the tests here"]
+fn supervisor_process() {
+    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let note = directory.join("pids");
+        let kinds = ["--child", "group", "--child", "session", "--child", "daemon"];
+        let all = vec![instance("a", &[&kinds[..], &["--note", note.to_str().unwrap()]].concat()), {
+            let mut stubborn = instance("b", &["--ignore-term", "--spam", "--note", note.to_str().unwrap()]);
+            stubborn.stop.grace = Duration::from_millis(200);
+            let program = env!("CARGO_BIN_EXE_agft-fake-server");
+            let command = [program, "--note", note.to_str().unwrap()].map(str::to_owned).to_vec();
+            stubborn.hooks = vec![Hook { name: "h".to_owned(), enabled: true, command, hooks: vec![] }];
+            stubborn
+        }];
+        let supervisor = Supervisor::start(settings(&directory), all).await;
+        let supervisor = match supervisor {
+            Ok(supervisor) => supervisor,
+            Err(error) => {
+                std::fs::write(directory.join("error"), error.to_string()).unwrap();
+                return;
+            }
+        };
+        for name in ["a", "b"] {
+            until(&supervisor, name, |it| it.state == State::Ready).await;
+        }
+        std::future::pending::<()>().await;
+    });
+}
+
+fn supervisor(directory: &Path) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "supervisor_process"]).env(DIRECTORY, directory);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+}
+
+/// A zombie whose parent is elsewhere is not ours to wait for.
+fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    exists(pid) && stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with('Z'))
+}
+
+async fn until_noted(note: &Path, count: usize) {
+    eventually("all processes noted", || noted(note).len() >= count).await;
+}
+
+#[tokio::test]
+async fn the_next_supervisor_ends_what_a_killed_one_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let note = dir.path().join("pids");
+    let mut first = supervisor(dir.path());
+    // a, its three children, the daemon's child; b and its hook.
+    until_noted(&note, 7).await;
+
+    // While it lives, no other supervisor takes its directory.
+    let refused = Supervisor::start(settings(dir.path()), vec![]).await.unwrap_err().to_string();
+    assert!(refused.contains("another supervisor runs with the runtime directory"), "{refused}");
+
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let left: Vec<i32> = noted(&note).into_iter().filter(|&pid| lives(pid)).collect();
+    assert!(left.len() >= 4, "the killed supervisor left too little to test with: {left:?}");
+
+    let mut second = supervisor(dir.path());
+    until_noted(&note, 14).await;
+    let (old, new) = (noted(&note)[..7].to_vec(), noted(&note)[7..].to_vec());
+    assert!(old.iter().all(|&pid| !lives(pid)), "of {old:?} some live");
+    second.kill().unwrap();
+    second.wait().unwrap();
+
+    // The last one ends what is left and has nothing to start. Without its file it still knows them by their mark.
+    let file = dir.path().join("run/running.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(state["running"].as_object().unwrap().len() >= 3, "{text}");
+    state["running"] = serde_json::json!({});
+    std::fs::write(&file, state.to_string()).unwrap();
+    let last = Supervisor::start(settings(dir.path()), vec![]).await.unwrap();
+    assert!(new.iter().all(|&pid| !lives(pid)), "of {new:?} some live");
+    last.shut_down(PATIENCE).await;
+    assert!(!dir.path().join("error").exists());
+}
