@@ -4,7 +4,7 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use agft_serve::spec::Hook;
@@ -45,10 +45,27 @@ fn supervisor_process() {
     });
 }
 
-fn supervisor(directory: &Path) -> Child {
+/// Killed when the test is over, whatever way.
+struct Killed(Child);
+
+impl Killed {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn supervisor(directory: &Path) -> Killed {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "supervisor_process"]).env(DIRECTORY, directory);
-    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+    Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 
 /// A zombie whose parent is elsewhere is not ours to wait for.
@@ -73,8 +90,7 @@ async fn the_next_supervisor_ends_what_a_killed_one_left() {
     let refused = Supervisor::start(settings(dir.path()), vec![]).await.unwrap_err().to_string();
     assert!(refused.contains("another supervisor runs with the runtime directory"), "{refused}");
 
-    first.kill().unwrap();
-    first.wait().unwrap();
+    first.kill();
     let left: Vec<i32> = noted(&note).into_iter().filter(|&pid| lives(pid)).collect();
     assert!(left.len() >= 4, "the killed supervisor left too little to test with: {left:?}");
 
@@ -82,8 +98,7 @@ async fn the_next_supervisor_ends_what_a_killed_one_left() {
     until_noted(&note, 14).await;
     let (old, new) = (noted(&note)[..7].to_vec(), noted(&note)[7..].to_vec());
     assert!(old.iter().all(|&pid| !lives(pid)), "of {old:?} some live");
-    second.kill().unwrap();
-    second.wait().unwrap();
+    second.kill();
 
     // The last one ends what is left and has nothing to start. Without its file it still knows them by their mark.
     let file = dir.path().join("run/running.json");
