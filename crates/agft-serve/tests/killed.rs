@@ -8,10 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use agft_serve::spec::Hook;
-use agft_serve::supervise::{State, Supervisor};
+use agft_serve::supervise::{Settings, State, Supervisor};
 use support::{PATIENCE, eventually, exists, instance, noted, settings, until};
 
 const DIRECTORY: &str = "AGFT_SERVE_TEST_DIRECTORY";
+const GROUPS: &str = "AGFT_SERVE_TEST_GROUPS";
 
 /// Not a test: the program of a supervisor, which runs until it is killed.
 #[test]
@@ -30,7 +31,8 @@ fn supervisor_process() {
             stubborn.hooks = vec![Hook { name: "h".to_owned(), enabled: true, command, hooks: vec![] }];
             stubborn
         }];
-        let supervisor = Supervisor::start(settings(&directory), all).await;
+        let supervisor =
+            Supervisor::start(settings_with(&directory, std::env::var_os(GROUPS).is_some()), all).await;
         let supervisor = match supervisor {
             Ok(supervisor) => supervisor,
             Err(error) => {
@@ -62,9 +64,12 @@ impl Drop for Killed {
     }
 }
 
-fn supervisor(directory: &Path) -> Killed {
+fn supervisor(directory: &Path, groups: bool) -> Killed {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "supervisor_process"]).env(DIRECTORY, directory);
+    if groups {
+        command.env(GROUPS, "1");
+    }
     Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 
@@ -78,23 +83,36 @@ async fn until_noted(note: &Path, count: usize) {
     eventually("all processes noted", || noted(note).len() >= count).await;
 }
 
+fn settings_with(directory: &Path, control_groups: bool) -> Settings {
+    Settings { control_groups, ..settings(directory) }
+}
+
 #[tokio::test]
 async fn the_next_supervisor_ends_what_a_killed_one_left() {
+    left_by_a_killed_one(false).await;
+}
+
+#[tokio::test]
+async fn the_next_supervisor_ends_what_a_killed_one_left_in_control_groups() {
+    left_by_a_killed_one(true).await;
+}
+
+async fn left_by_a_killed_one(groups: bool) {
     let dir = tempfile::tempdir().unwrap();
     let note = dir.path().join("pids");
-    let mut first = supervisor(dir.path());
+    let mut first = supervisor(dir.path(), groups);
     // a, its three children, the daemon's child; b and its hook.
     until_noted(&note, 7).await;
 
     // While it lives, no other supervisor takes its directory.
-    let refused = Supervisor::start(settings(dir.path()), vec![]).await.unwrap_err().to_string();
+    let refused = Supervisor::start(settings_with(dir.path(), groups), vec![]).await.unwrap_err().to_string();
     assert!(refused.contains("another supervisor runs with the runtime directory"), "{refused}");
 
     first.kill();
     let left: Vec<i32> = noted(&note).into_iter().filter(|&pid| lives(pid)).collect();
     assert!(left.len() >= 4, "the killed supervisor left too little to test with: {left:?}");
 
-    let mut second = supervisor(dir.path());
+    let mut second = supervisor(dir.path(), groups);
     until_noted(&note, 14).await;
     let (old, new) = (noted(&note)[..7].to_vec(), noted(&note)[7..].to_vec());
     assert!(old.iter().all(|&pid| !lives(pid)), "of {old:?} some live");
@@ -107,7 +125,7 @@ async fn the_next_supervisor_ends_what_a_killed_one_left() {
     assert!(state["running"].as_object().unwrap().len() >= 3, "{text}");
     state["running"] = serde_json::json!({});
     std::fs::write(&file, state.to_string()).unwrap();
-    let last = Supervisor::start(settings(dir.path()), vec![]).await.unwrap();
+    let last = Supervisor::start(settings_with(dir.path(), groups), vec![]).await.unwrap();
     assert!(new.iter().all(|&pid| !lives(pid)), "of {new:?} some live");
     last.shut_down(PATIENCE).await;
     assert!(!dir.path().join("error").exists());

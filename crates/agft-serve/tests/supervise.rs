@@ -53,6 +53,9 @@ async fn an_instance_gets_ready_is_restarted_and_stopped() {
     for pid in [first, second.pid.unwrap(), third] {
         assert!(!exists(pid.try_into().unwrap()));
     }
+    let log = std::fs::read_to_string(dir.path().join("log/a.log")).unwrap();
+    assert_eq!(log.matches("started\n").count(), 3, "{log}");
+    assert_eq!(log.matches("to standard error\n").count(), 3, "{log}");
 }
 
 #[tokio::test]
@@ -230,7 +233,7 @@ async fn output_never_stops_an_instance_wherever_it_goes() {
     }
     supervisor.shut_down(PATIENCE).await;
     let size = |name: &str| std::fs::metadata(dir.path().join("log").join(name)).map(|file| file.len());
-    eventually("rotated files", || size("kept.log.2").is_ok()).await;
+    assert!(size("kept.log.2").is_ok());
     assert!(size("kept.log.1").unwrap() <= 1 << 20 && size("kept.log.1").unwrap() > (1 << 20) - 200);
     assert!(size("kept.log.3").is_err() && size("full.log").is_err());
 }
@@ -293,7 +296,7 @@ async fn a_shutdown_ends_in_reverse_order_and_in_time() {
     }
     let mut events = supervisor.events();
     let begun = Instant::now();
-    assert!(supervisor.shut_down(Duration::from_secs(2)).await.is_empty());
+    assert!(supervisor.shut_down(Duration::from_secs(5)).await.is_empty());
     assert!(begun.elapsed() < PATIENCE, "the grace of one does not hold up the end");
     let mut stopped = Vec::new();
     while let Ok(event) = events.try_recv() {
@@ -304,4 +307,38 @@ async fn a_shutdown_ends_in_reverse_order_and_in_time() {
     let expected = [("c", Exit::Signal(15)), ("b", Exit::Signal(15)), ("stubborn", Exit::Signal(9))];
     assert_eq!(stopped, expected.map(|(name, exit)| (name.to_owned(), exit)));
     assert!(supervisor.reload(vec![]).await.is_err());
+}
+
+#[tokio::test]
+async fn a_process_gets_its_environment_its_directory_and_its_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = instance("a", &[]);
+    let script = "echo \"$X|$PWD|$HOME|$(id -un)|$(id -Gn)\"; exec sleep 1000";
+    server.command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    server.env.insert("X".to_owned(), "a $HOME b".to_owned());
+    server.working_directory = Some("/usr".into());
+    let root = rustix::process::getuid().is_root();
+    server.user = root.then(|| "nobody".to_owned());
+    let mut wrong = server.clone();
+    wrong.name = "wrong".to_owned();
+    wrong.user = Some("no-such-user".to_owned());
+    let mut nowhere = server.clone();
+    nowhere.name = "nowhere".to_owned();
+    nowhere.working_directory = Some("/nonexistent".into());
+    let supervisor = Supervisor::start(settings(dir.path()), vec![server, wrong, nowhere]).await.unwrap();
+    let (mut lines, mut follow) = supervisor.log("a", 1).unwrap();
+    if lines.is_empty() {
+        lines.push(tokio::time::timeout(PATIENCE, follow.recv()).await.unwrap().unwrap());
+    }
+    let fields: Vec<&str> = lines[0].text.split('|').collect();
+    assert_eq!(fields[..2], ["a $HOME b", "/usr"]);
+    if root {
+        assert_eq!(fields[2..4], ["/nonexistent", "nobody"]);
+        assert!(!fields[4].split(' ').any(|group| group == "root"), "{fields:?}");
+    }
+    let wrong = until(&supervisor, "wrong", |it| it.problem.is_some()).await.problem.unwrap();
+    assert!(wrong.contains("user \"no-such-user\" does not exist"), "{wrong}");
+    let nowhere = until(&supervisor, "nowhere", |it| it.problem.is_some()).await.problem.unwrap();
+    assert!(nowhere.contains("working directory /nonexistent"), "{nowhere}");
+    supervisor.shut_down(PATIENCE).await;
 }

@@ -3,6 +3,10 @@
 //! The next supervisor ends what it finds, and starts anew. It does not adopt: the pipes of a process ended with the
 //! supervisor that held them, so its next line of output fails; how it ends could not be known, as it is nobody's child
 //! any more; and the clients that were connected through the supervisor are gone anyway.
+//!
+//! Nor does the kernel kill them with the supervisor (`PR_SET_PDEATHSIG`): that ends with the thread that started them, not
+//! with the process, reaches no descendants, and gives a server no time. A service manager that ends the whole control
+//! group of the supervisor does better, where there is one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -142,7 +146,8 @@ impl Record {
                 || tree::mark(stat.pid).is_some_and(|mark| mark.starts_with(&prefix))
         };
         let found = tree::find(&ours);
-        let entry = |stat: &Stat| left.running.get(&stat.pid.as_raw_pid()).filter(|_| recorded(&left.running, stat));
+        let entry =
+            |stat: &Stat| left.running.get(&stat.pid.as_raw_pid()).filter(|_| recorded(&left.running, stat));
         for stat in &found {
             let asked = entry(stat).and_then(|entry| Signal::from_named_raw(entry.stop.signal));
             tree::signal(stat, asked.unwrap_or(Signal::TERM));

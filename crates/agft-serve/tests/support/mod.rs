@@ -13,7 +13,12 @@ use agft_serve::supervise::{InstanceStatus, Settings, State, Supervisor};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn settings(dir: &Path) -> Settings {
-    Settings { runtime_dir: dir.join("run"), log_dir: dir.join("log"), tail_lines: 100, control_groups: true }
+    Settings {
+        runtime_dir: dir.join("run"),
+        log_dir: dir.join("log"),
+        tail_lines: 100,
+        control_groups: false,
+    }
 }
 
 /// An instance that runs the fake server with these options.
