@@ -1,5 +1,12 @@
 //! Instances on demand: clients wait, and are never refused.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot be set up fails"
+)]
+
 mod support;
 
 use std::time::Duration;
@@ -75,6 +82,25 @@ async fn many_that_come_at_once_wait_for_one_start() {
     until(&supervisor, "a", |it| it.connections == Some(0)).await;
     supervisor.reload(vec![on_demand(server, port, LONG)]).await.unwrap();
     assert_ne!(ask(port).await, second);
+    supervisor.shut_down(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn clients_that_come_while_it_is_replaced_wait_for_the_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut server = on_demand(instance("a", &["--port", "{port}", "--ignore-term"]), port, LONG);
+    server.stop.grace = Duration::from_millis(500);
+    let supervisor = Supervisor::start(settings(dir.path()), vec![server.clone()]).await.unwrap();
+    until(&supervisor, "a", |it| it.connections == Some(0)).await;
+    let first = ask(port).await;
+    server.env.insert("NEW".to_owned(), "1".to_owned());
+    supervisor.reload(vec![server]).await.unwrap();
+    until(&supervisor, "a", |it| it.state == State::Stopping).await;
+    let asking: Vec<_> = (0..10).map(|_| tokio::spawn(ask(port))).collect();
+    for asked in asking {
+        assert_ne!(asked.await.unwrap(), first);
+    }
     supervisor.shut_down(PATIENCE).await;
 }
 

@@ -1,6 +1,13 @@
 //! A supervisor that is killed leaves nothing for the next. The supervisors here are processes of their own: this test
 //! program, started again.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot be set up fails"
+)]
+
 mod support;
 
 use std::path::{Path, PathBuf};

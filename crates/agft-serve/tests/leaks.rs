@@ -1,5 +1,12 @@
 //! Nothing is left of many starts and stops. The only test of its program: it counts what the process has.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot be set up fails"
+)]
+
 mod support;
 
 use agft_serve::spec::Hook;

@@ -1,5 +1,12 @@
 //! The supervisor with real processes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot be set up fails"
+)]
+
 mod support;
 
 use std::time::{Duration, Instant};

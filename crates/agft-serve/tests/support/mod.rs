@@ -74,9 +74,8 @@ pub(crate) async fn until(
 ) -> InstanceStatus {
     let mut statuses = supervisor.statuses();
     let find = |all: &Vec<InstanceStatus>| all.iter().find(|status| status.name == name).cloned();
-    let wait = async {
-        find(&*statuses.wait_for(|all| find(all).is_some_and(|it| so(&it))).await.unwrap()).unwrap()
-    };
+    let wait =
+        async { find(&statuses.wait_for(|all| find(all).is_some_and(|it| so(&it))).await.unwrap()).unwrap() };
     match tokio::time::timeout(PATIENCE, wait).await {
         Ok(status) => status,
         Err(_) => panic!("{name} did not get there: {:?}", find(&supervisor.statuses().borrow())),
