@@ -252,7 +252,8 @@ async fn hooks_start_after_and_end_before_and_their_failure_ends_nothing() {
     let script = |name: &str| {
         let order = order.display();
         let text = format!(
-            "trap 'echo end {name} >>{order}; exit' TERM; echo start {name} >>{order}; while :; do sleep 0.02; done"
+            "trap 'echo end {name} >>{order}; exit' TERM; echo start {name} >>{order}; \
+             while :; do sleep 0.02; done"
         );
         ["/bin/sh", "-c", &text].map(str::to_owned).to_vec()
     };

@@ -43,7 +43,7 @@ pub(crate) enum LaunchError {
     NoSuchUser(String),
     #[error("user {name:?} cannot be looked up: {source}")]
     Lookup { name: String, source: io::Error },
-    #[error("working directory {} is not a directory that can be entered: create it, or name another", .0.display())]
+    #[error("working directory {} cannot be entered: create it, or name another", .0.display())]
     NoDirectory(PathBuf),
     #[error("{program} cannot be started: {source}{}", hint(source))]
     Start { program: String, source: io::Error },
@@ -161,7 +161,8 @@ fn prepare(command: &mut Command, door: Option<OwnedFd>, account: Option<Account
         }
         Ok(())
     };
-    // SAFETY: the closure neither allocates nor locks: it makes system calls on values that were made before the fork.
+    // SAFETY: the closure neither allocates nor locks: it makes system calls on values that were made before
+    // the fork.
     unsafe { command.pre_exec(in_child) };
 }
 

@@ -1,7 +1,7 @@
 //! The output of an instance: the last lines in memory, all lines in a file that is rotated.
 //!
-//! Whoever writes never waits for the disk. A thread writes the file; where it lags, or the disk takes nothing, lines are
-//! dropped and counted, and the count is written once the disk takes lines again.
+//! Whoever writes never waits for the disk. A thread writes the file; where it lags, or the disk takes
+//! nothing, lines are dropped and counted, and the count is written once the disk takes lines again.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -106,7 +106,7 @@ impl Log {
         };
         if let Err(error) = std::thread::Builder::new().name("log".to_owned()).spawn(write) {
             // The last lines are in memory all the same.
-            tracing::warn!(file = %file.display(), %error, "no thread to write the log: the file gets no lines");
+            tracing::warn!(file = %file.display(), %error, "no thread for the log: its file gets no lines");
         }
         (Self { tail, queue, dropped }, Written(written))
     }
@@ -152,7 +152,8 @@ impl Log {
 pub(crate) struct Written(oneshot::Receiver<()>);
 
 impl Written {
-    /// Waits until the last [`Log`] is gone and all its lines are written, for so long at most: the disk may hang.
+    /// Waits until the last [`Log`] is gone and all its lines are written, for so long at most: the disk may
+    /// hang.
     pub(crate) async fn wait(self, at_most: Duration) {
         let _ = tokio::time::timeout(at_most, self.0).await;
     }

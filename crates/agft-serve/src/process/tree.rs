@@ -1,7 +1,8 @@
 //! Which processes belong to an instance: read from `/proc`.
 //!
-//! Each process of an instance carries a mark in its environment, which its descendants inherit, and is in the session
-//! that its first process leads. Both hold after a parent ended and its children were taken in by the supervisor.
+//! Each process of an instance carries a mark in its environment, which its descendants inherit, and is in
+//! the session that its first process leads. Both hold after a parent ended and its children were taken in by
+//! the supervisor.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ pub(crate) struct Stat {
     /// Whether it has ended and only waits for its parent.
     pub(crate) dead: bool,
     pub(crate) session: Option<Pid>,
-    /// When it was started, in ticks since the host started: with the pid, this tells it from all others of this boot.
+    /// When it was started, in ticks since the host started: with the pid, this tells it from all others of
+    /// this boot.
     pub(crate) start_ticks: u64,
 }
 
@@ -34,7 +36,8 @@ pub(crate) fn stat(pid: Pid) -> Option<Stat> {
 }
 
 fn parse(pid: Pid, text: &str) -> Option<Stat> {
-    // The second field is the program's name in brackets, with whatever it has in it. State is the third field.
+    // The second field is the program's name in brackets, with whatever it has in it. State is the third
+    // field.
     let (_, fields) = text.rsplit_once(") ")?;
     let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
     Some(Stat {
@@ -75,8 +78,8 @@ pub(crate) fn signal(target: &Stat, signal: Signal) {
     }
 }
 
-/// Kills all processes that `wanted` picks until a look finds none. False where some are left after seconds: those that
-/// hang in the kernel.
+/// Kills all processes that `wanted` picks until a look finds none. False where some are left after seconds:
+/// those that hang in the kernel.
 pub(crate) async fn kill_all(wanted: impl Fn(&Stat) -> bool + Clone + Send + 'static) -> bool {
     for round in 0..100 {
         let wanted = wanted.clone();
