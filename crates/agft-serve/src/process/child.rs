@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, setsid, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, geteuid, kill_process_group, pidfd_open, setsid, waitid,
 };
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::io::Interest;
@@ -97,6 +97,8 @@ impl Launch {
             enter(directory)?;
             command.current_dir(directory);
         }
+        // Whoever is that user already may not set its groups, and need not.
+        let account = account.filter(|account| account.uid != geteuid());
         let door = self.group.as_ref().and_then(|group| group.door().ok());
         prepare(&mut command, door.map(OwnedFd::from), account);
 

@@ -43,9 +43,14 @@ fn parse(pid: Pid, text: &str) -> Option<Stat> {
     Some(Stat {
         pid,
         dead: matches!(*fields.first()?, "Z" | "X" | "x"),
-        session: Pid::from_raw(fields.get(3)?.parse().ok()?),
+        session: fields.get(3).and_then(|text| number(text)),
         start_ticks: fields.get(19)?.parse().ok()?,
     })
+}
+
+/// A process that just ends has -1 as its session, one of an outer namespace 0.
+fn number(text: &str) -> Option<Pid> {
+    text.parse().ok().filter(|&number: &i32| number > 0).and_then(Pid::from_raw)
 }
 
 /// All processes that live and that `wanted` picks, except the own one.
@@ -54,7 +59,7 @@ pub(crate) fn find(wanted: impl Fn(&Stat) -> bool) -> Vec<Stat> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
+        .filter_map(|entry| number(entry.file_name().to_str()?))
         .filter(|&pid| pid != own)
         .filter_map(stat)
         .filter(|stat| !stat.dead && wanted(stat))
@@ -109,6 +114,7 @@ mod tests {
         assert_eq!(parse(pid, text), Some(expected));
         assert!(parse(pid, &text.replace(") S", ") Z")).unwrap().dead);
         assert_eq!(parse(pid, "7 (x) S 1"), None);
+        assert_eq!(parse(pid, &text.replace(" 7 9 ", " -1 -1 ")).unwrap().session, None);
     }
 
     #[test]

@@ -146,10 +146,7 @@ impl Supervisor {
         let (record, left) = Record::open(&settings.runtime_dir).await?;
         let subtree = if settings.control_groups { Subtree::find() } else { None };
         take_in_orphans().map_err(StartError::Orphans)?;
-        let pids = record.end_left(left, subtree.as_ref()).await;
-        if !pids.is_empty() {
-            tracing::warn!(?pids, "an earlier supervisor was killed and left processes: they were ended");
-        }
+        record.end_left(left, subtree.as_ref()).await;
         let shared = Arc::new(Shared::new(settings, record, subtree));
         let entries = instances.into_iter().map(|spec| Entry::new(&shared, spec)).collect();
         let inner = Inner { shared, entries: Mutex::new(entries), ending: tokio::sync::Mutex::new(false) };

@@ -135,8 +135,8 @@ impl Record {
         }
     }
 
-    /// Ends all that a supervisor before left: asked first, then killed. Tells the pids.
-    pub(super) async fn end_left(&self, left: Left, subtree: Option<&Subtree>) -> Vec<i32> {
+    /// Ends all that a supervisor before left: asked first, then killed.
+    pub(super) async fn end_left(&self, left: Left, subtree: Option<&Subtree>) {
         let prefix = format!("{}/", self.owner());
         let running = left.running.clone();
         let ours = move |stat: &Stat| {
@@ -146,6 +146,13 @@ impl Record {
                 || tree::mark(stat.pid).is_some_and(|mark| mark.starts_with(&prefix))
         };
         let found = tree::find(&ours);
+        if !found.is_empty() {
+            let pids: Vec<i32> = found.iter().map(|stat| stat.pid.as_raw_pid()).collect();
+            tracing::warn!(
+                ?pids,
+                "an earlier supervisor was killed and left processes: they are ended first"
+            );
+        }
         let entry =
             |stat: &Stat| left.running.get(&stat.pid.as_raw_pid()).filter(|_| recorded(&left.running, stat));
         for stat in &found {
@@ -170,7 +177,6 @@ impl Record {
             tracing::error!("processes of an earlier supervisor cannot be ended: they hang in the kernel");
         }
         self.change(BTreeMap::clear);
-        found.iter().map(|stat| stat.pid.as_raw_pid()).collect()
     }
 }
 
