@@ -44,8 +44,8 @@ impl Pace {
 
     /// The counter was read at `now`, and its value was another one than before or not; true if it ticked just now.
     pub(crate) fn read(&mut self, now: Time, changed: bool) -> bool {
-        let ticked = changed && !std::mem::take(&mut self.rested);
-        if !ticked {
+        let rested = std::mem::take(&mut self.rested);
+        if rested || !changed {
             self.due = now + self.every;
             return false;
         }

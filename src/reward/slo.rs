@@ -144,28 +144,33 @@ impl LatencyWatch {
     /// The worst broken limit, if any; `now` is the end of the last window.
     ///
     /// A limit is about its statistic over its window, and about nothing else. Broken means certainly so: a percentile
-    /// whose bucket holds the limit is not broken. A limit on a mean counts as broken before its window shows it only
+    /// whose bucket holds the limit is not broken, nor is a limit that is broken only with the samples at the edge of the
+    /// window, some of which are older than it. A limit on a mean counts as broken before its window shows it only
     /// where the requests in flight are certain to break it: those that have waited so long already, or whose tokens
     /// come too slowly for half of the window. No samples, no violation.
     #[must_use]
     pub fn violation(&self, limits: &Limits, now: Time) -> Option<Violation> {
         worst([Limited::Ttft, Limited::Tpot].into_iter().filter_map(|limit| {
             let allowed = limits.of(limit);
-            let measured = self.measured(limit, limits, now)?;
-            (measured > allowed).then_some(Violation { limit, measured, allowed })
+            let measured = self.measured(limit, limits, now, now - limits.window)?;
+            let whole = self.recent.iter().find(|sample| sample.at > now - limits.window)?;
+            let inside = self.measured(limit, limits, now, whole.at).unwrap_or(measured);
+            let certain = Seconds(measured.0.min(inside.0));
+            (certain > allowed).then_some(Violation { limit, measured: certain, allowed })
         }))
     }
 
     /// The largest statistic as a share of its limit; `None` without samples.
     #[must_use]
     pub fn pressure(&self, limits: &Limits, now: Time) -> Option<f64> {
-        let share = |limit| self.measured(limit, limits, now).map(|measured| measured.0 / limits.of(limit).0);
+        let measured = |limit| self.measured(limit, limits, now, now - limits.window);
+        let share = |limit| measured(limit).map(|measured| measured.0 / limits.of(limit).0);
         [Limited::Ttft, Limited::Tpot].into_iter().filter_map(share).max_by(f64::total_cmp)
     }
 
-    /// The statistic over the window, or what the requests in flight are certain to make of it.
-    fn measured(&self, limit: Limited, limits: &Limits, now: Time) -> Option<Seconds> {
-        let pooled = self.pooled(limit, now - limits.window);
+    /// The statistic since `from`, or what the requests in flight are certain to make of it.
+    fn measured(&self, limit: Limited, limits: &Limits, now: Time, from: Time) -> Option<Seconds> {
+        let pooled = self.pooled(limit, from);
         let so_far = pooled.as_ref().and_then(|pooled| limits.statistic.of(pooled)).map(|(lower, _)| lower);
         let projected = match (limits.statistic, limit) {
             (Statistic::Mean, Limited::Ttft) => self.projected_ttft(pooled.as_ref(), now),

@@ -11,17 +11,21 @@ const MEMORY: f64 = 300.0;
 /// Seconds over which what it holds is paid out.
 const PAY_OUT: f64 = 100.0;
 /// Share of the bound that is aimed at: predictions are off by some percent of it.
-const TARGET: f64 = 0.75;
+const TARGET: f64 = 0.8;
 /// Largest bound of a single choice, as a multiple of what the user allows.
-const MOST: f64 = 1.3;
+const MOST: f64 = 1.15;
 
 /// A window counts at least and at most this many times its length, whatever happened in it.
-const WEIGHTS: (f64, f64) = (0.2, 5.0);
+const WEIGHTS: (f64, f64) = (0.03, 30.0);
+/// Seconds over which the weight of a window is forgotten.
+const WEIGHT_MEMORY: f64 = 10.0;
 
 /// Slowdown times seconds, granted less used.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Budget {
     holds: f64,
+    /// How much a second weighs of late: requests of a busy phase are many, and spend what is held in a short time.
+    weight: f64,
     /// Decayed sums of seconds, and of requests times their time per output token at default clocks.
     seconds: f64,
     delay: f64,
@@ -52,6 +56,7 @@ impl Budget {
         self.delay = keep * self.delay + delay;
         let share = delay / seconds / (self.delay / self.seconds);
         let weight = if share.is_finite() { share.clamp(WEIGHTS.0, WEIGHTS.1) } else { 1.0 };
+        self.weight += (weight - self.weight) * (1.0 - (-seconds / WEIGHT_MEMORY).exp());
         let granted = TARGET * allowed - slowdown.clamp(-allowed, 10.0);
         self.holds =
             (keep * self.holds + weight * seconds * granted).min(PAY_OUT * (MOST - TARGET) * allowed);
@@ -60,12 +65,14 @@ impl Budget {
     /// The bound of the next choice, as a share.
     #[must_use]
     pub(super) fn bound(&self, allowed: f64) -> f64 {
-        (TARGET * allowed + self.holds / PAY_OUT).clamp(0.0, MOST * allowed)
+        // What is owed is saved as fast as it can be.
+        let weight = if self.holds > 0.0 { self.weight.max(1.0) } else { 1.0 };
+        (TARGET * allowed + self.holds / (PAY_OUT * weight)).clamp(0.0, MOST * allowed)
     }
 
     /// Is every number usable?
     #[must_use]
     pub(super) fn is_sound(&self) -> bool {
-        [self.holds, self.seconds, self.delay].into_iter().all(f64::is_finite)
+        [self.holds, self.weight, self.seconds, self.delay].into_iter().all(f64::is_finite)
     }
 }

@@ -67,7 +67,7 @@ const QUIET_HYSTERESIS: f64 = 0.03;
 const QUIET_EVERY: f64 = 60.0;
 /// While it is not, this share of the time learned so far, within bounds in seconds: more at first.
 const UNSURE_SHARE: f64 = 0.15;
-const UNSURE_EVERY: (f64, f64) = (5.0, 30.0);
+const UNSURE_EVERY: (f64, f64) = (5.0, QUIET_EVERY);
 /// A clock below the preferred one, as its share, at which predictions have to be sure.
 const SURE_BELOW: f64 = 0.93;
 /// Standard deviation of the predicted gain from which on the choice is sure ...

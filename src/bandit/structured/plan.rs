@@ -25,8 +25,9 @@ const PROBE_DISTANCE: f64 = 0.04;
 const BESIDE: [f64; 4] = [0.15, 0.1, 0.05, 0.025];
 /// The pessimism of a choice within a slowdown bound.
 const BOUNDED_PESSIMISM: f64 = 0.1;
-/// Standard deviations of the slowdown that count against a slowdown bound.
-const SLOWDOWN_CAUTION: f64 = 0.5;
+/// Within a slowdown bound delay counts so much less: the bound is what the user lets it cost. Where the objective is flat
+/// (under a power cap, at long contexts) that is most of the energy that can be saved.
+const BOUNDED_LEAN: f64 = 0.5;
 
 /// How far the policy has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,10 +87,11 @@ impl Options<'_> {
         outlook.clock >= STEP_DOWN * self.lowest
     }
 
-    /// Within one step of what was tried, and within the slowdown bound by `slack` at least?
+    /// Within one step of what was tried, and beyond the slowdown bound by `slack` at most?
     fn is_open(&self, outlook: &Outlook, slack: f64) -> bool {
         self.is_in_reach(outlook)
-            && outlook.slowdown + SLOWDOWN_CAUTION * outlook.slowdown_sd <= self.bound + slack
+            // The mean: what a prediction is off by, the account of the bound takes in.
+            && outlook.slowdown <= self.bound + slack
     }
 
     fn is_bold_but_sane(outlook: &Outlook) -> bool {
@@ -116,13 +118,19 @@ impl Options<'_> {
     #[must_use]
     pub(super) fn preferred(&self, held: Option<f64>, hysteresis: f64) -> usize {
         // Where the slowdown is bounded, so is what a wrong choice can cost.
-        let pessimism = if self.bound.is_finite() { BOUNDED_PESSIMISM } else { self.settings.pessimism };
-        let score = |o: &Outlook| o.gain + pessimism * o.sd;
-        let best = self.best(score, |outlook| self.is_open(outlook, 0.0));
+        let (pessimism, lean) = if self.bound.is_finite() {
+            (BOUNDED_PESSIMISM, BOUNDED_LEAN)
+        } else {
+            (self.settings.pessimism, 0.0)
+        };
+        let loss = |o: &Outlook| o.gain + pessimism * o.sd;
+        let score = |o: &Outlook| loss(o) - lean * o.slowdown;
+        let best = self.best(score, |outlook| self.is_open(outlook, 0.0) && loss(outlook) < 0.0);
         let Some(held) = held.map(|clock| self.nearest(clock)) else { return best };
         match (self.outlooks.get(held), self.outlooks.get(best)) {
             (Some(old), Some(new))
-                if (held == 0 || self.is_open(old, hysteresis)) && score(new) > score(old) - hysteresis =>
+                if (held == 0 || (self.is_open(old, hysteresis) && loss(old) < hysteresis))
+                    && score(new) > score(old) - hysteresis =>
             {
                 held
             }
