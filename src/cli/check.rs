@@ -8,6 +8,7 @@ use super::{Cli, Exit, report_config_error};
 use crate::config::{Config, Server, Servers};
 use crate::connections::{self, Source};
 use crate::daemon::clients;
+use crate::engine;
 use crate::gpu::host::{self, AnyHost};
 use crate::gpu::plausible::EnergySource;
 use crate::gpu::probe::judge;
@@ -85,6 +86,10 @@ pub(crate) fn run(cli: &Cli) -> Exit {
             for warning in &loaded.warnings {
                 lines.warn("configuration", &warning.to_string());
             }
+            for engine in &loaded.engines {
+                lines.ok("engine file", engine.name());
+            }
+            engine::take(loaded.engines);
             Some(loaded.config)
         }
         Err(error) => {
@@ -315,7 +320,7 @@ fn check_endpoint(server: &Server, lines: &mut Lines) {
 fn fetch(server: &Server) -> anyhow::Result<EngineReport> {
     let config = &server.config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let scraper = Scraper::new(&crate::compose::scrape_settings(config, server.engine))?;
+    let scraper = Scraper::new(&crate::compose::scrape_settings(config, &server.engine))?;
     let body = runtime.block_on(scraper.fetch())?;
     Ok(describe(&Page::parse(&body.body, config.vllm.model_name.as_deref())?))
 }

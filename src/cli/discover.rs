@@ -46,19 +46,16 @@ fn shown(look: &Look, labels: &BTreeMap<String, String>) -> String {
     if look.found.is_empty() {
         put(&mut out, "note  no inference server found");
     }
-    let supported: Vec<&Found> = look.found.iter().filter(|found| found.supported).collect();
-    if !supported.is_empty() {
+    if !look.found.is_empty() {
         put(&mut out, "\nThe configuration that would follow:\n\nservers:");
-        supported.into_iter().for_each(|found| entry(&mut out, found));
+        look.found.iter().for_each(|found| entry(&mut out, found));
     }
     out
 }
 
 fn server(out: &mut String, found: &Found, labels: &BTreeMap<String, String>) {
     let Found { name, engine, metrics_url, pids, .. } = found;
-    let (mark, not_yet) =
-        if found.supported { ("ok  ", "") } else { ("note", ", which agft does not support yet") };
-    put(out, &format!("{mark}  {name}: {engine}{not_yet}"));
+    put(out, &format!("ok    {name}: {engine}"));
     if let Some(model) = &found.model {
         put(out, &format!("      model: {}", text::line(model)));
     }
@@ -158,7 +155,6 @@ mod tests {
             let found = Found {
                 name: name.to_owned(),
                 engine: "vLLM".to_owned(),
-                supported: true,
                 model: None,
                 metrics_url: "http://127.0.0.1:8000/metrics".to_owned(),
                 gpus: vec!["GPU-a".to_owned(), "GPU-b".to_owned()],

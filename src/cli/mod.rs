@@ -241,6 +241,7 @@ pub fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Con
             for warning in &loaded.warnings {
                 complain!("agft: {}: warning: {warning}", cli.config.display());
             }
+            crate::engine::take(loaded.engines);
             Ok(loaded.config)
         }
         Err(error) => Err(report_config_error(&error)),

@@ -184,6 +184,7 @@ fn merge(old: &Config, new: &Config) -> Config {
     // `agft park`'s alone.
     to.park = from.park;
     to.discover = from.discover;
+    to.engines = from.engines;
     to.observe = from.observe;
     let detailed = to.logging.detailed_round_logging;
     to.logging = from.logging;

@@ -5,7 +5,7 @@ use std::fmt;
 use super::Signal;
 use super::health::{self, Traffic};
 use super::page::{Page, Refused};
-use crate::engine::Engine;
+use crate::engine::Profile;
 use crate::engine::table::absent;
 use crate::text;
 
@@ -13,7 +13,7 @@ use crate::text;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineReport {
     /// Which engine it is.
-    pub engine: &'static dyn Engine,
+    pub engine: &'static Profile,
     /// Which generation of its metric names it speaks; empty if there is but one.
     pub dialect: &'static str,
     /// Engines on the page (more than one with data parallelism).
@@ -35,7 +35,7 @@ pub struct EngineReport {
 pub fn describe(page: &Page) -> EngineReport {
     let refused = |signal: &Signal| page.refused.iter().any(|refused| refused.signal == *signal);
     let missing = health::missing(page.engine, &page.signals, Traffic::of(&page.signals));
-    let absent = absent(page.engine.table(), &page.signals).map(|(signal, _)| signal);
+    let absent = absent(page.engine, &page.signals).map(|(signal, _)| signal);
     let not_yet = absent.filter(|signal| !missing.contains(signal) && !refused(signal));
     EngineReport {
         engine: page.engine,

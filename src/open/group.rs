@@ -221,7 +221,7 @@ impl Candidate {
 /// The ways to the pages of these servers.
 pub(crate) fn scrapers(servers: &[Server]) -> Result<Servers<Scraper>, ScrapeError> {
     let one = |server: &Server| {
-        Ok((server.name.clone(), Scraper::new(&compose::scrape_settings(&server.config, server.engine))?))
+        Ok((server.name.clone(), Scraper::new(&compose::scrape_settings(&server.config, &server.engine))?))
     };
     servers.iter().map(one).collect::<Result<_, _>>().map(Servers::new)
 }
