@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::{Exit, report_gpu_error};
 use crate::discover::procfs::Procfs;
 use crate::discover::{DiscoverError, Discovery, Found, Look, RIGHTS, Rest};
+use crate::engine::{self, Profile};
 use crate::gpu::host::{self, Host};
 use crate::text;
 
@@ -94,6 +95,10 @@ fn entry(out: &mut String, found: &Found) {
     let name = if plain { found.name.clone() } else { format!("{:?}", found.name) };
     put(out, &format!("  - name: {name}"));
     put(out, &format!("    metrics_url: {}", found.metrics_url));
+    // Named, it is asked whether it sleeps before its first page is.
+    if engine::named(&found.engine).is_some_and(Profile::scrape_is_work) {
+        put(out, &format!("    engine: {}", found.engine));
+    }
     put(out, &format!("    gpus: [{}]", found.gpus.join(", ")));
 }
 

@@ -34,11 +34,11 @@ pub(super) fn check(config: &Config, own: &[Profile]) -> Vec<Problem> {
         match found {
             Some(engine) => {
                 let each = unjudged(engine, &server.config.control).into_iter();
-                problems.extend(each.map(|(key, value, why)| Problem::Value {
-                    key: format!("{place}.{key}"),
-                    value,
-                    must_be: format!("what can be judged of this engine: {why}"),
-                    remedy: Some("take it out of the file".to_owned()),
+                problems.extend(each.map(|vain| Problem::Value {
+                    key: format!("{place}.{}", vain.key),
+                    value: vain.value,
+                    must_be: format!("what can be judged of its engine: {}", vain.why),
+                    remedy: Some(REMEDY.to_owned()),
                 }));
             }
             None => problems.push(unknown(format!("{place}.engine"), name, own)),
@@ -66,10 +66,27 @@ fn unknown(key: String, name: &str, own: &[Profile]) -> Problem {
     Problem::Value { key, value: name.to_owned(), must_be, remedy: Some(remedy) }
 }
 
-/// What a server was told to keep or to pursue that cannot be judged of its engine: key, value, and why not.
-///
-/// A limit that has its default value was not asked for: it is left out where it cannot be judged.
-pub(crate) fn unjudged(engine: &Profile, control: &Control) -> Vec<(&'static str, String, String)> {
+/// What to do about something asked in vain.
+const REMEDY: &str = "take it out of the file, or set ignore_slo";
+
+/// What a server was told to keep or to pursue, and cannot be judged of its engine.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Vain {
+    key: &'static str,
+    value: String,
+    why: String,
+}
+
+impl Vain {
+    /// What is wrong with it at the server of this name.
+    pub(crate) fn of(&self, server: &str) -> String {
+        format!("{server}: {} is {}, but {}; {REMEDY}", self.key, self.value, self.why)
+    }
+}
+
+/// What a server was told in vain. A limit that has its default value was not asked for: it is left out where it cannot
+/// be judged.
+pub(crate) fn unjudged(engine: &Profile, control: &Control) -> Vec<Vain> {
     let default = Control::default();
     let mut found = Vec::new();
     if !control.ignore_slo {
@@ -82,19 +99,77 @@ pub(crate) fn unjudged(engine: &Profile, control: &Control) -> Vec<(&'static str
             if value != usual
                 && let Some(why) = engine.unjudged(limit, Statistic::Mean)
             {
-                found.push((key, value.to_string(), why));
+                found.push(Vain { key, value: value.to_string(), why });
             }
         }
         // A percentile of what is told as a mean alone; what is not told at all has been said.
         let percentile = [Limited::Ttft, Limited::Tpot].into_iter().find_map(|limit| {
             engine.unjudged(limit, statistic).filter(|_| engine.unjudged(limit, Statistic::Mean).is_none())
         });
-        if let Some(why) = percentile {
-            found.push(("slo_statistic", statistic.to_string(), why));
-        }
+        found.extend(percentile.map(|why| Vain { key: "slo_statistic", value: statistic.to_string(), why }));
     }
-    if let Some(why) = engine.unreachable(control.objective) {
-        found.push(("objective", control.objective.to_string(), why));
-    }
+    let objective = engine.unreachable(control.objective);
+    found.extend(objective.map(|why| Vain { key: "objective", value: control.objective.to_string(), why }));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is wrong with a server that has this beside its name and page.
+    fn problems(rest: &str) -> String {
+        let text = format!("servers: [{{name: a, metrics_url: \"http://h:1/metrics\", {rest}}}]");
+        Config::parse(&text, "c.yaml").err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn engine_has_to_be_known_and_what_is_set_has_to_be_judged_of_it() {
+        for engine in engine::all() {
+            assert_eq!(problems(&format!("engine: {}", engine.name())), "", "its defaults are not asked for");
+        }
+        assert_eq!(problems("engine: LLAMA.CPP, tpot_limit: 0.1"), "");
+        let unknown = problems("engine: sglong");
+        assert!(
+            unknown.contains("servers.a.engine is sglong, must be auto, or one of Dynamo, llama.cpp"),
+            "{unknown}"
+        );
+        assert!(unknown.ends_with("write SGLang"), "{unknown}");
+        assert!(problems("engine: mine").ends_with("describe another engine in a file of engines.directory"));
+        let vain = problems("engine: llama.cpp, ttft_limit: 0.5, slo_statistic: p95");
+        for part in [
+            "servers.a.ttft_limit is 0.500 s, must be what can be judged of its engine: llama.cpp tells no time to first",
+            "servers.a.slo_statistic is p95, must be",
+            "no p95; take it out of the file, or set ignore_slo",
+        ] {
+            assert!(vain.contains(part), "{part:?} in {vain}");
+        }
+        assert_eq!(problems("engine: llama.cpp, ttft_limit: 0.5, slo_statistic: p95, ignore_slo: true"), "");
+    }
+
+    #[test]
+    fn directory_is_read_with_the_file_and_its_errors_are_the_file_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        let text = format!(
+            "engines: {{directory: {:?}}}\nservers: [{{name: a, metrics_url: \"http://h:1/metrics\", engine: Mine}}]",
+            dir.path()
+        );
+        std::fs::write(&path, &text).unwrap();
+        assert!(Config::parse(&text, "c.yaml").is_ok(), "what the files have is not known yet");
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains("servers.a.engine is Mine, must be auto"), "{error}");
+        let file = dir.path().join("mine.toml");
+        let profile = "name = \"mine\"\nrecognise = { prefixes = [\"m_\"] }\nsignals = { running = { names = [\"r\"] } }";
+        std::fs::write(&file, format!("{profile}\nspeed = 1")).unwrap();
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains("mine.toml: speed is not a known key"), "{error}");
+        std::fs::write(&file, profile).unwrap();
+        // It tells requests alone, so nothing but energy can be pursued.
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains("servers.a.objective is edp"), "{error}");
+        std::fs::write(&path, text.replace("engine: Mine", "engine: Mine, objective: energy")).unwrap();
+        let loaded = Config::load(&path).unwrap();
+        assert_eq!(loaded.engines.iter().map(Profile::name).collect::<Vec<_>>(), ["mine"]);
+    }
 }

@@ -3,8 +3,8 @@
 use super::Profile;
 use super::table::Row;
 use crate::metrics::Signal;
-use crate::reward::Objective;
-use crate::reward::slo::{Limited, Statistic};
+use crate::reward::slo::{Limited, Limits, Statistic};
+use crate::reward::{DelaySource, Objective};
 
 impl Profile {
     /// Why a limit on this statistic cannot be judged; `None` if it can.
@@ -37,6 +37,26 @@ impl Profile {
             Limited::Ttft => self.row(Signal::Ttft),
             Limited::Tpot => self.row(Signal::RequestTpot).or_else(|| self.row(Signal::Itl)),
         }
+    }
+}
+
+/// Which of the limits cannot be judged of these engines, and why.
+pub(crate) fn not_judged(engines: &[&Profile], limits: &Limits) -> Vec<String> {
+    let each = engines.iter().flat_map(|engine| {
+        [Limited::Ttft, Limited::Tpot].map(|limit| engine.unjudged(limit, limits.statistic))
+    });
+    each.flatten().collect()
+}
+
+/// What the delay of a reward is, in words.
+pub(crate) fn delay_words(engine: &Profile, source: DelaySource) -> &'static str {
+    let is_mean_of_requests = engine.row(Signal::Itl).is_some_and(|row| !row.has_percentiles());
+    match source {
+        DelaySource::InterToken if !is_mean_of_requests => "mean time between tokens",
+        DelaySource::InterToken | DelaySource::RequestTpot => {
+            "mean time per token of the requests that ended"
+        }
+        DelaySource::Little => "requests in the server over tokens per second",
     }
 }
 

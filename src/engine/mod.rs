@@ -22,6 +22,7 @@ use crate::metrics::page::Text;
 
 pub use dir::{load_dir, load_file};
 pub use file::{Fault, ProfileError};
+pub(crate) use judge::{delay_words, not_judged};
 pub use profile::Profile;
 pub(crate) use profile::USUAL_PATH;
 

@@ -98,6 +98,7 @@ impl Row {
     }
 
     /// Every name of the row, the preferred one first.
+    #[cfg(test)]
     pub(crate) fn families(&'static self) -> impl Iterator<Item = Family> {
         let sum = self.ratio.as_ref().map(|(sum, _)| sum);
         let family =

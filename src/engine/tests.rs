@@ -7,6 +7,7 @@ use super::*;
 use crate::metrics::health::{Event, Health};
 use crate::metrics::page::{Page, PageError, Text};
 use crate::metrics::report::describe;
+use crate::metrics::signals::Kind;
 use crate::metrics::{Histogram, Signals};
 use crate::units::{Seconds, Time};
 
@@ -83,7 +84,7 @@ fn pages_have_what_their_profiles_say_and_agft_can_learn_from_each() {
     for (engine, page) in PAGES {
         let report = describe(&parse(page));
         assert!(report.can_learn() && report.missing.is_empty(), "{engine}: {report}");
-        let told: Vec<Signal> = report.present.iter().map(|(signal, _)| *signal).collect();
+        let told: Vec<Signal> = report.present.iter().map(|found| found.signal).collect();
         let due = named(engine).unwrap().table().iter();
         for row in due.filter(|row| row.appears != table::Appears::Perhaps) {
             assert!(told.contains(&row.signal), "{engine}: {}", row.signal);
@@ -288,4 +289,51 @@ proptest::proptest! {
     fn no_text_does_harm(text in "[\\[\\]a-z=\"{},.\n #_:0-9]{0,200}") {
         let _ = Profile::parse(&text, "x");
     }
+}
+
+const DOCUMENT: &str = include_str!("../../docs/engines.md");
+
+#[test]
+fn document_has_every_engine_with_what_it_tells() {
+    let named = |name: &&str| built_in().find(|engine| engine.name() == *name).unwrap();
+    let engines = ["vLLM", "SGLang", "llama.cpp", "TensorRT-LLM", "Triton", "LMDeploy", "TGI", "Dynamo"];
+    assert_eq!(engines.len() + 1, built_in().count(), "an engine is not in the document");
+    for name in &engines {
+        assert!(DOCUMENT.contains(&format!("| `{name}` | ")), "{name}");
+    }
+    assert!(DOCUMENT.contains(&format!("| signal | {} |", engines.join(" | "))));
+    for signal in Signal::all() {
+        let cell = |name: &&str| match named(name).row(signal) {
+            None => "no",
+            Some(row) if row.appears == table::Appears::Perhaps => "perhaps",
+            Some(row) if row.signal.kind() == Kind::Histogram && !row.has_percentiles() => "mean",
+            Some(_) => "yes",
+        };
+        let cells: Vec<&str> = engines.iter().map(|name| cell(name)).collect();
+        let line = format!("| `{}` | {} |", signal.key(), cells.join(" | "));
+        assert!(DOCUMENT.contains(&line), "{line}");
+    }
+}
+
+#[test]
+fn document_has_every_key_and_its_example_is_a_profile() {
+    let example = DOCUMENT.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    Profile::parse(example, "docs/engines.md").unwrap();
+    // A key that nobody knows is answered with those that are known in its place.
+    let unknown = "zzz = 1\n[recognise]\nzzz = 1\n[recognise.renamed]\nzzz = 1\n[signals.itl]\nzzz = 1\n\
+                   names = [{ zzz = 1 }]\nratio = { zzz = 1 }\n[[dialects]]\nzzz = 1\n[[asleep]]\nzzz = 1\n";
+    let error = Profile::parse(unknown, "x").unwrap_err().to_string();
+    let mut places = 0;
+    for line in error.lines().filter(|line| line.contains("zzz is not a known key")) {
+        let place = line.strip_prefix("x: ").and_then(|line| line.split("zzz").next()).unwrap();
+        let place = place.replace("signals.itl", "signals.SIGNAL").replace("[1]", "");
+        let (_, known) = line.split_once("must be one of ").unwrap();
+        let keys = known.split(';').next().unwrap().split(", ");
+        let tables = ["recognise", "signals", "cannot", "dialects", "asleep", "renamed", "ratio"];
+        for key in keys.filter(|key| !tables.contains(key)) {
+            assert!(DOCUMENT.contains(&format!("`{place}{key}`")), "`{place}{key}` is not in the document");
+        }
+        places += 1;
+    }
+    assert_eq!(places, 8, "{error}");
 }
