@@ -97,7 +97,9 @@ fn sglang_is_checked_and_learned_from() {
     }
     assert!(!checked.out.contains("not judged"), "{checked:?}");
     let mut daemon = bench.start(&["--dry-run"]);
-    let state = learns(&bench, &daemon, 3);
+    let state = state(&bench, &daemon, |state| {
+        state["mode"] == "EXPLORATION" && state["round"]["reward"].is_number()
+    });
     assert_eq!(
         (&state["delay"], &state["not_judged"]),
         (&"mean time between tokens".into(), &serde_json::json!([]))
