@@ -88,9 +88,10 @@ impl Serving {
     }
 }
 
-/// Is it an engine that counts tokens when their request ends? It has no histogram of the times between tokens then.
+/// Is it an engine that counts tokens when their request ends? It does not time single tokens then, or as llama.cpp has
+/// a mean of two counters, and counts no requests.
 fn counts_at_the_end(window: &Window) -> bool {
-    window.itl.as_ref().is_none_or(|times| times.buckets.is_empty())
+    window.itl.as_ref().is_none_or(|times| times.buckets.is_empty() && window.finished.is_none())
 }
 
 /// Does the page show work, at the window's end or in its counters?

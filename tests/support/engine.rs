@@ -289,7 +289,7 @@ fn answer(shared: &Shared, stream: &TcpStream, path: &str) -> Option<(Vec<u8>, b
             return None;
         }
         Behaviour::OtherNames => {
-            let page = page.replace("vllm:", "sglang:");
+            let page = page.replace("vllm:", "tgi:");
             (response("200 OK", page.as_bytes(), page.len()), true)
         }
         Behaviour::Duplicates => {
