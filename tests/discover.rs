@@ -176,10 +176,9 @@ fn what_is_no_server_is_told_with_the_reason() {
     computes(&bench.mock, 0, &other.workers);
     computes(&bench.mock, 1, &[4_000_000]);
     let (told, yaml) = discovered(&bench);
-    assert_eq!(yaml, "", "{told}");
     let port = other.port;
-    assert!(told.contains("note  other: SGLang, which agft does not support yet\n"), "{told}");
-    assert!(told.contains(&format!("metrics: http://127.0.0.1:{port}/metrics\n")), "{told}");
+    assert!(told.contains("ok    other: SGLang\n"), "{told}");
+    assert!(yaml.contains(&format!("    metrics_url: http://127.0.0.1:{port}/metrics\n")), "{yaml}");
     assert!(told.contains("note  processes 4000000 use a GPU and are not known here: "), "{told}");
 }
 

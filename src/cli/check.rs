@@ -1,19 +1,22 @@
 //! `agft check` and `agft check-config`: is everything in place? Changes nothing.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::{Cli, Exit, report_config_error};
-use crate::config::{Config, Server, Servers};
+use crate::config::{Config, Server, Servers, unjudged};
 use crate::connections::{self, Source};
 use crate::daemon::clients;
+use crate::engine::{self, Profile, not_judged};
 use crate::gpu::host::{self, AnyHost};
 use crate::gpu::plausible::EnergySource;
 use crate::gpu::probe::judge;
 use crate::gpu::{GpuError, GpuSensors, NO_CLOCKS_LISTED};
 use crate::guardian::undo::runtime_dir;
-use crate::metrics::page::Page;
+use crate::metrics::page::{LARGEST_PAGE, Page};
 use crate::metrics::report::{EngineReport, describe};
 use crate::metrics::scrape::{Scraper, exposed, without_query};
 use crate::open::auto::{self, Seeker};
@@ -26,6 +29,14 @@ pub struct CheckArgs {
     /// Asks the ports at which processes on the GPUs listen for /health and /metrics
     #[arg(long)]
     pub discover: bool,
+
+    /// Check this profile of an engine instead, and with --page what it reads
+    #[arg(long, value_name = "FILE", conflicts_with = "discover")]
+    pub engine_file: Option<PathBuf>,
+
+    /// Read this metrics page, a file, by the profile (- for standard input)
+    #[arg(long, value_name = "FILE", requires = "engine_file")]
+    pub page: Option<PathBuf>,
 }
 
 /// Checks a configuration file alone.
@@ -40,6 +51,50 @@ pub(crate) fn run_config(file: &Path) -> Exit {
         }
         Err(error) => report_config_error(&error),
     }
+}
+
+/// Checks a profile of an engine, and what it reads of a page.
+pub(crate) fn run_engine(file: &Path, page: Option<&Path>) -> Exit {
+    let profile = match engine::load_file(file) {
+        Ok(profile) => profile,
+        Err(error) => {
+            complain!("agft: {}", error.to_string().replace('\n', "\nagft: "));
+            return Exit::Config;
+        }
+    };
+    say!("{}: ok, {}", file.display(), profile.name());
+    let Some(page) = page else { return Exit::Ok };
+    let body = match read_page(page) {
+        Ok(body) => body,
+        Err(error) => {
+            complain!("agft: {}: cannot be read: {error}", page.display());
+            return Exit::Failure;
+        }
+    };
+    // The profile lives as long as the process, as those that are served by do.
+    let profile: &'static Profile = Box::leak(Box::new(profile));
+    match Page::parse_among(&body, None, std::iter::once(profile)) {
+        Ok(read) => {
+            let report = describe(&read);
+            report.to_string().lines().for_each(|line| say!("{line}"));
+            if report.can_learn() { Exit::Ok } else { Exit::Failure }
+        }
+        Err(error) => {
+            complain!("agft: {}: {error}", page.display());
+            Exit::Failure
+        }
+    }
+}
+
+/// The bytes of a page, as far as a page may be long.
+fn read_page(page: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let most = LARGEST_PAGE as u64 + 1;
+    match page.to_str() {
+        Some("-") => io::stdin().take(most).read_to_end(&mut bytes)?,
+        _ => File::open(page)?.take(most).read_to_end(&mut bytes)?,
+    };
+    Ok(bytes)
 }
 
 /// Prints one line per question and remembers the worst answer.
@@ -85,6 +140,10 @@ pub(crate) fn run(cli: &Cli) -> Exit {
             for warning in &loaded.warnings {
                 lines.warn("configuration", &warning.to_string());
             }
+            for engine in &loaded.engines {
+                lines.ok("engine file", engine.name());
+            }
+            engine::take(loaded.engines);
             Some(loaded.config)
         }
         Err(error) => {
@@ -307,6 +366,13 @@ fn check_endpoint(server: &Server, lines: &mut Lines) {
         Ok(report) => {
             lines.ok("endpoint", url);
             lines.engine(&report);
+            for vain in unjudged(report.engine, &config.control) {
+                lines.bad("limits", &vain.of(&server.name), Exit::Config);
+            }
+            let limits = crate::compose::limits(config);
+            for why in limits.map(|limits| not_judged(&[report.engine], &limits)).unwrap_or_default() {
+                lines.warn("limits", &format!("not judged: {why}"));
+            }
         }
         Err(error) => lines.bad("endpoint", &format!("{error:#}"), Exit::Failure),
     }
@@ -315,7 +381,9 @@ fn check_endpoint(server: &Server, lines: &mut Lines) {
 fn fetch(server: &Server) -> anyhow::Result<EngineReport> {
     let config = &server.config;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let scraper = Scraper::new(&crate::compose::scrape_settings(config, server.engine))?;
+    let scraper = Scraper::new(&crate::compose::scrape_settings(config, &server.engine))?;
     let body = runtime.block_on(scraper.fetch())?;
-    Ok(describe(&Page::parse(&body.body, config.vllm.model_name.as_deref())?))
+    let named = engine::named(&server.engine.to_string());
+    let among = engine::all().filter(|engine| named.is_none_or(|named| *engine == named));
+    Ok(describe(&Page::parse_among(&body.body, config.vllm.model_name.as_deref(), among)?))
 }

@@ -103,6 +103,12 @@ fn server(out: &mut String, state: &State, dry_run: bool) -> fmt::Result {
         format!("limits: {} s, {} ms", limits.ttft.0, 1e3 * limits.tpot.0)
     });
     writeln!(out, "  latency     TTFT {}, TPOT {} ({limits})", milli(load.ttft_s), milli(load.tpot_s))?;
+    for why in &state.not_judged {
+        writeln!(out, "  not judged  {why}")?;
+    }
+    if let Some(delay) = &state.delay {
+        writeln!(out, "  delay       {delay}: what \"time per token\" below is")?;
+    }
     let converged = if learner.converged { ", converged" } else { ", not converged" };
     let best = learner.best.map_or(String::new(), |best| format!(", best so far {best}"));
     writeln!(out, "  learner     {}, {} lessons{converged}{best}", state.policy, learner.lessons)?;

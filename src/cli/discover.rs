@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::{Exit, report_gpu_error};
 use crate::discover::procfs::Procfs;
 use crate::discover::{DiscoverError, Discovery, Found, Look, RIGHTS, Rest};
+use crate::engine::{self, Profile};
 use crate::gpu::host::{self, Host};
 use crate::text;
 
@@ -46,19 +47,16 @@ fn shown(look: &Look, labels: &BTreeMap<String, String>) -> String {
     if look.found.is_empty() {
         put(&mut out, "note  no inference server found");
     }
-    let supported: Vec<&Found> = look.found.iter().filter(|found| found.supported).collect();
-    if !supported.is_empty() {
+    if !look.found.is_empty() {
         put(&mut out, "\nThe configuration that would follow:\n\nservers:");
-        supported.into_iter().for_each(|found| entry(&mut out, found));
+        look.found.iter().for_each(|found| entry(&mut out, found));
     }
     out
 }
 
 fn server(out: &mut String, found: &Found, labels: &BTreeMap<String, String>) {
     let Found { name, engine, metrics_url, pids, .. } = found;
-    let (mark, not_yet) =
-        if found.supported { ("ok  ", "") } else { ("note", ", which agft does not support yet") };
-    put(out, &format!("{mark}  {name}: {engine}{not_yet}"));
+    put(out, &format!("ok    {name}: {engine}"));
     if let Some(model) = &found.model {
         put(out, &format!("      model: {}", text::line(model)));
     }
@@ -97,6 +95,10 @@ fn entry(out: &mut String, found: &Found) {
     let name = if plain { found.name.clone() } else { format!("{:?}", found.name) };
     put(out, &format!("  - name: {name}"));
     put(out, &format!("    metrics_url: {}", found.metrics_url));
+    // Named, it is asked whether it sleeps before its first page is.
+    if engine::named(&found.engine).is_some_and(Profile::scrape_is_work) {
+        put(out, &format!("    engine: {}", found.engine));
+    }
     put(out, &format!("    gpus: [{}]", found.gpus.join(", ")));
 }
 
@@ -158,7 +160,6 @@ mod tests {
             let found = Found {
                 name: name.to_owned(),
                 engine: "vLLM".to_owned(),
-                supported: true,
                 model: None,
                 metrics_url: "http://127.0.0.1:8000/metrics".to_owned(),
                 gpus: vec!["GPU-a".to_owned(), "GPU-b".to_owned()],

@@ -194,6 +194,9 @@ pub fn main() -> ExitCode {
         Some(Command::Demo(_) | Command::Simulate(_)) => lab::run(),
         Some(Command::Park(args)) => park::run(args, &cli),
         Some(Command::Check(args)) if args.discover => discover::run(),
+        Some(Command::Check(check::CheckArgs { engine_file: Some(file), page, .. })) => {
+            check::run_engine(file, page.as_deref())
+        }
         Some(Command::Check(_)) => check::run(&cli),
         Some(Command::CheckConfig { file }) => check::run_config(file),
         Some(Command::Release(args)) => release::run(args, &cli),
@@ -241,6 +244,7 @@ pub fn take_config(cli: &Cli, loaded: Result<Loaded, ConfigError>) -> Result<Con
             for warning in &loaded.warnings {
                 complain!("agft: {}: warning: {warning}", cli.config.display());
             }
+            crate::engine::take(loaded.engines);
             Ok(loaded.config)
         }
         Err(error) => Err(report_config_error(&error)),

@@ -25,7 +25,7 @@ const SETTLE: Seconds = Seconds(0.1);
 
 /// Where and how to scrape, and whose page is expected there.
 #[must_use]
-pub fn scrape_settings(config: &Config, engine: EngineKind) -> ScrapeSettings {
+pub fn scrape_settings(config: &Config, engine: &EngineKind) -> ScrapeSettings {
     ScrapeSettings {
         url: config.vllm.prometheus_url.clone(),
         timeout: config.vllm.scrape_timeout_s,

@@ -34,7 +34,6 @@ macro_rules! names {
 }
 
 names! {
-    EngineKind { Auto = "auto", Vllm = "vllm", }
     Source { Metrics = "metrics", Utilization = "utilization", Connections = "connections", }
     ConnectionCount { Connections = "connections", Recent = "recent", }
     WaitKind { Timeout = "timeout", SkiRental = "ski-rental", }
@@ -53,13 +52,27 @@ names! {
 }
 
 /// What a server runs (`engine` of an entry of `servers`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineKind {
     /// What its page looks like.
     Auto,
-    /// vLLM.
-    Vllm,
+    /// The engine whose profile has this name, in upper or lower case.
+    Named(String),
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Named(name) => name,
+        })
+    }
+}
+
+impl Serialize for EngineKind {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
 }
 
 /// Who chooses the clocks (`control.policy`).

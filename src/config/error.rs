@@ -5,6 +5,7 @@ use std::io;
 
 use super::MAX_BYTES;
 use super::yaml::{MAX_VALUES, YamlError};
+use crate::engine::ProfileError;
 use crate::store::Untrusted;
 
 /// Why there is no [`Config`](super::Config). The text names the file, the fact and the remedy.
@@ -43,6 +44,11 @@ pub enum ConfigError {
         "{file}: has more than {MAX_VALUES} values, aliases counted where they are used; must be a configuration file"
     )]
     TooManyValues { file: String },
+    #[error("{}", .errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Engines {
+        /// What is wrong with the files of `engines.directory`, never empty.
+        errors: Vec<ProfileError>,
+    },
     #[error("{}", lines(.file, .problems))]
     Invalid {
         file: String,

@@ -7,6 +7,7 @@
 
 mod check;
 mod choices;
+mod engines;
 mod error;
 mod old_keys;
 mod parking;
@@ -25,15 +26,18 @@ use serde::Serialize;
 
 pub(crate) use choices::{ConnectionCount, Listen, LogLevel};
 pub use choices::{EngineKind, Lever, PolicyKind, Source, WaitKind};
+pub(crate) use engines::unjudged;
 pub(crate) use error::{ConfigError, Problem, Warning};
 pub use parking::Parking;
 pub use sections::{
-    Control, Discover, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe, Park, Vllm,
+    Control, Discover, Engines, Experiment, Gpu, Holdout, Idle, Linucb, Logging, Metrics, Model, Observe,
+    Park, Vllm,
 };
 
 pub(crate) use servers::SECTIONS as SERVER_SECTIONS;
 pub use servers::{ONE, Server, Servers};
 
+use crate::engine::Profile;
 use crate::store::{Distrust, Untrusted, trusted_path};
 use reader::Reader;
 use yaml::Node;
@@ -53,6 +57,8 @@ pub struct Config {
     pub servers: Servers,
     /// The engine's metrics page.
     pub vllm: Vllm,
+    /// Inference engines beside the built-in ones.
+    pub engines: Engines,
     /// The GPUs and their clocks.
     pub gpu: Gpu,
     /// When and how clocks are chosen.
@@ -80,18 +86,24 @@ pub struct Config {
 }
 
 /// A configuration, and what is worth saying about it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
+    /// The profiles of its `engines.directory`.
+    pub engines: Vec<Profile>,
     /// Things accepted that are probably not what the author wants.
     pub(crate) warnings: Vec<Warning>,
 }
 
 impl Config {
-    /// Reads the file at `path`.
-    /// Errors: `ConfigError` if the file cannot be read or [`Config::parse`] refuses its text
+    /// Reads the file at `path`, and the profiles of engines in its directory.
+    /// Errors: `ConfigError` if a file cannot be read or [`Config::parse`] refuses its text
     pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+        engines::load(Self::load_file(path)?, &path.display().to_string(), false)
+    }
+
+    fn load_file(path: &Path) -> Result<Loaded, ConfigError> {
         let file = path.display().to_string();
         let bytes = match read_at_most(path, MAX_BYTES) {
             Ok(Some(bytes)) => bytes,
@@ -120,9 +132,10 @@ impl Config {
         if !rustix::process::geteuid().is_root() {
             return Self::load(path);
         }
+        let file = path.display().to_string();
         // Before its first word is read: an error message repeats words of a file.
         match trusted_path(path) {
-            Ok(()) => Self::load(path),
+            Ok(()) => engines::load(Self::load_file(path)?, &file, true),
             // Most likely it is not there, which loading says better.
             Err(why @ Untrusted { why: Distrust::Unknown { .. } | Distrust::NotAFile, .. }) => {
                 Self::load(path).and(Err(distrusted(why)))
@@ -131,7 +144,8 @@ impl Config {
         }
     }
 
-    /// Reads `text`, which came from `origin` (a path, or any name for the messages).
+    /// Reads `text`, which came from `origin` (a path, or any name for the messages). With a directory of engines, whose
+    /// files are not read, any name of an engine is taken.
     /// Errors: `ConfigError::Invalid` with all problems of the keys and values, or what keeps the text from
     /// being read at all
     pub fn parse(text: &str, origin: &str) -> Result<Loaded, ConfigError> {
@@ -172,8 +186,11 @@ impl Config {
             problems.extend(wrong);
             warnings.extend(advice);
         }
+        if config.engines.directory.is_none() {
+            problems.extend(engines::check(&config, &[]));
+        }
         if problems.is_empty() {
-            Ok(Loaded { config, warnings })
+            Ok(Loaded { config, engines: Vec::new(), warnings })
         } else {
             Err(ConfigError::Invalid { file, problems })
         }
@@ -183,6 +200,9 @@ impl Config {
     fn read(reader: &mut Reader<'_>, mut base: Self, is_server: bool) -> Self {
         let mut config = base.clone();
         config.vllm = Vllm::read(reader, base.vllm);
+        if !is_server {
+            config.engines = Engines::read(reader, base.engines);
+        }
         config.gpu = Gpu::read(reader, base.gpu);
         config.control = Control::read(reader, base.control);
         if let Some(quiet) = old_keys::quiet(reader, config.control.decision_interval_s) {

@@ -103,7 +103,7 @@ mod tests {
     use crate::units::{Mhz, Seconds};
 
     fn parse(text: &str) -> Config {
-        let Loaded { config, warnings } = Config::parse(text, "c.yaml").unwrap();
+        let Loaded { config, warnings, .. } = Config::parse(text, "c.yaml").unwrap();
         assert_eq!(warnings, []);
         assert_eq!(Config::parse(&config.to_yaml(), "snapshot").unwrap().config, config);
         config

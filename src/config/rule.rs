@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::choices::{Choice, Listen, gpu_uuid};
+use super::choices::{Choice, EngineKind, Listen, gpu_uuid};
 use super::yaml::{Node, shown};
 use crate::gpu::GpuSelector;
 use crate::units::{Mhz, Seconds};
@@ -221,6 +221,15 @@ pub(super) fn gpus_or_auto() -> Rule<Vec<GpuSelector>> {
     Rule::new(must_be, move |node| match node {
         Node::Text(text) if text.eq_ignore_ascii_case("auto") => Ok(Vec::new()),
         node => these.read(node),
+    })
+}
+
+/// `auto`, or the name of an engine; whether there is one is seen once all profiles are known.
+pub(super) fn engine() -> Rule<EngineKind> {
+    Rule::new("auto, or the name of an engine", |node| match node {
+        Node::Text(text) if text.eq_ignore_ascii_case("auto") => Ok(EngineKind::Auto),
+        Node::Text(text) if !text.trim().is_empty() => Ok(EngineKind::Named(text.clone())),
+        _ => Err(None),
     })
 }
 

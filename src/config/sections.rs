@@ -92,6 +92,12 @@ sections! {
         outage_after_s: Seconds = Seconds(1.0), seconds(0.3..=60.0);
     }
 
+    /// Inference engines beside the built-in ones.
+    Engines in "engines" {
+        /// Directory of profiles (`*.toml`); one with the name of a built-in engine takes its place.
+        directory: Option<String> = None, optional(path());
+    }
+
     /// The GPUs and their clocks.
     Gpu in "gpu" {
         /// The GPUs that serve this engine; empty for those on which its process is found.

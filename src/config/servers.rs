@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use super::choices::EngineKind;
 use super::error::Problem;
 use super::reader::Reader;
-use super::rule::{one_of, server_name};
+use super::rule::{engine, server_name};
 use super::yaml::{Node, shown};
 use super::{Config, check};
 use crate::gpu::GpuSelector;
@@ -179,7 +179,7 @@ fn read_entry(
     reader.windows = windows;
     let mut own = reader.section("");
     let name = own.key("name", String::new(), &server_name());
-    let engine = own.key("engine", EngineKind::Auto, &one_of());
+    let engine = own.key("engine", EngineKind::Auto, &engine());
     let config = Config::read(&mut reader, base.clone(), true);
     check::relations_of_server(&config, &mut reader);
     check::advice(&config, &mut reader);
@@ -264,7 +264,7 @@ servers:
         let servers = config.servers();
         let [chat, code] = servers.as_slice() else { panic!("{servers:?}") };
         assert_eq!((chat.name.as_str(), code.name.as_str()), ("chat", "code"));
-        assert_eq!((chat.engine, code.engine), (EngineKind::Auto, EngineKind::Vllm));
+        assert_eq!((&chat.engine, code.engine.to_string().as_str()), (&EngineKind::Auto, "vllm"));
         let of = |server: &Server| {
             let control = &server.config.control;
             (control.ttft_limit, control.tpot_limit, control.seed, control.policy)

@@ -41,13 +41,17 @@ fn essence(must_be: &str) -> &str {
 
 #[test]
 fn documented_file_equals_the_defaults_and_raises_no_warning() {
-    assert_eq!(parse(DOCUMENTED), Loaded { config: Config::default(), warnings: vec![] });
+    assert_eq!(parse(DOCUMENTED), Loaded { config: Config::default(), engines: vec![], warnings: vec![] });
 }
 
 #[test]
 fn file_that_gives_nothing_has_every_default() {
     for text in ["{}", "---\n{}\n", "vllm:\ncontrol:\nadaptive_sampling: {}\n"] {
-        assert_eq!(parse(text), Loaded { config: Config::default(), warnings: vec![] }, "{text:?}");
+        assert_eq!(
+            parse(text),
+            Loaded { config: Config::default(), engines: vec![], warnings: vec![] },
+            "{text:?}"
+        );
     }
 }
 
@@ -91,7 +95,7 @@ fn every_key_is_documented_with_its_default_and_its_rule() {
 
 #[test]
 fn file_of_agft_loads_as_it_is_and_names_the_keys_without_use() {
-    let Loaded { config, warnings } = parse(AGFT_FILE);
+    let Loaded { config, warnings, .. } = parse(AGFT_FILE);
     let mut expected = Config::default();
     expected.vllm.prometheus_url = "http://10.100.1.5:8001/metrics".into();
     expected.gpu.device_id = vec![GpuSelector::Index(2)];
@@ -215,7 +219,7 @@ fn unknown_key_is_answered_with_the_one_that_was_meant() {
     assert!(remedy("gpu: {device: 1}").ends_with("did you mean gpu.device_id?"));
     assert!(remedy("control: {Policy: linucb}").ends_with("did you mean control.policy?"));
     assert!(remedy("idle: {xyzzy: 1}").contains("known here: enabled, max_ttft_rise_percent, sources, "));
-    assert!(remedy("xyzzy: {}").contains("known here: vllm, gpu, "));
+    assert!(remedy("xyzzy: {}").contains("known here: vllm, engines, gpu, "));
     assert!(remedy("\"\\e[31m\": 1").contains("\\u001b[31m is not a known key"));
     assert!(remedy("? [a]\n: 1").contains("a list of 1 is not a known key"));
     assert!(remedy("idle: {1: 1}").contains("idle.1 is not a known key"));

@@ -25,6 +25,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Profile;
 use crate::gpu::{GpuReading, Refusal};
 use crate::holdout::HoldoutSettings;
 use crate::metrics::Snapshot;
@@ -102,6 +103,19 @@ impl Scrape {
             Self::Pages(pages) => pages.iter().map(|page| page.latency).max_by(|a, b| a.0.total_cmp(&b.0)),
             Self::Pending | Self::Failed(_) => None,
         }
+    }
+
+    /// The engines whose pages came, each once.
+    #[must_use]
+    pub fn engines(&self) -> Vec<&'static Profile> {
+        let pages = if let Self::Page(page) = self { std::slice::from_ref(&**page) } else { self.each() };
+        let mut engines: Vec<&'static Profile> = Vec::new();
+        for engine in pages.iter().filter_map(|page| page.engine) {
+            if !engines.contains(&engine) {
+                engines.push(engine);
+            }
+        }
+        engines
     }
 
     /// The pages of the servers one by one, where there are several.

@@ -8,6 +8,7 @@ use super::tick::{Observer, StepFacts};
 use crate::config::Config;
 use crate::control::stale::STALE_AFTER;
 use crate::control::{Controller, Event, Mode, Round, Settings};
+use crate::engine::not_judged;
 use crate::holdout::Savings;
 use crate::metrics::health;
 use crate::park::source::WakeSource;
@@ -23,6 +24,8 @@ pub struct LogObserver {
     mode: Option<Mode>,
     /// Metrics whose values were refused: said once, not with every page.
     refused: BTreeSet<String>,
+    /// Limits that cannot be judged: each reason is said once.
+    not_judged: BTreeSet<String>,
     /// What comes and goes is not said each time.
     seldom: Seldom<Time, Event>,
     modes: Seldom<Time>,
@@ -93,6 +96,14 @@ impl Observer for LogObserver {
     fn step(&mut self, facts: &StepFacts<'_>) {
         for event in &facts.output.events {
             self.event(event, facts.seen.now);
+        }
+        if let Some(limits) = facts.controller.settings().limits {
+            for why in not_judged(&facts.seen.scrape.engines(), &limits) {
+                if !self.not_judged.contains(&why) {
+                    warn!(why, "a latency limit of the defaults is not judged");
+                    self.not_judged.insert(why);
+                }
+            }
         }
         while let Some((event, times)) = self.seldom.due(facts.seen.now) {
             self.say(&event, times);

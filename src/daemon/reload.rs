@@ -114,8 +114,10 @@ impl Reloader {
         }
         let mut joined = join::join(servers)?.context("no server")?.config;
         joined.gpu.device_id.clone_from(&self.config.gpu.device_id);
+        let differs =
+            |now: &Config, before: &Config| now.vllm != before.vllm || now.control != before.control;
         let moved =
-            servers.iter().zip(&self.servers).any(|(now, before)| now.config.vllm != before.config.vllm);
+            servers.iter().zip(&self.servers).any(|(now, before)| differs(&now.config, &before.config));
         let feed = match moved {
             true => Some(Feed::spawn(scrapers(servers)?, self.schedule, self.clock)),
             false => None,
@@ -184,6 +186,7 @@ fn merge(old: &Config, new: &Config) -> Config {
     // `agft park`'s alone.
     to.park = from.park;
     to.discover = from.discover;
+    to.engines = from.engines;
     to.observe = from.observe;
     let detailed = to.logging.detailed_round_logging;
     to.logging = from.logging;

@@ -151,7 +151,6 @@ mod tests {
         Found {
             name: name.to_owned(),
             engine: "vLLM".to_owned(),
-            supported: true,
             model: Some(name.to_owned()),
             metrics_url: format!("http://127.0.0.1:{port}/metrics"),
             gpus: gpus.iter().map(|gpu| (*gpu).to_owned()).collect(),

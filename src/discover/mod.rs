@@ -152,7 +152,7 @@ fn pages(answers: &Answers) -> Pages {
 
 fn words(answer: &Answer) -> String {
     match answer {
-        Answer::Page(page) => format!("a page of {}", page.engine.engine),
+        Answer::Page(page) => format!("a page of {}", page.engine.engine.name()),
         Answer::NotYet(why) => format!("{why}; it may be starting or busy"),
         Answer::Other(why) => why.clone(),
         Answer::NotAsked(why) => format!("not asked: {why}"),

@@ -2,64 +2,22 @@
 
 use serde::Deserialize;
 
+use crate::engine::{self, Profile};
 use crate::metrics::page::{Page, PageError};
-
-/// Engines that have a page which agft cannot read yet, and how the names on it begin.
-const NOT_YET: [(&str, &[&str]); 8] = [
-    ("SGLang", &["sglang:"]),
-    ("llama.cpp", &["llamacpp:"]),
-    ("LMDeploy", &["lmdeploy:"]),
-    ("TGI", &["tgi_"]),
-    ("TensorRT-LLM", &["trtllm_", "trtllm:"]),
-    ("Triton", &["nv_trt_llm_", "nv_inference_"]),
-    ("Dynamo", &["dynamo_"]),
-    ("Aphrodite", &["aphrodite:"]),
-];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recognised {
     /// The engine.
-    pub engine: &'static str,
-    /// Can agft read its page?
-    pub supported: bool,
+    pub engine: &'static Profile,
     /// The models it serves, as far as it tells.
     pub models: Vec<String>,
-}
-
-impl Recognised {
-    /// An engine that agft knows by name alone.
-    pub(crate) fn not_yet(engine: &'static str) -> Self {
-        Self { engine, supported: false, models: Vec::new() }
-    }
 }
 
 /// The engine that this metrics page is of.
 /// Errors: What the page is instead.
 pub(crate) fn recognise(body: &[u8]) -> Result<Recognised, PageError> {
-    let error = match Page::parse(body, None) {
-        Ok(page) => {
-            let models = page.models.into_iter().collect();
-            return Ok(Recognised { engine: page.engine.name(), supported: true, models });
-        }
-        Err(error) => error,
-    };
-    let text = std::str::from_utf8(body).unwrap_or_default();
-    let mut lines = text.lines();
-    let other = lines.find_map(|line| {
-        let begins = |(_, prefixes): &&(_, &[&str])| prefixes.iter().any(|prefix| line.starts_with(prefix));
-        let (engine, _) = NOT_YET.iter().find(begins)?;
-        Some(Recognised {
-            models: label(line, "model_name").into_iter().collect(),
-            ..Recognised::not_yet(engine)
-        })
-    });
-    other.ok_or(error)
-}
-
-/// The value of a label on a line of a page.
-fn label(line: &str, name: &str) -> Option<String> {
-    let (_, rest) = line.split_once(&format!("{name}=\""))?;
-    Some(rest.split_once('"')?.0.to_owned()).filter(|value| !value.is_empty())
+    let page = Page::parse(body, None)?;
+    Ok(Recognised { engine: page.engine, models: page.models.into_iter().collect() })
 }
 
 /// What llama.cpp's `/props` tells.
@@ -78,7 +36,7 @@ pub(crate) fn recognise_props(body: &[u8]) -> Option<Recognised> {
         return None;
     }
     let models = props.model_alias.filter(|alias| !alias.is_empty()).or(props.model_path);
-    Some(Recognised { models: models.into_iter().collect(), ..Recognised::not_yet("llama.cpp") })
+    Some(Recognised { engine: engine::named("llama.cpp")?, models: models.into_iter().collect() })
 }
 
 /// Does this answer to `/health` have the form of an engine whose metrics page may be work to it?
@@ -116,23 +74,26 @@ mod tests {
 
     #[test]
     fn engines_are_told_by_how_their_names_begin() {
-        let vllm = b"vllm:num_requests_running{engine=\"0\",model_name=\"Qwen/Qwen2-7B\"} 0.0\n";
-        let known = recognise(vllm).unwrap();
-        assert_eq!(
-            (known.engine, known.supported, &known.models[..]),
-            ("vLLM", true, &["Qwen/Qwen2-7B".into()][..])
-        );
         for (line, engine, models) in [
+            (
+                "vllm:num_requests_running{engine=\"0\",model_name=\"Qwen/Qwen2-7B\"} 0.0",
+                "vLLM",
+                vec!["Qwen/Qwen2-7B"],
+            ),
             ("sglang:num_running_reqs{model_name=\"a/b\"} 0", "SGLang", vec!["a/b"]),
             ("llamacpp:requests_processing 0", "llama.cpp", vec![]),
-            ("nv_inference_count{model=\"m\"} 0", "Triton", vec![]),
+            ("nv_trt_llm_request_metrics{model=\"m\",request_type=\"waiting\"} 0", "Triton", vec!["m"]),
         ] {
             let page = format!("# HELP python_info x\npython_info 1\n{line}\n");
             let found = recognise(page.as_bytes()).unwrap();
-            assert_eq!((found.engine, found.supported), (engine, false));
-            assert_eq!(found.models, models);
+            assert_eq!(
+                (found.engine.name(), found.models),
+                (engine, models.into_iter().map(str::to_owned).collect())
+            );
         }
-        for other in ["", "<html>", "{}", "node_load1 0.5\n", "# sglang: is not here\n"] {
+        for other in
+            ["", "<html>", "{}", "node_load1 0.5\n", "# sglang: is not here\n", "nv_inference_count 0\n"]
+        {
             assert!(recognise(other.as_bytes()).is_err(), "{other}");
         }
     }

@@ -19,7 +19,8 @@ use super::candidates::{Address, Candidate};
 use super::facts::Facts;
 use super::page::{Recognised, may_sleep, models, recognise, recognise_props};
 use super::servers::{Page, Pages, is_settled};
-use crate::metrics::page::LARGEST_PAGE;
+use crate::engine::{self, USUAL_PATH};
+use crate::metrics::page::{LARGEST_PAGE, PageError};
 
 /// For connecting; all addresses are on this machine.
 const CONNECT: Duration = Duration::from_millis(300);
@@ -154,7 +155,7 @@ impl Prober {
 
     async fn ask_address(&self, at: SocketAddr) -> Result<Answer, Failed> {
         let page =
-            |engine| Answer::Page(Page { url: format!("http://{at}/metrics"), port: at.port(), engine });
+            |path, engine| Answer::Page(Page { url: format!("http://{at}{path}"), port: at.port(), engine });
         let (status, health) = self.get(at, "/health", SMALL).await?;
         match status {
             // No such path: not an engine that could be asleep, but some have their metrics on a port of
@@ -166,21 +167,32 @@ impl Prober {
         if may_sleep(&health) {
             let (status, props) = self.get(at, "/props", SMALL).await?;
             if let Some(engine) = recognise_props(&props).filter(|_| status == 200) {
-                return Ok(page(self.with_models(at, engine).await));
+                return Ok(page(engine.engine.path(), self.with_models(at, engine).await));
             }
             if status != 404 {
                 let why = format!("its page may wake it, as /props says HTTP {status}; not asked for");
                 return Ok(Answer::Other(why));
             }
         }
-        let (status, body) = self.get(at, "/metrics", LARGEST_PAGE).await?;
+        let (status, body) = self.get(at, USUAL_PATH, LARGEST_PAGE).await?;
         if status != 200 {
-            let why = format!("/metrics says HTTP {status}");
+            let why = format!("{USUAL_PATH} says HTTP {status}");
             return Ok(if status >= 500 { Answer::NotYet(why) } else { Answer::Other(why) });
         }
         match recognise(&body) {
-            Ok(engine) => Ok(page(self.with_models(at, engine).await)),
-            Err(why) => Ok(Answer::Other(format!("/metrics: {why}"))),
+            Ok(engine) => Ok(page(USUAL_PATH, self.with_models(at, engine).await)),
+            Err(why) => {
+                // Some have JSON there, and their page elsewhere.
+                let paths =
+                    engine::other_paths().into_iter().filter(|_| matches!(why, PageError::Json { .. }));
+                for (_, path) in paths {
+                    let (status, body) = self.get(at, path, LARGEST_PAGE).await?;
+                    if let Some(engine) = recognise(&body).ok().filter(|_| status == 200) {
+                        return Ok(page(path, self.with_models(at, engine).await));
+                    }
+                }
+                Ok(Answer::Other(format!("{USUAL_PATH}: {why}")))
+            }
         }
     }
 

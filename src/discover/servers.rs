@@ -33,10 +33,8 @@ pub struct Found {
     /// Its name: the model's, or engine and port. Letters, digits, `.`, `_` and `-`; no two servers have the
     /// same.
     pub name: String,
-    /// The engine, for humans.
+    /// The name of the engine.
     pub engine: String,
-    /// Can agft read this engine's page?
-    pub supported: bool,
     /// The model, as far as the engine tells.
     pub model: Option<String>,
     /// Where its metrics are.
@@ -106,8 +104,7 @@ pub(crate) fn servers(facts: &Facts, candidates: &[Candidate], pages: &Pages) ->
             let start = facts.processes.get(&holder).map_or(0, |process| process.start);
             let found = Found {
                 name: String::new(),
-                engine: page.engine.engine.to_owned(),
-                supported: page.engine.supported,
+                engine: page.engine.engine.name().to_owned(),
                 model: page.engine.models.first().cloned(),
                 metrics_url: page.url.clone(),
                 shared: gpus.intersection(&taken).map(|uuid| (*uuid).to_owned()).collect(),
@@ -140,7 +137,7 @@ fn name(engine: &Recognised, port: u16, taken: &BTreeSet<String>) -> String {
     let model = engine.models.first().and_then(|model| model.rsplit('/').find(|part| !part.is_empty()));
     let model = model.map(plain).filter(|model| !model.is_empty());
     let numbered = |name: &str| format!("{name}-{port}");
-    let wanted = model.clone().unwrap_or_else(|| numbered(&plain(engine.engine)));
+    let wanted = model.clone().unwrap_or_else(|| numbered(&plain(engine.engine.name())));
     let others = model.map(|model| numbered(&model)).into_iter();
     let more = (2..).map(|number| format!("{wanted}-{port}-{number}"));
     let mut names = [wanted.clone()].into_iter().chain(others).chain(more);

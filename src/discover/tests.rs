@@ -73,8 +73,7 @@ impl Machine {
         let mut pages = Pages::new();
         for socket in &self.0.sockets {
             for (port, model) in ports.iter().filter(|(port, _)| *port == socket.listens.port()) {
-                let engine =
-                    Recognised { engine: "vLLM", supported: true, models: vec![(*model).to_owned()] };
+                let engine = Recognised { engine: crate::engine::usual(), models: vec![(*model).to_owned()] };
                 let at = self.0.reach(socket).unwrap()[0];
                 let page = Page { url: format!("http://{at}/metrics"), port: *port, engine };
                 pages.insert(socket.inode, page);
@@ -133,7 +132,7 @@ fn tensor_parallel_workers_are_one_server_and_its_api_port_is_asked_first() {
 fn once_the_api_server_has_a_page_the_lines_between_workers_are_left_alone() {
     let machine = tensor_parallel();
     let candidate = &candidates(&machine.0).candidates[0];
-    let engine = Recognised { engine: "vLLM", supported: true, models: vec![] };
+    let engine = Recognised { engine: crate::engine::usual(), models: vec![] };
     let page = |socket| Pages::from([(socket, Page { url: String::new(), port: 1, engine: engine.clone() })]);
     let of_api_server = candidate.addresses[0].socket;
     assert!(is_settled(&machine.0, candidate, &page(of_api_server)));
@@ -392,7 +391,7 @@ proptest! {
         for candidate in &found.candidates {
             prop_assert!(!candidate.pids.is_empty() && !candidate.gpus.is_empty());
         }
-        let engine = Recognised { engine: "vLLM", supported: true, models: vec!["m".to_owned()] };
+        let engine = Recognised { engine: crate::engine::usual(), models: vec!["m".to_owned()] };
         let page = |inode: u64| Page { url: inode.to_string(), port: 1, engine: engine.clone() };
         let inodes = with_page.into_iter().filter_map(|at| Some(facts.sockets.get(at)?.inode));
         let pages: Pages = inodes.map(|inode| (inode, page(inode))).collect();

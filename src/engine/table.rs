@@ -3,6 +3,7 @@
 //! Names are compared whole: `prompt_tokens_total` has neighbours on vLLM's page (`prompt_tokens_cached_total`,
 //! `prompt_tokens_by_source_total`, `..._created`) that mean something else.
 
+use super::Profile;
 use crate::metrics::signals::Kind;
 use crate::metrics::{Signal, Signals};
 
@@ -22,6 +23,16 @@ pub(crate) enum Appears {
     Perhaps,
 }
 
+impl Appears {
+    /// Each as a file writes it.
+    pub(super) const NAMES: [(&'static str, Self); 4] = [
+        ("at_start", Self::AtStart),
+        ("with_tokens", Self::WithTokens),
+        ("with_finished", Self::WithFinished),
+        ("perhaps", Self::Perhaps),
+    ];
+}
+
 /// What one signal is called.
 #[derive(Debug)]
 pub struct Row {
@@ -31,40 +42,103 @@ pub struct Row {
     pub(crate) appears: Appears,
     /// Metric names without the engine's prefix, the preferred one first: the first that is on the page is read and the
     /// others are left alone, because adding them would count everything twice.
-    pub names: &'static [&'static str],
-    /// The names of two counters, sum and count, that stand for a histogram without buckets.
-    pub pair: Option<(&'static str, &'static str)>,
+    pub(super) names: Vec<Name>,
+    /// Two counters, sum and count, that stand for a histogram without buckets.
+    pub(super) ratio: Option<(Name, Name)>,
+    /// What one of its units is in agft's: seconds for times, 1 for shares and numbers.
+    pub(super) scale: f64,
+    /// What people should know of it; empty if nothing.
+    pub note: String,
+}
+
+/// A metric, or those series of it that have certain labels.
+#[derive(Debug)]
+pub(super) struct Name {
+    pub(super) name: String,
+    pub(super) only: Vec<Selector>,
+}
+
+/// Series are taken whose label has one of these values.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Selector {
+    pub(super) label: String,
+    pub(super) values: Vec<String>,
+}
+
+impl Selector {
+    /// Whether a series with this value of the label, `None` without the label, is meant.
+    pub(crate) fn takes(&self, value: Option<&str>) -> bool {
+        value.is_some_and(|value| self.values.iter().any(|wanted| wanted == value))
+    }
+
+    /// The label that decides.
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+}
+
+/// What a sample is to a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Reading {
+    /// The name that it goes by.
+    pub(crate) family: Family,
+    /// Which number of that it is.
+    pub(crate) part: Part,
+    /// What its labels have to be.
+    pub(crate) only: &'static [Selector],
+    /// What one of its units is in agft's.
+    pub(crate) scale: f64,
 }
 
 impl Row {
-    /// A signal with names of its own.
-    pub(crate) const fn new(signal: Signal, appears: Appears, names: &'static [&'static str]) -> Self {
-        Self { signal, appears, names, pair: None }
+    /// The name that is usually on the page.
+    pub(super) fn usual_name(&self) -> Option<&str> {
+        let sum = self.ratio.as_ref().map(|(sum, _)| sum);
+        self.names.first().or(sum).map(|name| name.name.as_str())
     }
 
     /// Every name of the row, the preferred one first.
-    pub(crate) fn families(&self) -> impl Iterator<Item = Family> {
-        let names = self.names.iter().copied().chain(self.pair.map(|(sum, _)| sum));
-        names.enumerate().map(|(rank, name)| Family { signal: self.signal, rank, name })
+    #[cfg(test)]
+    pub(crate) fn families(&'static self) -> impl Iterator<Item = Family> {
+        let sum = self.ratio.as_ref().map(|(sum, _)| sum);
+        let family =
+            |(rank, name): (usize, &'static Name)| Family { signal: self.signal, rank, name: &name.name };
+        self.names.iter().chain(sum).enumerate().map(family)
+    }
+
+    /// Whether its percentiles are known: a mean of two counters has none.
+    #[must_use]
+    pub fn has_percentiles(&self) -> bool {
+        self.signal.kind() == Kind::Histogram && !self.names.is_empty()
     }
 
     /// What a sample with this name, without the prefix, is to the row.
-    fn reading(&self, name: &str) -> Option<(Family, Part)> {
-        self.families().find_map(|family| {
-            let part = match self.pair.filter(|_| family.rank == self.names.len()) {
-                Some((sum, _)) if name == sum => Some(Part::Sum),
-                Some((_, count)) if name == count => Some(Part::Count),
-                Some(_) => None,
-                None => Part::of(family, name.strip_prefix(family.name)?),
-            };
-            part.map(|part| (family, part))
+    fn reading(&'static self, name: &str) -> Option<Reading> {
+        let reading = |rank: usize, named: &'static Name, part| Reading {
+            family: Family { signal: self.signal, rank, name: &named.name },
+            part,
+            only: &named.only,
+            scale: self.scale,
+        };
+        let named = self.names.iter().enumerate().find_map(|(rank, named)| {
+            let part = Part::of(self.signal, name.strip_prefix(named.name.as_str())?)?;
+            Some(reading(rank, named, part))
+        });
+        named.or_else(|| {
+            let (sum, count) = self.ratio.as_ref()?;
+            let rank = self.names.len();
+            let found = if sum.name == name { Some((sum, Part::Sum)) } else { None };
+            let (named, part) = found.or((count.name == name).then_some((count, Part::Count)))?;
+            // Both counters are one family, which goes by the name of the sum.
+            let family = Family { signal: self.signal, rank, name: &sum.name };
+            Some(Reading { family, ..reading(rank, named, part) })
         })
     }
 }
 
 /// A name of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Family {
+pub(crate) struct Family {
     /// What it tells of.
     pub signal: Signal,
     /// Its place among the names of the signal, 0 for the preferred one.
@@ -88,8 +162,8 @@ pub(crate) enum Part {
 
 impl Part {
     /// The part that has this behind the family's name.
-    fn of(family: Family, suffix: &str) -> Option<Self> {
-        match (family.signal.kind(), suffix) {
+    fn of(signal: Signal, suffix: &str) -> Option<Self> {
+        match (signal.kind(), suffix) {
             (Kind::Histogram, "_bucket") => Some(Self::Bucket),
             (Kind::Histogram, "_sum") => Some(Self::Sum),
             (Kind::Histogram, "_count") => Some(Self::Count),
@@ -100,11 +174,8 @@ impl Part {
 }
 
 /// Everything that a sample with this name is on a page with this prefix.
-pub(crate) fn of_page(
-    table: &'static [Row],
-    name: &str,
-    prefix: &str,
-) -> impl Iterator<Item = (Family, Part)> {
+pub(crate) fn of_page(engine: &'static Profile, name: &str, prefix: &str) -> impl Iterator<Item = Reading> {
+    let table: &'static [Row] = engine.table();
     table.iter().filter_map(move |row| row.reading(name.strip_prefix(prefix_of(row.signal, prefix))?))
 }
 
@@ -114,8 +185,8 @@ pub(crate) fn prefix_of(signal: Signal, prefix: &str) -> &str {
 }
 
 /// The signals of the table that a page does not have, and nothing stands in for them, with when they were due.
-pub(crate) fn absent(table: &'static [Row], signals: &Signals) -> impl Iterator<Item = (Signal, Appears)> {
-    table.iter().map(|row| (row.signal, row.appears)).filter(|&(signal, appears)| {
+pub(crate) fn absent(engine: &Profile, signals: &Signals) -> impl Iterator<Item = (Signal, Appears)> {
+    engine.table().iter().map(|row| (row.signal, row.appears)).filter(|&(signal, appears)| {
         // Either latency per token will do.
         let replaced = signal == Signal::Itl && signals.has(Signal::RequestTpot);
         appears != Appears::Perhaps && !signals.has(signal) && !replaced

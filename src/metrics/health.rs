@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{Signal, Signals};
-use crate::engine::Engine;
+use crate::engine::Profile;
 use crate::engine::table::{Appears, absent};
 use crate::units::{Seconds, Time};
 
@@ -85,7 +85,7 @@ impl Health {
     }
 
     /// A good page of this engine came at `at`.
-    pub fn page(&mut self, at: Time, signals: &Signals, engine: &dyn Engine) -> Vec<Event> {
+    pub fn page(&mut self, at: Time, signals: &Signals, engine: &Profile) -> Vec<Event> {
         let mut events = Vec::new();
         if self.status == Status::Outage {
             events.push(Event::Recovered { after: at.since(self.last_good) });
@@ -165,21 +165,21 @@ impl Traffic {
 }
 
 /// The signals that a page of this engine should have after this much traffic, and does not.
-pub(super) fn missing(engine: &dyn Engine, signals: &Signals, traffic: Traffic) -> Vec<Signal> {
+pub(super) fn missing(engine: &Profile, signals: &Signals, traffic: Traffic) -> Vec<Signal> {
     let due = |appears| match appears {
         Appears::AtStart => true,
         Appears::WithTokens => traffic >= Traffic::Steady,
         Appears::WithFinished => traffic >= Traffic::Rested,
         Appears::Perhaps => false,
     };
-    absent(engine.table(), signals).filter(|(_, appears)| due(*appears)).map(|(signal, _)| signal).collect()
+    absent(engine, signals).filter(|(_, appears)| due(*appears)).map(|(signal, _)| signal).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Histogram;
     use super::*;
-    use crate::engine::vllm::Vllm;
+    use crate::engine::usual;
 
     fn complete() -> Signals {
         let histogram = Some(Histogram { sum: 1.0, count: 100.0, buckets: vec![] });
@@ -210,14 +210,14 @@ mod tests {
     fn complete_page_is_healthy_and_says_nothing() {
         let mut health = health();
         assert_eq!(health.status(), Status::Starting);
-        assert_eq!(health.page(Time(0.3), &complete(), &Vllm), []);
+        assert_eq!(health.page(Time(0.3), &complete(), usual()), []);
         assert_eq!(health.status(), Status::Healthy);
     }
 
     #[test]
     fn failures_become_an_outage_only_after_the_set_time_and_are_said_once() {
         let mut health = health();
-        health.page(Time(1.0), &complete(), &Vllm);
+        health.page(Time(1.0), &complete(), usual());
         assert_eq!(health.failed(Time(1.3), "refused"), None);
         assert_eq!(health.failed(Time(3.9), "timed out"), None);
         assert_eq!(health.status(), Status::Healthy);
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn hanging_scrape_is_an_outage_too() {
         let mut health = health();
-        health.page(Time(1.0), &complete(), &Vllm);
+        health.page(Time(1.0), &complete(), usual());
         assert_eq!(health.check(Time(3.9)), None);
         let event = health.check(Time(4.0));
         assert!(
@@ -247,9 +247,12 @@ mod tests {
     #[test]
     fn good_page_ends_the_outage_and_tells_how_long_it_was() {
         let mut health = health();
-        health.page(Time(1.0), &complete(), &Vllm);
+        health.page(Time(1.0), &complete(), usual());
         health.failed(Time(5.0), "refused");
-        assert_eq!(health.page(Time(61.0), &complete(), &Vllm), [Event::Recovered { after: Seconds(60.0) }]);
+        assert_eq!(
+            health.page(Time(61.0), &complete(), usual()),
+            [Event::Recovered { after: Seconds(60.0) }]
+        );
         assert_eq!(health.status(), Status::Healthy);
         assert_eq!(health.check(Time(62.0)), None);
     }
@@ -259,7 +262,7 @@ mod tests {
         let mut health = health();
         for at in [0.0, 2.9, 5.8, 8.7] {
             assert_eq!(health.failed(Time(at), "refused"), None);
-            assert_eq!(health.page(Time(at), &complete(), &Vllm), []);
+            assert_eq!(health.page(Time(at), &complete(), usual()), []);
         }
     }
 
@@ -269,12 +272,12 @@ mod tests {
         let page = Signals { prefix_hits: None, prompt_tokens: None, ..complete() };
         let named =
             Event::Degraded { essential: vec![Signal::PromptTokens], useful: vec![Signal::PrefixHits] };
-        assert_eq!(health.page(Time(0.3), &page, &Vllm), [named]);
-        assert_eq!(health.page(Time(0.6), &page, &Vllm), []);
+        assert_eq!(health.page(Time(0.3), &page, usual()), [named]);
+        assert_eq!(health.page(Time(0.6), &page, usual()), []);
         assert_eq!(health.status(), Status::Degraded);
-        assert_eq!(health.page(Time(0.9), &complete(), &Vllm), []);
+        assert_eq!(health.page(Time(0.9), &complete(), usual()), []);
         assert_eq!(health.status(), Status::Healthy);
-        assert_eq!(health.page(Time(1.2), &page, &Vllm), []);
+        assert_eq!(health.page(Time(1.2), &page, usual()), []);
     }
 
     #[test]
@@ -282,9 +285,12 @@ mod tests {
         let mut health = health();
         let page = Signals { preemptions: None, ..complete() };
         let named = Event::Degraded { essential: vec![], useful: vec![Signal::Preemptions] };
-        assert_eq!(health.page(Time(0.3), &page, &Vllm), std::slice::from_ref(&named));
+        assert_eq!(health.page(Time(0.3), &page, usual()), std::slice::from_ref(&named));
         health.failed(Time(9.0), "refused");
-        assert_eq!(health.page(Time(10.3), &page, &Vllm), [Event::Recovered { after: Seconds(10.0) }, named]);
+        assert_eq!(
+            health.page(Time(10.3), &page, usual()),
+            [Event::Recovered { after: Seconds(10.0) }, named]
+        );
     }
 
     #[test]
@@ -303,7 +309,7 @@ mod tests {
         };
         let mut health = health();
         for at in [0.0, 100.0, 200.0] {
-            assert_eq!(health.page(Time(at), &fresh, &Vllm), []);
+            assert_eq!(health.page(Time(at), &fresh, usual()), []);
         }
         assert_eq!(health.status(), Status::Healthy);
     }
@@ -312,19 +318,19 @@ mod tests {
     fn latency_missing_while_tokens_flow_is_degraded_after_the_grace() {
         let mut health = health();
         let page = Signals { itl: None, e2e: None, ..complete() };
-        assert_eq!(health.page(Time(100.0), &page, &Vllm), []);
-        assert_eq!(health.page(Time(100.0 + GRACE.0 - 0.1), &page, &Vllm), []);
+        assert_eq!(health.page(Time(100.0), &page, usual()), []);
+        assert_eq!(health.page(Time(100.0 + GRACE.0 - 0.1), &page, usual()), []);
         // Of a request that takes minutes no end-to-end latency can be known yet.
         let named = Event::Degraded { essential: vec![Signal::Itl], useful: vec![] };
-        assert_eq!(health.page(Time(100.0 + GRACE.0), &page, &Vllm), [named]);
+        assert_eq!(health.page(Time(100.0 + GRACE.0), &page, usual()), [named]);
         let rested = Signals { running: Some(0.0), ..page };
         let named = Event::Degraded { essential: vec![], useful: vec![Signal::E2e] };
-        assert_eq!(health.page(Time(101.0 + GRACE.0), &rested, &Vllm), [named]);
+        assert_eq!(health.page(Time(101.0 + GRACE.0), &rested, usual()), [named]);
     }
 
     #[test]
     fn request_tpot_stands_in_for_the_inter_token_latency() {
         let page = Signals { itl: None, request_tpot: complete().itl, running: Some(0.0), ..complete() };
-        assert_eq!(health().page(Time(0.3), &page, &Vllm), []);
+        assert_eq!(health().page(Time(0.3), &page, usual()), []);
     }
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use signals::{Signal, Signals};
 
-use crate::engine::{ENGINES, Engine};
+use crate::engine::{self, Profile};
 use crate::units::{Seconds, Time};
 
 /// A histogram as the page shows it: cumulative counts, summed over engines.
@@ -47,14 +47,14 @@ pub struct Snapshot {
     pub refused: Vec<String>,
     /// The engine that it was read as; not in the record of a step.
     #[serde(skip)]
-    pub engine: Option<&'static dyn Engine>,
+    pub engine: Option<&'static Profile>,
 }
 
 impl Snapshot {
-    /// The engine that it was read as; the first known one if that is not said.
+    /// The engine that it was read as; the usual one if that is not said.
     #[must_use]
-    pub fn engine(&self) -> &'static dyn Engine {
-        self.engine.unwrap_or(ENGINES[0])
+    pub fn engine(&self) -> &'static Profile {
+        self.engine.unwrap_or_else(engine::usual)
     }
 
     /// The pages of several servers, received together, as if they were one server's: as [`Signals::sum`] has it, as old

@@ -21,7 +21,7 @@ pub use text::Text;
 
 use super::{Signal, Signals, Snapshot};
 use crate::engine::table::{Family, prefix_of};
-use crate::engine::{self, ENGINES, Engine};
+use crate::engine::{self, Profile};
 use crate::units::{Seconds, Time};
 
 /// The largest page that is read. 64 engines with every family shown come to about 3 MB.
@@ -65,18 +65,25 @@ pub enum PageError {
     )]
     Html,
     /// A JSON document.
-    #[error("the page is JSON, not metrics; the URL should be the /metrics of an inference server")]
-    Json,
+    #[error(
+        "the page is JSON, not metrics; the URL should be the /metrics of an inference server ({other_paths})"
+    )]
+    Json {
+        /// Engines whose page is elsewhere.
+        other_paths: String,
+    },
     /// Text without the metrics of an engine.
     #[error(
         "not a page of a known engine: it begins with {beginning:?}; is the URL the /metrics of one of these: \
-         {looked_for}?"
+         {looked_for}?{alike}"
     )]
     NoEngine {
         /// The first words seen.
         beginning: String,
         /// The engines, each with what its metrics begin with.
         looked_for: String,
+        /// The engine that it looks most like, and what is missing for that; empty if it is like none.
+        alike: String,
     },
     /// The last line does not end: the rest is missing, and its value may be cut.
     #[error("the page breaks off in the middle of a line; the connection or a proxy cut it short")]
@@ -121,7 +128,7 @@ pub struct Page {
     /// Where each signal was read, as `(signal, metric name)`; refused ones included.
     pub sources: Vec<(Signal, String)>,
     /// Whose page it is.
-    pub engine: &'static dyn Engine,
+    pub engine: &'static Profile,
     /// Which generation of the engine's names it speaks, for people; empty if there is but one.
     pub dialect: &'static str,
     /// The `engine` labels of the series read; empty if there are none, which is one engine.
@@ -136,7 +143,7 @@ impl Page {
     /// # Errors
     /// [`PageError`] if this is no page of an engine, incomplete or absurdly large.
     pub fn parse(body: &[u8], model: Option<&str>) -> Result<Self, PageError> {
-        Self::parse_among(body, model, ENGINES.iter().copied())
+        Self::parse_among(body, model, engine::all())
     }
 
     /// Reads a page of the first of these engines that recognises it.
@@ -146,13 +153,13 @@ impl Page {
     pub fn parse_among(
         body: &[u8],
         model: Option<&str>,
-        engines: impl Iterator<Item = &'static dyn Engine> + Clone,
+        engines: impl Iterator<Item = &'static Profile> + Clone,
     ) -> Result<Self, PageError> {
         let text = Text::new(body)?;
         let Some((engine, prefix)) = engine::find(engines.clone(), text) else {
             return Err(text.stranger(|| engine::looked_for(engines)));
         };
-        let scan = scan::scan(text, engine.table(), prefix, model)?;
+        let scan = scan::scan(text, engine, prefix, model)?;
         if !text.is_whole() {
             return Err(PageError::Truncated);
         }

@@ -22,7 +22,7 @@ pub use secret::{BearerToken, exposed};
 
 use super::page::{LARGEST_PAGE, Page, PageError};
 use super::{Signals, Snapshot};
-use crate::engine::{ENGINES, Engine};
+use crate::engine::{self, Profile};
 use crate::units::{Seconds, Time};
 
 /// How many redirects within the same server are followed (`/metrics` to `/metrics/`).
@@ -44,7 +44,7 @@ pub struct ScrapeSettings {
     /// Read only the series with this `model_name`.
     pub model_name: Option<String>,
     /// The engine; `None` to see from the page.
-    pub engine: Option<&'static dyn Engine>,
+    pub engine: Option<&'static Profile>,
 }
 
 /// A page as it came over the wire.
@@ -64,7 +64,7 @@ pub struct Scraper {
     connect_timeout: Duration,
     model: Option<String>,
     /// The engine of the settings; without one, that of the last good page.
-    engine: Option<&'static dyn Engine>,
+    engine: Option<&'static Profile>,
     last: Mutex<Option<Last>>,
     own_address: Mutex<Option<SocketAddr>>,
 }
@@ -72,7 +72,7 @@ pub struct Scraper {
 /// The last good page.
 #[derive(Debug, Clone)]
 struct Last {
-    engine: &'static dyn Engine,
+    engine: &'static Profile,
     signals: Signals,
 }
 
@@ -158,7 +158,7 @@ impl Scraper {
             return Ok(Snapshot { at: received, latency, signals, refused: Vec::new(), engine });
         };
         // An engine that is not set stays until a page is no longer its own.
-        let others = ENGINES.iter().copied().filter(|other| self.engine.is_none() && Some(*other) != known);
+        let others = engine::all().filter(|other| self.engine.is_none() && Some(*other) != known);
         let page = Page::parse_among(&raw.body, self.model.as_deref(), known.into_iter().chain(others))
             .map_err(|error| self.bad_page(error))?;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -176,24 +176,19 @@ impl Scraper {
         }
     }
 
-    async fn exchange_unless_asleep(
-        &self,
-        engine: Option<&dyn Engine>,
-    ) -> Result<Option<RawPage>, ScrapeError> {
+    async fn exchange_unless_asleep(&self, engine: Option<&Profile>) -> Result<Option<RawPage>, ScrapeError> {
         match engine {
             Some(engine) if self.is_asleep(engine).await? => Ok(None),
             _ => self.exchange().await.map(Some),
         }
     }
 
-    /// Whether the engine says at its health path that it sleeps.
-    async fn is_asleep(&self, engine: &dyn Engine) -> Result<bool, ScrapeError> {
-        let Some(path) = engine.health_path() else { return Ok(false) };
-        let mut url = self.url.clone();
-        url.set_path(path);
-        let mut response = self.ask(&url).await?;
+    /// Whether the engine says, asked so that it does not wake, that it sleeps.
+    async fn is_asleep(&self, engine: &Profile) -> Result<bool, ScrapeError> {
+        let Some(question) = engine.sleep_question(&self.url) else { return Ok(false) };
+        let mut response = self.ask(&question.url(&self.url)).await?;
         let status = response.status().as_u16();
-        Ok(engine.sleeps(status, &self.body(&mut response).await?))
+        Ok(question.is_yes(&self.url, status, &self.body(&mut response).await?))
     }
 
     async fn exchange(&self) -> Result<RawPage, ScrapeError> {

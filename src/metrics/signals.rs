@@ -151,6 +151,17 @@ macro_rules! signals {
                 [$(Self::$Gauge,)+ $(Self::$Count,)+ $(Self::$Hist,)+ Self::$Instant].into_iter()
             }
 
+            /// Its name in files: in the profile of an engine, and in records as JSON.
+            #[must_use]
+            pub fn key(self) -> &'static str {
+                match self {
+                    $(Self::$Gauge => stringify!($gauge),)+
+                    $(Self::$Count => stringify!($count),)+
+                    $(Self::$Hist => stringify!($hist),)+
+                    Self::$Instant => stringify!($instant),
+                }
+            }
+
             fn about(self) -> (Kind, Need, &'static str) {
                 match self {
                     $(Self::$Gauge => (Kind::$g_kind, Need::$g_need, $g_words),)+
@@ -345,7 +356,7 @@ mod tests {
 
     /// A page of vLLM with these signals as the series of one engine.
     fn page(signals: &Signals, engine: usize) -> String {
-        let vllm = crate::engine::ENGINES[0];
+        let vllm = crate::engine::usual();
         let mut page = String::new();
         for signal in Signal::all() {
             let name = vllm.metric(signal);

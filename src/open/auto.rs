@@ -46,10 +46,7 @@ impl Seeker {
             seen.left_out.push((who, RIGHTS.to_owned()));
         }
         for found in look.found {
-            if !found.supported {
-                let why = format!("{} is not supported yet", found.engine);
-                seen.left_out.push((found.name, why));
-            } else if !found.shared.is_empty() {
+            if !found.shared.is_empty() {
                 let why = format!(
                     "processes of others compute on {} too: name it to have it served",
                     found.shared.join(", ")
@@ -70,7 +67,6 @@ impl Seeker {
                 Ok(gpus) => seen.found.push(Found {
                     name: server.name,
                     engine: server.engine.to_string(),
-                    supported: true,
                     model: None,
                     metrics_url: url.clone(),
                     gpus,
@@ -113,7 +109,9 @@ fn of_found(config: &Config, found: &Found) -> Server {
     server.vllm.prometheus_url.clone_from(&found.metrics_url);
     (server.vllm.bearer_token_file, server.vllm.tls_ca_file) = (None, None);
     server.gpu.device_id = selectors(found);
-    config.with_dirs(Server { name: found.name.clone(), engine: EngineKind::Auto, config: server })
+    // Known from the start, it is asked whether it sleeps before its first page is.
+    let engine = EngineKind::Named(found.engine.clone());
+    config.with_dirs(Server { name: found.name.clone(), engine, config: server })
 }
 
 fn selectors(found: &Found) -> Vec<GpuSelector> {
@@ -129,7 +127,6 @@ mod tests {
         Found {
             name: name.to_owned(),
             engine: "vLLM".to_owned(),
-            supported: true,
             model: None,
             metrics_url: format!("http://127.0.0.1:{port}/metrics"),
             gpus: vec![gpu.to_owned()],

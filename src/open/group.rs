@@ -1,6 +1,7 @@
 //! From servers of the configuration to the groups that run them.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use super::guarded::Guarded;
 use super::join;
 use crate::bandit::ActionSpace;
 use crate::compose;
-use crate::config::{Config, Server};
+use crate::config::{Config, Control, Server};
 use crate::connections::Watcher;
 use crate::control::{Controller, Learned, Model};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clients::{self, Clients};
 use crate::daemon::clock::Clock;
-use crate::daemon::feed::{Feed, Schedule, Servers};
+use crate::daemon::feed::{Feed, Schedule, Servers, Source};
 use crate::daemon::host::Opener;
 use crate::daemon::log::LogObserver;
 use crate::daemon::notify::{Notifier, NotifyObserver, StatusLines};
@@ -38,6 +39,7 @@ use crate::gpu::{
     SupportedClocks,
 };
 use crate::holdout::Savings;
+use crate::metrics::Snapshot;
 use crate::metrics::scrape::{ScrapeError, Scraper};
 use crate::store::{Identity, Load, ModelStore, load_levers};
 use crate::units::{Mhz, Seconds};
@@ -152,7 +154,7 @@ pub(crate) struct Candidate {
     /// Their GPUs.
     pub gpus: Gpus,
     /// Once it was checked: what is said of their files is for the log.
-    scrapers: Option<Servers<Scraper>>,
+    scrapers: Option<Servers<Judged>>,
     /// No clock is ever written.
     pub hands_off: bool,
 }
@@ -218,11 +220,37 @@ impl Candidate {
 }
 
 /// The ways to the pages of these servers.
-pub(crate) fn scrapers(servers: &[Server]) -> Result<Servers<Scraper>, ScrapeError> {
+pub(crate) fn scrapers(servers: &[Server]) -> Result<Servers<Judged>, ScrapeError> {
     let one = |server: &Server| {
-        Ok((server.name.clone(), Scraper::new(&compose::scrape_settings(&server.config, server.engine))?))
+        let scraper = Scraper::new(&compose::scrape_settings(&server.config, &server.engine))?;
+        let (name, control) = (server.name.clone(), server.config.control.clone());
+        Ok((name.clone(), Judged { scraper, name, control }))
     };
     servers.iter().map(one).collect::<Result<_, _>>().map(Servers::new)
+}
+
+/// The way to a page, which counts for nothing as long as the server is to keep what cannot be judged of its engine: its
+/// clocks stay the driver's.
+pub(crate) struct Judged {
+    scraper: Scraper,
+    name: String,
+    control: Control,
+}
+
+impl Source for Judged {
+    async fn fetch(&self, clock: Clock) -> Result<Snapshot, String> {
+        let page = Source::fetch(&self.scraper, clock).await?;
+        match crate::config::unjudged(page.engine(), &self.control).as_slice() {
+            [] => Ok(page),
+            // What is only recorded keeps nothing.
+            _ if self.control.data_collection_mode => Ok(page),
+            vain => Err(vain.iter().map(|vain| vain.of(&self.name)).collect::<Vec<_>>().join("; ")),
+        }
+    }
+
+    fn own_address(&self) -> Option<SocketAddr> {
+        self.scraper.own_address()
+    }
 }
 
 /// Whose model is learned on these GPUs.

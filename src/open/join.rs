@@ -77,7 +77,7 @@ pub(crate) fn join(servers: &[Server]) -> Result<Option<Server>, Conflict> {
     }
     let name = name(servers);
     let engine = match others.iter().all(|other| other.engine == first.engine) {
-        true => first.engine,
+        true => first.engine.clone(),
         false => EngineKind::Auto,
     };
     Ok(Some(Server { config: joined_config(servers, &first.config, &name), name, engine }))

@@ -124,9 +124,36 @@ pub fn reward(cost: Cost, baseline: Cost, objective: Objective, form: RewardForm
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::{Signals, Snapshot};
+    use crate::units::Time;
 
     fn cost(power: f64, delay: f64) -> Cost {
         Cost { power: Watts(power), delay: Seconds(delay) }
+    }
+
+    /// A window of 0.3 s of a page with a mean time per token, in which requests with so many tokens ended.
+    fn of_ended(tokens: f64) -> Window {
+        let page = |at: f64, tokens: f64| Snapshot {
+            at: Time(at),
+            latency: Seconds(0.0),
+            refused: vec![],
+            engine: None,
+            signals: Signals {
+                running: Some(4.0),
+                generation_tokens: Some(tokens),
+                itl: Some(Histogram { sum: 0.02 * tokens, count: tokens, buckets: vec![] }),
+                ..Signals::default()
+            },
+        };
+        Window::between(&page(0.0, 500.0), &page(0.3, 500.0 + tokens)).unwrap()
+    }
+
+    #[test]
+    fn mean_of_two_counters_is_a_delay_and_a_window_in_which_no_request_ended_has_none() {
+        let (delay, source) = delay(&of_ended(100.0)).unwrap();
+        approx::assert_relative_eq!(delay.0, 0.02, max_relative = 1e-9);
+        assert_eq!(source, DelaySource::InterToken);
+        assert_eq!(super::delay(&of_ended(0.0)), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::verdict::Verdict;
 use crate::bandit::structured::Trouble;
 use crate::bandit::{ActionSpace, Cause, Policy, PrunedArm, Reason};
 use crate::control::{ClockOutcome, Controller, Event, Learned, Mode, Observation, Output, Round, Scrape};
+use crate::engine::{delay_words, not_judged};
 use crate::features::DIMENSION;
 use crate::gpu::{ClockReasons, GpuInfo};
 use crate::holdout::Savings;
@@ -112,6 +113,8 @@ impl View {
                 not_given_back: false,
                 floor: None,
                 limits: about.limits,
+                not_judged: Vec::new(),
+                delay: None,
                 gpus,
                 load: Load::default(),
                 round: None,
@@ -174,6 +177,15 @@ impl View {
         match &facts.seen.scrape {
             Scrape::Failed(_) => state.counts.scrape_failures += 1,
             scrape => scrape.latency().into_iter().for_each(|latency| state.scrape.add(latency)),
+        }
+        let engines = facts.seen.scrape.engines();
+        if !engines.is_empty() {
+            let limits = facts.controller.settings().limits;
+            self.state.not_judged = limits.map(|limits| not_judged(&engines, &limits)).unwrap_or_default();
+        }
+        let source = facts.output.round.as_ref().and_then(|round| round.delay_source);
+        if let (Some(engine), Some(source)) = (engines.first(), source) {
+            self.state.delay = Some(delay_words(engine, source).to_owned());
         }
         self.gpus(facts.seen);
         self.outcomes(&facts.seen.outcomes);

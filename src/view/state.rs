@@ -41,6 +41,12 @@ pub struct State {
     pub floor: Option<Mhz>,
     /// The latency limits in force.
     pub limits: Option<Limits>,
+    /// Those of them that cannot be judged of this engine: why, a sentence each.
+    #[serde(default)]
+    pub not_judged: Vec<String>,
+    /// What the delay of the latest window that has one is.
+    #[serde(default)]
+    pub delay: Option<String>,
     /// The GPUs of the engine.
     pub gpus: Vec<GpuState>,
     /// What the engine has to do.

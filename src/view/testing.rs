@@ -102,6 +102,8 @@ pub(crate) fn state() -> State {
             statistic: Statistic::Mean,
             window: Seconds(30.0),
         }),
+        not_judged: Vec::new(),
+        delay: Some("mean time between tokens".into()),
         gpus: vec![GpuState {
             index: 0,
             uuid: "GPU-0f1e2d3c".into(),

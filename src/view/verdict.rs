@@ -115,10 +115,11 @@ fn limits(state: &State) -> String {
         });
         return format!("limits broken{measured}");
     }
+    let judged = if state.not_judged.is_empty() { "" } else { ", as far as they are judged" };
     if state.counts.violated_s > 0.0 {
-        return format!("limits kept but for {}", duration(state.counts.violated_s));
+        return format!("limits kept but for {}{judged}", duration(state.counts.violated_s));
     }
-    "limits kept".into()
+    format!("limits kept{judged}")
 }
 
 /// A share in percent, without the sign of it.
@@ -173,6 +174,9 @@ mod tests {
         let estimated = Verdict::of(&state);
         assert_eq!(estimated.words, "saves 25 ± 2.9 %, 5.0 % slower, limits kept");
         assert_eq!(estimated.basis(), "estimate, 50 s");
+        let partly =
+            State { not_judged: vec!["llama.cpp tells no time to first token".into()], ..state.clone() };
+        assert!(Verdict::of(&partly).words.ends_with("limits kept, as far as they are judged"));
 
         state.estimate = Estimate::default();
         let unknown = Verdict::of(&state);

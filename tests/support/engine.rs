@@ -11,7 +11,7 @@ use nvidia_ml::MockState;
 use socket2::{Domain, Socket, Type};
 
 use super::MockNvml;
-use super::page::Counters;
+use super::page::{Counters, Words};
 
 /// How long an idle accept waits before it looks at the script again.
 const POLL: Duration = Duration::from_millis(2);
@@ -57,6 +57,10 @@ pub(crate) enum Behaviour {
 struct Script {
     behaviour: Behaviour,
     counters: Counters,
+    /// Whose page it is.
+    words: Words,
+    /// Does the engine sleep?
+    asleep: bool,
     /// Pages served whole, and with the behaviour `Serve`.
     served: u64,
     stop: bool,
@@ -104,7 +108,14 @@ impl Engine {
         let address = address.expect("an address on the loopback");
         let machine = MockState::open(&mock.state_path()).expect("the mocked machine");
         let counters = Counters::new(machine.config().gpus[0].levels[0].core_mhz[0]);
-        let script = Script { behaviour: Behaviour::Serve, counters, served: 0, stop: false };
+        let script = Script {
+            behaviour: Behaviour::Serve,
+            counters,
+            words: Words::Vllm,
+            asleep: false,
+            served: 0,
+            stop: false,
+        };
         let (script, changed) = (Mutex::new(script), Condvar::new());
         let shared = Arc::new(Shared { script, changed, machine, gpus: gpus.to_vec() });
         let theirs = Arc::clone(&shared);
@@ -135,6 +146,16 @@ impl Engine {
     pub(crate) fn behave(&self, behaviour: Behaviour) {
         self.shared.lock().behaviour = behaviour;
         self.shared.changed.notify_all();
+    }
+
+    /// Is another engine from now on.
+    pub(crate) fn speak(&self, words: Words) {
+        self.shared.lock().words = words;
+    }
+
+    /// Sleeps, or no longer does.
+    pub(crate) fn sleep(&self, asleep: bool) {
+        self.shared.lock().asleep = asleep;
     }
 
     /// A new process: every counter at 0, another start time.
@@ -209,33 +230,34 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 fn converse(shared: &Shared, mut stream: TcpStream) {
     let _ = stream.set_nonblocking(false);
     let _ = stream.set_nodelay(true);
-    while request(&mut stream) {
-        match answer(shared, &stream) {
+    while let Some(path) = request(&mut stream) {
+        match answer(shared, &stream, &path) {
             Some((bytes, keep)) if stream.write_all(&bytes).is_ok() && keep => {}
             _ => return,
         }
     }
 }
 
-/// Reads to the end of a request's head.
-fn request(stream: &mut TcpStream) -> bool {
+/// Reads to the end of a request's head: the path asked for.
+fn request(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     let mut buffer = [0; 4096];
     loop {
         match stream.read(&mut buffer) {
-            Ok(0) => return false,
+            Ok(0) => return None,
             Ok(read) => head.extend_from_slice(&buffer[..read]),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return false,
+            Err(_) => return None,
         }
         if head.ends_with(b"\r\n\r\n") {
-            return true;
+            let head = String::from_utf8_lossy(&head);
+            return Some(head.split(' ').nth(1).unwrap_or_default().to_owned());
         }
     }
 }
 
 /// The bytes to send, and whether the connection goes on; `None` closes it at once.
-fn answer(shared: &Shared, stream: &TcpStream) -> Option<(Vec<u8>, bool)> {
+fn answer(shared: &Shared, stream: &TcpStream, path: &str) -> Option<(Vec<u8>, bool)> {
     let core = shared.core_mhz();
     let mut script = shared.lock();
     if script.behaviour == Behaviour::Hang {
@@ -249,7 +271,11 @@ fn answer(shared: &Shared, stream: &TcpStream) -> Option<(Vec<u8>, bool)> {
         script = shared.lock();
     }
     script.counters.advance(core);
-    let page = script.counters.page(None);
+    if script.words == Words::LlamaCpp && path == "/props" {
+        let props = format!("{{\"total_slots\":4,\"is_sleeping\":{}}}", script.asleep);
+        return Some((response("200 OK", props.as_bytes(), props.len()), true));
+    }
+    let page = script.counters.page_of(script.words);
     Some(match script.behaviour {
         Behaviour::Serve | Behaviour::Slow(_) => {
             script.served += 1;
@@ -263,7 +289,7 @@ fn answer(shared: &Shared, stream: &TcpStream) -> Option<(Vec<u8>, bool)> {
             return None;
         }
         Behaviour::OtherNames => {
-            let page = page.replace("vllm:", "sglang:");
+            let page = page.replace("vllm:", "tgi:");
             (response("200 OK", page.as_bytes(), page.len()), true)
         }
         Behaviour::Duplicates => {

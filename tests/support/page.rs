@@ -98,6 +98,96 @@ impl Counters {
     }
 }
 
+/// Whose page it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// vLLM's V1 engine.
+    Vllm,
+    /// llama-server, which counts tokens when their request ends.
+    LlamaCpp,
+    /// SGLang.
+    Sglang,
+}
+
+impl Counters {
+    /// The page of this engine: a stored one with other values.
+    pub(crate) fn page_of(&self, words: Words) -> String {
+        let requests = (self.tokens / LENGTH).floor();
+        let wait = if self.tokens > 0.0 { self.waits / self.tokens } else { 0.0 };
+        let ended = LENGTH * requests;
+        match words {
+            Words::Vllm => self.page(None),
+            Words::LlamaCpp => Stored::new(include_str!("../data/metrics/llama.cpp-0.3.36-fresh-start.txt"))
+                .set("llamacpp:requests_processing", self.running())
+                .set("llamacpp:prompt_tokens_total", PROMPT * requests)
+                .set("llamacpp:tokens_predicted_total", ended)
+                .set("llamacpp:tokens_predicted_seconds_total", wait * ended)
+                .set("llamacpp:n_decode_total", self.steps.floor())
+                .text(),
+            Words::Sglang => {
+                Stored::new(include_str!("../data/metrics/sglang-0.5.23-from-its-metrics-classes.txt"))
+                    .set("sglang:num_running_reqs", self.running())
+                    .set("sglang:token_usage", 0.6 * self.load)
+                    .set(
+                        "sglang:realtime_tokens_total{engine_type=\"unified\",mode=\"decode\"",
+                        self.tokens.floor(),
+                    )
+                    .set("sglang:num_requests_total", requests)
+                    .histogram("sglang:inter_token_latency_seconds", self.tokens.floor(), self.waits)
+                    .histogram("sglang:time_to_first_token_seconds", requests, 0.08 * requests)
+                    .histogram("sglang:request_time_per_output_token_seconds", requests, wait * requests)
+                    .histogram("sglang:e2e_request_latency_seconds", requests, LENGTH * STEP * requests)
+                    .text()
+            }
+        }
+    }
+}
+
+/// A stored page whose values are replaced.
+struct Stored(Vec<String>);
+
+impl Stored {
+    fn new(page: &str) -> Self {
+        Self(page.lines().map(str::to_owned).collect())
+    }
+
+    fn text(self) -> String {
+        self.0.join("\n") + "\n"
+    }
+
+    /// The value of each series that begins like this.
+    fn set(mut self, series: &str, value: f64) -> Self {
+        let mut found = false;
+        for line in &mut self.0 {
+            let rest = line.strip_prefix(series);
+            if rest.is_some_and(|rest| rest.starts_with(['{', ' ', ',', '}']))
+                && let Some(end) = line.rfind(' ')
+            {
+                line.replace_range(end + 1.., &format!("{value:?}"));
+                found = true;
+            }
+        }
+        assert!(found, "{series} is not on the stored page");
+        self
+    }
+
+    /// A histogram all of whose observations are in the last bucket.
+    fn histogram(self, name: &str, count: f64, sum: f64) -> Self {
+        let mut page = self
+            .set(&format!("{name}_bucket"), 0.0)
+            .set(&format!("{name}_sum"), sum)
+            .set(&format!("{name}_count"), count);
+        for line in page.0.iter_mut().filter(|line| line.starts_with(&format!("{name}_bucket"))) {
+            if line.contains("le=\"+Inf\"")
+                && let Some(end) = line.rfind(' ')
+            {
+                line.replace_range(end + 1.., &format!("{count:?}"));
+            }
+        }
+        page
+    }
+}
+
 const LABELS: &str = "{engine=\"0\",model_name=\"scripted\"}";
 const FINISHED: &str = "{engine=\"0\",finished_reason=\"stop\",model_name=\"scripted\"}";
 

@@ -79,9 +79,9 @@ fn ask_one(server: &Server) -> Answer {
     ask(&mut Prober::new().unwrap(), &[candidate(&[server.at])], Instant::now()).remove(0)
 }
 
-fn engine(answer: &Answer) -> (&str, bool, &[String]) {
+fn engine(answer: &Answer) -> (&str, &[String]) {
     match answer {
-        Answer::Page(page) => (page.engine.engine, page.engine.supported, &page.engine.models),
+        Answer::Page(page) => (page.engine.engine.name(), &page.engine.models),
         other => panic!("{other:?}"),
     }
 }
@@ -93,7 +93,7 @@ fn health_is_asked_before_the_page() {
         "/metrics" => (200, VLLM.to_owned()),
         _ => (404, String::new()),
     });
-    assert_eq!(engine(&ask_one(&server)), ("vLLM", true, &["a/m".to_owned()][..]));
+    assert_eq!(engine(&ask_one(&server)), ("vLLM", &["a/m".to_owned()][..]));
     assert_eq!(server.asked(), "/health /metrics");
 }
 
@@ -105,7 +105,7 @@ fn an_engine_that_a_scrape_would_wake_is_known_without_one() {
         "/v1/models" => (200, "{\"data\":[{\"id\":\"tiny\"}]}".to_owned()),
         _ => (200, "llamacpp:requests_processing 0\n".to_owned()),
     });
-    assert_eq!(engine(&ask_one(&server)), ("llama.cpp", false, &["tiny".to_owned()][..]));
+    assert_eq!(engine(&ask_one(&server)), ("llama.cpp", &["tiny".to_owned()][..]));
     assert_eq!(server.asked(), "/health /props /v1/models");
     // One that keeps its /props to itself is left alone too.
     let closed = Server::start(|path| match path {
@@ -117,10 +117,24 @@ fn an_engine_that_a_scrape_would_wake_is_known_without_one() {
     // Another engine with such an answer has no /props.
     let other = Server::start(|path| match path {
         "/health" => (200, "{\"status\":\"healthy\"}".to_owned()),
-        "/metrics" => (200, "dynamo_frontend_inflight_requests{model_name=\"m\"} 0\n".to_owned()),
+        "/metrics" => (200, "dynamo_frontend_inflight_requests{model=\"m\"} 0\n".to_owned()),
         _ => (404, String::new()),
     });
-    assert_eq!(engine(&ask_one(&other)), ("Dynamo", false, &["m".to_owned()][..]));
+    assert_eq!(engine(&ask_one(&other)), ("Dynamo", &["m".to_owned()][..]));
+}
+
+#[test]
+fn page_at_another_path_is_found_where_the_usual_one_has_none() {
+    let server = Server::start(|path| match path {
+        "/health" => (200, String::new()),
+        "/metrics" => (200, "[{\"iter\":1}]".to_owned()),
+        "/prometheus/metrics" => (200, "trtllm_num_requests_running{model_name=\"m\"} 0\n".to_owned()),
+        _ => (404, String::new()),
+    });
+    let answer = ask_one(&server);
+    assert_eq!(engine(&answer), ("TensorRT-LLM", &["m".to_owned()][..]));
+    assert!(matches!(&answer, Answer::Page(page) if page.url.ends_with("/prometheus/metrics")), "{answer:?}");
+    assert_eq!(server.asked(), "/health /metrics /prometheus/metrics");
 }
 
 #[test]

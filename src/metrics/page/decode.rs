@@ -90,10 +90,10 @@ fn combine(
         let value = number(1, sample.value)?;
         let series = groups.entry((sample.series, sample.group)).or_default();
         match sample.part {
-            Part::Value => series.values.push(value),
-            Part::Sum => series.sums.push(value),
+            Part::Value => series.values.push(sample.scale * value),
+            Part::Sum => series.sums.push(sample.scale * value),
             Part::Count => series.counts.push(value),
-            Part::Bucket => series.buckets.push((bound, value)),
+            Part::Bucket => series.buckets.push((sample.scale * bound, value)),
         }
     }
     match slot {

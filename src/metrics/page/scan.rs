@@ -7,7 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::super::signals::Kind;
 use super::{PageError, Text};
-use crate::engine::table::{self, Family, Part, Row};
+use crate::engine::Profile;
+use crate::engine::table::{self, Family, Part, Reading};
 
 /// Limits on one line; what is beyond them is no metric of a real server.
 const LONGEST_LINE: usize = 64 * 1024;
@@ -22,12 +23,14 @@ pub(super) struct Sample<'a> {
     pub(super) part: Part,
     /// Which label set (without `le`) it belongs to.
     pub(super) series: usize,
-    /// Which series are one: of a level or share, those that differ in `pid` alone.
+    /// Which series are one: those that differ in the engine's rank labels alone, and of a level or share in `pid`.
     pub(super) group: usize,
     /// The bucket's bound as written; empty if this is no bucket.
     pub(super) le: &'a str,
     /// The value as written.
     pub(super) value: &'a str,
+    /// What one of its units is in agft's.
+    pub(super) scale: f64,
 }
 
 /// A page reduced to what the table names.
@@ -44,7 +47,7 @@ pub(super) struct Scan<'a> {
 /// source's copy.
 pub(super) fn scan<'a>(
     text: Text<'a>,
-    table: &'static [Row],
+    engine: &'static Profile,
     prefix: &str,
     model: Option<&str>,
 ) -> Result<Scan<'a>, PageError> {
@@ -52,15 +55,17 @@ pub(super) fn scan<'a>(
     let mut all_series = Numbered::default();
     let mut groups = Numbered::default();
     let mut labels = Labels::default();
+    let is_model = engine.model_label();
+    let (of_ranks, of_levels) = (engine.same_series(Kind::Sum), engine.same_series(Kind::Level));
     let (mut last, mut readings) = ("", Vec::new());
     for (name, rest) in text.samples() {
         // Buckets come in runs of one name.
         if name != last {
             last = name;
             readings.clear();
-            readings.extend(table::of_page(table, name, prefix));
+            readings.extend(table::of_page(engine, name, prefix));
         }
-        for &(family, part) in &readings {
+        for &Reading { family, part, only, scale } in &readings {
             let (value, le) = match labels.read(name, rest).and_then(|value| Ok((value, labels.bound(part)?)))
             {
                 Ok(found) => found,
@@ -69,12 +74,14 @@ pub(super) fn scan<'a>(
                     continue;
                 }
             };
-            if let Some(name) = labels.get("model_name") {
+            if !only.iter().all(|only| only.takes(labels.unescaped(only.label()).as_deref())) {
+                continue;
+            }
+            if let Some(name) = labels.get(is_model) {
                 remember(&mut scan.models, name);
             }
             let kind = family.signal.kind();
-            if kind != Kind::Instant && model.is_some() && labels.unescaped("model_name").as_deref() != model
-            {
+            if kind != Kind::Instant && model.is_some() && labels.unescaped(is_model).as_deref() != model {
                 continue;
             }
             if let Some(engine) = labels.get("engine") {
@@ -82,13 +89,14 @@ pub(super) fn scan<'a>(
             }
             let series = all_series.number(labels.key(&["le"]));
             let group = match kind {
-                Kind::Level | Kind::Share => groups.number(labels.key(&["pid"])),
-                Kind::Sum | Kind::Instant | Kind::Histogram => series,
+                Kind::Level | Kind::Share => groups.number(labels.key(&of_levels)),
+                Kind::Sum => groups.number(labels.key(&of_ranks)),
+                Kind::Instant | Kind::Histogram => series,
             };
             if scan.samples.len() == MOST_SAMPLES {
                 return Err(PageError::TooManySeries { limit: MOST_SAMPLES });
             }
-            scan.samples.push(Sample { family, part, series, group, le, value });
+            scan.samples.push(Sample { family, part, series, group, le, value, scale });
         }
     }
     Ok(scan)
@@ -231,12 +239,11 @@ fn unescape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Engine as _;
-    use crate::engine::vllm::Vllm;
+    use crate::engine::usual;
 
     fn scan<'a>(page: &'a str, model: Option<&str>) -> Result<Scan<'a>, PageError> {
         let text = Text::new(page.as_bytes())?;
-        super::scan(text, Vllm.table(), Vllm.prefix(text).unwrap(), model)
+        super::scan(text, usual(), usual().prefix(text).unwrap(), model)
     }
 
     fn only<'a>(scan: &Scan<'a>) -> (&'a str, &'a str) {

@@ -10,7 +10,6 @@ use super::super::report::describe;
 use super::super::signals::Slot;
 use super::super::window::{Discontinuity, Window};
 use super::*;
-use crate::engine::vllm::Dialect;
 use crate::metrics::Histogram;
 
 macro_rules! captured {
@@ -29,6 +28,10 @@ const RESTARTED: &str = captured!("0.32.0-after-restart");
 const TWO_ENGINES: &str = captured!("0.32.0-dp2-under-load");
 const TWO_API_FRESH: &str = captured!("0.32.0-2-api-servers-fresh-start");
 const TWO_API_LOADED: &str = captured!("0.32.0-2-api-servers-under-load");
+
+const V0: &str = "V0 engine (0.8 or earlier)";
+const V1_BOTH: &str = "V1 engine, current and deprecated names (0.9 to 0.12)";
+const V1: &str = "V1 engine, current names (0.12 or later)";
 
 fn parse(text: &str) -> Page {
     let page = Page::parse(text.as_bytes(), None).unwrap();
@@ -62,7 +65,7 @@ fn v0_page_under_load_is_read_by_its_old_names() {
     assert_histogram(s.itl.as_ref(), 31.290096044540405, 19854.0, 19, &[(0.01, 19800.0), (0.025, 19853.0)]);
     assert_histogram(s.e2e.as_ref(), 32.731616258621216, 316.0, 21, &[(0.3, 316.0)]);
     assert_eq!(s.request_tpot, None);
-    assert_eq!(page.dialect, Dialect::V0.text());
+    assert_eq!(page.dialect, V0);
 }
 
 #[test]
@@ -86,7 +89,7 @@ fn page_with_old_and_new_names_is_read_once_by_the_new_ones() {
     ] {
         assert!(page.sources.contains(&(signal, metric.to_owned())), "{:?}", page.sources);
     }
-    assert_eq!(page.dialect, Dialect::V1Both.text());
+    assert_eq!(page.dialect, V1_BOTH);
 }
 
 #[test]
@@ -109,7 +112,7 @@ fn current_page_under_load_is_read_whole() {
     assert_histogram(s.itl.as_ref(), 75.84325732899742, 24408.0, 19, &[(0.01, 24227.0), (0.025, 24404.0)]);
     assert_histogram(s.request_tpot.as_ref(), 1.1940071981428373, 385.0, 19, &[(0.01, 385.0)]);
     assert_histogram(s.e2e.as_ref(), 81.04575061798096, 385.0, 21, &[(0.3, 319.0), (0.5, 385.0)]);
-    assert_eq!((page.dialect, page.engines.len()), (Dialect::V1.text(), 1));
+    assert_eq!((page.dialect, page.engines.len()), (V1, 1));
     assert_eq!(page.models, BTreeSet::from(["tiny".to_owned()]));
     // A step's tokens are prompt tokens and generated ones: two independent counters agree with the histogram.
     assert_eq!(s.step_tokens.as_ref().map(|steps| steps.sum), Some(12284.0 + 24801.0));
@@ -187,12 +190,12 @@ fn restart_is_seen_by_the_process_start_or_else_by_the_counters() {
 #[test]
 fn report_names_engine_dialect_and_what_is_missing() {
     let current = describe(&parse(TWO_ENGINES));
-    assert_eq!((current.dialect, current.engines, current.can_learn()), (Dialect::V1.text(), 2, true));
+    assert_eq!((current.dialect, current.engines, current.can_learn()), (V1, 2, true));
     assert_eq!((current.missing.as_slice(), current.not_yet.as_slice()), (&[][..], &[][..]));
     assert_eq!(current.present.len(), 15);
 
     let old = describe(&parse(V0_LOADED));
-    assert_eq!((old.dialect, old.engines, old.can_learn()), (Dialect::V0.text(), 1, true));
+    assert_eq!((old.dialect, old.engines, old.can_learn()), (V0, 1, true));
     assert_eq!(old.missing, [Signal::PrefixQueries, Signal::PrefixHits]);
 
     let fresh = describe(&parse(TWO_API_FRESH));
@@ -360,16 +363,20 @@ fn body_that_is_no_metrics_page_is_told_what_it_is() {
     assert_eq!(error(b""), PageError::Empty);
     assert_eq!(error(b" \n\r\n"), PageError::Empty);
     assert_eq!(error(b"\n <!DOCTYPE html><html>"), PageError::Html);
-    assert_eq!(error(b"{\"detail\":\"Not Found\"}"), PageError::Json);
-    assert_eq!(error(b"[]"), PageError::Json);
+    for json in [&b"{\"detail\":\"Not Found\"}"[..], b"[]"] {
+        let error = error(json);
+        assert!(matches!(error, PageError::Json { .. }), "{error}");
+        assert!(error.to_string().contains("TensorRT-LLM: /prometheus/metrics"), "{error}");
+    }
     assert_eq!(error(b"vllm:\xff"), PageError::NotText { at: 5 });
     assert_eq!(error(&vec![b'#'; LARGEST_PAGE + 1]), PageError::TooLarge { limit: LARGEST_PAGE });
-    let other = "python_gc_objects_collected_total 3\n# HELP sglang:num_running_reqs The number of running requests.\nsglang:num_running_reqs 3.0\n";
+    let other = "python_gc_objects_collected_total 3\n# HELP other:num_running_reqs The number of running requests.\nother:num_running_reqs 3.0\n";
     assert_eq!(
         error(other.as_bytes()),
         PageError::NoEngine {
-            beginning: "sglang:num_running_reqs 3.0".into(),
-            looked_for: engine::looked_for(ENGINES.iter().copied()),
+            beginning: "other:num_running_reqs 3.0".into(),
+            looked_for: engine::looked_for(engine::all()),
+            alike: String::new(),
         }
     );
     assert!(matches!(error(b"process_start_time_seconds 1\n"), PageError::NoEngine { .. }));

@@ -1,6 +1,7 @@
 //! The text of a page as lines of samples, before anything is known of its engine.
 
 use super::{LARGEST_PAGE, PageError};
+use crate::engine;
 
 /// A page that is text.
 #[derive(Debug, Clone, Copy)]
@@ -46,14 +47,17 @@ impl<'a> Text<'a> {
         match text.chars().next() {
             None => PageError::Empty,
             Some('<') => PageError::Html,
-            Some('{' | '[') => PageError::Json,
+            Some('{' | '[') => {
+                let paths = engine::other_paths().into_iter().map(|(name, path)| format!("{name}: {path}"));
+                PageError::Json { other_paths: paths.collect::<Vec<_>>().join(", ") }
+            }
             Some(_) => {
                 // Every Python server shows its interpreter first, which tells nothing.
                 let telling =
                     |line: &&str| !["#", "python_", "process_"].iter().any(|start| line.starts_with(start));
                 let line = text.lines().filter(|line| !line.is_empty()).find(telling);
                 let beginning = line.or(text.lines().next()).unwrap_or_default().chars().take(60).collect();
-                PageError::NoEngine { beginning, looked_for: looked_for() }
+                PageError::NoEngine { beginning, looked_for: looked_for(), alike: engine::alike(self) }
             }
         }
     }

@@ -13,7 +13,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::*;
 use crate::engine::looked_for;
-use crate::engine::testing::{Quill, page as quill_page};
+use crate::engine::testing::{page as quill_page, quill};
 
 const PAGE: &str = include_str!("../../../tests/data/metrics/vllm-0.32.0-under-load.txt");
 
@@ -230,7 +230,11 @@ async fn body_that_is_no_metrics_page_is_told_what_it_is() {
         (b"vllm:\xff\n", PageError::NotText { at: 5 }),
         (
             b"up 1\n",
-            PageError::NoEngine { beginning: "up 1".into(), looked_for: looked_for(ENGINES.iter().copied()) },
+            PageError::NoEngine {
+                beginning: "up 1".into(),
+                looked_for: looked_for(engine::all()),
+                alike: String::new(),
+            },
         ),
     ] {
         let error = failure(Keep(with_head("200 OK", "", body))).await;
@@ -409,11 +413,11 @@ fn asked(seen: &Seen) -> Vec<String> {
 
 #[tokio::test]
 async fn engine_that_sleeps_is_asked_at_its_health_path_only_and_is_at_rest() {
-    let (awake, asleep) = (Keep(ok("awake")), Keep(ok("asleep")));
+    let (awake, asleep) = (Keep(ok("{\"asleep\":false}")), Keep(ok("{\"asleep\":true}")));
     let page = |tokens, running| Keep(ok(&quill_page(tokens, running)));
     let replies = vec![awake.clone(), page(100, 2), asleep.clone(), asleep, awake, page(150, 1)];
     let (url, seen) = serve(replies).await;
-    let scraper = Scraper::new(&ScrapeSettings { engine: Some(&Quill), ..settings(&url) }).unwrap();
+    let scraper = Scraper::new(&ScrapeSettings { engine: Some(quill()), ..settings(&url) }).unwrap();
     let mut told = Vec::new();
     for at in 1..=4 {
         let snapshot = scraper.fetch_snapshot(|| Time(f64::from(at))).await.unwrap();
@@ -427,8 +431,8 @@ async fn engine_that_sleeps_is_asked_at_its_health_path_only_and_is_at_rest() {
 
 #[tokio::test]
 async fn engine_found_asleep_is_left_to_sleep() {
-    let (url, seen) = serve(vec![Keep(ok("asleep"))]).await;
-    let scraper = Scraper::new(&ScrapeSettings { engine: Some(&Quill), ..settings(&url) }).unwrap();
+    let (url, seen) = serve(vec![Keep(ok("{\"asleep\":true}"))]).await;
+    let scraper = Scraper::new(&ScrapeSettings { engine: Some(quill()), ..settings(&url) }).unwrap();
     let error = scraper.fetch_snapshot(|| Time(0.0)).await.unwrap_err();
     assert_eq!(error, ScrapeError::Asleep { url });
     assert_eq!(asked(&seen), ["/alive"]);
@@ -452,7 +456,7 @@ async fn engine_is_chosen_by_the_first_good_page_until_a_page_is_another_s() {
 #[tokio::test]
 async fn page_of_another_engine_than_the_one_set_is_refused() {
     let (url, _) = serve(vec![Keep(ok("awake")), Keep(ok(PAGE))]).await;
-    let scraper = Scraper::new(&ScrapeSettings { engine: Some(&Quill), ..settings(&url) }).unwrap();
+    let scraper = Scraper::new(&ScrapeSettings { engine: Some(quill()), ..settings(&url) }).unwrap();
     let error = scraper.fetch_snapshot(|| Time(0.0)).await.unwrap_err();
     assert!(error.to_string().contains("one of these: Quill (quill_...)"), "{error}");
 }

@@ -245,7 +245,7 @@ async fn live(
         bar: (!args.json && !args.tui).then(|| progress_bar(args.seconds)),
     };
     let schedule = Schedule { start: Time(0.15), period: config.control.decision_interval_s };
-    let scraper = Scraper::new(&compose::scrape_settings(&config, EngineKind::Vllm))?;
+    let scraper = Scraper::new(&compose::scrape_settings(&config, &EngineKind::Named("vLLM".to_owned())))?;
     let group = Group {
         name: agft::config::ONE.into(),
         servers: Vec::new(),

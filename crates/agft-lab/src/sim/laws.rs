@@ -4,7 +4,6 @@ use proptest::prelude::*;
 
 use super::world::ClockCall;
 use super::*;
-use agft::engine::vllm::Dialect;
 use agft::gpu::ClockReasons;
 use agft::metrics::page::Page;
 use agft::units::{Clocks, Mhz, Seconds, Time, Watts};
@@ -86,7 +85,7 @@ proptest! {
         let page = world.page();
         let parsed = Page::parse(page.as_bytes(), Some("sim-8b").filter(|_| machine.1 == "8b")).unwrap();
         prop_assert_eq!(&parsed.refused, &[]);
-        prop_assert_eq!(parsed.dialect, Dialect::V1.text());
+        prop_assert_eq!(parsed.dialect, "V1 engine, current names (0.12 or later)");
         prop_assert_eq!(parsed.signals, world.signals());
         prop_assert!((40_000..60_000).contains(&page.len()), "{} bytes", page.len());
     }
