@@ -9,6 +9,7 @@ pub mod event;
 pub mod learned;
 pub mod load;
 mod parking;
+pub mod quiet;
 mod readings;
 pub mod round;
 mod seen;

@@ -4,6 +4,7 @@
 //! that the window it closes belongs almost wholly to the clocks that ran in it.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +20,9 @@ use crate::units::{Seconds, Time};
 
 /// Something that can be scraped.
 pub trait Source: Send + 'static {
-    /// One page, with instants of `clock`; the error is for humans.
-    fn fetch(&self, clock: Clock) -> impl Future<Output = Result<Snapshot, String>> + Send;
+    /// One page, with instants of `clock`; the error is for humans. While it is `quiet`, nothing but the page could show
+    /// work: an engine to which a scrape is work is left alone.
+    fn fetch(&self, clock: Clock, quiet: bool) -> impl Future<Output = Result<Snapshot, String>> + Send;
 
     /// This end of the connection that the last page came over, where that is known.
     fn own_address(&self) -> Option<SocketAddr> {
@@ -37,11 +39,14 @@ impl<S: Source + Sync> Servers<S> {
         Self(servers)
     }
 
-    async fn fetch(&self, clock: Clock) -> Scrape {
+    async fn fetch(&self, clock: Clock, quiet: bool) -> Scrape {
         if let [(_, only)] = self.0.as_slice() {
-            return only.fetch(clock).await.map_or_else(Scrape::Failed, |page| Scrape::Page(Box::new(page)));
+            return only
+                .fetch(clock, quiet)
+                .await
+                .map_or_else(Scrape::Failed, |page| Scrape::Page(Box::new(page)));
         }
-        let answers = join_all(self.0.iter().map(|(_, server)| server.fetch(clock))).await;
+        let answers = join_all(self.0.iter().map(|(_, server)| server.fetch(clock, quiet))).await;
         let (mut pages, mut failures) = (Vec::new(), Vec::new());
         for ((name, _), answer) in self.0.iter().zip(answers) {
             match answer {
@@ -62,8 +67,8 @@ impl<S: Source + Sync> Servers<S> {
 }
 
 impl Source for Scraper {
-    async fn fetch(&self, clock: Clock) -> Result<Snapshot, String> {
-        self.fetch_snapshot(|| clock.now()).await.map_err(|error| error.to_string())
+    async fn fetch(&self, clock: Clock, quiet: bool) -> Result<Snapshot, String> {
+        self.fetch_snapshot(|| clock.now(), quiet).await.map_err(|error| error.to_string())
     }
 
     fn own_address(&self) -> Option<SocketAddr> {
@@ -125,6 +130,8 @@ struct Slot {
     answer: Mutex<Option<Scrape>>,
     own_addresses: Mutex<Vec<SocketAddr>>,
     arrived: Notify,
+    /// Nothing but a page could show work.
+    quiet: AtomicBool,
 }
 
 /// Handle of the scraping task; it ends when this is dropped.
@@ -144,6 +151,11 @@ impl Feed {
     /// What came since the last call.
     pub fn take(&self) -> Scrape {
         self.slot.answer.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Scrape::Pending)
+    }
+
+    /// Says whether nothing but a page could show work from now on.
+    pub(crate) fn set_quiet(&self, quiet: bool) {
+        self.slot.quiet.store(quiet, Ordering::Relaxed);
     }
 
     /// This end of each connection that the last pages came over, where that is known.
@@ -169,7 +181,7 @@ async fn run<S: Source + Sync>(servers: Servers<S>, schedule: Schedule, clock: C
     loop {
         tokio::time::sleep_until(clock.instant(tick - lead.get())).await;
         let asked_at = clock.now();
-        let scrape = servers.fetch(clock).await;
+        let scrape = servers.fetch(clock, slot.quiet.load(Ordering::Relaxed)).await;
         if let Some(latency) = scrape.latency() {
             lead.answered_in(latency);
         }
@@ -217,7 +229,7 @@ mod tests {
     struct Counting(Arc<Mutex<Vec<Time>>>, Duration);
 
     impl Source for Counting {
-        async fn fetch(&self, clock: Clock) -> Result<Snapshot, String> {
+        async fn fetch(&self, clock: Clock, _quiet: bool) -> Result<Snapshot, String> {
             self.0.lock().unwrap().push(clock.now());
             tokio::time::sleep(self.1).await;
             Ok(Snapshot {
@@ -233,7 +245,7 @@ mod tests {
     struct Server(Result<f64, &'static str>);
 
     impl Source for Server {
-        async fn fetch(&self, clock: Clock) -> Result<Snapshot, String> {
+        async fn fetch(&self, clock: Clock, _quiet: bool) -> Result<Snapshot, String> {
             tokio::time::sleep(Duration::from_millis(10)).await;
             let signals = Signals { running: Some(self.0?), ..Signals::default() };
             let (at, latency) = (clock.now(), Seconds(0.01));
@@ -248,13 +260,13 @@ mod tests {
             Servers::new(servers.map(|(name, server)| (name.to_owned(), server)).into())
         };
         let clock = Clock::start();
-        let scrape = ask(Ok(1.0), Ok(2.0)).fetch(clock).await;
+        let scrape = ask(Ok(1.0), Ok(2.0)).fetch(clock, false).await;
         assert!(clock.now().0 < 0.015, "one after the other");
         assert_eq!(scrape.each().len(), 2);
         let whole = scrape.whole().unwrap().into_owned();
         assert_eq!(whole.signals.running, Some(3.0));
         assert_eq!(whole.refused, ["chat: x: NaN", "code: x: NaN"]);
-        let scrape = ask(Ok(1.0), Err("connection refused")).fetch(clock).await;
+        let scrape = ask(Ok(1.0), Err("connection refused")).fetch(clock, false).await;
         assert_eq!(scrape, Scrape::Failed("code: connection refused".into()));
     }
 

@@ -16,6 +16,7 @@ use super::sampler::{self, Sampler};
 use super::watch::{Alarm, GroupWatch, Pulse};
 
 use crate::config::{Config, Server};
+use crate::control::quiet::Quiet;
 use crate::control::{Controller, Mode, Observation, Order, Scrape, Settings};
 use crate::gpu::GpuError;
 use crate::holdout::{Savings, SlotWindow};
@@ -47,6 +48,8 @@ pub struct Group {
     pub controller: Controller,
     /// Where pages come from.
     pub feed: Feed,
+    /// Whether nothing but the page could show work.
+    pub quiet: Quiet,
     /// Where GPU readings come from.
     pub sampler: Sampler,
     /// What the holdout experiment has shown.
@@ -301,6 +304,7 @@ fn tick(group: &mut Group, due: Option<Time>, orders: Vec<Order>) -> bool {
         orders,
         connections,
     };
+    group.feed.set_quiet(group.quiet.look(&seen));
     let output = group.controller.step(&seen);
     if let (Some(target), Some(actuator)) = (output.command, &group.actuator) {
         actuator.command(target);

@@ -140,16 +140,19 @@ impl Scraper {
 
     /// Fetches and reads the page, with the instants that `now` gives before sending and after receiving.
     ///
-    /// An engine that sleeps is not asked for its page, which would wake it: it works on nothing, and counts nothing.
+    /// An engine that sleeps is not asked for its page, which would wake it: it works on nothing, and counts nothing. Nor is
+    /// one to which a scrape is work while it is `quiet`, as nothing else speaks for work: that would keep it from sleep.
     ///
     /// # Errors
     /// As [`Scraper::fetch`], [`ScrapeError::Page`] if what came is not a metrics page of the engine, and
     /// [`ScrapeError::Asleep`] if the engine sleeps and has shown no page before.
-    pub async fn fetch_snapshot(&self, now: impl Fn() -> Time) -> Result<Snapshot, ScrapeError> {
+    pub async fn fetch_snapshot(&self, now: impl Fn() -> Time, quiet: bool) -> Result<Snapshot, ScrapeError> {
         let sent = now();
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let known = self.engine.or(last.as_ref().map(|last| last.engine));
-        let raw = self.in_time(self.exchange_unless_asleep(known)).await?;
+        // The first page has to be read.
+        let spare = quiet && last.as_ref().is_some_and(|last| last.engine.scrape_is_work());
+        let raw = self.in_time(self.exchange_unless_asleep(known, spare)).await?;
         let received = now();
         let latency = received.since(sent);
         let Some(raw) = raw else {
@@ -176,9 +179,14 @@ impl Scraper {
         }
     }
 
-    async fn exchange_unless_asleep(&self, engine: Option<&Profile>) -> Result<Option<RawPage>, ScrapeError> {
+    /// The page; `None` of an engine that sleeps or is to be spared. That it answers is asked all the same.
+    async fn exchange_unless_asleep(
+        &self,
+        engine: Option<&Profile>,
+        spare: bool,
+    ) -> Result<Option<RawPage>, ScrapeError> {
         match engine {
-            Some(engine) if self.is_asleep(engine).await? => Ok(None),
+            Some(engine) if self.is_asleep(engine).await? || spare => Ok(None),
             _ => self.exchange().await.map(Some),
         }
     }

@@ -15,6 +15,7 @@ use crate::bandit::ActionSpace;
 use crate::compose;
 use crate::config::{Config, Control, Server};
 use crate::connections::Watcher;
+use crate::control::quiet::Quiet;
 use crate::control::{Controller, Learned, Model};
 use crate::daemon::actuator::Actuator;
 use crate::daemon::clients::{self, Clients};
@@ -238,8 +239,8 @@ pub(crate) struct Judged {
 }
 
 impl Source for Judged {
-    async fn fetch(&self, clock: Clock) -> Result<Snapshot, String> {
-        let page = Source::fetch(&self.scraper, clock).await?;
+    async fn fetch(&self, clock: Clock, quiet: bool) -> Result<Snapshot, String> {
+        let page = Source::fetch(&self.scraper, clock, quiet).await?;
         match crate::config::unjudged(page.engine(), &self.control).as_slice() {
             [] => Ok(page),
             // What is only recorded keeps nothing.
@@ -493,6 +494,7 @@ impl Shared {
             clock,
             panic_at_tick: self.options.panic_at_tick,
             stall_at_tick: self.options.stall_at_tick,
+            quiet: Quiet::default(),
             span,
             servers,
             gpus: uuids,

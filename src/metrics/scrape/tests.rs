@@ -118,14 +118,15 @@ fn file_with(content: &str) -> NamedTempFile {
 /// What a scrape of a server with this one reply fails with.
 async fn failure(reply: Reply) -> ScrapeError {
     let (url, _) = serve(vec![reply]).await;
-    scraper(&url).fetch_snapshot(|| Time(0.0)).await.unwrap_err()
+    scraper(&url).fetch_snapshot(|| Time(0.0), false).await.unwrap_err()
 }
 
 #[tokio::test]
 async fn snapshot_has_the_values_of_the_page_and_the_caller_s_instants() {
     let (url, _) = serve(vec![Keep(ok(PAGE))]).await;
     let ticks = Mutex::new([Time(10.0), Time(10.25)].into_iter());
-    let snapshot = scraper(&url).fetch_snapshot(|| ticks.lock().unwrap().next().unwrap()).await.unwrap();
+    let snapshot =
+        scraper(&url).fetch_snapshot(|| ticks.lock().unwrap().next().unwrap(), false).await.unwrap();
     assert_eq!((snapshot.at, snapshot.latency), (Time(10.25), Seconds(0.25)));
     assert_eq!(snapshot.signals.generation_tokens, Some(24801.0));
 }
@@ -420,7 +421,7 @@ async fn engine_that_sleeps_is_asked_at_its_health_path_only_and_is_at_rest() {
     let scraper = Scraper::new(&ScrapeSettings { engine: Some(quill()), ..settings(&url) }).unwrap();
     let mut told = Vec::new();
     for at in 1..=4 {
-        let snapshot = scraper.fetch_snapshot(|| Time(f64::from(at))).await.unwrap();
+        let snapshot = scraper.fetch_snapshot(|| Time(f64::from(at)), false).await.unwrap();
         assert_eq!((snapshot.at, snapshot.engine().name()), (Time(f64::from(at)), "Quill"));
         told.push((snapshot.signals.running, snapshot.signals.generation_tokens));
     }
@@ -433,7 +434,7 @@ async fn engine_that_sleeps_is_asked_at_its_health_path_only_and_is_at_rest() {
 async fn engine_found_asleep_is_left_to_sleep() {
     let (url, seen) = serve(vec![Keep(ok("{\"asleep\":true}"))]).await;
     let scraper = Scraper::new(&ScrapeSettings { engine: Some(quill()), ..settings(&url) }).unwrap();
-    let error = scraper.fetch_snapshot(|| Time(0.0)).await.unwrap_err();
+    let error = scraper.fetch_snapshot(|| Time(0.0), false).await.unwrap_err();
     assert_eq!(error, ScrapeError::Asleep { url });
     assert_eq!(asked(&seen), ["/alive"]);
 }
@@ -444,10 +445,10 @@ async fn engine_is_chosen_by_the_first_good_page_until_a_page_is_another_s() {
     let quill = Keep(ok(&quill_page(100, 2)));
     let (url, seen) = serve(vec![none, quill, Keep(ok("awake")), Keep(ok(PAGE)), Keep(ok(PAGE))]).await;
     let scraper = scraper(&url);
-    scraper.fetch_snapshot(|| Time(0.0)).await.unwrap_err();
+    scraper.fetch_snapshot(|| Time(0.0), false).await.unwrap_err();
     let mut engines = Vec::new();
     for _ in 0..3 {
-        engines.push(scraper.fetch_snapshot(|| Time(0.0)).await.unwrap().engine().name());
+        engines.push(scraper.fetch_snapshot(|| Time(0.0), false).await.unwrap().engine().name());
     }
     assert_eq!(engines, ["Quill", "vLLM", "vLLM"]);
     assert_eq!(asked(&seen), ["/metrics", "/metrics", "/alive", "/metrics", "/metrics"]);
@@ -457,6 +458,6 @@ async fn engine_is_chosen_by_the_first_good_page_until_a_page_is_another_s() {
 async fn page_of_another_engine_than_the_one_set_is_refused() {
     let (url, _) = serve(vec![Keep(ok("awake")), Keep(ok(PAGE))]).await;
     let scraper = Scraper::new(&ScrapeSettings { engine: Some(quill()), ..settings(&url) }).unwrap();
-    let error = scraper.fetch_snapshot(|| Time(0.0)).await.unwrap_err();
+    let error = scraper.fetch_snapshot(|| Time(0.0), false).await.unwrap_err();
     assert!(error.to_string().contains("one of these: Quill (quill_...)"), "{error}");
 }

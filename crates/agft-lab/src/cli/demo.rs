@@ -264,6 +264,7 @@ async fn live(
         clock,
         panic_at_tick,
         stall_at_tick: None,
+        quiet: agft::control::quiet::Quiet::default(),
     };
     let host = Host { orders, ..Host::alone(group) };
     let _page = args.listen.map(|address| page(address, &published)).transpose()?;
