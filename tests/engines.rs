@@ -1,7 +1,5 @@
 //! Engines other than vLLM beside the real program: checked, learned from, refused, and described by users.
 
-#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
-
 mod support;
 
 use std::fs;
@@ -194,7 +192,7 @@ fn profile_of_a_user_s_own_is_checked_alone_on_a_page_and_in_a_configuration() {
         .replace("\"active\"", "\"num_requests_running\"");
     let own = own.replace("tokens_out", "generation_tokens_total");
     fs::write(engines.join("vllm.toml"), own).expect("a file");
-    let bench = bench.set("engines.directory", &format!("{:?}", engines));
+    let bench = bench.set("engines.directory", &format!("{engines:?}"));
     bench.engine.set_load(0.6);
     let checked = bench.run(&["check"]);
     for part in [

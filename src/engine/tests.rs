@@ -309,7 +309,7 @@ fn document_has_every_engine_with_what_it_tells() {
             Some(row) if row.signal.kind() == Kind::Histogram && !row.has_percentiles() => "mean",
             Some(_) => "yes",
         };
-        let cells: Vec<&str> = engines.iter().map(|name| cell(name)).collect();
+        let cells: Vec<&str> = engines.iter().map(cell).collect();
         let line = format!("| `{}` | {} |", signal.key(), cells.join(" | "));
         assert!(DOCUMENT.contains(&line), "{line}");
     }
