@@ -11,7 +11,7 @@ const MEMORY: f64 = 300.0;
 /// Seconds over which what it holds is paid out.
 const PAY_OUT: f64 = 100.0;
 /// Share of the bound that is aimed at: predictions are off by some percent of it.
-const TARGET: f64 = 0.8;
+const TARGET: f64 = 0.75;
 /// Largest bound of a single choice, as a multiple of what the user allows.
 const MOST: f64 = 1.15;
 
