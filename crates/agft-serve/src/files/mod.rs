@@ -2,6 +2,7 @@
 //!
 //! Everything that is wrong with all files is told at once, each with file, line, instance, key, rule and remedy.
 
+mod gppm_config;
 mod gpus;
 mod instance;
 mod ollama;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+pub use gppm_config::{GppmConfig, read_gppm_config};
 pub use problem::{Note, Place, Problem, Problems};
 use section::Report;
 use yaml::{Node, Value};

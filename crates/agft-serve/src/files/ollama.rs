@@ -79,7 +79,7 @@ pub(super) fn read(
     let model = model.and_then(|item| item.text("the name of a model"));
     let preload = model.map(|model| {
         let mut command = vec![around.program.display().to_string(), "ollama-preload".into()];
-        command.extend([format!("--host={base}"), format!("--model={model}")]);
+        command.extend([format!("--server={base}"), format!("--model={model}")]);
         command.extend(options.map(|item| format!("--options={}", item.node.to_json())));
         Hook { name: format!("load {model}"), enabled: true, command, hooks: Vec::new() }
     });

@@ -58,7 +58,7 @@ fn files_of_gppm_load_unchanged() {
         [
             "/usr/bin/agft-serve",
             "ollama-preload",
-            "--host=http://127.0.0.1:11435",
+            "--server=http://127.0.0.1:11435",
             "--model=llama3.1:8b",
             "--options={\"num_ctx\":4096,\"temperature\":0.2}"
         ]

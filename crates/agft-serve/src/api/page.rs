@@ -1,0 +1,70 @@
+//! The web page: one file that is part of the program, and the headers under which everything is served.
+
+use axum::Router;
+use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::Api;
+
+const PAGE: &str = include_str!("page.html");
+
+/// What the browser is told with every answer: run only what is in the page itself, load from here alone, be in no frame,
+/// keep nothing, and let no other site's page read it. The two hashes are those of the page's script and style.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::CACHE_CONTROL, "no-store"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+];
+
+const POLICY: &str = "default-src 'none'; script-src 'sha256-SCRIPT_HASH'; style-src 'sha256-STYLE_HASH'; \
+                      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub(super) fn routes() -> Router<Api> {
+    let page = || async { ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response() };
+    Router::new().route("/", get(page)).route("/gui", get(page))
+}
+
+pub(super) async fn with_headers(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    fn hash_of(tag: &str) -> String {
+        let (_, rest) = PAGE.split_once(&format!("<{tag}>")).unwrap();
+        let (inside, _) = rest.split_once(&format!("</{tag}>")).unwrap();
+        base64::engine::general_purpose::STANDARD.encode(Sha256::digest(inside))
+    }
+
+    #[test]
+    fn the_policy_lets_just_this_script_and_style_run() {
+        for tag in ["script", "style"] {
+            let want = format!("{tag}-src 'sha256-{}'", hash_of(tag));
+            assert!(POLICY.contains(&want), "write {want}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_put_into_the_page_as_markup_or_comes_from_elsewhere() {
+        for forbidden in ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "http://", "https://", " on"] {
+            let found = PAGE.match_indices(forbidden).find(|(at, _)| {
+                forbidden != " on" || PAGE[at + 3..].starts_with(|c: char| c.is_ascii_lowercase()) && PAGE[*at..].find("=\"").is_some_and(|end| end < 16)
+            });
+            assert_eq!(found, None, "{forbidden}");
+        }
+    }
+}
