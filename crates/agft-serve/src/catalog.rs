@@ -46,7 +46,8 @@ pub enum CatalogError {
 }
 
 fn elsewhere(file: Option<&Path>) -> String {
-    file.map(|file| format!("; its entry is in {}: take it out there and reload", file.display())).unwrap_or_default()
+    file.map(|file| format!("; its entry is in {}: take it out there and reload", file.display()))
+        .unwrap_or_default()
 }
 
 impl Catalog {
@@ -80,7 +81,9 @@ impl Catalog {
         let (entries, applied) = match (read, applied) {
             (Ok(entries), Ok(applied)) => (entries, applied),
             (read, applied) => {
-                let of = |result: Result<Entries, Problems>| result.err().map_or_else(Vec::new, |problems| problems.0);
+                let of = |result: Result<Entries, Problems>| {
+                    result.err().map_or_else(Vec::new, |problems| problems.0)
+                };
                 let mut problems = of(read);
                 problems.extend(of(applied));
                 return Err(Problems(problems));
@@ -134,8 +137,10 @@ impl Catalog {
             "# Written by agft-serve: what `agft instances apply` gave. `agft instances rm NAME` takes it back.\n{}\n",
             applied.to_yaml()
         );
-        write(&self.applied_file, &text)
-            .map_err(|source| CatalogError::Write { file: self.applied_file.display().to_string(), source })?;
+        write(&self.applied_file, &text).map_err(|source| CatalogError::Write {
+            file: self.applied_file.display().to_string(),
+            source,
+        })?;
         // Read back, so that places are those of the file.
         let kept = files::parse(&self.applied_file, &text, &self.around)?;
         self.entries = together(entries, &kept)?;

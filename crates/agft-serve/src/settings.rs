@@ -175,9 +175,19 @@ mod tests {
         let read = settings(&with, None).unwrap();
         assert_eq!(read.listen.to_string(), "127.0.0.1:5010");
         assert_eq!(read.instances, [PathBuf::from("/etc/gppmd/llamacpp_configs")]);
-        for key in ["host", "max_llamacpp_instances", "log_file", "sleep_time", "timeout_time", "log_file_to_monitor"]
-        {
-            assert_eq!(read.notes.iter().filter(|note| note.contains(&format!(" {key} "))).count(), 1, "{key}");
+        for key in [
+            "host",
+            "max_llamacpp_instances",
+            "log_file",
+            "sleep_time",
+            "timeout_time",
+            "log_file_to_monitor",
+        ] {
+            assert_eq!(
+                read.notes.iter().filter(|note| note.contains(&format!(" {key} "))).count(),
+                1,
+                "{key}"
+            );
         }
         let over = ServeArgs {
             instances: vec!["/x.yaml".into()],
@@ -185,7 +195,10 @@ mod tests {
             ..with.clone()
         };
         let read = settings(&over, None).unwrap();
-        assert_eq!((read.listen.to_string().as_str(), &read.instances[..]), ("[::1]:7", &["/x.yaml".into()][..]));
+        assert_eq!(
+            (read.listen.to_string().as_str(), &read.instances[..]),
+            ("[::1]:7", &["/x.yaml".into()][..])
+        );
         assert_eq!(settings(&with, Some(8)).unwrap().listen.to_string(), "127.0.0.1:8");
         std::fs::write(&config, "port: 70000\nprot: 1\n- x").unwrap();
         assert!(settings(&with, None).unwrap_err().to_string().contains("config.yaml:"));

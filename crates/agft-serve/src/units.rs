@@ -181,7 +181,10 @@ fn signal_name(signal: Signal) -> String {
 ///
 /// # Errors
 /// The file and what the system said.
-pub fn write(dir: &Path, instances: &[Instance]) -> Result<(Vec<PathBuf>, Vec<String>), (PathBuf, io::Error)> {
+pub fn write(
+    dir: &Path,
+    instances: &[Instance],
+) -> Result<(Vec<PathBuf>, Vec<String>), (PathBuf, io::Error)> {
     let mut files = Vec::new();
     let mut lost = Vec::new();
     for instance in instances {

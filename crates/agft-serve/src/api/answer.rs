@@ -83,7 +83,9 @@ impl From<CatalogError> for Trouble {
         match error {
             CatalogError::Problems(problems) => problems.into(),
             error @ CatalogError::NotApplied { .. } => Self::new(StatusCode::NOT_FOUND, error.to_string()),
-            error @ CatalogError::Write { .. } => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            error @ CatalogError::Write { .. } => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            }
         }
     }
 }

@@ -92,8 +92,9 @@ async fn named(body: Body) -> Result<String, Trouble> {
     let bytes = whole(body).await?;
     let json: Option<Value> = serde_json::from_slice(&bytes).ok();
     let name = json.as_ref().and_then(|json| json.get("name")).and_then(Value::as_str);
-    name.map(ToOwned::to_owned)
-        .ok_or_else(|| Trouble::new(StatusCode::BAD_REQUEST, "the request must be JSON like {\"name\": \"NAME\"}"))
+    name.map(ToOwned::to_owned).ok_or_else(|| {
+        Trouble::new(StatusCode::BAD_REQUEST, "the request must be JSON like {\"name\": \"NAME\"}")
+    })
 }
 
 async fn enable(State(api): State<Api>, body: Body) -> Response {

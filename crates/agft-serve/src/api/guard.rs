@@ -59,7 +59,11 @@ fn without_port(host: &str) -> &str {
 }
 
 /// Lets a request through, or not.
-pub(super) async fn check(State(guard): State<Arc<Guard>>, mut request: Request<Body>, next: Next) -> Response {
+pub(super) async fn check(
+    State(guard): State<Arc<Guard>>,
+    mut request: Request<Body>,
+    next: Next,
+) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let path = request.uri().path();
     if !guard.is_own(host) {
@@ -90,7 +94,9 @@ mod tests {
         for own in ["127.0.0.1:5002", "localhost", "LOCALHOST:1", "[::1]:5002", "::1", "gpu-node:1"] {
             assert!(guard.is_own(Some(own)), "{own}");
         }
-        for other in ["evil.example", "localhost.evil.example:1", "127.0.0.1.evil.example", "", ":80", "[evil]:1"] {
+        for other in
+            ["evil.example", "localhost.evil.example:1", "127.0.0.1.evil.example", "", ":80", "[evil]:1"]
+        {
             assert!(!guard.is_own(Some(other)), "{other}");
         }
         assert!(!guard.is_own(None));

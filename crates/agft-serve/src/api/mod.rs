@@ -124,8 +124,11 @@ fn router(api: Api, guard: Guard) -> Router {
 }
 
 async fn nowhere() -> Response {
-    answer::Trouble::new(StatusCode::NOT_FOUND, "there is nothing at this path (docs/serve.md lists what there is)")
-        .into_response()
+    answer::Trouble::new(
+        StatusCode::NOT_FOUND,
+        "there is nothing at this path (docs/serve.md lists what there is)",
+    )
+    .into_response()
 }
 
 async fn wrong_method() -> Response {

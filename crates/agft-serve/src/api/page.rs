@@ -20,7 +20,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 
-const POLICY: &str = "default-src 'none'; script-src 'sha256-SCRIPT_HASH'; style-src 'sha256-STYLE_HASH'; \
+const POLICY: &str = "default-src 'none'; script-src 'sha256-MWc7M2ia21SaYdZQPkTkqg+eDcPRw/SNuGWq5+qzlcI='; style-src 'sha256-Cga8zOY6GX/aAnuSJL9qNut9Bit73pKDcxd8p9L+tK8='; \
                       connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(super) fn routes() -> Router<Api> {
@@ -60,9 +60,20 @@ mod tests {
 
     #[test]
     fn nothing_is_put_into_the_page_as_markup_or_comes_from_elsewhere() {
-        for forbidden in ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "http://", "https://", " on"] {
+        for forbidden in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacent",
+            "document.write",
+            "eval(",
+            "http://",
+            "https://",
+            " on",
+        ] {
             let found = PAGE.match_indices(forbidden).find(|(at, _)| {
-                forbidden != " on" || PAGE[at + 3..].starts_with(|c: char| c.is_ascii_lowercase()) && PAGE[*at..].find("=\"").is_some_and(|end| end < 16)
+                forbidden != " on"
+                    || PAGE[at + 3..].starts_with(|c: char| c.is_ascii_lowercase())
+                        && PAGE[*at..].find("=\"").is_some_and(|end| end < 16)
             });
             assert_eq!(found, None, "{forbidden}");
         }

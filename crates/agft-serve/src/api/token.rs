@@ -62,7 +62,9 @@ impl Token {
         open.take(LONGEST).read_to_string(&mut text).map_err(failed)?;
         let token = text.lines().next().unwrap_or_default().trim();
         if token.len() < SHORTEST || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(bad("its first line must be at least 16 characters without blanks (openssl rand -hex 32)"));
+            return Err(bad(
+                "its first line must be at least 16 characters without blanks (openssl rand -hex 32)",
+            ));
         }
         Ok(Self(token.to_owned()))
     }
@@ -140,8 +142,14 @@ mod tests {
         let token = Token("0123456789abcdef".into());
         assert!(token.allows(Some(token.header().as_bytes())));
         assert!(token.allows(Some(b"bearer 0123456789abcdef")));
-        for wrong in ["", "Bearer", "Bearer ", "Bearer 0123456789abcde", "Bearer 0123456789abcdefg", "Basic 0123456789abcdef"]
-        {
+        for wrong in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdefg",
+            "Basic 0123456789abcdef",
+        ] {
             assert!(!token.allows(Some(wrong.as_bytes())), "{wrong}");
         }
         assert!(!token.allows(None));

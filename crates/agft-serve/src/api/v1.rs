@@ -229,7 +229,10 @@ async fn logs(
 
 type Lines = (Option<String>, Receiver<LogLine>);
 
-async fn next_lines(first: Option<String>, mut coming: Receiver<LogLine>) -> Option<(Result<String, Infallible>, Lines)> {
+async fn next_lines(
+    first: Option<String>,
+    mut coming: Receiver<LogLine>,
+) -> Option<(Result<String, Infallible>, Lines)> {
     if let Some(first) = first {
         return Some((Ok(first), (None, coming)));
     }

@@ -93,7 +93,9 @@ impl Works {
         let statuses = fleet.statuses();
         self.known().by_name.retain(|name, _| statuses.iter().any(|status| status.name == *name));
         for status in statuses {
-            let (true, Some(pid), Some(url)) = (status.ready(), status.pid, &status.metrics_url) else { continue };
+            let (true, Some(pid), Some(url)) = (status.ready(), status.pid, &status.metrics_url) else {
+                continue;
+            };
             let sleeps = fleet.entry(&status.name).is_some_and(|(entry, _)| sleeps(&entry.instance.command));
             let Ok(url) = Url::parse(url) else { continue };
             if sleeps {
@@ -155,7 +157,13 @@ mod tests {
     fn series_are_summed_by_name() {
         assert_eq!(sum(PAGE, REQUESTS), Some(3.0));
         assert_eq!(sum(PAGE, TOKENS), Some(1000.0));
-        assert_eq!(sum("vllm:num_requests_running{m=\"a } b\"} 2.0\nvllm:num_requests_running{m=\"c\"} 1 5\n", REQUESTS), Some(3.0));
+        assert_eq!(
+            sum(
+                "vllm:num_requests_running{m=\"a } b\"} 2.0\nvllm:num_requests_running{m=\"c\"} 1 5\n",
+                REQUESTS
+            ),
+            Some(3.0)
+        );
         assert_eq!(sum("other 1\nllamacpp:requests_processing NaN\n", REQUESTS), None);
         assert!(sleeps(&["x".into(), "--sleep-idle-seconds=60".into()]) && !sleeps(&["x".into()]));
     }

@@ -46,7 +46,12 @@ pub struct GppmConfig {
 pub fn read_gppm_config(file: &Path, around: &Surroundings) -> Result<GppmConfig, Problems> {
     let place = Place { file: file.to_owned(), ..Place::default() };
     let failed = |line, rule| {
-        Problems(vec![Problem { place: Place { line, ..place.clone() }, key: String::new(), rule, remedy: None }])
+        Problems(vec![Problem {
+            place: Place { line, ..place.clone() },
+            key: String::new(),
+            rule,
+            remedy: None,
+        }])
     };
     let text = text_of(file, around).map_err(|rule| failed(0, rule))?;
     let node = yaml::parse(&text).map_err(|error| failed(error.line, error.message))?;
@@ -56,10 +61,8 @@ pub fn read_gppm_config(file: &Path, around: &Surroundings) -> Result<GppmConfig
     let report = Report::new(place.clone());
     let mut config = GppmConfig::default();
     if let Some(mut section) = Section::open(&report, "", node, KEYS) {
-        config.instances = section
-            .take("llamacpp_configs_dir")
-            .and_then(|item| item.text("a directory"))
-            .map(PathBuf::from);
+        config.instances =
+            section.take("llamacpp_configs_dir").and_then(|item| item.text("a directory")).map(PathBuf::from);
         config.port = section
             .take("port")
             .and_then(|item| item.whole(1, 65_535))

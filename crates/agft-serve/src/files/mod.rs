@@ -69,6 +69,26 @@ pub struct Entry {
     node: Node,
 }
 
+/// Environment variables whose values are no secrets.
+const OPEN_ENV: [&str; 3] = ["CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OLLAMA_HOST"];
+
+impl Entry {
+    /// The entry as its file has it. Values of its environment may be secrets: they are shown only where `secrets` says so.
+    #[must_use]
+    pub fn to_json(&self, secrets: bool) -> serde_json::Value {
+        let mut json = self.node.to_json();
+        let env = json.get_mut("env").and_then(serde_json::Value::as_object_mut);
+        if let Some(env) = env.filter(|_| !secrets) {
+            for (name, value) in env {
+                if !OPEN_ENV.contains(&name.as_str()) {
+                    *value = "***".into();
+                }
+            }
+        }
+        json
+    }
+}
+
 /// Entries of one or more files.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Entries {
