@@ -34,11 +34,11 @@ impl Trouble {
 
     /// The answer in the form that `path` has: gppm's, or ours.
     pub(super) fn at(self, path: &str) -> Response {
-        if path.starts_with("/v1/") { self.into_response() } else { self.as_gppm() }
+        if path.starts_with("/v1/") { self.into_response() } else { self.into_gppm() }
     }
 
     /// In gppm's form: a wrong request has the status 200 there. Not so where the client is not let in.
-    pub(super) fn as_gppm(self) -> Response {
+    pub(super) fn into_gppm(self) -> Response {
         let status = match self.status {
             StatusCode::UNAUTHORIZED | StatusCode::PAYLOAD_TOO_LARGE => self.status,
             _ => StatusCode::OK,

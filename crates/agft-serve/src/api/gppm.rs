@@ -72,18 +72,18 @@ async fn configs(State(api): State<Api>, Extension(Trusted(trusted)): Extension<
 async fn reload(State(api): State<Api>) -> Response {
     match api.fleet.reload().await {
         Ok(_) => ok("the instance files were read again"),
-        Err(error) => Trouble::from(error).as_gppm(),
+        Err(error) => Trouble::from(error).into_gppm(),
     }
 }
 
 async fn apply(State(api): State<Api>, request: Request<Body>) -> Response {
     let given = match given(request).await {
         Ok(given) => given,
-        Err(trouble) => return trouble.as_gppm(),
+        Err(trouble) => return trouble.into_gppm(),
     };
     match api.fleet.apply(given).await {
         Ok(_) => ok("the entries were applied"),
-        Err(error) => Trouble::from(error).as_gppm(),
+        Err(error) => Trouble::from(error).into_gppm(),
     }
 }
 
@@ -103,7 +103,7 @@ async fn enable(State(api): State<Api>, body: Body) -> Response {
         api.fleet.supervisor().enable(&name).await?;
         Ok::<_, Trouble>(format!("{name} is enabled"))
     };
-    done.await.map_or_else(Trouble::as_gppm, ok)
+    done.await.map_or_else(Trouble::into_gppm, ok)
 }
 
 async fn disable(State(api): State<Api>, body: Body) -> Response {
@@ -112,5 +112,5 @@ async fn disable(State(api): State<Api>, body: Body) -> Response {
         api.fleet.supervisor().disable(&name).await?;
         Ok::<_, Trouble>(format!("{name} is disabled"))
     };
-    done.await.map_or_else(Trouble::as_gppm, ok)
+    done.await.map_or_else(Trouble::into_gppm, ok)
 }
