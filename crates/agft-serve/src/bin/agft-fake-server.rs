@@ -100,6 +100,7 @@ fn ignore_term() {
     set.thread_block().unwrap();
 }
 
+#[expect(clippy::zombie_processes, reason = "a server that does not care for its children")]
 fn child(kind: &str, note: Option<&str>) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.arg("--ignore-term").stdin(Stdio::null());

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 
 /// Longer lines are cut into lines of this length.
 const LONGEST_LINE_BYTES: usize = 16 * 1024;
@@ -93,18 +93,22 @@ pub(crate) struct Log {
 
 impl Log {
     /// A file that cannot be opened is tried again with each line.
-    pub(crate) fn open(tail: Arc<Tail>, place: Place) -> Self {
+    pub(crate) fn open(tail: Arc<Tail>, place: Place) -> (Self, Written) {
         let (queue, lines) = sync_channel(QUEUE_LINES);
         let dropped = Arc::new(AtomicU64::new(0));
         let file = place.file.clone();
         let writer = Writer { dropped: Arc::clone(&dropped), ..Writer::new(place) };
-        if let Err(error) =
-            std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&lines))
-        {
+        let (done, written) = oneshot::channel();
+        let write = move || {
+            writer.run(&lines);
+            // An error means that nobody waits.
+            let _ = done.send(());
+        };
+        if let Err(error) = std::thread::Builder::new().name("log".to_owned()).spawn(write) {
             // The last lines are in memory all the same.
             tracing::warn!(file = %file.display(), %error, "no thread to write the log: the file gets no lines");
         }
-        Self { tail, queue, dropped }
+        (Self { tail, queue, dropped }, Written(written))
     }
 
     fn write(&self, source: Source, line: &[u8]) {
@@ -140,6 +144,17 @@ impl Log {
                 return;
             }
         }
+    }
+}
+
+/// Tells when all lines of a log are in its file.
+#[derive(Debug)]
+pub(crate) struct Written(oneshot::Receiver<()>);
+
+impl Written {
+    /// Waits until the last [`Log`] is gone and all its lines are written, for so long at most: the disk may hang.
+    pub(crate) async fn wait(self, at_most: Duration) {
+        let _ = tokio::time::timeout(at_most, self.0).await;
     }
 }
 
@@ -292,10 +307,14 @@ mod tests {
     async fn lines_come_whole_and_long_ones_are_cut() {
         let dir = tempfile::tempdir().unwrap();
         let tail = Arc::new(Tail::new(3));
-        let log = Log::open(Arc::clone(&tail), place(&dir, 1 << 20, 1));
+        let (log, written) = Log::open(Arc::clone(&tail), place(&dir, 1 << 20, 1));
         let long = "y".repeat(LONGEST_LINE_BYTES + 5);
         let text = format!("first\r\n\nsecond\n{long}\nno end");
         log.drain(Source::Stderr, text.as_bytes()).await;
+        written.wait(Duration::from_secs(60)).await;
+        let (_, file) = files(&dir).remove(0);
+        let lengths: Vec<_> = file.lines().map(str::len).collect();
+        assert_eq!(lengths, [5, 0, 6, LONGEST_LINE_BYTES, 5, 6]);
         let (lines, _) = tail.read(10);
         let texts: Vec<_> = lines.iter().map(|line| line.text.len()).collect();
         assert_eq!(texts, [LONGEST_LINE_BYTES, 5, 6]);

@@ -18,11 +18,14 @@ use super::run::Run;
 use super::shared::Shared;
 use super::{CommandError, InstanceStatus, State, What};
 use crate::process::Exit;
-use crate::process::log::{Log, Tail};
+use crate::process::log::{Log, Tail, Written};
 use crate::spec::Instance;
 
 /// An address that is taken is tried again after this pause.
 const LISTEN_PACE: Duration = Duration::from_millis(250);
+
+/// So long the last lines of a log may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// What an operator or a reload wants of an instance.
 #[derive(Debug)]
@@ -59,6 +62,7 @@ pub(super) struct Keeper {
     next: Option<Instance>,
     tail: Arc<Tail>,
     log: Log,
+    written: Written,
     machine: Machine,
     commands: mpsc::UnboundedReceiver<Command>,
     run: Option<Run>,
@@ -86,13 +90,14 @@ impl Keeper {
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> JoinHandle<()> {
         let (machine, action) = Machine::new(Plan::of(&spec));
-        let log = Log::open(Arc::clone(&tail), shared.log_place(&spec));
+        let (log, written) = Log::open(Arc::clone(&tail), shared.log_place(&spec));
         let mut keeper = Self {
             shared: Arc::clone(shared),
             spec,
             next: None,
             tail,
             log,
+            written,
             phase: machine.phase(),
             machine,
             commands,
@@ -120,6 +125,8 @@ impl Keeper {
             self.listen().await;
             self.publish();
             if self.machine.finished() {
+                drop(self.log);
+                self.written.wait(LAST_LINES).await;
                 return;
             }
             let action = match self.wake().await {
@@ -193,7 +200,7 @@ impl Keeper {
     fn take_spec(&mut self, spec: Instance) {
         let place = self.shared.log_place(&spec);
         if place != self.shared.log_place(&self.spec) {
-            self.log = Log::open(Arc::clone(&self.tail), place);
+            (self.log, self.written) = Log::open(Arc::clone(&self.tail), place);
         }
         self.not_started = None;
         self.spec = spec;

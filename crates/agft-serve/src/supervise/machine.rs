@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::spec::{Instance, Restart, RestartPolicy};
 
+/// Whatever an entry says: a program that cannot be started keeps no core busy.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+
 /// What of an entry decides its life.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
@@ -167,8 +170,8 @@ impl Machine {
     /// When a [`Event::Tick`] is due; none where only other events change anything.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Starting => Some(self.started? + self.plan.ready_within?),
-            Phase::Ready if !self.connected => Some(self.unused_since? + self.plan.idle_after?),
+            Phase::Starting => Some(later(self.started?, self.plan.ready_within?)),
+            Phase::Ready if !self.connected => Some(later(self.unused_since?, self.plan.idle_after?)),
             Phase::Paused { until, .. } => Some(until),
             _ => None,
         }
@@ -342,6 +345,15 @@ impl Machine {
         let doubled =
             first.saturating_mul(1_u32.checked_shl(self.failures.saturating_sub(1)).unwrap_or(u32::MAX));
         let pause = if crash_loop { longest } else { doubled.min(longest) };
-        Phase::Paused { until: now + pause, crash_loop }
+        Phase::Paused { until: later(now, pause.max(SHORTEST_PAUSE)), crash_loop }
     }
 }
+
+/// Some decades on where the sum is beyond all clocks.
+fn later(now: Instant, by: Duration) -> Instant {
+    const DECADES: Duration = Duration::from_secs(1_000_000_000);
+    now + by.min(DECADES)
+}
+
+#[cfg(test)]
+mod tests;

@@ -239,7 +239,8 @@ impl Supervisor {
     /// Ends all instances, the one that was started last first, each one's hooks before it. After `within`, all that is
     /// left is killed at once. Tells the names of those that did not end even so.
     pub async fn shut_down(&self, within: Duration) -> Vec<String> {
-        let deadline = Instant::now() + within;
+        // A day is more than any service manager waits.
+        let deadline = Instant::now() + within.min(Duration::from_secs(86_400));
         let shared = &self.inner.shared;
         let mut ending = match timeout_at(deadline, self.inner.ending.lock()).await {
             Ok(ending) => ending,

@@ -1,6 +1,7 @@
 //! Readiness: asked again and again until it is answered.
 
 use std::net::Ipv4Addr;
+use std::pin::pin;
 use std::time::Duration;
 
 use http_body_util::Empty;
@@ -52,13 +53,16 @@ async fn get(address: &str) -> Result<bool, Failure> {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path).header(HOST, authority).body(Empty::<Bytes>::new())?;
-    tokio::select! {
-        answer = sender.send_request(request) => Ok(answer?.status() == StatusCode::OK),
-        end = connection => match end {
-            Ok(()) => Err("closed without an answer".into()),
-            Err(error) => Err(error.into()),
-        },
-    }
+    let mut answer = pin!(sender.send_request(request));
+    let answer = tokio::select! {
+        answer = &mut answer => answer,
+        // The server may close behind its answer.
+        end = connection => {
+            end?;
+            answer.await
+        }
+    };
+    Ok(answer?.status() == StatusCode::OK)
 }
 
 #[cfg(test)]

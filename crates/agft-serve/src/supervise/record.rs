@@ -3,6 +3,10 @@
 //! The next supervisor ends what it finds, and starts anew. It does not adopt: the pipes of a process ended with the
 //! supervisor that held them, so its next line of output fails; how it ends could not be known, as it is nobody's child
 //! any more; and the clients that were connected through the supervisor are gone anyway.
+//!
+//! Nor does the kernel kill them with the supervisor (`PR_SET_PDEATHSIG`): that ends with the thread that started them, not
+//! with the process, reaches no descendants, and gives a server no time. A service manager that ends the whole control
+//! group of the supervisor does better, where there is one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -23,8 +27,8 @@ use crate::spec::Stop;
 
 /// The supervisor before may still be ending: its lock is waited for so long.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a process may take to end when only its mark tells of it.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long processes may take to end when only their marks tell of them.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Why the runtime directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -142,18 +146,18 @@ impl Record {
                 || tree::mark(stat.pid).is_some_and(|mark| mark.starts_with(&prefix))
         };
         let found = tree::find(&ours);
-        let mut grace = Duration::ZERO;
+        let entry =
+            |stat: &Stat| left.running.get(&stat.pid.as_raw_pid()).filter(|_| recorded(&left.running, stat));
         for stat in &found {
-            let entry = left.running.get(&stat.pid.as_raw_pid());
-            grace = grace.max(entry.map_or(GRACE, |entry| entry.stop.grace));
-            let signal =
-                entry.and_then(|entry| Signal::from_named_raw(entry.stop.signal)).unwrap_or(Signal::TERM);
-            tree::signal(stat, signal);
+            let asked = entry(stat).and_then(|entry| Signal::from_named_raw(entry.stop.signal));
+            tree::signal(stat, asked.unwrap_or(Signal::TERM));
         }
-        let patience = Instant::now() + grace;
-        while Instant::now() < patience
-            && found.iter().any(|old| tree::stat(old.pid).is_some_and(|now| lives(old, &now)))
-        {
+        // As when an instance is stopped, its process is waited for, and what descends from it is not.
+        let known: Vec<&Stat> = found.iter().filter(|stat| entry(stat).is_some()).collect();
+        let waited = if known.is_empty() { found.iter().collect() } else { known };
+        let asked = Instant::now();
+        let has_time = |old: &Stat| asked.elapsed() < entry(old).map_or(GRACE, |entry| entry.stop.grace);
+        while waited.iter().any(|old| has_time(old) && lives(old)) {
             sleep(Duration::from_millis(20)).await;
         }
         let before = found.clone();
@@ -174,8 +178,8 @@ fn recorded(running: &BTreeMap<i32, Entry>, stat: &Stat) -> bool {
     running.get(&stat.pid.as_raw_pid()).is_some_and(|entry| entry.start_ticks == stat.start_ticks)
 }
 
-fn lives(before: &Stat, now: &Stat) -> bool {
-    before.same(now) && !now.dead
+fn lives(old: &Stat) -> bool {
+    tree::stat(old.pid).is_some_and(|now| now.same(old) && !now.dead)
 }
 
 async fn lock(directory: &Path) -> Result<File, RecordError> {

@@ -58,7 +58,15 @@ impl Run {
         let spec = port.map_or_else(|| spec.clone(), |port| port::fill_in(spec, port));
         let group = shared.group(&spec.name);
         let launch = launch(shared, &spec, &spec.command, group.clone());
-        let (child, Output { stdout, stderr }) = launch.start().await?;
+        let (child, Output { stdout, stderr }) = match launch.start().await {
+            Ok(started) => started,
+            Err(error) => {
+                if let Some(group) = group {
+                    group.kill().await;
+                }
+                return Err(error.into());
+            }
+        };
         shared.record().started(child.pid(), &spec.name, spec.stop);
         let drains = vec![
             tokio::spawn(log.clone().drain(Source::Stdout, stdout)),
