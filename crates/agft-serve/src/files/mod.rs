@@ -77,13 +77,16 @@ impl Entry {
     #[must_use]
     pub fn to_json(&self, secrets: bool) -> serde_json::Value {
         let mut json = self.node.to_json();
-        let env = json.get_mut("env").and_then(serde_json::Value::as_object_mut);
-        if let Some(env) = env.filter(|_| !secrets) {
-            for (name, value) in env {
-                if !OPEN_ENV.contains(&name.as_str()) {
-                    *value = "***".into();
-                }
-            }
+        if let Some(enabled) = json.get_mut("enabled") {
+            *enabled = self.instance.enabled.into();
+        }
+        // As it is written: 1.10 is no number there.
+        for (name, value) in
+            json.get_mut("env").and_then(serde_json::Value::as_object_mut).into_iter().flatten()
+        {
+            let shown = secrets || OPEN_ENV.contains(&name.as_str());
+            let text = self.instance.env.get(name).map_or("", String::as_str);
+            *value = if shown { text.into() } else { "***".into() };
         }
         json
     }

@@ -86,9 +86,12 @@ impl Node {
     pub(super) fn to_json(&self) -> Json {
         match &self.value {
             Value::Scalar { .. } if self.is_null() => Json::Null,
-            Value::Scalar { text, plain: true } => match serde_json::from_str(text) {
-                Ok(json @ (Json::Bool(_) | Json::Number(_))) => json,
-                _ => Json::String(text.clone()),
+            Value::Scalar { text, plain: true } => match text.as_str() {
+                "true" | "True" | "TRUE" => Json::Bool(true),
+                "false" | "False" | "FALSE" => Json::Bool(false),
+                text => {
+                    serde_json::from_str(text).map_or_else(|_| Json::String(text.to_owned()), Json::Number)
+                }
             },
             Value::Scalar { text, .. } => Json::String(text.clone()),
             Value::List(items) => Json::Array(items.iter().map(Self::to_json).collect()),

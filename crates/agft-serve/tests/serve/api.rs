@@ -38,7 +38,7 @@ fn instances_are_listed_shown_and_changed() {
     let shown = serve.get("/v1/instances/chat%208B");
     assert_eq!(
         shown["entry"]["env"],
-        json!({"SECRET": "***", "CUDA_VISIBLE_DEVICES": 1, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+        json!({"SECRET": "***", "CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
     );
     let shown = serve.change("GET", "/v1/instances/chat%208B", "", "").json();
     assert_eq!(shown["entry"]["env"]["SECRET"], "sesame");

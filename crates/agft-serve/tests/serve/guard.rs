@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use crate::support::{Serve, program};
+use crate::support::{Serve, program, wait};
 
 const FILE: &str = "- {name: a, command: sleep 1000}";
 
@@ -60,6 +60,11 @@ fn what_is_sent_cannot_hurt_it() {
         "POST /v1/instances HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-length: 9\r\n\r\n-"
     );
     drop((silent, cut));
+    // Their places are free again.
+    wait("an answer", || {
+        let answer = serve.raw(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    });
     serve.in_state("a", "ready");
     assert!(!serve.said("panicked"));
 }

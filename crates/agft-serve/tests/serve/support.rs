@@ -79,7 +79,10 @@ impl Serve {
     /// Serves what is in `dir`.
     pub(crate) fn start_in(dir: Arc<tempfile::TempDir>, more: &[&str]) -> Self {
         let mut command = program(dir.path());
-        command.arg("serve").args(options(dir.path())).args(["--listen", "127.0.0.1:0"]).args(more);
+        command.arg("serve").args(options(dir.path())).args(more);
+        if !more.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let said = Arc::new(Mutex::new(Vec::new()));
         let (lines, stderr) = (Arc::clone(&said), BufReader::new(child.stderr.take().unwrap()));
