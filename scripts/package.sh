@@ -18,12 +18,15 @@ rm -rf "$made"
 mkdir -p "$made/man" "$made/completions" dist
 "$target/agft" man-pages "$made/man"
 gzip -9n "$made"/man/*.1
-"$target/agft" completions bash > "$made/completions/agft.bash"
-"$target/agft" completions zsh > "$made/completions/_agft"
-"$target/agft" completions fish > "$made/completions/agft.fish"
+for program in agft agft-serve; do
+    "$target/$program" completions bash > "$made/completions/$program.bash"
+    "$target/$program" completions zsh > "$made/completions/_$program"
+    "$target/$program" completions fish > "$made/completions/$program.fish"
+done
 # The unit of the repository is for /usr/local; a package lives in /usr.
 sed -e 's,/usr/local/bin/agft,/usr/bin/agft,; s,/usr/local/share,/usr/share,' -e '1,5d' deploy/agft.service > "$made/agft.service"
 sed -e 's,/usr/local/bin/agft,/usr/bin/agft,; s,/usr/local/share,/usr/share,' -e '1,/^$/d' deploy/agft-park.service > "$made/agft-park.service"
+sed -e 's,/usr/local/bin/agft,/usr/bin/agft,; s,/usr/local/share,/usr/share,' -e '1,/^$/d' deploy/agft-serve.service > "$made/agft-serve.service"
 # Relative paths are for a source tree; an installed agft has one place, wherever it is called from.
 sed -e 's,^  dir: "logs" ,  dir: "/var/lib/agft/logs" ,' -e 's,^  save_dir: "data/models" ,  save_dir: "/var/lib/agft/models" ,' \
     -e 's,^  dir: "experiment" ,  dir: "/var/lib/agft/experiment" ,' config/config.yaml > "$made/config.yaml"
@@ -44,7 +47,7 @@ rm -f dist/*.deb dist/*.tar.gz dist/SHA256SUMS
 
 bundle=agft-$version-$triple
 mkdir -p "$made/$bundle"
-cp -r "$target/agft" "$target/agft-lab" config/config.yaml README.md CHANGELOG.md LICENSE-* deploy docs "$made/man" "$made/completions" "$made/$bundle/"
+cp -r "$target/agft" "$target/agft-lab" "$target/agft-serve" config/config.yaml README.md CHANGELOG.md LICENSE-* deploy docs "$made/man" "$made/completions" "$made/$bundle/"
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
     -C "$made" -cf - "$bundle" | gzip -9n > "dist/$bundle.tar.gz"
 (cd dist && sha256sum -- *.deb *.tar.gz > SHA256SUMS && cat SHA256SUMS)

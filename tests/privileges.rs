@@ -414,9 +414,9 @@ fn only_programs_that_are_ever_started_are_agft_itself_and_the_fan_programs_of_p
     assert_eq!(starts.len(), 3, "{starts:?}");
     let itself = r#"let mut command = Command::new("/proc/self/exe");"#;
     assert_eq!(started("src/guardian/link.rs"), Some(itself));
-    // The program beside it, which root runs only if nobody else could have written it; see tests/lab.rs.
-    let lab = "let error = Command::new(program).args(std::env::args_os().skip(1)).exec();";
-    assert_eq!(started("src/cli/lab.rs"), Some(lab));
+    // A program beside it, which root runs only if nobody else could have written it; see tests/companions.rs.
+    let beside = "let error = Command::new(program).args(std::env::args_os().skip(1)).exec();";
+    assert_eq!(started("src/cli/companion.rs"), Some(beside));
     // By the configuration alone, which root obeys only if nobody else could have written it; see tests/park.rs.
     assert_eq!(started("src/daemon/park/hooks.rs"), Some("let mut command = Command::new(program);"));
 }

@@ -1,16 +1,12 @@
 //! `agft demo` and `agft simulate`: their options. Another program, `agft-lab`, carries them out, so that nothing of
-//! the simulator is in the one that runs beside servers.
+//! the simulator is in the one that runs beside servers ([`companion`](super::companion)).
 
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::Exit;
 use crate::reward::Objective;
-use crate::store::trusted_beside;
 
 /// Options of `demo`.
 #[derive(Debug, Args)]
@@ -206,35 +202,4 @@ pub enum Format {
     Csv,
     /// Everything.
     Json,
-}
-
-/// The program, beside this one.
-const PROGRAM: &str = "agft-lab";
-
-/// Becomes the program that has the simulator, with the arguments of this one; comes back only if that fails.
-pub fn run() -> Exit {
-    let error = match std::env::current_exe() {
-        Ok(own) => execute(&own.with_file_name(PROGRAM), &own),
-        Err(error) => format!("cannot tell where {PROGRAM} is: {error}"),
-    };
-    complain!("agft: {error}");
-    Exit::Failure
-}
-
-fn execute(program: &Path, own: &Path) -> String {
-    let shown = program.display();
-    if !program.exists() {
-        return format!(
-            "{shown} is not there: it carries out this command. In the source tree `cargo build --release` makes it \
-             beside agft; `cargo install --path crates/agft-lab` installs it"
-        );
-    }
-    // Root starts nothing that a stranger could have written.
-    if rustix::process::geteuid().is_root()
-        && let Err(why) = trusted_beside(program, own)
-    {
-        return format!("{shown} is not run as root: {why}");
-    }
-    let error = Command::new(program).args(std::env::args_os().skip(1)).exec();
-    format!("cannot run {shown}: {error}")
 }

@@ -4,6 +4,7 @@
 pub mod say;
 
 pub(crate) mod check;
+pub mod companion;
 mod describe;
 mod discover;
 pub(crate) mod generate;
@@ -134,6 +135,12 @@ pub enum Command {
     Demo(lab::DemoArgs),
     /// Compare policies on simulated servers and GPUs, in virtual time
     Simulate(Box<lab::SimulateArgs>),
+    /// Run inference servers as configuration: start, watch, stop and restart them
+    #[command(disable_help_flag = true)]
+    Serve(companion::Handed),
+    /// See and change the inference servers that `agft serve` runs
+    #[command(disable_help_flag = true)]
+    Instances(companion::Handed),
     /// Run as a daemon that parks GPUs while nobody uses them; needs no inference server
     Park(park::ParkArgs),
     /// Is everything in place? One line per question; changes nothing
@@ -191,7 +198,8 @@ pub fn main() -> ExitCode {
     let cli = parse();
     let exit = match &cli.command {
         None => run::run(&cli),
-        Some(Command::Demo(_) | Command::Simulate(_)) => lab::run(),
+        Some(Command::Demo(_) | Command::Simulate(_)) => companion::run(companion::LAB),
+        Some(Command::Serve(_) | Command::Instances(_)) => companion::run(companion::SERVE),
         Some(Command::Park(args)) => park::run(args, &cli),
         Some(Command::Check(args)) if args.discover => discover::run(),
         Some(Command::Check(_)) => check::run(&cli),

@@ -9,9 +9,10 @@ const DEEPEST: usize = 32;
 
 /// Programs that start servers and are none: shells, terminals, and those that keep services and containers.
 /// Compared with the whole name of a process, or, where they end in `*`, with its beginning.
-const STARTERS: [&str; 46] = [
+const STARTERS: [&str; 47] = [
     "systemd",
     "(sd-pam)",
+    "agft-serve",
     "init",
     "tini",
     "docker-init",

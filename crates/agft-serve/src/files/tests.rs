@@ -65,6 +65,43 @@ fn files_of_gppm_load_unchanged() {
     );
 }
 
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[test]
+fn the_documentation_has_every_key_and_no_other() {
+    let text = fs::read_to_string(repository().join("docs/serve.md")).unwrap();
+    let (_, part) = text.split_once("## Instance files").unwrap();
+    let (part, _) = part.split_once("### Ollama").unwrap();
+    let documented: Vec<&str> =
+        part.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |")).map(|(key, _)| key).collect();
+    let known: Vec<String> = keys()
+        .into_iter()
+        .flat_map(|(section, keys)| {
+            keys.iter().map(move |key| if section.is_empty() { (*key).to_owned() } else { format!("{section}.{key}") })
+        })
+        .collect();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn examples_of_the_documentation_and_of_the_package_are_right() {
+    let text = fs::read_to_string(repository().join("docs/serve.md")).unwrap();
+    let blocks: Vec<&str> =
+        text.split("```yaml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    assert!(blocks.len() >= 5, "{}", blocks.len());
+    for block in blocks {
+        let entries = read_text(block).unwrap_or_else(|problems| panic!("{problems}\n{block}"));
+        assert_eq!((entries.list.len(), entries.notes.len()), (1, 0), "{block}");
+    }
+    let examples = fs::read_dir(repository().join("deploy/serve")).unwrap();
+    let examples: Vec<PathBuf> = examples.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(examples.len(), 2);
+    let entries = read(&examples, &around()).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(entries.notes.is_empty(), "{:?}", entries.notes);
+}
+
 #[test]
 fn every_key_arrives() {
     let instance = one(r#"

@@ -1,4 +1,5 @@
-//! `agft demo` and `agft simulate` hand over to the `agft-lab` beside the program.
+//! `agft demo` and `agft simulate` hand over to the `agft-lab` beside the program, `agft serve` and `agft instances` to
+//! `agft-serve`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 use std::fs::{self, Permissions};
@@ -23,11 +24,11 @@ fn installed() -> (MutexGuard<'static, ()>, tempfile::TempDir, PathBuf) {
     (alone, dir, agft)
 }
 
-fn add_lab(dir: &Path) -> PathBuf {
-    let lab = dir.join("agft-lab");
-    fs::write(&lab, SCRIPT).unwrap();
-    fs::set_permissions(&lab, Permissions::from_mode(0o755)).unwrap();
-    lab
+fn add(name: &str, dir: &Path) -> PathBuf {
+    let program = dir.join(name);
+    fs::write(&program, SCRIPT).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    program
 }
 
 fn run(agft: &Path, arguments: &[&str]) -> Output {
@@ -41,7 +42,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn the_program_beside_takes_over_with_the_same_arguments() {
     let (_alone, dir, agft) = installed();
-    let lab = add_lab(dir.path());
+    let lab = add("agft-lab", dir.path());
     for arguments in [
         &["demo", "--json", "--seconds", "5"][..],
         &[
@@ -73,6 +74,28 @@ fn the_program_beside_takes_over_with_the_same_arguments() {
 }
 
 #[test]
+fn the_supervisor_gets_all_that_follows_its_command_unread() {
+    let (_alone, dir, agft) = installed();
+    let serve = add("agft-serve", dir.path());
+    for arguments in [
+        &["serve"][..],
+        &["serve", "--instances", "/etc/x y", "--listen", "127.0.0.1:5002", "--no-such-option"],
+        &["serve", "--config", "/etc/gppmd/config.yaml", "--port=5003"],
+        &["serve", "--help"],
+        &["instances", "ls", "--format", "json", "--host", "h"],
+        &["instances", "logs", "-f", "a b"],
+        &["instances", "--help"],
+    ] {
+        let output = run(&agft, arguments);
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+        assert_eq!(text(&output.stdout), format!("{}: {}\n", serve.display(), arguments.join(" ")));
+    }
+    fs::remove_file(&serve).unwrap();
+    let error = text(&run(&agft, &["instances", "ls"]).stderr);
+    assert!(error.contains("agft-serve is not there") && error.contains("crates/agft-serve"), "{error}");
+}
+
+#[test]
 fn where_it_is_missing_the_error_says_what_is_missing_and_how_to_get_it() {
     let (_alone, dir, agft) = installed();
     for command in ["demo", "simulate"] {
@@ -93,7 +116,7 @@ fn root_does_not_run_what_others_could_have_written() {
         return;
     }
     let (_alone, dir, agft) = installed();
-    let lab = add_lab(dir.path());
+    let lab = add("agft-lab", dir.path());
     let refused = |why: &str| {
         let output = run(&agft, &["demo"]);
         let error = text(&output.stderr);
