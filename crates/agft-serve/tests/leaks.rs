@@ -11,7 +11,7 @@ mod support;
 
 use agft_serve::spec::Hook;
 use agft_serve::supervise::{State, Supervisor};
-use support::{PATIENCE, eventually, instance, settings, until, until_ready};
+use support::{PATIENCE, children, eventually, instance, settings, until, until_ready};
 
 fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
@@ -19,14 +19,6 @@ fn open_files() -> usize {
 
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
-}
-
-/// All processes whose parent this is, zombies too.
-fn children() -> usize {
-    let own = std::process::id().to_string();
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let stats = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
-    stats.filter(|stat| stat.rsplit_once(") ").unwrap().1.split(' ').nth(1) == Some(own.as_str())).count()
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use rustix::process::{Pid, getpid, getsid, set_child_subreaper};
+use nix::unistd::getsid;
+use rustix::process::{Pid, getpid, set_child_subreaper};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The children that somebody waits for.
@@ -83,7 +84,7 @@ fn reap() -> bool {
         let awaited = awaited();
         let known = awaited.starts > 0 || awaited.pids.contains(&zombie.as_raw());
         // Instances have sessions of their own. A session cannot be entered, only left for a new one.
-        let own = || getsid(Pid::from_raw(zombie.as_raw())) == getsid(None);
+        let own = || getsid(Some(zombie)) == getsid(None);
         if known || own() {
             return false;
         }

@@ -67,7 +67,8 @@ pub(super) struct Keeper {
     commands: mpsc::UnboundedReceiver<Command>,
     run: Option<Run>,
     probing: Option<Probing>,
-    ending: Option<JoinHandle<Exit>>,
+    /// The process that is being ended, and the task that does it.
+    ending: Option<(u32, JoinHandle<Exit>)>,
     gate: Option<(SocketAddr, Gate)>,
     listen_again: Option<Instant>,
     /// The number of its last start among all instances.
@@ -158,7 +159,7 @@ impl Keeper {
             command = commands.recv() => Wake::Command(command.unwrap_or(Command::Retire)),
             exit = wait_or_never(run.as_ref().map(Run::ended)) => Wake::Exited(exit),
             () = wait_or_never(probing.as_mut()) => Wake::Answered,
-            exit = wait_or_never(ending.as_mut()) => {
+            exit = wait_or_never(ending.as_mut().map(|(_, ending)| ending)) => {
                 *ending = None;
                 // A task that was lost dropped the process, which kills it.
                 Wake::Gone(exit.unwrap_or(Exit::Signal(9)))
@@ -267,7 +268,7 @@ impl Keeper {
                     self.probing = None;
                     match self.run.take() {
                         Some(run) => {
-                            self.ending = Some(tokio::spawn(run.end(Arc::clone(&self.shared))));
+                            self.ending = Some((run.pid(), tokio::spawn(run.end(Arc::clone(&self.shared)))));
                             None
                         }
                         None => self.step(Event::Gone),
@@ -378,7 +379,7 @@ impl Keeper {
             enabled: self.machine.enabled(),
             state: self.state,
             since: self.since,
-            pid: self.run.as_ref().map(Run::pid),
+            pid: self.run.as_ref().map(Run::pid).or(self.ending.as_ref().map(|(pid, _)| *pid)),
             restarts: self.machine.restarts(),
             gpus: self.spec.gpus.clone(),
             last_exit: self.last_exit.clone(),
