@@ -112,6 +112,8 @@ inside systemctl daemon-reload
 inside systemctl is-enabled --quiet agft && fail "the unit is enabled without being asked"
 inside systemctl is-enabled --quiet agft-park && fail "the unit of agft park is enabled without being asked"
 inside systemctl is-active --quiet agft-park && fail "agft park runs without being asked"
+inside systemctl is-enabled --quiet agft-serve && fail "the unit of agft serve is enabled without being asked"
+inside systemctl is-active --quiet agft-serve && fail "agft serve runs without being asked"
 inside systemctl start agft
 inside agft status > "$dir/status"
 say "from dpkg -i to the status of the running unit: $(echo "$(date +%s.%N) - $begin" | bc) s"
@@ -164,6 +166,19 @@ inside systemctl is-active --quiet agft-park || fail "agft park does not run aft
 inside systemctl stop agft-park
 locked && fail "agft park has ended and a clock is locked"
 say "agft park: started, parked, reloaded, stopped"
+
+mkdir -p "$root/etc/agft/instances"
+printf -- '- {name: sleeper, command: sleep 1000, gpus: none}\n' > "$root/etc/agft/instances/a.yaml"
+inside systemctl start agft-serve
+for _ in $(seq 50); do
+    inside agft instances ls > "$dir/instances" 2>&1 && grep -q 'sleeper.*ready' "$dir/instances" && break
+    sleep 0.2
+done
+grep -q 'sleeper.*ready' "$dir/instances" || { cat "$dir/instances" >&2; fail "agft serve runs no instance"; }
+inside agft instances disable sleeper > /dev/null
+inside systemctl stop agft-serve
+rm -r "$root/etc/agft/instances"
+say "agft serve: started, listed, disabled, stopped"
 
 inside dpkg --remove agft
 inside test -e /usr/bin/agft && fail "removed, but the program is there"

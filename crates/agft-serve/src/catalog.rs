@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::files::{self, Entries, Problems, Surroundings, check_together};
 
 /// The instance files of one supervisor.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Catalog {
     paths: Vec<PathBuf>,
     applied_file: PathBuf,

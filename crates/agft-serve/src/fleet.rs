@@ -124,14 +124,15 @@ impl Fleet {
         // In a task of its own: a client that hangs up does not leave files changed that the supervisor has not seen.
         let done = tokio::spawn(async move {
             let _changing = fleet.changing.lock().await;
-            let held = fleet.clone();
-            // Files may lie on a slow disk.
+            // Files may lie on a slow disk: meanwhile the entries as they were are shown.
+            let mut catalog = fleet.catalog().clone();
             let changed = tokio::task::spawn_blocking(move || {
-                let mut catalog = held.catalog();
                 change(&mut catalog)?;
-                Ok::<_, CatalogError>(catalog.entries().clone())
+                Ok::<_, CatalogError>(catalog)
             });
-            let entries = changed.await.map_err(|_| ReloadError::Ending)??;
+            let catalog = changed.await.map_err(|_| ReloadError::Ending)??;
+            let entries = catalog.entries().clone();
+            *fleet.catalog() = catalog;
             for note in &entries.notes {
                 tracing::warn!("{note}");
             }

@@ -244,12 +244,20 @@ async fn run(args: &ServeArgs, port: Option<u16>) -> Result<Exit, ServeError> {
     let _ = served.await;
     let grace = supervisor.instances().iter().map(|instance| instance.stop.grace).sum::<Duration>();
     tracing::info!("ending all instances");
-    let hung = tokio::select! {
-        hung = supervisor.shut_down(grace + BEYOND_GRACE) => hung,
-        // Asked again: at once.
-        _ = terminate.recv() => supervisor.shut_down(Duration::ZERO).await,
-        _ = interrupt.recv() => supervisor.shut_down(Duration::ZERO).await,
+    let orderly = {
+        let supervisor = supervisor.clone();
+        tokio::spawn(async move { supervisor.shut_down(grace + BEYOND_GRACE).await })
     };
+    tokio::pin!(orderly);
+    let hung = tokio::select! {
+        hung = &mut orderly => hung,
+        // Asked again: what is left is killed, and the orderly end so ends at once.
+        () = async { tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () } } => {
+            supervisor.shut_down(Duration::ZERO).await;
+            orderly.await
+        }
+    }
+    .unwrap_or_default();
     if hung.is_empty() {
         return Ok(Exit::Ok);
     }

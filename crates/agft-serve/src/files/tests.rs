@@ -74,12 +74,17 @@ fn the_documentation_has_every_key_and_no_other() {
     let text = fs::read_to_string(repository().join("docs/serve.md")).unwrap();
     let (_, part) = text.split_once("## Instance files").unwrap();
     let (part, _) = part.split_once("### Ollama").unwrap();
-    let documented: Vec<&str> =
-        part.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |")).map(|(key, _)| key).collect();
+    let documented: Vec<&str> = part
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+        .map(|(key, _)| key)
+        .collect();
     let known: Vec<String> = keys()
         .into_iter()
         .flat_map(|(section, keys)| {
-            keys.iter().map(move |key| if section.is_empty() { (*key).to_owned() } else { format!("{section}.{key}") })
+            keys.iter().map(
+                move |key| if section.is_empty() { (*key).to_owned() } else { format!("{section}.{key}") },
+            )
         })
         .collect();
     assert_eq!(documented, known);
