@@ -76,11 +76,13 @@ async fn many_that_come_at_once_wait_for_one_start() {
 
     // A process that ends is started again for whoever comes, by a new one after a reload too.
     kill_9(pid);
+    until(&supervisor, "a", |it| it.pid != Some(pid)).await;
     let second = ask(port).await;
     assert_ne!(second, pid);
     server.env.insert("NEW".to_owned(), "1".to_owned());
-    until(&supervisor, "a", |it| it.connections == Some(0)).await;
     supervisor.reload(vec![on_demand(server, port, LONG)]).await.unwrap();
+    // What is replaced and has no client waits for one.
+    until(&supervisor, "a", |it| it.state == State::StoppedIdle).await;
     assert_ne!(ask(port).await, second);
     supervisor.shut_down(PATIENCE).await;
 }

@@ -1,5 +1,5 @@
-//! A supervisor that is killed leaves nothing for the next. The supervisors here are processes of their own: this test
-//! program, started again.
+//! A supervisor that is killed leaves nothing for the next. The supervisors here are processes of their own:
+//! this test program, started again.
 
 #![allow(
     clippy::unwrap_used,
@@ -144,7 +144,8 @@ async fn left_by_a_killed_one(groups: bool) {
     eventually("three written down", || state()["running"].as_object().unwrap().len() == 3).await;
     second.kill();
 
-    // The last one ends what is left and has nothing to start. Without its file it still knows them by their mark.
+    // The last one ends what is left and has nothing to start. Without its file it still knows them by their
+    // mark.
     let mut state = state();
     state["running"] = serde_json::json!({});
     std::fs::write(&file, state.to_string()).unwrap();

@@ -1,7 +1,6 @@
 //! A server for tests: it does what servers do, well and badly. No part of what users get.
 //!
-//! `agft-fake-server [--port N] [--ready-after MS] [--exit-after MS] [--status N] [--abort] [--spam] [--ignore-term]
-//! [--child KIND]... [--note FILE]`; all options may be mixed.
+//! See [`Options`]; all may be mixed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test program fails loudly")]
 
@@ -25,8 +24,8 @@ struct Options {
     /// Writes 1 MiB a second to each of standard output and standard error.
     spam: bool,
     ignore_term: bool,
-    /// `group`: in a process group of its own; `session`: in a session of its own; `daemon`: in a session of its own and
-    /// its parent gone. Each ignores SIGTERM and sleeps.
+    /// `group`: in a process group of its own; `session`: in a session of its own; `daemon`: in a session of
+    /// its own and its parent gone. Each ignores SIGTERM and sleeps.
     children: Vec<String>,
     /// Its pid is appended there once it runs, one a line.
     note: Option<String>,

@@ -1,7 +1,9 @@
-//! A control group per instance, so that no descendant can get away: where the supervisor was given a subtree of its own.
+//! A control group per instance, so that no descendant can get away: where the supervisor was given a subtree
+//! of its own.
 //!
-//! That is a cgroup v2 directory which systemd marks as delegated (`Delegate=yes`), or the root of what the supervisor
-//! sees, as in a container. Elsewhere the tree belongs to somebody else, and nothing is made in it.
+//! That is a cgroup v2 directory which systemd marks as delegated (`Delegate=yes`), or the root of what the
+//! supervisor sees, as in a container. Elsewhere the tree belongs to somebody else, and nothing is made in
+//! it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -26,7 +28,8 @@ impl Subtree {
         if !is_root && !delegated(&directory) {
             return None;
         }
-        // What can be made and killed is known once it was tried: a mount may be read-only, a kernel older than 5.14.
+        // What can be made and killed is known once it was tried: a mount may be read-only, a kernel older
+        // than 5.14.
         let trial = directory.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&trial).ok()?;
         let kills = trial.join("cgroup.kill").exists();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, setsid, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, geteuid, kill_process_group, pidfd_open, setsid, waitid,
 };
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::io::Interest;
@@ -43,7 +43,7 @@ pub(crate) enum LaunchError {
     NoSuchUser(String),
     #[error("user {name:?} cannot be looked up: {source}")]
     Lookup { name: String, source: io::Error },
-    #[error("working directory {} is not a directory that can be entered: create it, or name another", .0.display())]
+    #[error("working directory {} cannot be entered: create it, or name another", .0.display())]
     NoDirectory(PathBuf),
     #[error("{program} cannot be started: {source}{}", hint(source))]
     Start { program: String, source: io::Error },
@@ -97,6 +97,8 @@ impl Launch {
             enter(directory)?;
             command.current_dir(directory);
         }
+        // Whoever is that user already may not set its groups, and need not.
+        let account = account.filter(|account| account.uid != geteuid());
         let door = self.group.as_ref().and_then(|group| group.door().ok());
         prepare(&mut command, door.map(OwnedFd::from), account);
 
@@ -161,7 +163,8 @@ fn prepare(command: &mut Command, door: Option<OwnedFd>, account: Option<Account
         }
         Ok(())
     };
-    // SAFETY: the closure neither allocates nor locks: it makes system calls on values that were made before the fork.
+    // SAFETY: the closure neither allocates nor locks: it makes system calls on values that were made before
+    // the fork.
     unsafe { command.pre_exec(in_child) };
 }
 

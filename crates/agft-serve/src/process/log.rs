@@ -1,14 +1,14 @@
 //! The output of an instance: the last lines in memory, all lines in a file that is rotated.
 //!
-//! Whoever writes never waits for the disk. A thread writes the file; where it lags, or the disk takes nothing, lines are
-//! dropped and counted, and the count is written once the disk takes lines again.
+//! Whoever writes never waits for the disk. A thread writes the file; where it lags, or the disk takes
+//! nothing, lines are dropped and counted, and the count is written once the disk takes lines again.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,8 +17,9 @@ use tokio::sync::{broadcast, oneshot};
 
 /// Longer lines are cut into lines of this length.
 const LONGEST_LINE_BYTES: usize = 16 * 1024;
-/// So many lines may wait for the writer: at 100 bytes a line, some hundred KiB.
-const QUEUE_LINES: usize = 4096;
+/// So many pieces may wait for the writer. Each is what one read of a pipe gave, [`LONGEST_LINE_BYTES`] at most: 8 MiB
+/// in all where the disk hangs.
+const QUEUE_PIECES: usize = 512;
 /// So long no write is tried after one failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -94,7 +95,7 @@ pub(crate) struct Log {
 impl Log {
     /// A file that cannot be opened is tried again with each line.
     pub(crate) fn open(tail: Arc<Tail>, place: Place) -> (Self, Written) {
-        let (queue, lines) = sync_channel(QUEUE_LINES);
+        let (queue, lines) = sync_channel(QUEUE_PIECES);
         let dropped = Arc::new(AtomicU64::new(0));
         let file = place.file.clone();
         let writer = Writer { dropped: Arc::clone(&dropped), ..Writer::new(place) };
@@ -106,18 +107,21 @@ impl Log {
         };
         if let Err(error) = std::thread::Builder::new().name("log".to_owned()).spawn(write) {
             // The last lines are in memory all the same.
-            tracing::warn!(file = %file.display(), %error, "no thread to write the log: the file gets no lines");
+            tracing::warn!(file = %file.display(), %error, "no thread for the log: its file gets no lines");
         }
         (Self { tail, queue, dropped }, Written(written))
     }
 
-    fn write(&self, source: Source, line: &[u8]) {
-        let text = String::from_utf8_lossy(line).into();
-        self.tail.push(LogLine { at: SystemTime::now(), source, text });
-        let mut line = line.to_vec();
-        line.push(b'\n');
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(line) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+    /// Takes whole lines, each with its end.
+    fn write(&self, source: Source, lines: &[u8]) {
+        let at = SystemTime::now();
+        for line in lines.split_inclusive(|&byte| byte == b'\n') {
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let text = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into();
+            self.tail.push(LogLine { at, source, text });
+        }
+        if self.queue.try_send(lines.to_vec()).is_err() {
+            self.dropped.fetch_add(count(lines), Ordering::Relaxed);
         }
     }
 
@@ -127,18 +131,16 @@ impl Log {
         loop {
             // A pipe that cannot be read has nothing more to tell.
             let read = pipe.read_buf(&mut buffer).await.unwrap_or(0);
-            let mut start = 0;
-            while let Some(end) =
-                buffer.iter().skip(start).position(|&byte| byte == b'\n').map(|at| start + at)
-            {
-                let line = buffer.get(start..end).unwrap_or_default();
-                self.write(source, line.strip_suffix(b"\r").unwrap_or(line));
-                start = end + 1;
+            let line_end =
+                |buffer: &[u8]| buffer.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+            let mut whole = line_end(&buffer);
+            if (read == 0 || (whole == 0 && buffer.len() >= LONGEST_LINE_BYTES)) && whole < buffer.len() {
+                buffer.push(b'\n');
+                whole = buffer.len();
             }
-            buffer.drain(..start);
-            if buffer.len() >= LONGEST_LINE_BYTES || (read == 0 && !buffer.is_empty()) {
-                self.write(source, &buffer);
-                buffer.clear();
+            if whole > 0 {
+                self.write(source, buffer.get(..whole).unwrap_or_default());
+                buffer.drain(..whole);
             }
             if read == 0 {
                 return;
@@ -147,12 +149,18 @@ impl Log {
     }
 }
 
+/// The lines in this, each with its end.
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().map(|&byte| u64::from(byte == b'\n')).sum()
+}
+
 /// Tells when all lines of a log are in its file.
 #[derive(Debug)]
 pub(crate) struct Written(oneshot::Receiver<()>);
 
 impl Written {
-    /// Waits until the last [`Log`] is gone and all its lines are written, for so long at most: the disk may hang.
+    /// Waits until the last [`Log`] is gone and all its lines are written, for so long at most: the disk may
+    /// hang.
     pub(crate) async fn wait(self, at_most: Duration) {
         let _ = tokio::time::timeout(at_most, self.0).await;
     }
@@ -170,15 +178,15 @@ impl Writer {
         Self { place, file: None, dropped: Arc::default(), failed: None }
     }
 
-    fn run(mut self, lines: &Receiver<Vec<u8>>) {
-        while let Ok(line) = lines.recv() {
-            self.take(&line, Instant::now());
+    fn run(mut self, pieces: &Receiver<Vec<u8>>) {
+        while let Ok(lines) = pieces.recv() {
+            self.take(&lines, Instant::now());
         }
     }
 
-    fn take(&mut self, line: &[u8], now: Instant) {
+    fn take(&mut self, lines: &[u8], now: Instant) {
         if self.failed.is_some_and(|failed| now < failed + RETRY) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.fetch_add(count(lines), Ordering::Relaxed);
             return;
         }
         let lost = self.dropped.swap(0, Ordering::Relaxed);
@@ -187,10 +195,10 @@ impl Writer {
             lost => format!("agft-serve: {lost} lines are missing here, the log could not be written\n")
                 .into_bytes(),
         };
-        match self.append(&[&note, line].concat()) {
+        match self.append(&[&note, lines].concat()) {
             Ok(()) => self.failed = None,
             Err(error) => {
-                self.dropped.fetch_add(lost + 1, Ordering::Relaxed);
+                self.dropped.fetch_add(lost + count(lines), Ordering::Relaxed);
                 if self.failed.is_none() {
                     let file = self.place.file.display();
                     tracing::warn!(%file, %error, "the log cannot be written: lines are dropped and counted");

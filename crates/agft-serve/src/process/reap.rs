@@ -1,5 +1,5 @@
-//! Orphans: descendants of instances whose parent ended. They come to the supervisor, and are waited for, so that no zombie
-//! is left: also where the supervisor is process 1 of a container.
+//! Orphans: descendants of instances whose parent ended. They come to the supervisor, and are waited for, so
+//! that no zombie is left: also where the supervisor is process 1 of a container.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -65,7 +65,8 @@ pub(crate) fn take_in_orphans() -> io::Result<tokio::task::JoinHandle<()>> {
             if reap() {
                 ended.recv().await;
             } else {
-                // Somebody else's child is first in the kernel's list, and hides those behind it until it is waited for.
+                // Somebody else's child is first in the kernel's list, and hides those behind it until it is
+                // waited for.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

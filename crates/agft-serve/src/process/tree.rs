@@ -1,7 +1,8 @@
 //! Which processes belong to an instance: read from `/proc`.
 //!
-//! Each process of an instance carries a mark in its environment, which its descendants inherit, and is in the session
-//! that its first process leads. Both hold after a parent ended and its children were taken in by the supervisor.
+//! Each process of an instance carries a mark in its environment, which its descendants inherit, and is in
+//! the session that its first process leads. Both hold after a parent ended and its children were taken in by
+//! the supervisor.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ pub(crate) struct Stat {
     /// Whether it has ended and only waits for its parent.
     pub(crate) dead: bool,
     pub(crate) session: Option<Pid>,
-    /// When it was started, in ticks since the host started: with the pid, this tells it from all others of this boot.
+    /// When it was started, in ticks since the host started: with the pid, this tells it from all others of
+    /// this boot.
     pub(crate) start_ticks: u64,
 }
 
@@ -34,15 +36,21 @@ pub(crate) fn stat(pid: Pid) -> Option<Stat> {
 }
 
 fn parse(pid: Pid, text: &str) -> Option<Stat> {
-    // The second field is the program's name in brackets, with whatever it has in it. State is the third field.
+    // The second field is the program's name in brackets, with whatever it has in it. State is the third
+    // field.
     let (_, fields) = text.rsplit_once(") ")?;
     let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
     Some(Stat {
         pid,
         dead: matches!(*fields.first()?, "Z" | "X" | "x"),
-        session: Pid::from_raw(fields.get(3)?.parse().ok()?),
+        session: fields.get(3).and_then(|text| number(text)),
         start_ticks: fields.get(19)?.parse().ok()?,
     })
+}
+
+/// A process that just ends has -1 as its session, one of an outer namespace 0.
+fn number(text: &str) -> Option<Pid> {
+    text.parse().ok().filter(|&number: &i32| number > 0).and_then(Pid::from_raw)
 }
 
 /// All processes that live and that `wanted` picks, except the own one.
@@ -51,7 +59,7 @@ pub(crate) fn find(wanted: impl Fn(&Stat) -> bool) -> Vec<Stat> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
+        .filter_map(|entry| number(entry.file_name().to_str()?))
         .filter(|&pid| pid != own)
         .filter_map(stat)
         .filter(|stat| !stat.dead && wanted(stat))
@@ -75,8 +83,8 @@ pub(crate) fn signal(target: &Stat, signal: Signal) {
     }
 }
 
-/// Kills all processes that `wanted` picks until a look finds none. False where some are left after seconds: those that
-/// hang in the kernel.
+/// Kills all processes that `wanted` picks until a look finds none. False where some are left after seconds:
+/// those that hang in the kernel.
 pub(crate) async fn kill_all(wanted: impl Fn(&Stat) -> bool + Clone + Send + 'static) -> bool {
     for round in 0..100 {
         let wanted = wanted.clone();
@@ -106,6 +114,7 @@ mod tests {
         assert_eq!(parse(pid, text), Some(expected));
         assert!(parse(pid, &text.replace(") S", ") Z")).unwrap().dead);
         assert_eq!(parse(pid, "7 (x) S 1"), None);
+        assert_eq!(parse(pid, &text.replace(" 7 9 ", " -1 -1 ")).unwrap().session, None);
     }
 
     #[test]

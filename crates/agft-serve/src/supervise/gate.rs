@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
-/// Between two tries to reach an instance that is ready but takes no connection, or to accept one after a failure.
+/// Between two tries to reach an instance that is ready but takes no connection, or to accept one after a
+/// failure.
 const PACE: Duration = Duration::from_millis(50);
 /// A client that vanished without a word is asked after so long.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -119,7 +120,8 @@ async fn reach(targets: &mut watch::Receiver<Option<u16>>) -> Option<TcpStream> 
     }
 }
 
-/// Returns where a client that has sent nothing closes. One that closes after its request may still want the answer.
+/// Returns where a client that has sent nothing closes. One that closes after its request may still want the
+/// answer.
 async fn left(client: &TcpStream) {
     if !matches!(client.peek(&mut [0; 1]).await, Ok(0) | Err(_)) {
         std::future::pending::<()>().await;

@@ -209,7 +209,8 @@ impl Keeper {
 
     fn due(&mut self) -> Option<Action> {
         if self.machine.phase() == Phase::Ready {
-            // Held from now on, so that none is passed to a process that ends. Whoever came before is counted.
+            // Held from now on, so that none is passed to a process that ends. Whoever came before is
+            // counted.
             self.pass_to(None);
             if self.connections() > 0 {
                 return self.step(Event::Connected(true));

@@ -1,4 +1,5 @@
-//! The life of one instance, decided: events in, at most one action out. Time is a parameter, nothing here does anything.
+//! The life of one instance, decided: events in, at most one action out. Time is a parameter, nothing here
+//! does anything.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ pub(super) struct Plan {
     pub(super) restart: Restart,
     /// How long it may take to be ready; ready once its process runs where none.
     pub(super) ready_within: Option<Duration>,
-    /// It runs while somebody is connected, and is stopped when nobody was for this long; runs always where none.
+    /// It runs while somebody is connected, and is stopped when nobody was for this long; runs always where
+    /// none.
     pub(super) idle_after: Option<Duration>,
 }
 
@@ -36,8 +38,8 @@ pub(super) enum Event {
     Enable,
     /// An operator wants it not to run.
     Disable,
-    /// An operator wants a new process, now where it waits. On demand, that is the next connection's where nobody is
-    /// connected. Nothing happens where it is disabled.
+    /// An operator wants a new process, now where it waits. On demand, that is the next connection's where
+    /// nobody is connected. Nothing happens where it is disabled.
     Restart,
     /// It is to end for good: its entry is gone, or the supervisor ends.
     Retire,
@@ -303,7 +305,8 @@ impl Machine {
     /// Ends what runs, and what is being ended is followed by `then`.
     fn end(&mut self, then: Then) -> Option<Action> {
         match self.phase {
-            // Between the order to start and its outcome there is nothing to stop; the shell gives no event there.
+            // Between the order to start and its outcome there is nothing to stop; the shell gives no event
+            // there.
             Phase::Starting | Phase::Ready => self.stop(then, Why::Asked),
             Phase::Stopping(_) => {
                 self.phase = Phase::Stopping(then);
@@ -329,7 +332,8 @@ impl Machine {
         None
     }
 
-    /// What follows an end that nobody asked for. On demand, it is the demand that starts it again, whatever the policy.
+    /// What follows an end that nobody asked for. On demand, it is the demand that starts it again, whatever
+    /// the policy.
     fn after_exit(&self, success: bool) -> Then {
         match self.plan.restart.policy {
             _ if self.plan.idle_after.is_some() => Then::Pause,

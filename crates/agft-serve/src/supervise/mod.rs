@@ -1,8 +1,9 @@
 //! Instances, kept running as their entries say.
 //!
-//! Each instance has a task that carries out what a pure state machine decides. Whatever way the supervisor ends, no process
-//! of an instance is left: by itself it ends them ([`Supervisor::shut_down`]); after a `kill -9` the next supervisor with
-//! the same runtime directory finds them and ends them before it starts anything.
+//! Each instance has a task that carries out what a pure state machine decides. Whatever way the supervisor
+//! ends, no process of an instance is left: by itself it ends them ([`Supervisor::shut_down`]); after a `kill
+//! -9` the next supervisor with the same runtime directory finds them and ends them before it starts
+//! anything.
 
 mod gate;
 mod keeper;
@@ -58,7 +59,7 @@ pub enum StartError {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// Its log directory cannot be made.
-    #[error("log directory: {} cannot be made: {source}; name a directory that this user may write", path.display())]
+    #[error("log directory {} cannot be made: {source}; name one that this user may write", path.display())]
     LogDirectory {
         /// The directory.
         path: PathBuf,
@@ -133,8 +134,8 @@ struct Entry {
 }
 
 impl Supervisor {
-    /// Ends what an earlier supervisor left, then starts the instances. From now on this process waits for all children
-    /// outside of its own session.
+    /// Ends what an earlier supervisor left, then starts the instances. From now on this process waits for
+    /// all children outside of its own session.
     ///
     /// # Errors
     /// Where its directories cannot be used, another supervisor has them, or a name is there twice.
@@ -145,10 +146,7 @@ impl Supervisor {
         let (record, left) = Record::open(&settings.runtime_dir).await?;
         let subtree = if settings.control_groups { Subtree::find() } else { None };
         take_in_orphans().map_err(StartError::Orphans)?;
-        let pids = record.end_left(left, subtree.as_ref()).await;
-        if !pids.is_empty() {
-            tracing::warn!(?pids, "an earlier supervisor was killed and left processes: they were ended");
-        }
+        record.end_left(left, subtree.as_ref()).await;
         let shared = Arc::new(Shared::new(settings, record, subtree));
         let entries = instances.into_iter().map(|spec| Entry::new(&shared, spec)).collect();
         let inner = Inner { shared, entries: Mutex::new(entries), ending: tokio::sync::Mutex::new(false) };
@@ -202,8 +200,8 @@ impl Supervisor {
         self.operate(name, Operation::Disable).await
     }
 
-    /// Its process is replaced by a new one. One that waits or has ended is started now; one on demand with no client,
-    /// with the next.
+    /// Its process is replaced by a new one. One that waits or has ended is started now; one on demand with
+    /// no client, with the next.
     ///
     /// # Errors
     /// Where no instance has that name, or it is disabled.
@@ -223,8 +221,8 @@ impl Supervisor {
         replied.await.map_err(|_| gone())?
     }
 
-    /// Takes another list of instances. An equal entry leaves its process alone. Returns once those that are gone have
-    /// ended; those that changed are replaced meanwhile.
+    /// Takes another list of instances. An equal entry leaves its process alone. Returns once those that are
+    /// gone have ended; those that changed are replaced meanwhile.
     ///
     /// # Errors
     /// Where a name is there twice, or the supervisor ends. Nothing is changed then.
@@ -236,8 +234,8 @@ impl Supervisor {
         done.await.unwrap_or(Err(ReloadError::Ending))
     }
 
-    /// Ends all instances, the one that was started last first, each one's hooks before it. After `within`, all that is
-    /// left is killed at once. Tells the names of those that did not end even so.
+    /// Ends all instances, the one that was started last first, each one's hooks before it. After `within`,
+    /// all that is left is killed at once. Tells the names of those that did not end even so.
     pub async fn shut_down(&self, within: Duration) -> Vec<String> {
         // A day is more than any service manager waits.
         let deadline = Instant::now() + within.min(Duration::from_secs(86_400));
@@ -303,7 +301,8 @@ impl Inner {
                     }
                 }
             }
-            // They are no longer there for commands, and their names not yet free: this function holds the lock on that.
+            // They are no longer there for commands, and their names not yet free: this function holds the
+            // lock on that.
             let (gone, stay) =
                 std::mem::take(&mut *entries).into_iter().partition(|e| done.ended.contains(&e.spec.name));
             *entries = stay;

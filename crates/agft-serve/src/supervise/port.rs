@@ -10,8 +10,8 @@ pub(super) fn free() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// The entry with the port in place of `{port}`: in arguments, values of variables, the probe, the metrics page, and the
-/// arguments of hooks.
+/// The entry with the port in place of `{port}`: in arguments, values of variables, the probe, the metrics
+/// page, and the arguments of hooks.
 pub(super) fn fill_in(spec: &Instance, port: u16) -> Instance {
     let port_text = port.to_string();
     let fill = |text: &String| text.replace("{port}", &port_text);

@@ -1,12 +1,12 @@
 //! What runs, written down, so that a supervisor that was killed leaves nothing behind for the next.
 //!
-//! The next supervisor ends what it finds, and starts anew. It does not adopt: the pipes of a process ended with the
-//! supervisor that held them, so its next line of output fails; how it ends could not be known, as it is nobody's child
-//! any more; and the clients that were connected through the supervisor are gone anyway.
+//! The next supervisor ends what it finds, and starts anew. It does not adopt: the pipes of a process ended
+//! with the supervisor that held them, so its next line of output fails; how it ends could not be known, as
+//! it is nobody's child any more; and the clients that were connected through the supervisor are gone anyway.
 //!
-//! Nor does the kernel kill them with the supervisor (`PR_SET_PDEATHSIG`): that ends with the thread that started them, not
-//! with the process, reaches no descendants, and gives a server no time. A service manager that ends the whole control
-//! group of the supervisor does better, where there is one.
+//! Nor does the kernel kill them with the supervisor (`PR_SET_PDEATHSIG`): that ends with the thread that
+//! started them, not with the process, reaches no descendants, and gives a server no time. A service manager
+//! that ends the whole control group of the supervisor does better, where there is one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// It cannot be made, or a file in it cannot be opened.
-    #[error("runtime directory: {} cannot be used: {source}; name a directory that this user may write", path.display())]
+    #[error("runtime directory: {}: {source}; name a directory that this user may write", path.display())]
     Directory {
         /// What cannot be used.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum RecordError {
         source: io::Error,
     },
     /// Another supervisor has it.
-    #[error("another supervisor runs with the runtime directory {}: stop it, or name another directory", .0.display())]
+    #[error("another supervisor runs with the runtime directory {}: stop it, or name another", .0.display())]
     Taken(PathBuf),
 }
 
@@ -135,8 +135,8 @@ impl Record {
         }
     }
 
-    /// Ends all that a supervisor before left: asked first, then killed. Tells the pids.
-    pub(super) async fn end_left(&self, left: Left, subtree: Option<&Subtree>) -> Vec<i32> {
+    /// Ends all that a supervisor before left: asked first, then killed.
+    pub(super) async fn end_left(&self, left: Left, subtree: Option<&Subtree>) {
         let prefix = format!("{}/", self.owner());
         let running = left.running.clone();
         let ours = move |stat: &Stat| {
@@ -146,6 +146,13 @@ impl Record {
                 || tree::mark(stat.pid).is_some_and(|mark| mark.starts_with(&prefix))
         };
         let found = tree::find(&ours);
+        if !found.is_empty() {
+            let pids: Vec<i32> = found.iter().map(|stat| stat.pid.as_raw_pid()).collect();
+            tracing::warn!(
+                ?pids,
+                "an earlier supervisor was killed and left processes: they are ended first"
+            );
+        }
         let entry =
             |stat: &Stat| left.running.get(&stat.pid.as_raw_pid()).filter(|_| recorded(&left.running, stat));
         for stat in &found {
@@ -170,7 +177,6 @@ impl Record {
             tracing::error!("processes of an earlier supervisor cannot be ended: they hang in the kernel");
         }
         self.change(BTreeMap::clear);
-        found.iter().map(|stat| stat.pid.as_raw_pid()).collect()
     }
 }
 

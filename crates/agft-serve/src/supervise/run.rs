@@ -16,7 +16,8 @@ use crate::process::log::{Log, Source};
 use crate::process::{Exit, tree};
 use crate::spec::{self, Instance, Stop};
 
-/// What a process wrote before it ended is taken within this time, unless a process that got away holds the pipe.
+/// What a process wrote before it ended is taken within this time, unless a process that got away holds the
+/// pipe.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// An instance that runs.

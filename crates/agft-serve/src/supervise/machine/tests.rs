@@ -210,7 +210,8 @@ proptest! {
         let mut shell = Shell::new(first);
         ops.into_iter().for_each(|op| shell.apply(op));
         shell.apply(Op::StartsFail(false));
-        let last = Plan { enabled: true, restart: Restart { policy: RestartPolicy::Always, ..last.restart }, ..last };
+        let always = Restart { policy: RestartPolicy::Always, ..last.restart };
+        let last = Plan { enabled: true, restart: always, ..last };
         shell.apply(Op::Replace(last));
         shell.apply(Op::Event(Event::Connected(true)));
         shell.apply(Op::Gone);
