@@ -20,8 +20,9 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 
-const POLICY: &str = "default-src 'none'; script-src 'sha256-MWc7M2ia21SaYdZQPkTkqg+eDcPRw/SNuGWq5+qzlcI='; style-src 'sha256-Cga8zOY6GX/aAnuSJL9qNut9Bit73pKDcxd8p9L+tK8='; \
-                      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'sha256-kfG9sm7lMSv7jvVLpljePvK9ZrZ/71RHt+54mySW20M='; \
+    style-src 'sha256-93f68V2wsGzkdbIK60y4CcivQg5mYnAf8/U2B/JMDd0='; \
+    connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(super) fn routes() -> Router<Api> {
     let page = || async { ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response() };

@@ -61,8 +61,10 @@ pub(super) fn instances(answer: &Value) -> String {
         .collect();
     let mut out = aligned(&COLUMNS.map(|(head, _)| head), &rows);
     for instance in list {
-        if let Some(problem) = instance.get("problem").and_then(Value::as_str) {
-            let _ = writeln!(out, "{}: {}", cell(&instance["name"]), crate::text::whole(problem));
+        let failed = matches!(instance.get("state").and_then(Value::as_str), Some("backoff" | "crash-loop"));
+        let get = |key| instance.get(key).and_then(Value::as_str);
+        if let Some(why) = get("problem").or_else(|| get("last_exit").filter(|_| failed)) {
+            let _ = writeln!(out, "{}: {}", cell(&instance["name"]), crate::text::whole(why));
         }
     }
     out

@@ -1,18 +1,14 @@
 //! Readiness: asked again and again until it is answered.
 
 use std::net::Ipv4Addr;
-use std::pin::pin;
 use std::time::Duration;
 
-use http_body_util::Empty;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::HOST;
-use hyper::{Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use hyper::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+use url::Url;
 
+use crate::http::Ask;
 use crate::spec::Probe;
 
 /// Between two questions.
@@ -46,23 +42,8 @@ pub(super) async fn answered(probe: &Probe) {
 
 /// Whether a GET is answered with 200.
 async fn get(address: &str) -> Result<bool, Failure> {
-    let uri: Uri = address.parse()?;
-    let host = uri.host().ok_or("no host in the address")?;
-    let stream = TcpStream::connect((host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80))).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = Request::get(path).header(HOST, authority).body(Empty::<Bytes>::new())?;
-    let mut answer = pin!(sender.send_request(request));
-    let answer = tokio::select! {
-        answer = &mut answer => answer,
-        // The server may close behind its answer.
-        end = connection => {
-            end?;
-            answer.await
-        }
-    };
-    Ok(answer?.status() == StatusCode::OK)
+    let url = Url::parse(address)?;
+    Ok(Ask::get(&url, PATIENCE).answer().await?.status() == StatusCode::OK)
 }
 
 #[cfg(test)]

@@ -2,8 +2,11 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod api;
+#[path = "../../../../tests/page/browser.rs"]
+mod browser;
 mod client;
 mod gppm;
 mod guard;
 mod ollama;
+mod page;
 mod support;
