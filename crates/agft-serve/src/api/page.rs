@@ -21,7 +21,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
 ];
 
 const POLICY: &str = "default-src 'none'; script-src 'sha256-kfG9sm7lMSv7jvVLpljePvK9ZrZ/71RHt+54mySW20M='; \
-    style-src 'sha256-93f68V2wsGzkdbIK60y4CcivQg5mYnAf8/U2B/JMDd0='; \
+    style-src 'sha256-E0l/2zxRznE7C7dr9cI1EFB6VASq6vM6JpfsD4VJnQo='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(super) fn routes() -> Router<Api> {
