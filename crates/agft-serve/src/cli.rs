@@ -28,9 +28,8 @@ impl From<Exit> for ExitCode {
     }
 }
 
-const AFTER_HELP: &str = "\
-Without a command it serves. Exit codes: 0 as asked, 1 a failure, 2 a wrong command line or file, 3 no such instance, 4 not
-allowed.";
+const AFTER_HELP: &str = "Without a command it serves.\n\
+    Exit codes: 0 as asked, 1 a failure, 2 a wrong command line or file, 3 no such instance, 4 not allowed.";
 
 /// Runs inference servers as configuration: starts, watches, stops and restarts them.
 #[derive(Debug, Parser)]
