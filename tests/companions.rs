@@ -1,5 +1,5 @@
-//! `agft demo` and `agft simulate` hand over to the `agft-lab` beside the program, `agft serve` and `agft instances` to
-//! `agft-serve`.
+//! `agft demo` and `agft simulate` hand over to the `agft-lab` beside the program, `agft serve` and `agft
+//! instances` to `agft-serve`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 use std::fs::{self, Permissions};
@@ -11,8 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// A program of this name that says what it was started with, and ends with 7.
 const SCRIPT: &str = "#!/bin/sh\necho \"$0:\" \"$@\"\necho heard >&2\nexit 7\n";
 
-/// One test at a time: a child that another test starts holds this one's file open for writing until it has become
-/// its program, and a file that is open for writing cannot be run.
+/// One test at a time: a child that another test starts holds this one's file open for writing until it has
+/// become its program, and a file that is open for writing cannot be run.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// agft in a directory of its own.

@@ -1,5 +1,5 @@
-//! Commands that another program beside this one carries out, so that nothing of it is in the one with the right to lock
-//! clocks: the simulator in `agft-lab`, the supervisor of inference servers in `agft-serve`.
+//! Commands that another program beside this one carries out, so that nothing of it is in the one with the
+//! right to lock clocks: the simulator in `agft-lab`, the supervisor of inference servers in `agft-serve`.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;

@@ -1,7 +1,7 @@
 //! What instances there are to be: instance files, and over them what `apply` gave.
 //!
-//! An applied entry stands in the place of a file's entry with its name. It is kept in a file of its own, so it survives
-//! a reload and a new start; taking it back brings the file's entry back.
+//! An applied entry stands in the place of a file's entry with its name. It is kept in a file of its own, so
+//! it survives a reload and a new start; taking it back brings the file's entry back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -132,18 +132,26 @@ impl Catalog {
 
     fn change(&mut self, applied: Entries) -> Result<(), CatalogError> {
         let read = files::read(&self.paths, &self.around)?;
-        let entries = together(read, &applied)?;
+        // First as they were given: problems so have the places of the request.
+        together(read.clone(), &applied)?;
         let text = format!(
             "# Written by agft-serve: what `agft instances apply` gave. `agft instances rm NAME` takes it back.\n{}\n",
             applied.to_yaml()
         );
+        // What could not be read back is not written.
+        let kept = files::parse(&self.applied_file, &text, &self.around)?;
+        if text.len() as u64 > files::MAX_BYTES {
+            let place = files::Place { file: self.applied_file.clone(), ..files::Place::default() };
+            let rule = format!("would be larger than {} KiB", files::MAX_BYTES >> 10);
+            let remedy = Some("put entries into instance files instead".to_owned());
+            return Err(Problems(vec![files::Problem { place, key: String::new(), rule, remedy }]).into());
+        }
+        let entries = together(read, &kept)?;
         write(&self.applied_file, &text).map_err(|source| CatalogError::Write {
             file: self.applied_file.display().to_string(),
             source,
         })?;
-        // Read back, so that places are those of the file.
-        let kept = files::parse(&self.applied_file, &text, &self.around)?;
-        self.entries = together(entries, &kept)?;
+        self.entries = entries;
         self.applied = kept;
         Ok(())
     }
@@ -228,6 +236,18 @@ mod tests {
         let mut catalog = place.open().unwrap();
         let clash = given("- {name: b, command: 'x {port}', on_demand: {listen: '127.0.0.1:81'}}");
         assert!(matches!(catalog.apply(clash), Err(CatalogError::Problems(_))));
+        // Deeper than a file may be, and larger.
+        let mut hook = serde_json::json!({"command": "x"});
+        for _ in 0..20 {
+            hook = serde_json::json!({"command": "x", "hooks": [hook]});
+        }
+        let deep = serde_json::json!([{"name": "b", "command": "x", "hooks": [hook]}]);
+        let deep = files::from_json(Path::new("request"), &deep, &Surroundings::default()).unwrap();
+        assert!(catalog.apply(deep).unwrap_err().to_string().contains("nested deeper"));
+        catalog.apply(given(&format!("- {{name: b, command: {}}}", "x".repeat(900 << 10)))).unwrap();
+        let more = given(&format!("- {{name: c, command: {}}}", "x".repeat(900 << 10)));
+        assert!(catalog.apply(more).unwrap_err().to_string().contains("would be larger than 1024 KiB"));
+        catalog.remove("b").unwrap();
         assert_eq!(commands(&catalog), ["a=x {port}"]);
         fs::write(place.dir.path().join("a.yaml"), "- {name: a}").unwrap();
         assert!(catalog.reload().unwrap_err().to_string().contains("command is missing"));

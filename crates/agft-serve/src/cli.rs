@@ -79,7 +79,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
 
-    /// Directory for the token and what is needed until the next start of the host [default: /run/agft-serve for root]
+    /// Directory for the token and what is needed until the next start of the host [default: /run/agft-serve
+    /// for root]
     #[arg(long, value_name = "DIR")]
     pub runtime_dir: Option<PathBuf>,
 

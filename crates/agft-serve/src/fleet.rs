@@ -15,7 +15,8 @@ const REQUEST: &str = "request";
 pub struct Fleet {
     supervisor: Supervisor,
     catalog: Arc<Mutex<Catalog>>,
-    /// Held from the change of the entries until the supervisor has them: two changes do not overtake each other.
+    /// Held from the change of the entries until the supervisor has them: two changes do not overtake each
+    /// other.
     changing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -121,7 +122,8 @@ impl Fleet {
         change: impl FnOnce(&mut Catalog) -> Result<(), CatalogError> + Send + 'static,
     ) -> Result<Reloaded, FleetError> {
         let fleet = self.clone();
-        // In a task of its own: a client that hangs up does not leave files changed that the supervisor has not seen.
+        // In a task of its own: a client that hangs up does not leave files changed that the supervisor has
+        // not seen.
         let done = tokio::spawn(async move {
             let _changing = fleet.changing.lock().await;
             // Files may lie on a slow disk: meanwhile the entries as they were are shown.

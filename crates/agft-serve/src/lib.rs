@@ -1,9 +1,9 @@
 //! `agft serve`: inference servers as configuration.
 //!
-//! An instance is one server process with what belongs to it. Files describe instances ([`files`], [`spec`]); what
-//! `apply` gave stands over them ([`catalog`]). The supervisor starts and watches them ([`supervise`]). People and
-//! programs see and change them over HTTP ([`api`], [`client`]). It has no right to lock clocks: the daemon, another
-//! process, does that.
+//! An instance is one server process with what belongs to it. Files describe instances ([`files`], [`spec`]);
+//! what `apply` gave stands over them ([`catalog`]). The supervisor starts and watches them ([`supervise`]).
+//! People and programs see and change them over HTTP ([`api`], [`client`]). It has no right to lock clocks:
+//! the daemon, another process, does that.
 
 pub mod api;
 pub mod catalog;

@@ -1,7 +1,8 @@
 //! Text from outside, made harmless where a terminal or a log shows it.
 //!
-//! Names, commands and output of servers can carry what a terminal obeys (escape sequences), what forges a line (line
-//! breaks), and what makes text read otherwise than it is (marks of direction, characters without width).
+//! Names, commands and output of servers can carry what a terminal obeys (escape sequences), what forges a
+//! line (line breaks), and what makes text read otherwise than it is (marks of direction, characters without
+//! width).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

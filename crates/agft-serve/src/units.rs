@@ -8,7 +8,8 @@ use rustix::process::Signal;
 
 use crate::spec::{Hook, Instance, RestartPolicy};
 
-/// Where a program is looked for that is named without a directory: systemd's own search, without the user's PATH.
+/// Where a program is looked for that is named without a directory: systemd's own search, without the user's
+/// PATH.
 const PATH: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
 
 /// The file name of an instance's unit.

@@ -27,8 +27,8 @@ pub(super) struct Guard {
 pub(super) struct Trusted(pub(super) bool);
 
 impl Guard {
-    /// A web page in a browser on this machine can fetch from loopback under a name of its own (DNS rebinding). The
-    /// browser then sends that name as `Host`. Addresses cannot be rebound.
+    /// A web page in a browser on this machine can fetch from loopback under a name of its own (DNS
+    /// rebinding). The browser then sends that name as `Host`. Addresses cannot be rebound.
     fn is_own(&self, host: Option<&str>) -> bool {
         let Some(host) = host else { return false };
         let name = without_port(host).to_ascii_lowercase();

@@ -1,7 +1,7 @@
 //! The HTTP API and the web page.
 //!
-//! Clients get little: so many connections at once, so many bytes, so many seconds to send them. Whoever changes
-//! something has to show the token.
+//! Clients get little: so many connections at once, so many bytes, so many seconds to send them. Whoever
+//! changes something has to show the token.
 
 mod answer;
 mod gppm;

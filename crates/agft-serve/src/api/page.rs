@@ -9,8 +9,9 @@ use super::Api;
 
 const PAGE: &str = include_str!("page.html");
 
-/// What the browser is told with every answer: run only what is in the page itself, load from here alone, be in no frame,
-/// keep nothing, and let no other site's page read it. The two hashes are those of the page's script and style.
+/// What the browser is told with every answer: run only what is in the page itself, load from here alone, be
+/// in no frame, keep nothing, and let no other site's page read it. The two hashes are those of the page's
+/// script and style.
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),

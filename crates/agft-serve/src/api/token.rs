@@ -98,7 +98,8 @@ impl Token {
         Ok(Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
     }
 
-    /// Is this `Authorization` header that of somebody who has the token? Takes the same time for all wrong ones.
+    /// Is this `Authorization` header that of somebody who has the token? Takes the same time for all wrong
+    /// ones.
     #[must_use]
     pub fn allows(&self, header: Option<&[u8]>) -> bool {
         let Some((scheme, given)) = header.and_then(|header| header.split_at_checked("Bearer ".len())) else {

@@ -1,7 +1,7 @@
 //! What instances do, as far as their metrics pages tell: requests now, and tokens a second.
 //!
-//! Asked only while somebody looks at the list, and only of instances that are ready. A llama-server with idle sleep
-//! counts a scrape as work and would never sleep: it is not asked.
+//! Asked only while somebody looks at the list, and only of instances that are ready. A llama-server with
+//! idle sleep counts a scrape as work and would never sleep: it is not asked.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,7 @@
 //! Instance files: YAML lists of instances, checked as a whole.
 //!
-//! Everything that is wrong with all files is told at once, each with file, line, instance, key, rule and remedy.
+//! Everything that is wrong with all files is told at once, each with file, line, instance, key, rule and
+//! remedy.
 
 mod gppm_config;
 mod gpus;
@@ -73,7 +74,8 @@ pub struct Entry {
 const OPEN_ENV: [&str; 3] = ["CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OLLAMA_HOST"];
 
 impl Entry {
-    /// The entry as its file has it. Values of its environment may be secrets: they are shown only where `secrets` says so.
+    /// The entry as its file has it. Values of its environment may be secrets: they are shown only where
+    /// `secrets` says so.
     #[must_use]
     pub fn to_json(&self, secrets: bool) -> serde_json::Value {
         let mut json = self.node.to_json();
@@ -140,7 +142,8 @@ impl Entries {
     }
 }
 
-/// Keys of an instance file, with the section that they are in (empty for an entry's own), for the documentation.
+/// Keys of an instance file, with the section that they are in (empty for an entry's own), for the
+/// documentation.
 #[must_use]
 pub fn keys() -> Vec<(&'static str, &'static [&'static str])> {
     use instance as i;

@@ -1,7 +1,7 @@
 //! Whether a stranger could have decided what a file says.
 //!
-//! Root runs what an instance file names. So of the whole way to the file (each directory and each link) only root, the
-//! user behind sudo, or this process's own user may be able to put something else in any place.
+//! Root runs what an instance file names. So of the whole way to the file (each directory and each link) only
+//! root, the user behind sudo, or this process's own user may be able to put something else in any place.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;

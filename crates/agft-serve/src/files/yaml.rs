@@ -1,7 +1,8 @@
-//! YAML text as a tree that keeps what a message needs: lines, repeated keys, and scalars as they are written.
+//! YAML text as a tree that keeps what a message needs: lines, repeated keys, and scalars as they are
+//! written.
 //!
-//! A scalar's type is decided by the key that it belongs to. So `CUDA_VISIBLE_DEVICES: 0` or `VERSION: 1.10` in an
-//! `env` are the texts `0` and `1.10`, and `LLAMA_FLAG: on` is `on`, whatever YAML calls them.
+//! A scalar's type is decided by the key that it belongs to. So `CUDA_VISIBLE_DEVICES: 0` or `VERSION: 1.10`
+//! in an `env` are the texts `0` and `1.10`, and `LLAMA_FLAG: on` is `on`, whatever YAML calls them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +12,8 @@ use serde_json::Value as Json;
 
 use crate::text::shown;
 
-/// Most values of one file, aliases counted where they are used: a few lines of them can multiply into billions.
+/// Most values of one file, aliases counted where they are used: a few lines of them can multiply into
+/// billions.
 pub(super) const MAX_VALUES: usize = 1 << 16;
 /// Deepest nesting.
 pub(super) const MAX_DEPTH: usize = 32;
@@ -170,8 +172,8 @@ impl fmt::Display for Node {
 /// Reads the one document of `text`.
 ///
 /// # Errors
-/// [`YamlError`] where it is not YAML, has several documents, unknown tags, or more or deeper values than a file of
-/// instances can need.
+/// [`YamlError`] where it is not YAML, has several documents, unknown tags, or more or deeper values than a
+/// file of instances can need.
 pub(super) fn parse(text: &str) -> Result<Node, YamlError> {
     let mut tree = Tree::default();
     let mut documents = 0;

@@ -218,3 +218,16 @@ fn requests_and_tokens_a_second_come_from_the_metrics_page() {
     assert!(rate > 0.0 && rate < 1000.0, "{rate}");
     assert_eq!(known["instances"][1]["requests"], Value::Null, "a scrape would keep it awake");
 }
+
+#[test]
+fn a_second_sigterm_does_not_wait_for_the_grace() {
+    let text = "- name: a\n  command: [sh, -c, 'trap \"\" TERM; echo deaf; while :; do sleep 1; done']\n  stop: {grace_s: 3600}\n";
+    let mut serve = Serve::start(&[("a.yaml", text)]);
+    let pid = pid(&serve.in_state("a", "ready"));
+    wait("its trap", || serve.ask("GET", "/v1/instances/a/logs").body.contains("deaf").then_some(()));
+    serve.signal(Signal::TERM);
+    wait("the orderly end", || serve.said("ending all instances").then_some(()));
+    // Within the minute that is waited for, not the hour.
+    assert_eq!(serve.stop(), Some(0));
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}

@@ -104,7 +104,8 @@ fn it_lists_instances_shows_logs_and_changes_only_with_the_token() {
             &format!("(parseInt(getComputedStyle(document.body).backgroundColor.slice(4)) < 100) === {dark}"),
         );
     }
-    // No script error, nothing that the policy refused. The one refused request is the one with the wrong token.
+    // No script error, nothing that the policy refused. The one refused request is the one with the wrong
+    // token.
     let console = browser.console();
     assert!(console.iter().all(|entry| entry.contains("401") || entry.contains("\"DEBUG\"")), "{console:?}");
 }
