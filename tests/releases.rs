@@ -114,7 +114,10 @@ fn steps_of_then_are_decided_as_then() {
             let output = controller.step(&step.seen);
             let made = Made::of(&output, &controller);
             if is_decided_as_then(&policy) {
-                assert_eq!(made, step.made, "{}", policy.display());
+                let choice =
+                    |made: &Made| made.round.and_then(|round| round.choice).map(|choice| choice.target);
+                let decided = |made: &Made| (made.mode, made.command, made.asked, choice(made));
+                assert_eq!(decided(&made), decided(&step.made), "{}", policy.display());
             }
             decisions += usize::from(made.round.is_some_and(|round| round.choice.is_some()));
             begun.step(&step.seen);
@@ -125,7 +128,7 @@ fn steps_of_then_are_decided_as_then() {
 }
 
 #[test]
-fn a_kept_run_is_repeated_bit_for_bit_to_where_it_is_decided_otherwise() {
+fn a_kept_run_is_repeated_to_where_it_is_decided_otherwise() {
     for policy in kept() {
         let same = same(&policy.join("run")).expect("a run");
         assert!(same.notes.is_empty(), "{same:?}");

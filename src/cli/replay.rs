@@ -86,8 +86,15 @@ fn same_text(same: &Same) -> String {
         let _ = writeln!(text, "the record ends here: {damage}");
     }
     match &same.first_difference {
-        None if same.damage.is_none() => text.push_str("every step came out the same, bit for bit\n"),
-        None => text.push_str("up to there every step came out the same, bit for bit\n"),
+        None => {
+            let how_far = if same.damage.is_none() { "every" } else { "up to there every" };
+            let how_well = if same.rounded == 0 {
+                "bit for bit".to_owned()
+            } else {
+                format!("but for the last digits of {} scores: another kind of processor", same.rounded)
+            };
+            let _ = writeln!(text, "{how_far} step came out the same, {how_well}");
+        }
         Some(difference) => {
             let _ = writeln!(
                 text,

@@ -1,4 +1,4 @@
-//! The same settings: does every step come out bit for bit?
+//! The same settings: does every step come out bit for bit, or but for the last digits of another processor?
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,6 +27,8 @@ pub struct Same {
     pub decisions: u64,
     /// Clock commands.
     pub commands: u64,
+    /// Steps that came out the same but for the last digits of a score.
+    pub rounded: u64,
     /// Seconds that the steps span.
     pub seconds: f64,
     /// Where a replayed step first came out otherwise.
@@ -102,7 +104,10 @@ fn segment(path: &Path, same: &mut Same, before: &mut Option<(u64, Controller)>)
         }
         // The state at the end of the one is that at the beginning of the next.
         Some((number, state))
-            if number + 1 == head.number && head.cause == Cause::Size && !is_same_state(&state, &segment) =>
+            if number + 1 == head.number
+                && head.cause == Cause::Size
+                && same.rounded == 0
+                && !is_same_state(&state, &segment) =>
         {
             same.first_difference = Some(Difference {
                 segment: head.number,
@@ -124,9 +129,12 @@ fn segment(path: &Path, same: &mut Same, before: &mut Option<(u64, Controller)>)
     while let Some(step) = segment.next_step()? {
         number += 1;
         let output = segment.controller.step(&step.seen);
-        let made = Made::of(&output, &segment.controller);
+        let mut made = Made::of(&output, &segment.controller);
         let at = step.seen.now.0;
         let since = *first.get_or_insert(at);
+        if !is_same(&step.made, &made) && made.take_last_digits(&step.made) {
+            same.rounded += 1;
+        }
         if !is_same(&step.made, &made) {
             let (part, recorded, replayed) = what_differs(&step.made, &made);
             same.first_difference =

@@ -92,7 +92,27 @@ pub struct MadeRound {
     pub command: Target,
 }
 
+/// Largest relative difference of two scores that linear algebra can make: OpenBLAS adds up in another order on
+/// another kind of processor.
+const LAST_DIGITS: f64 = 1e-9;
+
 impl Made {
+    /// Takes over the scores of the round from `recorded`, where they differ by no more than rounding; says whether one did.
+    pub(super) fn take_last_digits(&mut self, recorded: &Self) -> bool {
+        let choice = |made: &Self| made.round.and_then(|round| round.choice);
+        let (Some(now), Some(then)) = (choice(self), choice(recorded)) else { return false };
+        let near = |now: Option<f64>, then: Option<f64>| match (now, then) {
+            (Some(now), Some(then)) if (now - then).abs() <= LAST_DIGITS * then.abs().max(1.0) => Some(then),
+            _ => now,
+        };
+        let rounded =
+            Choice { score: near(now.score, then.score), width: near(now.width, then.width), ..now };
+        if let Some(round) = &mut self.round {
+            round.choice = Some(rounded);
+        }
+        rounded != now
+    }
+
     /// What `controller` has just made.
     #[must_use]
     pub fn of(output: &Output, controller: &Controller) -> Self {
