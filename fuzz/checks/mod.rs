@@ -143,6 +143,7 @@ fn busy(now: f64) -> Observation {
         outcomes: Vec::new(),
         orders: Vec::new(),
         connections: None,
+        working: 0,
     }
 }
 

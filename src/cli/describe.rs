@@ -6,6 +6,7 @@ use crate::bandit::structured::Ratios;
 use crate::holdout::contrast::FEWEST_CYCLES;
 use crate::holdout::{Change, SavingsState};
 use crate::park::books::{Books, Estimate};
+use crate::park::instances::ToldInstance;
 use crate::stats::Interval;
 use crate::units::Mhz;
 use crate::view::{
@@ -29,7 +30,14 @@ fn describe(out: &mut String, host: &HostState) -> fmt::Result {
         ([only], None) => server(out, only, host.dry_run),
         ([], Some(park)) => parked(out, park, host.dry_run),
         _ => list(out, host),
+    }?;
+    for ToldInstance { name, state, gpus } in &host.instances {
+        let gpus: Vec<String> = gpus.iter().map(|gpu| gpu.index.to_string()).collect();
+        let place =
+            if gpus.is_empty() { "no GPU of here".to_owned() } else { format!("GPU {}", gpus.join(",")) };
+        writeln!(out, "  instance    {name}: {}, {place}", state.name())?;
     }
+    Ok(())
 }
 
 /// A line for each server, then one for each GPU without one.
@@ -349,6 +357,7 @@ fn saved_words(of: &ParkFigures) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::park::instances::{GpuName, InstanceState};
     use crate::view::testing;
 
     fn shown(state: &HostState) -> String {
@@ -374,6 +383,21 @@ mod tests {
         assert_eq!(lines[4][..4], ["3", "PARKED", "50", "W"], "{text}");
         assert!(text.ends_with("has more of one\n") && lines.len() == 6, "{text}");
         assert!(shown(&HostState { dry_run: true, ..testing::host() }).contains("dry run"));
+    }
+
+    #[test]
+    fn instances_stand_below_whatever_is_shown() {
+        let gpus = [0, 1].map(|index| GpuName { index, uuid: String::new() }).to_vec();
+        let told = |name: &str, state, gpus| ToldInstance { name: name.into(), state, gpus };
+        let instances = vec![
+            told("codestral", InstanceState::Working, gpus),
+            told("chat", InstanceState::Idle, Vec::new()),
+        ];
+        for state in [testing::host(), testing::of(vec![testing::state()], None)] {
+            let text = shown(&HostState { instances: instances.clone(), ..state });
+            let end = "  instance    codestral: working, GPU 0,1\n  instance    chat: idle, no GPU of here\n";
+            assert!(text.ends_with(end), "{text}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::open::auto::{self, Seeker};
 use crate::open::group::{self, Candidate, HELP, Memory, Options, Shared};
 use crate::open::guarded::Guarded;
 use crate::open::park::{self, Around};
+use crate::park::instances::Roster;
 use crate::signals::Signals;
 use crate::store::held::{ClaimError, HeldDir};
 use crate::store::own_dir;
@@ -204,6 +205,11 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
             Some(Arc::new(guarded))
         }
     };
+    // Supervisors name GPUs of the machine, whoever parks them.
+    let roster = Roster::new(&host.list().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the GPUs cannot be listed: supervisors may name those of this run alone");
+        served.iter().chain(chosen.iter().map(|gpu| &gpu.info)).cloned().collect()
+    }));
     let mut known = Vec::new();
     for candidate in candidates {
         let memory = Memory::load(&candidate, options)?;
@@ -233,7 +239,7 @@ pub(super) fn daemon(cli: &Cli, config: &Config, role: Role) -> anyhow::Result<(
             watcher: clients::listen(&servers),
             notifier: notifier.clone(),
             lines: StatusLines::default(),
-            published: Published::new(HostState::new(unix_seconds(), dry_run)),
+            published: Published::new(HostState::new(unix_seconds(), dry_run)).with_gpus(roster),
             is_several,
             follows,
             clock: Clock::start(),

@@ -60,6 +60,9 @@ pub struct Observation {
     /// Connections to the engine, where they are watched and known.
     #[serde(default)]
     pub connections: Option<Connections>,
+    /// Instances on the GPUs that are said to work.
+    #[serde(default)]
+    pub working: u32,
 }
 
 /// What an operator asks of a running loop.

@@ -41,6 +41,7 @@ impl Controller {
             activity: self.readings.activity(),
             running: self.readings.slowest(),
             connections: self.connections,
+            working: self.working,
             temperature_c: self.readings.hottest(),
             read: Sensors::CLOCKS.with(Sensor::Utilization, true).with(Sensor::Power, true),
             ..Sample::at(now)

@@ -16,7 +16,7 @@ impl Controller {
     /// Takes everything in; a window, if a page closed one.
     pub(super) fn observe(&mut self, seen: &Observation, out: &mut Output) -> Option<Window> {
         self.readings.take(&seen.gpus);
-        self.connections = seen.connections;
+        (self.connections, self.working) = (seen.connections, seen.working);
         self.take_outcomes(seen, out);
         self.take_orders(&seen.orders, seen.now, out);
         self.take_scrape(seen, out)

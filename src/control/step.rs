@@ -40,6 +40,8 @@ pub struct Controller {
     pub(super) clocks: GroupClocks,
     pub(super) idle: Parker,
     pub(super) connections: Option<Connections>,
+    /// Instances on the GPUs that are said to work.
+    pub(super) working: u32,
     pub(super) servers: Servers,
     pub(super) serving: Serving,
     pub(super) mode: Mode,
@@ -82,6 +84,7 @@ impl Controller {
             clocks: GroupClocks::new(now),
             idle: Parker::new(settings.idle, levers, now),
             connections: None,
+            working: 0,
             servers: Servers::alone(settings.limits, LatencyWatch::default(), false),
             serving: Serving::new(concurrency, LoadEstimate::default(), GaugeTrust::default()),
             mode: Mode::Starting,

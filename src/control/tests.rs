@@ -175,6 +175,7 @@ impl Scene {
             outcomes,
             orders: std::mem::take(&mut self.orders),
             connections: None,
+            working: 0,
         };
         let output = self.controller.step(&seen);
         if let Some(target) = output.command {

@@ -110,6 +110,7 @@ impl From<Controller> for step::Controller {
             readings: v3.readings,
             clocks: GroupClocks::of_parts(v3.command, v3.trouble),
             connections: v3.connections,
+            working: 0,
             serving: Serving::new(v3.concurrency, v3.load, v3.gauges),
             mode: v3.mode,
             paused: v3.paused,

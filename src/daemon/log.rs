@@ -283,6 +283,7 @@ fn log_woken(by: &WakeSource, parked_s: f64) {
             info!(parked_s, power_w = power.0, parked_power_w = parked.0, "power rose: woken");
         }
         WakeSource::Connections { open } => info!(parked_s, open, "a client asks: woken"),
+        WakeSource::Instances { working } => info!(parked_s, working, "an instance works: woken"),
         WakeSource::Utilization { percent } => info!(parked_s, percent, "utilisation rose: woken"),
     }
 }

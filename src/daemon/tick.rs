@@ -18,6 +18,7 @@ use super::watch::{Alarm, GroupWatch, Pulse};
 use crate::config::{Config, Server};
 use crate::control::quiet::Quiet;
 use crate::control::{Controller, Mode, Observation, Order, Scrape, Settings};
+use crate::export::Working;
 use crate::gpu::GpuError;
 use crate::holdout::{Savings, SlotWindow};
 use crate::units::{Seconds, Target, Time};
@@ -64,6 +65,8 @@ pub struct Group {
     pub reload: Option<Reloader>,
     /// Who asks the engine, if that is watched.
     pub clients: Option<Clients>,
+    /// The instances on its GPUs that are said to work.
+    pub instances: Working,
     /// When the ticks are.
     pub schedule: Schedule,
     /// The clock of the run.
@@ -245,6 +248,9 @@ async fn ticks(group: &mut Group, inbox: &mut Receiver<ToGroup>, pulse: &Pulse) 
             () = group.sampler.looked() => {
                 tick(group, None, Vec::new());
             }
+            () = group.instances.changed(), if group.controller.is_parked() => {
+                tick(group, None, Vec::new());
+            }
             Some(()) = OptionFuture::from(group.clients.as_mut().map(|who| who.asked(|| clock.now()))),
                 if group.controller.is_parked() =>
             {
@@ -268,6 +274,7 @@ fn take_up(group: &mut Group, change: Change) {
             outcomes: Vec::new(),
             orders: vec![Order::Pause],
             connections: None,
+            working: 0,
         };
         // What it commands is the driver's default, which is commanded below.
         group.controller.step(&nothing);
@@ -303,6 +310,7 @@ fn tick(group: &mut Group, due: Option<Time>, orders: Vec<Order>) -> bool {
         outcomes: group.actuator.as_ref().map_or_else(Vec::new, Actuator::outcomes),
         orders,
         connections,
+        working: group.instances.count(),
     };
     group.feed.set_quiet(group.quiet.look(&seen));
     let output = group.controller.step(&seen);

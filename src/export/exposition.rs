@@ -3,6 +3,7 @@
 //! Names follow the conventions of Prometheus: base units in the name, counters end in `_total`. What is not known has no
 //! sample; there are no made-up zeros. `docs/metrics.md` lists every metric, and a test holds it to this file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::control::Mode;
+use crate::park::instances::{InstanceState, ToldInstance};
 use crate::units::Mhz;
 use crate::view::{ArmStatus, HostState};
 
@@ -121,7 +123,23 @@ fn process(to: &mut Families<'_, '_>, host: &HostState) -> fmt::Result {
     let what = ("start_time", Some("seconds"), "Start of the run, Unix time.");
     to.of_process(what, host.started_unix_s)?;
     let what = ("dry_run", None, "1 if clocks are chosen but not written.");
-    to.of_process(what, flag(host.dry_run))
+    to.of_process(what, flag(host.dry_run))?;
+    instances(to, &host.instances)
+}
+
+fn instances(to: &mut Families<'_, '_>, told: &[ToldInstance]) -> fmt::Result {
+    // Two supervisors may have an instance of one name: one of them that works is enough.
+    let mut working: BTreeMap<(&str, String), bool> = BTreeMap::new();
+    for instance in told {
+        let gpus: Vec<String> = instance.gpus.iter().map(|gpu| gpu.index.to_string()).collect();
+        let works = working.entry((&instance.name, gpus.join(","))).or_default();
+        *works |= instance.state == InstanceState::Working;
+    }
+    let what = ("instance_working", None, "1 while an instance that a supervisor tells of works.");
+    let samples = working
+        .iter()
+        .map(|((name, gpus), works)| (vec![("instance", *name), ("gpu", gpus.as_str())], flag(*works)));
+    to.family(what, MetricType::Gauge, samples)
 }
 
 fn run(to: &mut Families<'_, '_>) -> fmt::Result {

@@ -7,12 +7,14 @@ mod events;
 pub(crate) mod exposition;
 pub mod guard;
 pub mod http;
+mod instances;
 mod page;
 pub mod protocol;
 mod published;
 mod serving;
 pub(crate) mod socket;
 
+pub use instances::{Instances, Working};
 pub(crate) use published::NoServer;
 pub use published::{Latest, Published};
 

@@ -1,13 +1,16 @@
 //! What is said over the control socket: one JSON object a line, each way. `docs/control-socket.md` has it in full.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::control::Order;
+use crate::park::instances::{GpuName, Instance};
 use crate::units::Seconds;
 use crate::view::{History, HostState};
 
 /// The longest request, in bytes, with its line end.
-pub(crate) const MAX_REQUEST: usize = 4096;
+pub(crate) const MAX_REQUEST: usize = 64 << 10;
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +48,12 @@ pub enum Request {
         /// For this server alone; else for every GPU.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<String>,
+    },
+    /// What instances do on the GPUs of this machine, in the place of what this connection said before. It holds until the
+    /// connection ends.
+    Instances {
+        /// All of them.
+        instances: Vec<Instance>,
     },
 }
 
@@ -88,6 +97,15 @@ pub(crate) enum Answer {
         /// The points, oldest first.
         history: History,
     },
+    /// What was told of instances is taken.
+    Instances {
+        /// Always true.
+        ok: bool,
+        /// The GPUs that were meant.
+        known: BTreeSet<GpuName>,
+        /// Names that no GPU of this machine has.
+        unknown: BTreeSet<String>,
+    },
     /// It was not done.
     Error {
         /// Always false.
@@ -111,6 +129,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::park::instances::{InstanceState, Selector};
 
     const DOCUMENT: &str = include_str!("../../docs/control-socket.md");
 
@@ -130,6 +149,9 @@ mod tests {
         };
         // Each, and each once more for a server.
         let wanted = all(None).into_iter().zip(all(Some("chat"))).flat_map(<[Request; 2]>::from);
+        let (gpus, state) = (vec![Selector::Index(0)], InstanceState::Working);
+        let instances = vec![Instance { name: "codestral".into(), gpus, state }];
+        let wanted = wanted.chain([Request::Instances { instances }]);
         assert_eq!(requests, wanted.collect::<Vec<_>>());
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::Instances;
 use crate::control::{Mode, Order};
+use crate::park::instances::Roster;
 use crate::view::{History, HostState, ParkMode, ParkStanding, ParkState, ParkedGpu, State};
 
 /// What the loop of one server published last.
@@ -28,6 +30,7 @@ struct Groups {
 pub struct Published {
     host: Arc<HostState>,
     groups: Arc<watch::Sender<Groups>>,
+    instances: Instances,
 }
 
 /// There is no such server, or none was named where there are several.
@@ -48,7 +51,18 @@ fn these(names: &[String]) -> String {
 impl Published {
     /// Of this process, with no group so far.
     pub fn new(host: HostState) -> Self {
-        Self { host: Arc::new(host), groups: Arc::new(watch::Sender::default()) }
+        Self { host: Arc::new(host), groups: Arc::default(), instances: Instances::default() }
+    }
+
+    /// The same, where clients may tell of instances on these GPUs.
+    #[must_use]
+    pub(crate) fn with_gpus(self, roster: Roster) -> Self {
+        Self { instances: Instances::on_machine(roster), ..self }
+    }
+
+    /// What clients tell of instances.
+    pub fn instances(&self) -> &Instances {
+        &self.instances
     }
 
     /// From now on shows this server too; in the place of the one of this name, if there is one.
@@ -74,14 +88,16 @@ impl Published {
         let groups = self.groups.borrow();
         let servers = groups.servers.iter().map(|(_, latest)| State::clone(&latest.state.borrow())).collect();
         let park = groups.park.as_ref().map(|park| ParkState::clone(&park.borrow()));
-        HostState::clone(&self.host).with(servers, park)
+        HostState { instances: self.instances.told(), ..HostState::clone(&self.host).with(servers, park) }
     }
 
     /// The picture of one server alone, or with no name of all.
     pub(crate) fn host_of(&self, server: Option<&str>) -> Result<HostState, NoServer> {
         let Some(name) = server else { return Ok(self.host()) };
-        let state = self.latest(Some(name))?.state.borrow().clone();
-        Ok(HostState::clone(&self.host).with(vec![State::clone(&state)], None))
+        let state = State::clone(&self.latest(Some(name))?.state.borrow());
+        let mut instances = self.instances.told();
+        instances.retain(|told| told.is_on(|uuid| state.gpus.iter().any(|gpu| gpu.uuid == uuid)));
+        Ok(HostState { instances, ..HostState::clone(&self.host).with(vec![state], None) })
     }
 
     /// The server of this name; without a name the only one.

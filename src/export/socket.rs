@@ -18,12 +18,14 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Published;
+use super::instances::Teller;
 use super::protocol::{Answer, Directed, MAX_REQUEST, Request};
 use super::serving::{Serving, taken};
 use crate::control::Order;
+use crate::park::instances::{Instance, MAX_CLIENTS};
 use crate::view::History;
 
-/// Connections at once. One more cuts off the client that has been silent the longest, or else the one that asked the
+/// Connections at once. Clients that tell of instances keep their places, and are few. One more cuts off the client that has been silent the longest, or else the one that asked the
 /// longest ago and only watches: neither keeps an order out. If all are being answered, it is told to try again.
 const CONNECTIONS: usize = 32;
 /// A client that says nothing for this long after it connected, or after an answer, is cut off.
@@ -159,7 +161,8 @@ async fn accept(
         let Some(stream) = taken(listener.accept().await).await else { continue };
         let has_place = lock(&places).make_room();
         let place = Place { places: Arc::clone(&places), number };
-        let mut client = Client { stream, published: published.clone(), orders: orders.clone(), place };
+        let mut client =
+            Client { stream, published: published.clone(), orders: orders.clone(), place, teller: None };
         let task = tokio::spawn(async move {
             if !allowed.allows(&client.stream) {
                 client.say(&Answer::error("not permitted: root, agft's own user and its group may")).await;
@@ -185,6 +188,8 @@ enum Doing {
     Silent,
     /// It hears one state after the other.
     Watching,
+    /// Nothing for now, and what it told of instances holds.
+    Telling,
     Waiting,
 }
 
@@ -198,7 +203,7 @@ impl Places {
         if self.0.len() < CONNECTIONS {
             return true;
         }
-        let idle = self.0.iter().filter(|(_, (doing, ..))| *doing != Doing::Waiting);
+        let idle = self.0.iter().filter(|(_, (doing, ..))| matches!(doing, Doing::Silent | Doing::Watching));
         let first = idle.min_by_key(|(_, (doing, since, _))| {
             let is_silent = *doing == Doing::Silent && since.elapsed() >= ABOUT_TO_SPEAK;
             (!is_silent, *since)
@@ -240,6 +245,8 @@ struct Client {
     published: Published,
     orders: mpsc::Sender<Directed>,
     place: Place,
+    /// Once it has told of instances.
+    teller: Option<Teller>,
 }
 
 impl Client {
@@ -247,7 +254,7 @@ impl Client {
     async fn serve(&mut self) {
         let mut heard: Vec<u8> = Vec::new();
         loop {
-            self.place.set(Doing::Silent);
+            self.place.set(if self.teller.is_some() { Doing::Telling } else { Doing::Silent });
             let Some(line) = self.line(&mut heard).await else { return };
             self.place.set(Doing::Waiting);
             let request: Request = match serde_json::from_slice(&line) {
@@ -264,6 +271,7 @@ impl Client {
                 }
                 Request::History { server } => self.say_history(server.as_deref()).await,
                 Request::Status { server } => self.say_state(server.as_deref()).await,
+                Request::Instances { instances } => self.take_instances(instances).await,
                 Request::Pause { server } => self.carry_out(Directed { server, order: Order::Pause }).await,
                 Request::Resume { server } => self.carry_out(Directed { server, order: Order::Resume }).await,
             };
@@ -314,6 +322,26 @@ impl Client {
             Ok(latest) => Answer::History { ok: true, history: History::clone(&latest.history.borrow()) },
             Err(error) => Answer::error(error.to_string()),
         };
+        self.say(&answer).await
+    }
+
+    /// Takes what it tells of instances, in the place of what it told before.
+    async fn take_instances(&mut self, instances: Vec<Instance>) -> bool {
+        let told = self.published.instances();
+        let found = match told.roster().place(instances) {
+            Ok(found) => found,
+            Err(why) => {
+                self.say(&Answer::error(why)).await;
+                return false;
+            }
+        };
+        let answer = Answer::Instances { ok: true, known: found.known(), unknown: found.unknown.clone() };
+        if !self.teller.get_or_insert_with(|| told.teller()).say(found) {
+            let why =
+                format!("{MAX_CLIENTS} clients tell of instances already: end one of them, or try again");
+            self.say(&Answer::error(why)).await;
+            return false;
+        }
         self.say(&answer).await
     }
 

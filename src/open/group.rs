@@ -415,6 +415,7 @@ impl Shared {
             true => tracing::info_span!("server", name = server.name),
             false => tracing::Span::none(),
         };
+        let instances = self.published.instances().on(uuids.clone());
         let entered = span.clone().entered();
         let actuator =
             lease.map(|lease| Actuator::spawn(lease, clock)).transpose().context("clock thread")?;
@@ -490,6 +491,7 @@ impl Shared {
                 clock,
             }),
             clients,
+            instances,
             schedule,
             clock,
             panic_at_tick: self.options.panic_at_tick,

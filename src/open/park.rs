@@ -202,7 +202,7 @@ impl Around {
         let save_dir = PathBuf::from(&config.model.save_dir);
         let keeper = shared.guarded.as_ref().map(|_| keep_in(save_dir.clone())).transpose();
         let keeper = keeper.context("the thread that keeps what was measured")?.map(Rc::new);
-        let board = Board::new();
+        let board = Board::new(shared.published.instances().clone());
         let common = Common { host, shared: shared.clone(), board: Rc::clone(&board), keeper, save_dir };
         let (mut groups, mut gpus, mut yielded) = (Vec::new(), Vec::new(), Yielded::default());
         for gpu in chosen {

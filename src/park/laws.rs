@@ -16,12 +16,13 @@ use super::source::{Connections, CountedConnections};
 use crate::units::{Joules, Seconds, Time, Watts};
 
 /// One look: time since the last one, utilisation, temperature, connections.
-type Look = (f64, Option<f64>, f64, Option<u32>);
+type Look = (f64, Option<f64>, f64, Option<u32>, u32);
 
 fn look() -> impl Strategy<Value = Look> {
     let utilization = prop_oneof![6 => Just(Some(0.0)), 2 => (0.0..100.0).prop_map(Some), 1 => Just(None)];
     let connections = prop_oneof![6 => Just(Some(0)), 2 => (1_u32..4).prop_map(Some), 1 => Just(None)];
-    (0.05_f64..20.0, utilization, 30.0_f64..90.0, connections)
+    let working = prop_oneof![6 => Just(0), 1 => 1_u32..4];
+    (0.05_f64..20.0, utilization, 30.0_f64..90.0, connections, working)
 }
 
 proptest! {
@@ -47,17 +48,18 @@ proptest! {
         let mut rule = Rule::new(settings);
         let mut now = 0.0;
         let mut quiet_since = None;
-        for (pause, utilization, celsius, open) in looks {
+        for (pause, utilization, celsius, open, working) in looks {
             now += pause;
             let seen = Sample {
                 activity: Activity { power: None, utilization_percent: utilization },
                 temperature_c: Some(celsius),
                 connections: open.map(|open| Connections { open, ..Connections::default() }),
+                working,
                 ..Sample::at(Time(now))
             };
             let was_hot = rule.state() == State::Hot;
             let decision = rule.step(&seen, Prices { saving: Some(Watts(10.0)), wake: None }, true);
-            let quiet = utilization == Some(0.0) && (!connections || open == Some(0));
+            let quiet = utilization == Some(0.0) && (!connections || open == Some(0)) && working == 0;
             quiet_since = quiet.then(|| quiet_since.unwrap_or(now));
             let parked = matches!(rule.state(), State::Parked { .. });
             prop_assert!(quiet || !parked, "parked at {now} with work");

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Everything here is pure: observations and times come in, decisions and sums go out. [`gap`] is the state
-//! machine; `rule` is who tells of work, and the protection against heat; `source` names who tells of work,
+//! machine; `rule` is who tells of work, and the protection against heat; `source` names who tells of work, [`instances`] is what supervisors say,
 //! `ski` says how long an idle gap is waited out, [`wake`] judges whether the clocks are back, [`levers`] which clocks are lowered, `price`
 //! what a wake costs, `fans` decides on the fans of the machine, `books` keeps the sums (`power` of
 //! spells).
@@ -22,6 +22,7 @@ pub(crate) mod callers;
 pub(crate) mod fans;
 mod first_tokens;
 pub mod gap;
+pub mod instances;
 pub mod levers;
 pub mod parker;
 pub(crate) mod power;

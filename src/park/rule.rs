@@ -3,8 +3,9 @@
 //! Without a server the sensors of the GPUs and the connections say it. Beside one its page has the last word, but an
 //! empty page is no proof of idleness: it is one step old, and during a long step everything on it reads 0. So parking
 //! takes an empty page *and* a GPU that does nothing *and* clients that ask for nothing, each as far as it is a source;
-//! and a parked GPU wakes by its sensors and by clients between two pages, too. How long a gap is waited out is
-//! [`GapRule`]'s business.
+//! and a parked GPU wakes by its sensors and by clients between two pages, too. With a server or without, an instance
+//! that is said to work holds the clocks up; one that is said to be idle proves nothing. How long a gap is waited out
+//! is [`GapRule`]'s business.
 
 pub(super) mod v3;
 
@@ -220,6 +221,9 @@ impl Rule {
 
     /// Which source says, or cannot rule out, that there is work? Between two pages only a GPU that is down is judged.
     fn work(&mut self, sample: &Sample, asked: Option<WakeSource>) -> Option<WakeSource> {
+        if sample.working > 0 {
+            return Some(WakeSource::Instances { working: sample.working });
+        }
         let is_seen = |work: &WakeSource| *work != WakeSource::Unseen;
         if !self.settings.page {
             let sensed = self.sensed(sample);
@@ -297,7 +301,10 @@ impl Rule {
             WakeSource::Connections { .. } => {
                 !self.settings.page && self.settings.utilization_threshold_percent.is_none()
             }
-            WakeSource::Page | WakeSource::Power { .. } | WakeSource::Utilization { .. } => true,
+            WakeSource::Page
+            | WakeSource::Power { .. }
+            | WakeSource::Utilization { .. }
+            | WakeSource::Instances { .. } => true,
         }
     }
 

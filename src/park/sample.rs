@@ -107,6 +107,8 @@ pub struct Sample {
     pub energy: Option<EnergyPoint>,
     /// Connections to what the GPUs serve.
     pub connections: Option<Connections>,
+    /// Instances on the GPUs that are said to work.
+    pub working: u32,
     /// Nothing speaks against parking.
     pub may_park: bool,
     /// What was read anew.
@@ -125,6 +127,7 @@ impl Sample {
             running: Running::default(),
             energy: None,
             connections: None,
+            working: 0,
             may_park: true,
             read: Sensors::NONE,
         }

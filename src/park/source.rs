@@ -50,6 +50,11 @@ pub enum WakeSource {
     },
     /// A source does not answer.
     Unseen,
+    /// Supervisors say that instances work.
+    Instances {
+        /// How many.
+        working: u32,
+    },
 }
 
 impl WakeSource {
@@ -61,6 +66,7 @@ impl WakeSource {
             Self::Power { .. } => "power",
             Self::Utilization { .. } => "utilization",
             Self::Unseen => "unseen",
+            Self::Instances { .. } => "instances",
         }
     }
 }
@@ -73,6 +79,7 @@ impl fmt::Display for WakeSource {
             Self::Power { power, parked } => write!(f, "board power ({power} over {parked})"),
             Self::Utilization { percent } => write!(f, "utilization {percent:.0} %"),
             Self::Unseen => f.write_str("a source that does not answer"),
+            Self::Instances { working } => write!(f, "instances ({working} working)"),
         }
     }
 }

@@ -155,22 +155,42 @@ struct Stored {
     outcomes: Vec<ClockOutcome>,
     orders: Vec<Order>,
     connections: Option<Connections>,
+    working: u32,
     made: Made,
     scrape: Scrape,
 }
 
+/// The same in version 3, in which nobody told of instances.
+#[derive(Deserialize)]
+struct StoredV3 {
+    now: Time,
+    gpus: Vec<GpuTick>,
+    outcomes: Vec<ClockOutcome>,
+    orders: Vec<Order>,
+    connections: Option<Connections>,
+    made: Made,
+    scrape: Scrape,
+}
+
+impl From<StoredV3> for Recorded {
+    fn from(v3: StoredV3) -> Self {
+        let StoredV3 { now, gpus, outcomes, orders, connections, made, scrape } = v3;
+        Self { seen: Observation { now, scrape, gpus, outcomes, orders, connections, working: 0 }, made }
+    }
+}
+
 impl Serialize for Recorded {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Observation { now, scrape, gpus, outcomes, orders, connections } = &self.seen;
-        (now, gpus, outcomes, orders, connections, &self.made, scrape).serialize(serializer)
+        let Observation { now, scrape, gpus, outcomes, orders, connections, working } = &self.seen;
+        (now, gpus, outcomes, orders, connections, working, &self.made, scrape).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Recorded {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Stored { now, gpus, outcomes, orders, connections, made, scrape } =
+        let Stored { now, gpus, outcomes, orders, connections, working, made, scrape } =
             Stored::deserialize(deserializer)?;
-        Ok(Self { seen: Observation { now, scrape, gpus, outcomes, orders, connections }, made })
+        Ok(Self { seen: Observation { now, scrape, gpus, outcomes, orders, connections, working }, made })
     }
 }
 
@@ -252,7 +272,11 @@ impl<R: std::io::Read> Segment<R> {
             }
         }
         let Some(step) = self.steps.pop_front() else { return Ok(None) };
-        let step = steps::unpack(&step).map_err(|detail| StepsError::Content {
+        let step = match self.reader.version() {
+            v3::VERSION => steps::unpack::<StoredV3>(&step).map(Into::into),
+            _ => steps::unpack(&step),
+        };
+        let step = step.map_err(|detail| StepsError::Content {
             path: self.reader.path().to_owned(),
             recorder: self.head.agft_version.clone(),
             what: "step",

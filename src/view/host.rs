@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::against::Source;
 use super::park::{ParkStanding, ParkState, ParkedGpu};
 use super::state::State;
+use crate::park::instances::ToldInstance;
 
 /// Everything that runs in one agft, at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub struct HostState {
     pub servers: Vec<State>,
     /// GPUs without a server, if there are any.
     pub park: Option<ParkState>,
+    /// Instances that supervisors tell of.
+    #[serde(default)]
+    pub instances: Vec<ToldInstance>,
 }
 
 impl HostState {
@@ -36,6 +40,7 @@ impl HostState {
             dry_run,
             servers: Vec::new(),
             park: None,
+            instances: Vec::new(),
         }
     }
 

@@ -314,8 +314,8 @@ pub(crate) fn fault_kinds() -> [&'static str; 8] {
 }
 
 /// The keys of `Counts::wakes`.
-pub(crate) fn wake_sources() -> [&'static str; 5] {
-    ["page", "connections", "power", "utilization", "unseen"]
+pub(crate) fn wake_sources() -> [&'static str; 6] {
+    ["page", "connections", "instances", "power", "utilization", "unseen"]
 }
 
 pub(crate) fn clocks_words(in_force: Option<Clocks>, not_given_back: bool) -> String {

@@ -63,6 +63,7 @@ fn observation(now: f64, joules: &[f64]) -> Observation {
         outcomes: Vec::new(),
         orders: Vec::new(),
         connections: None,
+        working: 0,
     }
 }
 

@@ -158,6 +158,7 @@ impl ParkGroup {
 
     async fn turns(&mut self, inbox: &mut Receiver<ToGroup>) -> Result<(), GpuError> {
         let mut connections = self.board.connections();
+        let mut working = self.board.working(&self.info);
         loop {
             let pause = self.pause();
             tokio::select! {
@@ -168,10 +169,11 @@ impl ParkGroup {
                 },
                 // Whoever looks at the connections lives as long as the groups.
                 Ok(()) = connections.changed() => {}
+                () = working.changed() => {}
                 () = sleep(pause) => {}
             }
             let seen = *connections.borrow_and_update();
-            self.turn(seen).await?;
+            self.turn(seen, working.count()).await?;
         }
     }
 
@@ -214,7 +216,7 @@ impl ParkGroup {
         Ok(())
     }
 
-    async fn turn(&mut self, connections: Option<Connections>) -> Result<(), GpuError> {
+    async fn turn(&mut self, connections: Option<Connections>, working: u32) -> Result<(), GpuError> {
         self.number += 1;
         #[expect(clippy::panic, reason = "asked for, to test that unwinding gives the clocks back")]
         if self.panic_at_turn == Some(self.number) {
@@ -222,7 +224,7 @@ impl ParkGroup {
         }
         let now = self.clock.now();
         self.outcome_due = self.outcome_due.filter(|due| *due > now);
-        self.look(connections).await?;
+        self.look(connections, working).await?;
         if let (Some(book), Some(keeper)) = (self.parker.take_news(), &self.keeper) {
             keeper.ask((self.info.clone(), book));
         }
@@ -358,14 +360,14 @@ impl ParkGroup {
     }
 
     /// Asks what is due, has it decided upon, and acts.
-    async fn look(&mut self, connections: Option<Connections>) -> Result<(), GpuError> {
+    async fn look(&mut self, connections: Option<Connections>, working: u32) -> Result<(), GpuError> {
         self.hear().await?;
         if self.paused {
             return Ok(());
         }
         let mut wanted = self.parker.wants(self.clock.now());
         for _ in 0..ROUNDS {
-            let sample = Sample { connections, ..self.sample(wanted).await? };
+            let sample = Sample { connections, working, ..self.sample(wanted).await? };
             let output = self.parker.observe(&sample);
             if let Some(command) = output.command {
                 self.command(match command {

@@ -14,7 +14,7 @@ mod show;
 mod yielded;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use super::clock::Clock;
 use super::notify::{Notifier, StatusLines, say_lines};
 use crate::config::Config;
 use crate::connections::Event;
+use crate::export::{Instances, Working};
 use crate::gpu::GpuInfo;
 use crate::park::State;
 use crate::park::fans::FanRule;
@@ -55,20 +56,28 @@ pub(crate) struct Board {
     gpus: RefCell<BTreeMap<u32, (ParkedGpu, State)>>,
     changed: Notify,
     paused: Cell<bool>,
+    instances: Instances,
 }
 
 impl Board {
-    pub(crate) fn new() -> Rc<Self> {
+    /// Of GPUs with these instances.
+    pub(crate) fn new(instances: Instances) -> Rc<Self> {
         Rc::new(Self {
             connections: watch::channel(None).0,
             gpus: RefCell::default(),
             changed: Notify::new(),
             paused: Cell::new(false),
+            instances,
         })
     }
 
     fn connections(&self) -> watch::Receiver<Option<Connections>> {
         self.connections.subscribe()
+    }
+
+    /// Those that work on this GPU.
+    fn working(&self, gpu: &GpuInfo) -> Working {
+        self.instances.on(BTreeSet::from([gpu.uuid.clone()]))
     }
 
     fn put(&self, gpu: ParkedGpu, state: State) {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::park::instances::{GpuName, InstanceState, ToldInstance};
 use crate::view::{State, testing};
 
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
@@ -19,7 +20,16 @@ fn page_with(state: State) -> String {
 
 /// Of two servers and a GPU without one.
 fn text() -> String {
-    page_of(testing::host())
+    let gpus = vec![GpuName { index: 0, uuid: "GPU-1".into() }];
+    let told = |state| ToldInstance { name: "codestral".into(), state, gpus: gpus.clone() };
+    // Of two supervisors.
+    let instances = vec![told(InstanceState::Working), told(InstanceState::Idle)];
+    page_of(HostState { instances, ..testing::host() })
+}
+
+#[test]
+fn an_instance_works_if_one_of_its_name_does() {
+    assert!(text().contains("agft_instance_working{instance=\"codestral\",gpu=\"0\"} 1"), "{}", text());
 }
 
 /// Name, type, labels and help of every metric of a page.

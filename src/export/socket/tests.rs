@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream as Stream;
 use super::*;
 use crate::control::Mode;
 use crate::export::testing::Stage;
+use crate::park::instances::Roster;
 use crate::view::{ParkMode, ParkStanding, State, testing};
 
 struct Talk(BufReader<Stream>);
@@ -159,7 +160,7 @@ fn a_server_that_is_not_there_is_told_with_those_that_are_and_the_talk_goes_on()
 #[test]
 fn nonsense_and_endless_lines_end_the_talk_with_a_reason() {
     let (_dir, server, _orders, _stage) = start();
-    for (said, why) in [("nonsense\n".to_owned(), "not a request"), ("x".repeat(1 << 20), "4096 bytes")] {
+    for (said, why) in [("nonsense\n".to_owned(), "not a request"), ("x".repeat(1 << 20), "65536 bytes")] {
         let mut talk = Talk::with(&server);
         talk.say(&said);
         let answer = talk.hear();
@@ -216,6 +217,103 @@ fn clients_that_wait_for_their_answer_keep_their_places() {
         .collect();
     assert!(Talk::with(&server).hear().contains("try again"));
     assert!(crowd.iter_mut().all(|talk| talk.hear().contains("not carried it out yet")));
+}
+
+const UUID: &str = "GPU-7a11";
+
+/// A stage on a machine with one GPU, and the work on it.
+fn with_gpu() -> (Stage, crate::export::Working) {
+    let mut stage = Stage::of_one();
+    let gpu = crate::gpu::GpuInfo {
+        index: 0,
+        uuid: UUID.into(),
+        name: "A100".into(),
+        driver_version: None,
+        power_limit: None,
+        power_limit_max: None,
+    };
+    stage.published = stage.published.clone().with_gpus(Roster::new(&[gpu]));
+    let working = stage.published.instances().on([UUID.to_owned()].into());
+    (stage, working)
+}
+
+fn instance(state: &str) -> String {
+    format!(r#"{{"cmd":"instances","instances":[{{"name":"code","gpus":["0","9"],"state":"{state}"}}]}}"#)
+}
+
+fn until(working: &mut crate::export::Working, wanted: u32) {
+    let begun = Instant::now();
+    while working.count() != wanted {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{wanted}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn instances_hold_what_they_said_last_and_nothing_once_their_client_is_gone() {
+    let (stage, mut working) = with_gpu();
+    let (_dir, server, _orders, stage) = start_with(stage);
+    let mut talk = Talk::with(&server);
+    talk.say(&format!("{}\n", instance("working")));
+    let answer = talk.hear();
+    let known = format!(r#"{{"ok":true,"known":[{{"index":0,"uuid":"{UUID}"}}],"unknown":["9"]}}"#);
+    assert_eq!(answer.trim_end(), known);
+    assert_eq!(working.count(), 1);
+    let told = stage.published.host().instances;
+    assert_eq!((told[0].name.as_str(), told[0].state.name()), ("code", "working"));
+    // A second client with the same name holds for itself.
+    let mut other = Talk::with(&server);
+    other.ask(&instance("working"));
+    assert_eq!(working.count(), 2);
+    talk.ask(&instance("idle"));
+    assert_eq!(working.count(), 1);
+    assert!(
+        matches!(talk.ask(r#"{"cmd":"status"}"#), Answer::State { .. }),
+        "the talk is one for all requests"
+    );
+    talk.ask(&instance("working"));
+    drop(other);
+    until(&mut working, 1);
+    drop(talk);
+    until(&mut working, 0);
+    assert!(stage.published.host().instances.is_empty());
+}
+
+#[test]
+fn what_is_wrong_with_instances_ends_the_talk_and_what_it_held() {
+    let (stage, mut working) = with_gpu();
+    let (_dir, server, _orders, _stage) = start_with(stage);
+    for (wrong, why) in [
+        (instance("working").replace("code", ""), "1 to 80 bytes"),
+        (instance("dancing"), "dancing"),
+        (instance("idle").replace("\"0\"", "\"first\""), "names no GPU"),
+    ] {
+        let mut talk = Talk::with(&server);
+        talk.ask(&instance("working"));
+        let answer = talk.ask(&wrong);
+        assert!(matches!(&answer, Answer::Error { error, .. } if error.contains(why)), "{answer:?}");
+        assert_eq!(talk.hear(), "");
+        until(&mut working, 0);
+    }
+}
+
+#[test]
+fn clients_that_tell_of_instances_keep_their_places_and_are_few() {
+    let (stage, mut working) = with_gpu();
+    let (_dir, server, _orders, _stage) = start_with(stage);
+    let mut telling: Vec<Talk> = (0..MAX_CLIENTS).map(|_| Talk::with(&server)).collect();
+    for talk in &mut telling {
+        talk.ask(&instance("working"));
+    }
+    let one_more = Talk::with(&server).ask(&instance("working"));
+    assert!(matches!(&one_more, Answer::Error { error, .. } if error.contains("8 clients")), "{one_more:?}");
+    let crowd: Vec<Talk> = (0..CONNECTIONS + 8).map(|_| Talk::with(&server)).collect();
+    assert!(matches!(Talk::with(&server).ask(r#"{"cmd":"status"}"#), Answer::State { .. }));
+    assert_eq!(working.count(), 8);
+    for talk in &mut telling {
+        assert!(matches!(talk.ask(&instance("idle")), Answer::Instances { .. }));
+    }
+    drop(crowd);
 }
 
 #[test]

@@ -239,14 +239,15 @@ impl Parker {
 
     /// Should connections have told of this work before? They come before the work that they bring.
     fn is_missed(&self, by: &WakeSource, now: Time) -> bool {
-        let is_work = !matches!(by, WakeSource::Connections { .. } | WakeSource::Unseen);
+        let told = matches!(by, WakeSource::Connections { .. } | WakeSource::Instances { .. });
+        let is_work = !told && *by != WakeSource::Unseen;
         is_work && self.rule.as_ref().is_some_and(|rule| rule.nobody_asked(CONNECTED, now))
     }
 
     fn unnoticed(&self, by: &WakeSource) -> Seconds {
         let times = self.settings().map(|settings| settings.unnoticed);
         times.map_or(Seconds(0.0), |times| match by {
-            WakeSource::Connections { .. } => Seconds(0.0),
+            WakeSource::Connections { .. } | WakeSource::Instances { .. } => Seconds(0.0),
             WakeSource::Power { .. } | WakeSource::Utilization { .. } => times.by_sensors,
             WakeSource::Page | WakeSource::Unseen => times.by_others,
         })

@@ -223,6 +223,19 @@ fn connections_that_are_not_known_are_no_work_where_the_gpu_is_seen_and_cannot_b
 }
 
 #[test]
+fn an_instance_that_works_holds_the_clocks_over_an_empty_page_and_wakes_between_two_pages() {
+    let told = |working| Sample { working, ..look(60.0, 0.0) };
+    let mut watch = watch();
+    for k in 0..50 {
+        assert_eq!(window(&mut watch, EMPTY, told(1), 0.3 * f64::from(k)), Verdict::Empty, "{k}");
+    }
+    let mut watch = parked();
+    assert_eq!(watch.on_look(&told(0), Time(5.0)), None);
+    let woken = watch.on_look(&told(1), Time(5.1));
+    assert!(matches!(woken, Some((WakeSource::Instances { working: 1 }, _))), "{woken:?}");
+}
+
+#[test]
 fn long_steps_are_waited_out() {
     let mut watch = watch();
     let slow = PageSight { step_time: Some(Seconds(2.0)), ..WORK };

@@ -26,6 +26,24 @@ pub(crate) const SETTINGS: Settings = Settings {
     dry_run: false,
 };
 
+#[test]
+fn an_instance_that_works_wakes_at_once_and_holds_for_as_long_as_it_works() {
+    let mut rule = Rule::new(SETTINGS);
+    let mut look = |now: f64, working: u32| {
+        let seen = Sample { working, ..seen(now, 0.0).sample() };
+        rule.step(&seen, Prices::default(), true)
+    };
+    for k in 0..100 {
+        assert_eq!(look(f64::from(k), 1), Decision::Stay, "{k}");
+    }
+    assert_eq!(look(100.0, 0), Decision::Stay);
+    assert_eq!(look(160.0, 0), Decision::Park(Seconds(60.0)));
+    let woken = look(160.1, 2);
+    assert!(matches!(woken, Decision::Wake(WakeSource::Instances { working: 2 }, _)), "{woken:?}");
+    assert_eq!(look(160.2, 0), Decision::Stay, "as after any work the wait begins anew");
+    assert!(matches!(look(221.0, 0), Decision::Park(_)));
+}
+
 fn at_start() -> Settings {
     Settings { gap: GapSettings { at_start: true, ..SETTINGS.gap }, ..SETTINGS }
 }

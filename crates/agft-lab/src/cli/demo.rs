@@ -260,6 +260,7 @@ async fn live(
         observers: vec![Box::new(LogObserver::new(false, false)), Box::new(display), Box::new(show)],
         reload: None,
         clients: None,
+        instances: published.instances().on(BTreeSet::new()),
         schedule,
         clock,
         panic_at_tick,

@@ -394,10 +394,11 @@ impl Bench {
         let connections = self.with_world(World::connections);
         self.requests_seen = connections.requests_total;
         let connections = self.sees_connections.then_some(connections);
-        let seen = Observation { now: Time(now), scrape, gpus, outcomes, orders: Vec::new(), connections };
+        let (orders, now) = (Vec::new(), Time(now));
+        let seen = Observation { now, scrape, gpus, outcomes, orders, connections, working: 0 };
         let output = controller.step(&seen);
         onlooker.look(&seen, &output, controller);
-        self.carry_out(onlooker.command(Time(now), output.command))?;
+        self.carry_out(onlooker.command(now, output.command))?;
         Ok(output)
     }
 
