@@ -87,6 +87,10 @@ pub struct ServeArgs {
     /// Directory for what `apply` gave [default: /var/lib/agft-serve for root]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+
+    /// Directory where agft has its control socket, to be told which instances work: its gpu.runtime_dir [default: /run/agft]
+    #[arg(long, value_name = "DIR")]
+    pub daemon_dir: Option<PathBuf>,
 }
 
 /// What is to be done.

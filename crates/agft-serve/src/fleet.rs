@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::catalog::{Catalog, CatalogError};
 use crate::files::{self, Entries, Entry, Problems};
 use crate::supervise::{InstanceStatus, ReloadError, Reloaded, Supervisor};
+use crate::work::link::Daemons;
 
 /// Stands for the file in messages about entries that came by the API.
 const REQUEST: &str = "request";
@@ -18,6 +19,7 @@ pub struct Fleet {
     /// Held from the change of the entries until the supervisor has them: two changes do not overtake each
     /// other.
     changing: Arc<tokio::sync::Mutex<()>>,
+    daemons: Daemons,
 }
 
 /// Why a change did not come about.
@@ -44,7 +46,20 @@ impl Fleet {
     /// The supervisor runs what the catalog has.
     #[must_use]
     pub fn new(supervisor: Supervisor, catalog: Catalog) -> Self {
-        Self { supervisor, catalog: Arc::new(Mutex::new(catalog)), changing: Arc::default() }
+        let catalog = Arc::new(Mutex::new(catalog));
+        Self { supervisor, catalog, changing: Arc::default(), daemons: Daemons::none() }
+    }
+
+    /// The same, and these daemons are told of its work.
+    #[must_use]
+    pub fn with_daemons(self, daemons: Daemons) -> Self {
+        Self { daemons, ..self }
+    }
+
+    /// The daemons that are told of its work.
+    #[must_use]
+    pub fn daemons(&self) -> &Daemons {
+        &self.daemons
     }
 
     /// The supervisor.

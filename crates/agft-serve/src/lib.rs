@@ -3,7 +3,7 @@
 //! An instance is one server process with what belongs to it. Files describe instances ([`files`], [`spec`]);
 //! what `apply` gave stands over them ([`catalog`]). The supervisor starts and watches them ([`supervise`]).
 //! People and programs see and change them over HTTP ([`api`], [`client`]). It has no right to lock clocks:
-//! the daemon, another process, does that.
+//! the daemon, another process, does that, and is told which instances work ([`work`]).
 
 pub mod api;
 pub mod catalog;
@@ -20,3 +20,4 @@ pub mod spec;
 pub mod supervise;
 mod text;
 pub mod units;
+pub mod work;

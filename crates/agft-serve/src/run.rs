@@ -19,6 +19,7 @@ use crate::fleet::Fleet;
 use crate::settings::{APPLIED, INSTANCES, Settings, SettingsError, TOKEN};
 use crate::supervise::{self, StartError, Supervisor};
 use crate::text::block;
+use crate::work::link;
 use crate::{ollama, units};
 
 /// So many lines of output are kept in memory for each instance.
@@ -220,7 +221,8 @@ async fn run(args: &ServeArgs, port: Option<u16>) -> Result<Exit, ServeError> {
         instances,
     )
     .await?;
-    let fleet = Fleet::new(supervisor.clone(), catalog);
+    let daemons = link::start(settings.daemon_dir, supervisor.statuses());
+    let fleet = Fleet::new(supervisor.clone(), catalog).with_daemons(daemons);
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let access = Access { token, hosts: settings.allowed_hosts };
     let served = tokio::spawn(api::serve(listener, fleet.clone(), access, async move {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::ServeArgs;
 use crate::files::{self, Problems, Surroundings};
+use crate::work::link;
 
 /// Where instance files are where nothing is said.
 pub const INSTANCES: &str = "/etc/agft/instances";
@@ -32,6 +33,8 @@ pub struct Settings {
     pub runtime_dir: PathBuf,
     /// What lasts.
     pub state_dir: PathBuf,
+    /// Where daemons have their sockets.
+    pub daemon_dir: PathBuf,
     /// What is worth saying about how they came about.
     pub notes: Vec<String>,
 }
@@ -100,6 +103,7 @@ impl Settings {
                 .or_else(usual_runtime)
                 .ok_or(missing("runtime", "runtime-dir"))?,
             state_dir,
+            daemon_dir: args.daemon_dir.clone().unwrap_or_else(|| link::DAEMON_DIR.into()),
             notes: gppm.notes,
         })
     }

@@ -21,7 +21,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 
-const POLICY: &str = "default-src 'none'; script-src 'sha256-kfG9sm7lMSv7jvVLpljePvK9ZrZ/71RHt+54mySW20M='; \
+const POLICY: &str = "default-src 'none'; script-src 'sha256-jB5/jCs8Mtp9JzGYIAjFrRt3qnRMtFCblVeTrw80/9k='; \
     style-src 'sha256-E0l/2zxRznE7C7dr9cI1EFB6VASq6vM6JpfsD4VJnQo='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

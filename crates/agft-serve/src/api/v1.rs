@@ -95,6 +95,7 @@ fn shown(api: &Api, status: &InstanceStatus) -> Value {
         "last_exit": status.last_exit,
         "problem": status.problem,
         "connections": status.connections,
+        "work": status.work.name(),
         "requests": work.and_then(|work| work.requests),
         "tokens_per_s": work.and_then(|work| work.tokens_per_s),
         "file": entry.as_ref().map(|(entry, _)| entry.place.file.display().to_string()),
@@ -106,7 +107,7 @@ fn shown(api: &Api, status: &InstanceStatus) -> Value {
 async fn list(State(api): State<Api>) -> Response {
     api.work.wanted();
     let list: Vec<Value> = api.fleet.statuses().iter().map(|status| shown(&api, status)).collect();
-    Json(json!({ "instances": list })).into_response()
+    Json(json!({ "instances": list, "daemons": api.fleet.daemons().pids() })).into_response()
 }
 
 async fn show(

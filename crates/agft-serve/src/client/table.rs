@@ -43,9 +43,10 @@ fn aligned(head: &[&str], rows: &[Vec<String>]) -> String {
 
 /// The list of instances.
 pub(super) fn instances(answer: &Value) -> String {
-    const COLUMNS: [(&str, &str); 7] = [
+    const COLUMNS: [(&str, &str); 8] = [
         ("NAME", "name"),
         ("STATE", "state"),
+        ("WORK", "work"),
         ("GPU", "gpus"),
         ("PID", "pid"),
         ("RESTARTS", "restarts"),
@@ -66,6 +67,13 @@ pub(super) fn instances(answer: &Value) -> String {
         if let Some(why) = get("problem").or_else(|| get("last_exit").filter(|_| failed)) {
             let _ = writeln!(out, "{}: {}", cell(&instance["name"]), crate::text::whole(why));
         }
+    }
+    if let Some(daemons) = answer.get("daemons").and_then(Value::as_array) {
+        let pids: Vec<String> = daemons.iter().map(cell).collect();
+        let _ = match pids.as_slice() {
+            [] => writeln!(out, "no agft listens: GPUs are not kept from being parked by this"),
+            pids => writeln!(out, "agft (pid {}) is told what works", pids.join(", ")),
+        };
     }
     out
 }
@@ -130,15 +138,16 @@ mod tests {
     #[test]
     fn tables_are_aligned_and_dashes_stand_for_what_is_not_known() {
         let answer = json!({"instances": [
-            {"name": "chat", "state": "ready", "gpus": "0", "pid": 17, "restarts": 0, "requests": 2.0, "tokens_per_s": 31.46},
-            {"name": "a\u{1b}[2J", "state": "crash-loop", "gpus": "all", "pid": null, "restarts": 5, "problem": "gone\n"},
-        ]});
+            {"name": "chat", "state": "ready", "work": "working", "gpus": "0", "pid": 17, "restarts": 0, "requests": 2.0, "tokens_per_s": 31.46},
+            {"name": "a\u{1b}[2J", "state": "crash-loop", "work": "ended", "gpus": "all", "pid": null, "restarts": 5, "problem": "gone\n"},
+        ], "daemons": [4711]});
         assert_eq!(
             instances(&answer),
-            "NAME        STATE       GPU  PID  RESTARTS  REQUESTS  TOKENS/S\n\
-             chat        ready       0    17   0         2         31.5\n\
-             a\\u001b[2J  crash-loop  all  -    5         -         -\n\
-             a\\u001b[2J: gone\\n\n"
+            "NAME        STATE       WORK     GPU  PID  RESTARTS  REQUESTS  TOKENS/S\n\
+             chat        ready       working  0    17   0         2         31.5\n\
+             a\\u001b[2J  crash-loop  ended    all  -    5         -         -\n\
+             a\\u001b[2J: gone\\n\n\
+             agft (pid 4711) is told what works\n"
         );
         assert_eq!(changes(&json!({"started": ["a", "b"], "ended": []})), "started    a, b\n");
         assert_eq!(instances(&json!(7)).lines().count(), 1);

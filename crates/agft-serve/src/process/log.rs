@@ -15,6 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{broadcast, oneshot};
 
+use crate::work::tasks::Watched;
+
 /// Longer lines are cut into lines of this length.
 const LONGEST_LINE_BYTES: usize = 16 * 1024;
 /// So many pieces may wait for the writer. Each is what one read of a pipe gave, [`LONGEST_LINE_BYTES`] at most: 8 MiB
@@ -90,6 +92,8 @@ pub(crate) struct Log {
     tail: Arc<Tail>,
     queue: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
+    /// Who takes what the lines of the instance say of tasks.
+    watched: Option<Arc<Watched>>,
 }
 
 impl Log {
@@ -109,7 +113,12 @@ impl Log {
             // The last lines are in memory all the same.
             tracing::warn!(file = %file.display(), %error, "no thread for the log: its file gets no lines");
         }
-        (Self { tail, queue, dropped }, Written(written))
+        (Self { tail, queue, dropped, watched: None }, Written(written))
+    }
+
+    /// The same for a process whose tasks are watched.
+    pub(crate) fn of_process(&self, watched: Arc<Watched>) -> Self {
+        Self { watched: Some(watched), ..self.clone() }
     }
 
     /// Takes whole lines, each with its end.
@@ -117,7 +126,10 @@ impl Log {
         let at = SystemTime::now();
         for line in lines.split_inclusive(|&byte| byte == b'\n') {
             let line = line.strip_suffix(b"\n").unwrap_or(line);
-            let text = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into();
+            let text: Arc<str> = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into();
+            if let Some(watched) = self.watched.as_ref().filter(|_| source != Source::Hook) {
+                watched.line(&text);
+            }
             self.tail.push(LogLine { at, source, text });
         }
         if self.queue.try_send(lines.to_vec()).is_err() {

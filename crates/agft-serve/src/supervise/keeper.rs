@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -20,6 +20,8 @@ use super::{CommandError, InstanceStatus, State, What};
 use crate::process::Exit;
 use crate::process::log::{Log, Tail, Written};
 use crate::spec::Instance;
+use crate::work::tasks::Watched;
+use crate::work::{Busy, Work};
 
 /// An address that is taken is tried again after this pause.
 const LISTEN_PACE: Duration = Duration::from_millis(250);
@@ -51,6 +53,8 @@ enum Wake {
     Gone(Exit),
     Connections,
     Listen,
+    /// Its log told of work, or ended.
+    Work(bool),
 }
 
 type Probing = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -66,6 +70,8 @@ pub(super) struct Keeper {
     machine: Machine,
     commands: mpsc::UnboundedReceiver<Command>,
     run: Option<Run>,
+    /// What the log of its process tells of work, until nothing of it is left.
+    busy: Option<watch::Receiver<Busy>>,
     probing: Option<Probing>,
     /// The process that is being ended, and the task that does it.
     ending: Option<(u32, JoinHandle<Exit>)>,
@@ -103,6 +109,7 @@ impl Keeper {
             machine,
             commands,
             run: None,
+            busy: None,
             probing: None,
             ending: None,
             gate: None,
@@ -147,6 +154,10 @@ impl Keeper {
                     self.step(Event::Connected(connected))
                 }
                 Wake::Listen => None,
+                Wake::Work(goes_on) => {
+                    self.busy = self.busy.take().filter(|_| goes_on);
+                    None
+                }
             };
             self.act(action).await;
         }
@@ -154,7 +165,7 @@ impl Keeper {
 
     async fn wake(&mut self) -> Wake {
         let deadline = self.machine.deadline().map(Instant::from_std);
-        let Self { run, probing, ending, gate, commands, listen_again, .. } = self;
+        let Self { run, busy, probing, ending, gate, commands, listen_again, .. } = self;
         tokio::select! {
             command = commands.recv() => Wake::Command(command.unwrap_or(Command::Retire)),
             exit = wait_or_never(run.as_ref().map(Run::ended)) => Wake::Exited(exit),
@@ -167,6 +178,7 @@ impl Keeper {
             () = wait_or_never(gate.as_mut().map(|(_, gate)| gate.changed())) => Wake::Connections,
             () = wait_or_never(deadline.map(sleep_until)) => Wake::Deadline,
             () = wait_or_never(listen_again.map(sleep_until)) => Wake::Listen,
+            changed = wait_or_never(busy.as_mut().map(watch::Receiver::changed)) => Wake::Work(changed.is_ok()),
         }
     }
 
@@ -221,6 +233,7 @@ impl Keeper {
 
     fn gone(&mut self, exit: Exit) -> Option<Action> {
         self.last_exit = Some(exit.to_string());
+        self.busy = None;
         self.shared.tell(&self.spec.name, What::Stopped { exit });
         if let Some(next) = self.next.take() {
             self.take_spec(next);
@@ -282,9 +295,12 @@ impl Keeper {
     async fn start(&mut self) -> Option<Action> {
         self.publish();
         self.order.store(self.shared.count_start(), Ordering::Relaxed);
-        match Run::start(&self.shared, &self.spec, &self.log).await {
+        let watched = Arc::new(Watched::default());
+        let busy = watched.busy();
+        match Run::start(&self.shared, &self.spec, &self.log.of_process(watched)).await {
             Ok(run) => {
                 self.not_started = None;
+                self.busy = Some(busy);
                 self.shared.tell(&self.spec.name, What::Started { pid: run.pid() });
                 self.probing =
                     run.spec().ready.clone().map(|ready| -> Probing {
@@ -375,6 +391,8 @@ impl Keeper {
             }
             self.state = state;
         }
+        let clients = self.gate.as_ref().map(|(_, gate)| gate.connections());
+        let busy = self.busy.as_ref().map(|busy| *busy.borrow()).unwrap_or_default();
         self.shared.publish(InstanceStatus {
             name: self.spec.name.clone(),
             enabled: self.machine.enabled(),
@@ -385,8 +403,9 @@ impl Keeper {
             gpus: self.spec.gpus.clone(),
             last_exit: self.last_exit.clone(),
             problem: self.not_started.clone().or_else(|| self.not_listening.clone()),
-            connections: self.gate.as_ref().map(|(_, gate)| gate.connections()),
+            connections: clients,
             metrics_url: self.run.as_ref().and_then(|run| run.spec().metrics_url.clone()),
+            work: Work::of(self.state, clients, busy),
         });
     }
 }
