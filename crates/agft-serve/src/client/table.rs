@@ -71,7 +71,7 @@ pub(super) fn instances(answer: &Value) -> String {
     if let Some(daemons) = answer.get("daemons").and_then(Value::as_array) {
         let pids: Vec<String> = daemons.iter().map(cell).collect();
         let _ = match pids.as_slice() {
-            [] => writeln!(out, "no agft listens: GPUs are not kept from being parked by this"),
+            [] => writeln!(out, "no agft listens: nobody is told what works"),
             pids => writeln!(out, "agft (pid {}) is told what works", pids.join(", ")),
         };
     }
