@@ -45,7 +45,7 @@ impl Quiet {
         self.still_since = self.still_since.or(Some(seen.now)).filter(|_| still);
         let still = self.still_since.is_some_and(|since| seen.now.since(since) >= STILL);
         // Where connections are not heard, the GPUs alone tell.
-        let quiet = self.at_rest && still && heard == self.heard;
+        let quiet = self.at_rest && still && heard == self.heard && seen.working == 0;
         if quiet {
             self.unread = ON_THEIR_WAY;
         }
