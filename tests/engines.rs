@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::Value;
 use support::daemon::{Bench, Daemon};
@@ -147,6 +148,28 @@ fn engine_that_is_named_is_not_woken() {
     let served = eventually(|| engine.served(), |served| *served > 3);
     assert!(served > 3, "{}", daemon.tail());
     daemon.stop();
+}
+
+#[test]
+fn llama_server_without_work_is_left_alone_until_it_works_again() {
+    let bench = bench(Words::LlamaCpp);
+    let mut daemon = bench.start(&[]);
+    learns(&bench, &daemon);
+    bench.engine.set_load(0.0);
+    let asked_in_two_seconds = || {
+        let before = bench.engine.served();
+        std::thread::sleep(Duration::from_secs(2));
+        bench.engine.served() - before
+    };
+    let asked = eventually(asked_in_two_seconds, |asked| *asked == 0);
+    assert_eq!(asked, 0, "its page is read on without end: {}", daemon.tail());
+    bench.engine.set_load(0.6);
+    let before = bench.engine.served();
+    let asked = eventually(|| bench.engine.served() - before, |asked| *asked > 3);
+    assert!(asked > 3, "{}", daemon.tail());
+    learns(&bench, &daemon);
+    daemon.stop();
+    bench.wait_for_release(&daemon);
 }
 
 const OWN: &str = "name = \"Quill\"\n[recognise]\nprefixes = [\"quill_\"]\n[signals]\nrunning = { names = [\"active\"] }\n\
