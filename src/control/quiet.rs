@@ -86,6 +86,7 @@ mod tests {
                 opened_total: 1,
                 requests_total,
             }),
+            working: 0,
         }
     }
 
