@@ -2,16 +2,18 @@
 //!
 //! Power is measured from tick to tick ([`crate::reward::energy`]), so what counts is the moment of a tick and not how
 //! many are seen. After a tick the counter is left alone until shortly before the next one; a counter that ticks fast is
-//! left alone for [`REST`].
+//! left alone for a share of the windows that power is measured over.
 
 use std::time::Duration;
 
 use crate::units::{Seconds, Time};
 
-/// A counter that ticks faster is not followed tick by tick: windows take some hundred milliseconds.
-const REST: Seconds = Seconds(0.04);
-/// The longest rest, whatever the counter seems to do: windows need a few ticks each.
-const LONGEST_REST: Seconds = Seconds(0.08);
+/// The longest rest, as a share of a window: windows need a few ticks each.
+const LONGEST_REST: f64 = 0.25;
+/// A counter that ticks faster than this share of a window is not followed tick by tick.
+const SHORTEST_REST: f64 = 0.125;
+/// No counter ticks more slowly than this by much: a longer rest would gain nothing.
+const MOST: Seconds = Seconds(0.08);
 /// The share of the counter's period that is rested.
 const SHARE: f64 = 0.8;
 /// The period is the shortest of so many intervals between ticks, seen at the start by reading all the time.
@@ -22,6 +24,8 @@ const INTERVALS: u32 = 8;
 pub(crate) struct Pace {
     /// Between two readings while a tick is waited for.
     every: Seconds,
+    /// The shortest and the longest rest.
+    rests: (f64, f64),
     due: Time,
     /// The next reading follows a rest: a value that differs from the last one ticked at an unknown moment.
     rested: bool,
@@ -31,11 +35,11 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Reads at intervals of `every` while a tick is waited for, from `now` on.
-    pub(crate) fn new(every: Duration, now: Time) -> Self {
-        let every = Seconds(every.as_secs_f64());
+    /// Reads at intervals of `every` while a tick is waited for, from `now` on, for power over windows of `window`.
+    pub(crate) fn new(every: Duration, window: Seconds, now: Time) -> Self {
         Self {
-            every,
+            every: Seconds(every.as_secs_f64()),
+            rests: ((SHORTEST_REST * window.0).min(MOST.0), (LONGEST_REST * window.0).min(MOST.0)),
             due: now,
             rested: true,
             last_tick: None,
@@ -60,7 +64,7 @@ impl Pace {
             self.shortest = Seconds(self.shortest.0.min(now.since(last).0));
             self.intervals += 1;
         }
-        let rest = Seconds((SHARE * self.shortest.0).clamp(REST.0, LONGEST_REST.0));
+        let rest = Seconds((SHARE * self.shortest.0).clamp(self.rests.0, self.rests.1));
         self.rested = self.intervals == INTERVALS && rest.0 > self.every.0;
         self.due = now + if self.rested { rest } else { self.every };
         true
@@ -90,7 +94,12 @@ mod tests {
 
     /// Reads for so many seconds a counter that ticks at multiples of `period`; gives the points and the number of reads.
     fn follow(period: f64, late: impl Fn(u32) -> f64, seconds: f64) -> (Vec<Time>, u32) {
-        let mut pace = Pace::new(Duration::from_millis(10), Time(0.0));
+        follow_for(0.3, period, late, seconds)
+    }
+
+    /// The same for windows of so many seconds.
+    fn follow_for(window: f64, period: f64, late: impl Fn(u32) -> f64, seconds: f64) -> (Vec<Time>, u32) {
+        let mut pace = Pace::new(Duration::from_millis(10), Seconds(window), Time(0.0));
         let (mut points, mut reads, mut shown) = (Vec::new(), 0, f64::NAN);
         while pace.due().0 < seconds {
             let now = Time(pace.due().0 + late(reads));
@@ -117,6 +126,12 @@ mod tests {
         let (points, reads) = follow(0.02, |_| 0.0, 60.0);
         assert!(points.len() >= 60 * 1000 / 70, "{}", points.len());
         assert!(reads <= 60 * 52, "{reads}");
+    }
+
+    #[test]
+    fn short_windows_have_every_tick() {
+        let (points, _) = follow_for(0.05, 0.02, |_| 0.0, 60.0);
+        assert!(points.len() >= 60 * 50 - 100, "{}", points.len());
     }
 
     proptest! {

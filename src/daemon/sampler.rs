@@ -22,6 +22,8 @@ use crate::units::{Millijoules, Seconds, Time};
 #[derive(Debug, Clone, Copy)]
 pub struct SamplerSettings {
     pub(crate) energy_every: Duration,
+    /// The windows that power is measured over.
+    pub(crate) window: Seconds,
     /// At everything else.
     pub(crate) sensors_every: Duration,
     /// At all of it while the GPUs are parked, and their sensors are what would show work.
@@ -119,7 +121,7 @@ impl Sampler {
             .map(|sensors| Gpu {
                 sensors: Trusted::new(sensors, clock),
                 last: None,
-                pace: Pace::new(settings.energy_every, clock.now()),
+                pace: Pace::new(settings.energy_every, settings.window, clock.now()),
             })
             .collect();
         let sources = gpus.iter().map(|gpu| gpu.sensors.source()).collect();
