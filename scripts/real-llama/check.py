@@ -34,6 +34,7 @@ SLEEP_S = 4  # --sleep-idle-seconds
 # anew where a scrape is work.
 SLEEP_LIMIT_S = SLEEP_S + 8.0
 ASLEEP_S = 6.0  # how long it has to stay asleep beside agft
+CALLERS_S = 25.0  # five vain calls, each judged after 3 s, until agft does not listen to a caller any more
 IDLE_STOP_S = 3
 REQUEST = {"prompt": 16, "answer": 128}  # tokens
 
@@ -309,6 +310,12 @@ class Bench:
         return unparked and self.server(name)["mode"] not in (None, "IDLE", "OUTAGE", "STARTING", "FAULT")
 
     def is_asleep(self, name):
+        """By the server's log: a question to the server could be taken for work."""
+        log = (self.run / "log-dir" / f"{name}.log").read_text(errors="replace")
+        return log.rfind("entering sleeping state") > log.rfind("exiting sleeping state")
+
+    def says_it_sleeps(self, name):
+        """By the server's own word."""
         props = get(f"http://127.0.0.1:{self.ports[name]}/props")
         return isinstance(props, dict) and props.get("is_sleeping") is True
 
@@ -477,7 +484,40 @@ def asleep(bench, name):
             modes.add(bench.server(name)["mode"])
             time.sleep(0.2)
         figure = f"{ASLEEP_S:g} s, mode {', '.join(sorted(map(str, modes)))}, lock {bench.core_lock(name)}"
-        bench.check(f"{name}: stays asleep, its GPU parked", stayed and bench.is_parked(name), figure)
+        passed = stayed and bench.is_parked(name) and bench.says_it_sleeps(name)
+        bench.check(f"{name}: stays asleep, its GPU parked", passed, figure)
+
+
+@contextlib.contextmanager
+def health_checks(bench, name, every_s):
+    """Somebody asks for the server's health meanwhile, over a new connection each time."""
+    done = threading.Event()
+
+    def ask():
+        while not done.wait(every_s):
+            get(f"http://127.0.0.1:{bench.ports[name]}/health")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def asleep_beside_health_checks(bench, name):
+    """6, and somebody asks for the server's health: agft hears of it, and must learn that it brings no work."""
+    with bench.traffic(name):
+        wait("awake", lambda: not bench.is_asleep(name))
+        time.sleep(2)
+    with health_checks(bench, name, 1.0):
+        try:
+            _, took = wait("asleep", lambda: bench.is_asleep(name), SLEEP_LIMIT_S + CALLERS_S)
+            told = f"{took:.1f} s after the load"
+        except Failed:
+            took, told = None, f"awake after {SLEEP_LIMIT_S + CALLERS_S:g} s"
+    bench.check(f"{name}: goes to sleep beside agft and health checks", took is not None, told)
 
 
 def ended(bench):
@@ -506,6 +546,7 @@ def main():
         lambda: on_demand(bench),
         lambda: asleep(bench, "sleeper"),
         lambda: asleep(bench, "scraped"),
+        lambda: asleep_beside_health_checks(bench, "scraped"),
         lambda: ended(bench),
     )
     try:
