@@ -162,13 +162,13 @@ def busy_share(in_flight):
     return 0.0 if in_flight == 0 else round(0.4 + 0.6 * min(1.0, in_flight / FULL_AT), 2)
 
 
-async def follow(server, ctl, state):
-    """Keep the mock GPU's load at what the requests in flight would make it. Ends the program if it cannot."""
+async def follow(server, ctl, state, gpu=0):
+    """Keep a mock GPU's load at what the requests in flight would make it. Ends the program if it cannot."""
     shown = None
     while True:
         wanted = busy_share(server.in_flight)
         if wanted != shown:
-            process = await asyncio.create_subprocess_exec(ctl, "load", state, "0", str(wanted))
+            process = await asyncio.create_subprocess_exec(ctl, "load", state, str(gpu), str(wanted))
             if await process.wait() != 0:
                 raise SystemExit(f"load.py: {ctl} could not set the load of the mock GPU in {state}")
             shown = wanted
