@@ -531,7 +531,7 @@ pub(crate) fn take_clocks(
 pub fn sampler_settings(config: &Config) -> SamplerSettings {
     SamplerSettings {
         energy_every: Duration::from_millis(config.gpu.energy_poll_interval_ms),
-        window: Seconds(config.control.decision_interval_s),
+        window: config.control.decision_interval_s,
         sensors_every: Duration::from_millis(config.idle.active_poll_ms),
         watch_every: Duration::from_millis(config.idle.parked_poll_ms),
     }
