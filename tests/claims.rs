@@ -98,14 +98,12 @@ fn next_start_takes_its_gpu_from_a_guardian_that_goes_on_with_the_other() {
     let bench = Bench::with(&MockConfig::uniform(&GpuConfig::a100(), 2)).set("gpu.device_id", "[0, 1]");
     let mut daemon = bench.serve(&[]);
     let old = bench.guardian().expect("a guardian");
-    for gpu in [0, 1] {
-        bench.mock.inject(&Injection::error(RESET_CORE, NO_PERMISSION).on(gpu)).expect("a free slot");
-    }
+    let refused = |gpu| Injection::error(RESET_CORE, NO_PERMISSION).on(gpu);
+    bench.mock.inject(&refused(0).times(5)).expect("a free slot");
+    bench.mock.inject(&refused(1)).expect("a free slot");
     daemon.signal(Signal::KILL);
     daemon.wait();
     daemon.wait_for_log("clocks not given back yet");
-    bench.mock.clear_injections();
-    bench.mock.inject(&Injection::error(RESET_CORE, NO_PERMISSION).on(1)).expect("a free slot");
     let bench = bench.set("gpu.device_id", "0");
     let mut next = bench.serve(&[]);
     sleep(FREED_WITHIN);
