@@ -38,8 +38,9 @@ CALLERS_S = 25.0  # five vain calls, each judged after 3 s, until agft does not 
 IDLE_STOP_S = 3
 REQUEST = {"prompt": 16, "answer": 128}  # tokens
 
-# Instances and their GPUs. `scraped` behaves as a llama-server to which a scrape is work.
-GPUS = {"chat": 0, "code": 1, "sleeper": 2, "scraped": 3}
+# Instances and their GPUs. `scraped` and `unheard` behave as a llama-server to which a scrape is work; the clients of
+# `unheard` are not listened to.
+GPUS = {"chat": 0, "code": 1, "sleeper": 2, "scraped": 3, "unheard": 4}
 
 
 class Failed(Exception):
@@ -152,7 +153,7 @@ class Bench:
         self.children = {}
         self.llamas = set()
         self.failures = 0
-        names = ("chat", "code", "sleeper", "scraped", "demand", "api")
+        names = (*GPUS, "demand", "api")
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.code_context = 8192
 
@@ -196,6 +197,7 @@ class Bench:
             instance("code", "-c", str(self.code_context)),
             instance("sleeper", *sleepy),
             instance("scraped", *sleepy, env={"LLAMA_SCRAPE_IS_WORK": "1"}),
+            instance("unheard", *sleepy, env={"LLAMA_SCRAPE_IS_WORK": "1"}),
             demand,
         ]
         (self.run / "instances").mkdir(exist_ok=True)
@@ -207,6 +209,7 @@ class Bench:
             {"name": name, "metrics_url": f"http://127.0.0.1:{self.ports[name]}/metrics", "gpus": gpu}
             for name, gpu in GPUS.items()
         ]
+        servers[-1]["idle"] = {"core_mhz": PARKED_MHZ, "sources": ["metrics", "utilization"]}
         config = {
             "servers": servers,
             "gpu": {"runtime_dir": str(self.run / "agft"), "min_frequency": LEAST_MHZ},
@@ -300,6 +303,12 @@ class Bench:
         """The driver's lock of the core clock of an instance's GPU."""
         return json.loads(self.mock("show", "--json", self.state_file))[GPUS[name]]["locks"]["core"]
 
+    def core_locks(self, name):
+        """Upper bounds in MHz of all core locks of an instance's GPU so far."""
+        writes = map(json.loads, self.mock("history", "--json", self.state_file).splitlines())
+        locks = (w for w in writes if w["call"] == "nvmlDeviceSetGpuLockedClocks" and w["gpu"] == GPUS[name])
+        return {w["args"][1] for w in locks if w["code"] == 0}
+
     def is_parked(self, name):
         lock = self.core_lock(name)
         return self.server(name)["mode"] == "IDLE" and lock is not None and lock["max"] == PARKED_MHZ
@@ -342,7 +351,7 @@ def served(bench):
     begun = time.monotonic()
     bench.start_serve()
     wait("instances ready", lambda: bench.is_ready(*GPUS))
-    bench.check("agft serve: four llama-servers are ready", True, f"{time.monotonic() - begun:.2f} s")
+    bench.check(f"agft serve: {len(GPUS)} llama-servers are ready", True, f"{time.monotonic() - begun:.2f} s")
     with bench.traffic("chat") as chat, bench.traffic("code") as code:
         # The list asks the pages every 5 s; a rate needs two of them.
         listed = {}
@@ -362,7 +371,7 @@ def served(bench):
 
 
 def kept_awake_by_scrapes(bench):
-    """The server that stands for those to which a scrape is work does stay awake if scraped; or 6 would prove nothing."""
+    """Without agft: scrapes do keep the server awake to which they are work, or 6 would prove nothing."""
     asleep = {"sleeper": False, "scraped": False}
     until = time.monotonic() + SLEEP_S + 4
     while time.monotonic() < until:
@@ -396,11 +405,17 @@ def watched(bench):
         bench.check("agft: load wakes the GPU", True, f"{took:.2f} s")
         _, took = wait("learning", lambda: bench.lessons("chat") >= 5)
         state = bench.server("chat")
-        figure = f"{bench.lessons('chat')} rounds learned in {took:.1f} s, mode {state['mode']}, delay: {state['delay']}"
+        figure = f"{state['counts']['lessons']} rounds learned in {took:.1f} s; delay: {state['delay']}"
         bench.check("agft: learns from the real page", True, figure)
         bench.check("agft: the other server's GPU stays parked", bench.is_parked("code"), bench.server("code")["mode"])
-        bench.check("agft: GPU is still busy", bench.is_busy("chat"), f"{bench.core_lock('chat')}")
+        locks = sorted(bench.core_locks("chat") - {PARKED_MHZ})
+        bench.check("agft: it chose core clocks meanwhile", len(locks) > 0, f"{', '.join(map(str, locks))} MHz")
+        bench.check("agft: the GPU is still busy", bench.is_busy("chat"), bench.server("chat")["mode"])
     bench.check("agft: all requests meanwhile were answered", chat.all_answered(), chat.figures())
+    files = (bench.run / "experiment" / "chat").glob("*/rounds_data.jsonl")
+    rounds = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    rewards = [r["reward"] for r in rounds if isinstance(r.get("reward"), float)]
+    bench.check("agft: the record has rewards", len(rewards) >= 5, f"{len(rewards)} of {len(rounds)} rounds")
     _, took = wait("parked after the load", lambda: bench.is_parked("chat"))
     bench.check("agft: parked again after the load", True, f"{took:.1f} s")
 
@@ -475,7 +490,8 @@ def asleep(bench, name):
         except Failed:
             took, told = None, f"awake after {SLEEP_LIMIT_S:g} s"
         asked = bench.server(name)["scrape"]["count"] - scrapes
-        bench.check(f"{name}: goes to sleep beside agft", took is not None and asked > 0, f"{told}, {asked} looks of agft")
+        told = f"{told}, {asked} looks of agft"
+        bench.check(f"{name}: goes to sleep beside agft", took is not None and asked > 0, told)
         if took is None:
             return
         begun, stayed, modes = time.monotonic(), True, set()
@@ -547,6 +563,7 @@ def main():
         lambda: on_demand(bench),
         lambda: asleep(bench, "sleeper"),
         lambda: asleep(bench, "scraped"),
+        lambda: asleep(bench, "unheard"),
         lambda: asleep_beside_health_checks(bench, "scraped"),
         lambda: ended(bench),
     )
