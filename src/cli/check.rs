@@ -10,7 +10,7 @@ use super::{Cli, Exit, report_config_error};
 use crate::config::{Config, Server, Servers, unjudged};
 use crate::connections::{self, Source};
 use crate::daemon::clients;
-use crate::engine::{self, Profile, not_judged};
+use crate::engine::{self, Profile};
 use crate::gpu::host::{self, AnyHost};
 use crate::gpu::plausible::EnergySource;
 use crate::gpu::probe::judge;
@@ -20,6 +20,7 @@ use crate::metrics::page::{LARGEST_PAGE, Page};
 use crate::metrics::report::{EngineReport, describe};
 use crate::metrics::scrape::{Scraper, exposed, without_query};
 use crate::open::auto::{self, Seeker};
+use crate::reward::judge::not_judged;
 use crate::store::{Distrust, trusted_dir};
 
 /// Options of `check`.

@@ -8,11 +8,11 @@ use super::tick::{Observer, StepFacts};
 use crate::config::Config;
 use crate::control::stale::STALE_AFTER;
 use crate::control::{Controller, Event, Mode, Round, Settings};
-use crate::engine::not_judged;
 use crate::holdout::Savings;
 use crate::metrics::health;
 use crate::park::source::WakeSource;
 use crate::reward::floor::Cause;
+use crate::reward::judge::not_judged;
 use crate::seldom::Seldom;
 use crate::units::Time;
 

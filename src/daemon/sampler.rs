@@ -1,4 +1,4 @@
-//! The thread that reads the GPUs: the energy counter as it ticks ([`Pace`]), all sensors ten times a second; less while
+//! The thread that reads the GPUs: the energy counter as it ticks (`pace`), all sensors ten times a second; less while
 //! they are parked, which reading must not disturb.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};

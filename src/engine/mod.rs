@@ -6,7 +6,6 @@
 mod asleep;
 mod dir;
 mod file;
-mod judge;
 mod profile;
 mod recognise;
 pub(crate) mod table;
@@ -22,7 +21,6 @@ use crate::metrics::page::Text;
 
 pub use dir::{load_dir, load_file};
 pub use file::{Fault, ProfileError};
-pub(crate) use judge::{delay_words, not_judged};
 pub use profile::Profile;
 pub(crate) use profile::USUAL_PATH;
 

@@ -88,6 +88,17 @@ impl Profile {
         self.table.iter().find(|row| row.signal == signal)
     }
 
+    /// What tells the time per output token: of requests, else of tokens.
+    pub(crate) fn time_per_token(&self) -> Option<&Row> {
+        self.row(Signal::RequestTpot).or_else(|| self.row(Signal::Itl))
+    }
+
+    /// Whether its page tells how long a token takes: without a latency Little's law gives it.
+    pub(crate) fn tells_delay(&self) -> bool {
+        let tells = |signal| self.row(signal).is_some();
+        self.time_per_token().is_some() || (tells(Signal::Running) && tells(Signal::GenerationTokens))
+    }
+
     /// Why it does not tell this signal; empty where its file gives no reason, `None` if it tells it.
     #[must_use]
     pub fn cannot(&self, signal: Signal) -> Option<&str> {

@@ -8,7 +8,6 @@ use super::page::{Page, Refused};
 use super::signals::Value;
 use crate::engine::Profile;
 use crate::engine::table::absent;
-use crate::reward::Objective;
 use crate::text;
 
 /// A signal that was read.
@@ -81,8 +80,7 @@ impl EngineReport {
     #[must_use]
     pub fn can_learn(&self) -> bool {
         let refused = self.refused.iter().map(|refused| refused.signal);
-        !self.missing.iter().copied().chain(refused).any(Signal::is_essential)
-            && self.engine.unreachable(Objective::Edp).is_none()
+        !self.missing.iter().copied().chain(refused).any(Signal::is_essential) && self.engine.tells_delay()
     }
 }
 

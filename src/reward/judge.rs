@@ -1,10 +1,10 @@
 //! What can be judged of an engine's latencies, by what its page tells.
 
-use super::Profile;
-use super::table::Row;
+use super::slo::{Limited, Limits, Statistic};
+use super::{DelaySource, Objective};
+use crate::engine::Profile;
+use crate::engine::table::Row;
 use crate::metrics::Signal;
-use crate::reward::slo::{Limited, Limits, Statistic};
-use crate::reward::{DelaySource, Objective};
 
 impl Profile {
     /// Why a limit on this statistic cannot be judged; `None` if it can.
@@ -23,11 +23,7 @@ impl Profile {
     /// Why this objective cannot be pursued; `None` if it can.
     #[must_use]
     pub fn unreachable(&self, objective: Objective) -> Option<String> {
-        let tells = |signal| self.row(signal).is_some();
-        // Without a latency, Little's law gives the delay.
-        let delay = self.limited(Limited::Tpot).is_some()
-            || (tells(Signal::Running) && tells(Signal::GenerationTokens));
-        (objective.delay_weight() > 0.0 && !delay)
+        (objective.delay_weight() > 0.0 && !self.tells_delay())
             .then(|| format!("{} tells neither a time per token nor requests and tokens", self.name()))
     }
 
@@ -35,7 +31,7 @@ impl Profile {
     fn limited(&self, limit: Limited) -> Option<&Row> {
         match limit {
             Limited::Ttft => self.row(Signal::Ttft),
-            Limited::Tpot => self.row(Signal::RequestTpot).or_else(|| self.row(Signal::Itl)),
+            Limited::Tpot => self.time_per_token(),
         }
     }
 }
