@@ -12,7 +12,7 @@ use crate::holdout::Savings;
 use crate::metrics::health;
 use crate::park::source::WakeSource;
 use crate::reward::floor::Cause;
-use crate::reward::judge::not_judged;
+use crate::reward::judge::NotJudged;
 use crate::seldom::Seldom;
 use crate::units::Time;
 
@@ -24,8 +24,9 @@ pub struct LogObserver {
     mode: Option<Mode>,
     /// Metrics whose values were refused: said once, not with every page.
     refused: BTreeSet<String>,
-    /// Limits that cannot be judged: each reason is said once.
-    not_judged: BTreeSet<String>,
+    not_judged: NotJudged,
+    /// Reasons why a limit cannot be judged: each is said once.
+    said_not_judged: BTreeSet<String>,
     /// What comes and goes is not said each time.
     seldom: Seldom<Time, Event>,
     modes: Seldom<Time>,
@@ -97,12 +98,11 @@ impl Observer for LogObserver {
         for event in &facts.output.events {
             self.event(event, facts.seen.now);
         }
-        if let Some(limits) = facts.controller.settings().limits {
-            for why in not_judged(&facts.seen.scrape.engines(), &limits) {
-                if !self.not_judged.contains(&why) {
-                    warn!(why, "a latency limit of the defaults is not judged");
-                    self.not_judged.insert(why);
-                }
+        let limits = facts.controller.settings().limits;
+        for why in self.not_judged.look(&facts.seen.scrape.engines(), limits).into_iter().flatten() {
+            if !self.said_not_judged.contains(&why) {
+                warn!(why, "a latency limit of the defaults is not judged");
+                self.said_not_judged.insert(why);
             }
         }
         while let Some((event, times)) = self.seldom.due(facts.seen.now) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -31,6 +31,7 @@ use crate::daemon::show::{self, Show};
 use crate::daemon::steps::StepTap;
 use crate::daemon::tick::{Group, unix_seconds};
 use crate::daemon::watch::Wards;
+use crate::engine::Profile;
 use crate::export::Published;
 use crate::gpu::host::AnyHost;
 use crate::gpu::lease::{ClockLease, Ledger};
@@ -225,7 +226,7 @@ pub(crate) fn scrapers(servers: &[Server]) -> Result<Servers<Judged>, ScrapeErro
     let one = |server: &Server| {
         let scraper = Scraper::new(&compose::scrape_settings(&server.config, &server.engine))?;
         let (name, control) = (server.name.clone(), server.config.control.clone());
-        Ok((name.clone(), Judged { scraper, name, control }))
+        Ok((name.clone(), Judged { scraper, name, control, verdict: Mutex::default() }))
     };
     servers.iter().map(one).collect::<Result<_, _>>().map(Servers::new)
 }
@@ -236,17 +237,33 @@ pub(crate) struct Judged {
     scraper: Scraper,
     name: String,
     control: Control,
+    /// Of the engine of the last page: what it is refused for, if anything.
+    verdict: Mutex<Option<(&'static Profile, Option<String>)>>,
+}
+
+impl Judged {
+    /// Why the pages of this engine count for nothing; `None` if they count.
+    fn refusal(&self, engine: &'static Profile) -> Option<String> {
+        // What is only recorded keeps nothing.
+        if self.control.data_collection_mode {
+            return None;
+        }
+        let mut verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, refusal)) = verdict.as_ref().filter(|(of, _)| *of == engine) {
+            return refusal.clone();
+        }
+        let vain = crate::config::unjudged(engine, &self.control);
+        let refusal = vain.iter().map(|vain| vain.of(&self.name)).collect::<Vec<_>>().join("; ");
+        let refusal = Some(refusal).filter(|refusal| !refusal.is_empty());
+        *verdict = Some((engine, refusal.clone()));
+        refusal
+    }
 }
 
 impl Source for Judged {
     async fn fetch(&self, clock: Clock, quiet: bool) -> Result<Snapshot, String> {
         let page = Source::fetch(&self.scraper, clock, quiet).await?;
-        match crate::config::unjudged(page.engine(), &self.control).as_slice() {
-            [] => Ok(page),
-            // What is only recorded keeps nothing.
-            _ if self.control.data_collection_mode => Ok(page),
-            vain => Err(vain.iter().map(|vain| vain.of(&self.name)).collect::<Vec<_>>().join("; ")),
-        }
+        self.refusal(page.engine()).map_or(Ok(page), Err)
     }
 
     fn own_address(&self) -> Option<SocketAddr> {

@@ -36,6 +36,30 @@ impl Profile {
     }
 }
 
+/// Which of the limits cannot be judged of the engines of a server, and why. Worked out when one of them changes,
+/// as pages come several times a second.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NotJudged {
+    of: Option<(Vec<&'static Profile>, Option<Limits>)>,
+}
+
+impl NotJudged {
+    /// The reasons, where the engines or the limits are others than at the last look; without a page nothing is
+    /// new.
+    pub(crate) fn look(
+        &mut self,
+        engines: &[&'static Profile],
+        limits: Option<Limits>,
+    ) -> Option<Vec<String>> {
+        if engines.is_empty() || self.of.as_ref().is_some_and(|(of, under)| of == engines && *under == limits)
+        {
+            return None;
+        }
+        self.of = Some((engines.to_vec(), limits));
+        Some(limits.map(|limits| not_judged(engines, &limits)).unwrap_or_default())
+    }
+}
+
 /// Which of the limits cannot be judged of these engines, and why.
 pub(crate) fn not_judged(engines: &[&Profile], limits: &Limits) -> Vec<String> {
     let each = engines.iter().flat_map(|engine| {
@@ -91,6 +115,32 @@ mod tests {
         assert!(none.starts_with("llama.cpp tells no time to first token (it does not time"), "{none}");
         assert!(unjudged("Triton", Limited::Tpot, Statistic::Mean).is_some());
         assert_eq!(unjudged("TGI", Limited::Tpot, Statistic::P95), None);
+    }
+
+    #[test]
+    fn reasons_are_worked_out_once_for_an_engine_and_its_limits() {
+        let limits = |statistic| Limits {
+            ttft: crate::units::Seconds(2.0),
+            tpot: crate::units::Seconds(0.25),
+            statistic,
+            window: crate::units::Seconds(30.0),
+        };
+        let (llama, vllm) = (named("llama.cpp").unwrap(), named("vLLM").unwrap());
+        let (mean, percentile) = (Some(limits(Statistic::Mean)), Some(limits(Statistic::P95)));
+        let mut look = NotJudged::default();
+        for (engines, limits, reasons) in [
+            (&[llama][..], mean, Some(1)),
+            (&[llama], mean, None),
+            (&[], mean, None),
+            (&[llama], mean, None),
+            (&[llama], percentile, Some(2)),
+            (&[vllm, llama], percentile, Some(2)),
+            (&[vllm], percentile, Some(0)),
+            (&[vllm], percentile, None),
+            (&[llama], None, Some(0)),
+        ] {
+            assert_eq!(look.look(engines, limits).map(|reasons| reasons.len()), reasons, "{limits:?}");
+        }
     }
 
     #[test]

@@ -152,11 +152,12 @@ impl LatencyWatch {
     pub fn violation(&self, limits: &Limits, now: Time) -> Option<Violation> {
         worst([Limited::Ttft, Limited::Tpot].into_iter().filter_map(|limit| {
             let allowed = limits.of(limit);
-            let measured = self.measured(limit, limits, now, now - limits.window)?;
+            let broken = |measured: &Seconds| *measured > allowed;
+            let measured = self.measured(limit, limits, now, now - limits.window).filter(broken)?;
             let whole = self.recent.iter().find(|sample| sample.at > now - limits.window)?;
             let inside = self.measured(limit, limits, now, whole.at).unwrap_or(measured);
-            let certain = Seconds(measured.0.min(inside.0));
-            (certain > allowed).then_some(Violation { limit, measured: certain, allowed })
+            let measured = Some(Seconds(measured.0.min(inside.0))).filter(broken)?;
+            Some(Violation { limit, measured, allowed })
         }))
     }
 

@@ -19,7 +19,7 @@ use crate::features::DIMENSION;
 use crate::gpu::{ClockReasons, GpuInfo};
 use crate::holdout::Savings;
 use crate::metrics::{Histogram, health};
-use crate::reward::judge::{delay_words, not_judged};
+use crate::reward::judge::{NotJudged, delay_words};
 use crate::reward::slo::{Limited, Limits};
 use crate::stats::Durations;
 use crate::text;
@@ -67,6 +67,7 @@ pub struct View {
     state: State,
     history: History,
     comparer: Comparer,
+    not_judged: NotJudged,
     /// When the previous step was.
     last: Option<Time>,
     /// When the learner was looked at last.
@@ -102,6 +103,7 @@ impl View {
             ran: Target::Default,
             history: History::default(),
             comparer: Comparer::default(),
+            not_judged: NotJudged::default(),
             state: State {
                 name: about.name,
                 at_unix_s: unix_s,
@@ -179,9 +181,9 @@ impl View {
             scrape => scrape.latency().into_iter().for_each(|latency| state.scrape.add(latency)),
         }
         let engines = facts.seen.scrape.engines();
-        if !engines.is_empty() {
-            let limits = facts.controller.settings().limits;
-            self.state.not_judged = limits.map(|limits| not_judged(&engines, &limits)).unwrap_or_default();
+        let limits = facts.controller.settings().limits;
+        if let Some(reasons) = self.not_judged.look(&engines, limits) {
+            self.state.not_judged = reasons;
         }
         let source = facts.output.round.as_ref().and_then(|round| round.delay_source);
         if let (Some(engine), Some(source)) = (engines.first(), source) {
