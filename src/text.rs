@@ -1,4 +1,4 @@
-//! Text from outside, made harmless where it is shown: the only place that decides which characters are.
+//! Text from outside, made harmless where it is shown ([`agft_common::text`] decides which characters are).
 //!
 //! Labels of metrics pages, names of files, processes and GPUs, words of drivers and servers, and what files hold can carry
 //! what a terminal obeys (escape sequences), what forges a line (line breaks), and what makes text read otherwise than it is
@@ -8,9 +8,11 @@
 //! Escapes have the form of JSON (`\u001b`), so that [`block`] may also be laid over JSON without changing what it says.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io;
 
+pub use agft_common::text::{cut, is_harmful, whole};
+
+use agft_common::text::escaped;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -19,67 +21,6 @@ use serde_json::Value;
 pub const LONGEST_VALUE: usize = 200;
 /// A line of a log or a terminal is at most this long, in characters.
 pub const LONGEST_LINE: usize = 8192;
-
-/// Must this character not reach a terminal, a log or a page as it is?
-#[must_use]
-pub fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{115f}'
-                | '\u{1160}'
-                | '\u{180e}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{3164}'
-                | '\u{feff}'
-                | '\u{ffa0}'
-                | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e007f}'
-        )
-}
-
-fn push(out: &mut String, c: char) {
-    match c {
-        '\n' => out.push_str("\\n"),
-        '\r' => out.push_str("\\r"),
-        '\t' => out.push_str("\\t"),
-        c => {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(out, "\\u{unit:04x}");
-            }
-        }
-    }
-}
-
-fn replaced(text: &str, harmful: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.contains(&harmful) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if harmful(c) { push(&mut out, c) } else { out.push(c) }
-    }
-    Cow::Owned(out)
-}
-
-/// A value as part of one line: escaped, whole.
-#[must_use]
-pub fn whole(text: &str) -> Cow<'_, str> {
-    replaced(text, is_harmful)
-}
-
-/// A value as part of one line: escaped, and cut with a mark after `longest` characters.
-#[must_use]
-pub fn cut(text: &str, longest: usize) -> Cow<'_, str> {
-    match text.char_indices().nth(longest) {
-        Some((end, _)) => Cow::Owned(format!("{}…", whole(&text[..end]))),
-        None => whole(text),
-    }
-}
 
 /// A value as part of one line: escaped, and cut where it is very long.
 #[must_use]
@@ -90,7 +31,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
 /// Lines that agft made, with what they were given inside: line breaks stay.
 #[must_use]
 pub fn block(text: &str) -> Cow<'_, str> {
-    replaced(text, |c| c != '\n' && is_harmful(c))
+    escaped(text, |c| c != '\n' && is_harmful(c))
 }
 
 /// Any value as JSON that no terminal obeys; it says the same as without.

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use agft_common::instances::MAX_REQUEST;
+
 use crate::control::Order;
 use crate::park::instances::{GpuName, Instance};
 use crate::units::Seconds;
 use crate::view::{History, HostState};
-
-/// The longest request, in bytes, with its line end.
-pub(crate) const MAX_REQUEST: usize = 64 << 10;
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

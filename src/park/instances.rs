@@ -6,50 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+pub use agft_common::instances::InstanceState;
+use agft_common::instances::{MAX_GPUS, MAX_INSTANCES, MAX_SELECTOR};
 use serde::{Deserialize, Serialize};
 
 use crate::gpu::GpuInfo;
 
-/// Instances of one client.
-pub const MAX_INSTANCES: usize = 256;
 /// Length of a name in bytes.
 pub const MAX_NAME: usize = 80;
-/// GPUs that one instance names.
-pub const MAX_GPUS: usize = 64;
 /// Clients at once that tell of instances.
 pub const MAX_CLIENTS: usize = 8;
-/// Length of a GPU's name in bytes: a UUID has 40, that of an old MIG instance 50.
-const MAX_SELECTOR: usize = 64;
-
-/// What an instance does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InstanceState {
-    /// It works, or somebody waits for it: its GPUs are not parked.
-    Working,
-    /// It runs, and has nothing to do.
-    Idle,
-    /// It is there, without its model in the memory of a GPU.
-    Sleeping,
-    /// It does not run.
-    Ended,
-    /// It runs, and its supervisor cannot tell.
-    Unknown,
-}
-
-impl InstanceState {
-    /// Its name in requests and answers.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Working => "working",
-            Self::Idle => "idle",
-            Self::Sleeping => "sleeping",
-            Self::Ended => "ended",
-            Self::Unknown => "unknown",
-        }
-    }
-}
 
 /// How a client names GPUs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,7 +22,6 @@ mod earlier;
 mod error;
 mod identity;
 mod time;
-mod trust;
 
 pub(crate) mod file;
 pub mod held;
@@ -37,6 +36,9 @@ pub(crate) mod run_dir;
 pub(crate) mod savings;
 pub mod steps;
 
+pub(crate) use agft_common::trust::{
+    self, Distrust, Untrusted, judge_open, trusted_beside, trusted_dir, trusted_path,
+};
 pub(crate) use dir::own_dir;
 pub(crate) use error::StoreError;
 pub use identity::Identity;
@@ -48,7 +50,6 @@ pub(crate) use run_dir::RunSummary;
 pub use run_dir::{RunDir, RunInfo};
 pub use steps::{StepLimits, StepWriter};
 pub(crate) use time::rfc3339;
-pub(crate) use trust::{Distrust, Untrusted, judge_open, trusted_beside, trusted_dir, trusted_path};
 
 #[cfg(test)]
 mod testing;

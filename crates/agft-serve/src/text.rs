@@ -1,40 +1,12 @@
-//! Text from outside, made harmless where a terminal or a log shows it.
-//!
-//! Names, commands and output of servers can carry what a terminal obeys (escape sequences), what forges a
-//! line (line breaks), and what makes text read otherwise than it is (marks of direction, characters without
-//! width).
+//! Text from outside as the commands and messages of the supervisor show it, harmless to terminals and logs.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+
+use agft_common::text::{cut, escaped};
+pub(crate) use agft_common::text::{is_harmful, whole};
 
 /// A value in a message is shown up to this many characters.
 const LONGEST_VALUE: usize = 80;
-
-/// Must this character not reach a terminal or a log as it is?
-pub(crate) fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{115f}'
-                | '\u{1160}'
-                | '\u{180e}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{3164}'
-                | '\u{feff}'
-                | '\u{ffa0}'
-                | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e007f}'
-        )
-}
-
-/// A value as part of one line: escaped, whole.
-pub(crate) fn whole(text: &str) -> Cow<'_, str> {
-    escaped(text, is_harmful)
-}
 
 /// Lines, each escaped: line breaks and tabs stay.
 pub(crate) fn block(text: &str) -> Cow<'_, str> {
@@ -43,31 +15,7 @@ pub(crate) fn block(text: &str) -> Cow<'_, str> {
 
 /// A value in a message: escaped, and cut with a mark where it is long.
 pub(crate) fn shown(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(LONGEST_VALUE) {
-        Some((end, _)) => Cow::Owned(format!("{}…", whole(&text[..end]))),
-        None => whole(text),
-    }
-}
-
-fn escaped(text: &str, harmful: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.contains(&harmful) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match c {
-            c if !harmful(c) => out.push(c),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(out, "\\u{unit:04x}");
-                }
-            }
-        }
-    }
-    Cow::Owned(out)
+    cut(text, LONGEST_VALUE)
 }
 
 #[cfg(test)]

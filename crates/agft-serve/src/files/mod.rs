@@ -11,7 +11,6 @@ mod problem;
 mod section;
 #[cfg(test)]
 mod tests;
-pub(crate) mod trust;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -20,6 +19,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use agft_common::trust::trusted_place;
 use rustix::fs::OFlags;
 
 pub use gppm_config::{GppmConfig, read_gppm_config};
@@ -319,11 +319,8 @@ fn judge(path: &Path, around: &Surroundings) -> Result<(), String> {
     if !around.distrustful {
         return Ok(());
     }
-    let me = rustix::process::geteuid().as_raw();
-    match trust::distrust(path, me, trust::sudo_user()) {
-        Some(why) => Err(format!("is not obeyed by root, since others could have written it: {why}")),
-        None => Ok(()),
-    }
+    trusted_place(path)
+        .map_err(|why| format!("is not obeyed by root, since others could have written it: {why}"))
 }
 
 /// The text of a file. A pipe or device in its place is not waited for.

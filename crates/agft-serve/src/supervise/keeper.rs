@@ -21,7 +21,7 @@ use crate::process::Exit;
 use crate::process::log::{Log, Tail, Written};
 use crate::spec::Instance;
 use crate::work::tasks::Watched;
-use crate::work::{Busy, Work};
+use crate::work::{Busy, work_of};
 
 /// An address that is taken is tried again after this pause.
 const LISTEN_PACE: Duration = Duration::from_millis(250);
@@ -405,7 +405,7 @@ impl Keeper {
             problem: self.not_started.clone().or_else(|| self.not_listening.clone()),
             connections: clients,
             metrics_url: self.run.as_ref().and_then(|run| run.spec().metrics_url.clone()),
-            work: Work::of(self.state, clients, busy),
+            work: work_of(self.state, clients, busy),
         });
     }
 }

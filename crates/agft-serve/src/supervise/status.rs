@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::process::Exit;
 use crate::spec::Gpus;
-use crate::work::Work;
+use crate::work::InstanceState;
 
 /// Where an instance is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub struct InstanceStatus {
     /// Its metrics page, with the private port in place; none where its entry names none, or no process runs.
     pub metrics_url: Option<String>,
     /// What it does, as far as its clients and its log tell.
-    pub work: Work,
+    pub work: InstanceState,
 }
 
 impl InstanceStatus {

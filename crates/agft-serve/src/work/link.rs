@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agft_common::instances::{MAX_GPUS, MAX_INSTANCES, MAX_REQUEST, MAX_SELECTOR};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::Work;
+use super::InstanceState;
 use crate::spec::Gpus;
 use crate::supervise::InstanceStatus;
 
@@ -26,11 +27,6 @@ pub const DAEMON_DIR: &str = "/run/agft";
 const PACE: Duration = Duration::from_secs(3);
 /// A daemon that takes longer to take a line or to answer is left.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most that a daemon takes: bytes of a line, instances, GPUs of an instance, bytes of a GPU's name.
-const MOST_BYTES: usize = 64 << 10;
-const MOST_INSTANCES: usize = 256;
-const MOST_GPUS: usize = 64;
-const LONGEST_GPU: usize = 64;
 /// Longest answer, in bytes.
 const LONGEST_ANSWER: u64 = 1 << 20;
 
@@ -84,7 +80,7 @@ struct Request<'i> {
 struct Told {
     name: String,
     gpus: Vec<String>,
-    state: &'static str,
+    state: InstanceState,
 }
 
 #[derive(Deserialize)]
@@ -102,7 +98,7 @@ fn gpus_of(gpus: &Gpus) -> Vec<String> {
         Gpus::None => Vec::new(),
         Gpus::Indices(list) => list.iter().map(u32::to_string).collect(),
         Gpus::CudaIndices(list) => list.iter().map(|index| format!("cuda:{index}")).collect(),
-        Gpus::Uuids(list) => list.iter().filter(|uuid| uuid.len() <= LONGEST_GPU).cloned().collect(),
+        Gpus::Uuids(list) => list.iter().filter(|uuid| uuid.len() <= MAX_SELECTOR).cloned().collect(),
     }
 }
 
@@ -111,24 +107,24 @@ fn gpus_of(gpus: &Gpus) -> Vec<String> {
 fn line(statuses: &[InstanceStatus]) -> String {
     let told = |status: &InstanceStatus| Told {
         name: status.name.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
-        gpus: gpus_of(&status.gpus).into_iter().take(MOST_GPUS).collect(),
-        state: status.work.name(),
+        gpus: gpus_of(&status.gpus).into_iter().take(MAX_GPUS).collect(),
+        state: status.work,
     };
     let with_gpu = statuses.iter().filter(|status| status.gpus != Gpus::None);
     let mut all: Vec<Told> = with_gpu.map(told).collect();
-    if all.len() > MOST_INSTANCES {
-        all.sort_by_key(|told| told.state != Work::Working.name());
-        all.truncate(MOST_INSTANCES);
+    if all.len() > MAX_INSTANCES {
+        all.sort_by_key(|told| told.state != InstanceState::Working);
+        all.truncate(MAX_INSTANCES);
     }
     loop {
         let request = Request { cmd: "instances", instances: &all };
         // Words and numbers: they can always be written.
         let mut line = serde_json::to_string(&request).unwrap_or_default();
         line.push('\n');
-        if line.len() <= MOST_BYTES {
+        if line.len() <= MAX_REQUEST {
             return line;
         }
-        all.sort_by_key(|told| told.state != Work::Working.name());
+        all.sort_by_key(|told| told.state != InstanceState::Working);
         all.truncate(all.len() * 3 / 4);
     }
 }
@@ -279,7 +275,7 @@ mod tests {
     use super::*;
     use crate::supervise::State;
 
-    fn status(name: &str, gpus: Gpus, work: Work) -> InstanceStatus {
+    fn status(name: &str, gpus: Gpus, work: InstanceState) -> InstanceStatus {
         InstanceStatus {
             name: name.into(),
             enabled: true,
@@ -299,11 +295,15 @@ mod tests {
     #[test]
     fn the_line_names_gpus_as_the_daemon_reads_them() {
         let line = line(&[
-            status("a", Gpus::Indices(vec![0, 1]), Work::Working),
-            status("b\n", Gpus::CudaIndices(vec![1]), Work::Idle),
-            status("c", Gpus::Uuids(vec!["GPU-1".into(), format!("GPU-{}", "1".repeat(99))]), Work::Sleeping),
-            status("d", Gpus::All, Work::Unknown),
-            status("e", Gpus::None, Work::Working),
+            status("a", Gpus::Indices(vec![0, 1]), InstanceState::Working),
+            status("b\n", Gpus::CudaIndices(vec![1]), InstanceState::Idle),
+            status(
+                "c",
+                Gpus::Uuids(vec!["GPU-1".into(), format!("GPU-{}", "1".repeat(99))]),
+                InstanceState::Sleeping,
+            ),
+            status("d", Gpus::All, InstanceState::Unknown),
+            status("e", Gpus::None, InstanceState::Working),
         ]);
         let wanted = r#"{"cmd":"instances","instances":[{"name":"a","gpus":["0","1"],"state":"working"},{"name":"b?","gpus":["cuda:1"],"state":"idle"},{"name":"c","gpus":["GPU-1"],"state":"sleeping"},{"name":"d","gpus":["all"],"state":"unknown"}]}"#;
         assert_eq!(line, format!("{wanted}\n"));
@@ -313,12 +313,12 @@ mod tests {
     fn too_many_instances_are_cut_to_those_that_work() {
         let gpus = || Gpus::Uuids((0..64).map(|k| format!("GPU-{k:060}")).collect());
         let of = |k: usize| {
-            let work = if k % 100 == 99 { Work::Working } else { Work::Idle };
+            let work = if k % 100 == 99 { InstanceState::Working } else { InstanceState::Idle };
             status(&format!("{k:080}"), gpus(), work)
         };
         let all: Vec<InstanceStatus> = (0..400).map(of).collect();
         let line = line(&all);
-        assert!(line.len() <= MOST_BYTES);
+        assert!(line.len() <= MAX_REQUEST);
         let told: Value = serde_json::from_str(&line).unwrap();
         let told = told["instances"].as_array().unwrap();
         let working = told.iter().filter(|one| one["state"] == "working").count();
@@ -340,7 +340,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("agft-7.sock"), "no socket").unwrap();
         let now = |work| vec![status("a", Gpus::All, work)];
-        let (tell, statuses) = watch::channel(now(Work::Idle));
+        let (tell, statuses) = watch::channel(now(InstanceState::Idle));
         let mut daemons = start(dir.path().to_owned(), statuses);
         sleep(2 * PACE).await;
         assert!(daemons.pids().is_empty());
@@ -351,7 +351,7 @@ mod tests {
         // Nothing new: the same again.
         assert_eq!(take(&mut talk, TAKEN).await["instances"][0]["state"], "idle");
         let begun = tokio::time::Instant::now();
-        tell.send_replace(now(Work::Working));
+        tell.send_replace(now(InstanceState::Working));
         assert_eq!(take(&mut talk, TAKEN).await["instances"][0]["state"], "working");
         assert!(begun.elapsed() < PACE, "{:?}", begun.elapsed());
         drop(talk);

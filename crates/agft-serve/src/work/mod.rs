@@ -8,51 +8,25 @@ pub(crate) mod lines;
 pub mod link;
 pub(crate) mod tasks;
 
+pub use agft_common::instances::InstanceState;
 pub use tasks::Busy;
 
 use crate::supervise::State;
 
-/// What an instance does. The names are those of the daemon's socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work {
-    /// It works, or a client waits for it.
-    Working,
-    /// It runs, and has nothing to do.
-    Idle,
-    /// It runs without its model loaded, or starts with the next client.
-    Sleeping,
-    /// It does not run.
-    Ended,
-    /// It runs, and neither clients nor its log tell what it does.
-    Unknown,
-}
-
-impl Work {
-    /// Of an instance in this state, with so many clients where it is on demand, whose log came to this.
-    #[must_use]
-    pub fn of(state: State, clients: Option<usize>, busy: Busy) -> Self {
-        match state {
-            State::Disabled | State::Backoff { .. } | State::CrashLoop { .. } | State::Ended => Self::Ended,
-            State::StoppedIdle => Self::Sleeping,
-            State::Starting | State::Ready | State::Stopping => match (clients, busy) {
-                (Some(1..), _) | (_, Busy::Tasks(1..)) => Self::Working,
-                (_, Busy::Asleep) => Self::Sleeping,
-                (Some(0), _) | (_, Busy::Tasks(0)) => Self::Idle,
-                (None, Busy::Unknown) => Self::Unknown,
-            },
+/// What an instance does in this state, with so many clients where it is on demand, whose log came to this.
+#[must_use]
+pub fn work_of(state: State, clients: Option<usize>, busy: Busy) -> InstanceState {
+    match state {
+        State::Disabled | State::Backoff { .. } | State::CrashLoop { .. } | State::Ended => {
+            InstanceState::Ended
         }
-    }
-
-    /// The word for it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Working => "working",
-            Self::Idle => "idle",
-            Self::Sleeping => "sleeping",
-            Self::Ended => "ended",
-            Self::Unknown => "unknown",
-        }
+        State::StoppedIdle => InstanceState::Sleeping,
+        State::Starting | State::Ready | State::Stopping => match (clients, busy) {
+            (Some(1..), _) | (_, Busy::Tasks(1..)) => InstanceState::Working,
+            (_, Busy::Asleep) => InstanceState::Sleeping,
+            (Some(0), _) | (_, Busy::Tasks(0)) => InstanceState::Idle,
+            (None, Busy::Unknown) => InstanceState::Unknown,
+        },
     }
 }
 
@@ -66,25 +40,25 @@ mod tests {
     fn clients_come_before_lines_and_nothing_works_without_a_process() {
         use Busy::{Asleep, Tasks, Unknown};
         for (clients, busy, work) in [
-            (Some(2), Tasks(0), Work::Working),
-            (Some(1), Unknown, Work::Working),
-            (Some(0), Unknown, Work::Idle),
+            (Some(2), Tasks(0), InstanceState::Working),
+            (Some(1), Unknown, InstanceState::Working),
+            (Some(0), Unknown, InstanceState::Idle),
             // A request goes on for a while after its client left.
-            (Some(0), Tasks(1), Work::Working),
-            (Some(0), Asleep, Work::Sleeping),
-            (None, Unknown, Work::Unknown),
-            (None, Tasks(0), Work::Idle),
-            (None, Tasks(3), Work::Working),
-            (None, Asleep, Work::Sleeping),
+            (Some(0), Tasks(1), InstanceState::Working),
+            (Some(0), Asleep, InstanceState::Sleeping),
+            (None, Unknown, InstanceState::Unknown),
+            (None, Tasks(0), InstanceState::Idle),
+            (None, Tasks(3), InstanceState::Working),
+            (None, Asleep, InstanceState::Sleeping),
         ] {
             for state in [State::Starting, State::Ready, State::Stopping] {
-                assert_eq!(Work::of(state, clients, busy), work, "{state:?} {clients:?} {busy:?}");
+                assert_eq!(work_of(state, clients, busy), work, "{state:?} {clients:?} {busy:?}");
             }
             let (until, failures) = (SystemTime::now(), 1);
             let backoff = State::Backoff { until, failures };
             let crash_loop = State::CrashLoop { until, failures };
             for state in [State::Disabled, State::Ended, State::StoppedIdle, backoff, crash_loop] {
-                assert_ne!(Work::of(state, clients, busy), Work::Working, "{state:?}");
+                assert_ne!(work_of(state, clients, busy), InstanceState::Working, "{state:?}");
             }
         }
     }

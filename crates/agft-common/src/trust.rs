@@ -14,30 +14,46 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Everybody may make files in such a directory, but touch only their own.
-pub(super) const STICKY: u32 = 0o1000;
+pub const STICKY: u32 = 0o1000;
 
 /// Why a file is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
+    /// A link.
     #[error("it is a symbolic link, which can be pointed anywhere")]
     Symlink,
+    /// A directory, a pipe, a device.
     #[error("it is not a regular file")]
     NotAFile,
+    /// Another owner.
     #[error(
         "it belongs to user {owner}, not to root or to user {me} that agft runs as (`chown {me}` if it is yours)"
     )]
-    Owner { owner: u32, me: u32 },
+    Owner {
+        /// Who owns it.
+        owner: u32,
+        /// Who agft runs as.
+        me: u32,
+    },
+    /// Too many may write it.
     #[error("its mode {mode:04o} lets others write it (`chmod go-w` if it is yours)")]
-    Writable { mode: u32 },
+    Writable {
+        /// Its mode.
+        mode: u32,
+    },
+    /// The system does not tell about it.
     #[error("it cannot be examined: {detail}")]
-    Unknown { detail: String },
+    Unknown {
+        /// Why.
+        detail: String,
+    },
 }
 
 /// Could only root or this process's own user have written this open file?
 ///
 /// Asked of a file that is open, so that nobody can exchange it between the question and the reading.
 /// Errors: [`io::Error`] if the system does not tell about it.
-pub(crate) fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
+pub fn judge_open(file: &File) -> io::Result<Result<(), Distrust>> {
     Ok(judge(&file.metadata()?))
 }
 
@@ -60,7 +76,7 @@ fn judge_file(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> {
 /// `own` is that program, in the same directory: who may exchange the one may exchange the other. So the file must be
 /// no link, belong to root, to this process's user or to the program's owner, and be writable by nobody else.
 /// Errors: [`Distrust`], the reason why not.
-pub(crate) fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
+pub fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
     let unknown = |error: io::Error| Distrust::Unknown { detail: error.to_string() };
     let owner = own.symlink_metadata().map_err(unknown)?.uid();
     judge_file(&path.symlink_metadata().map_err(unknown)?, Believed { uid: Some(owner) })
@@ -115,8 +131,8 @@ pub struct Untrusted {
 /// Asked of the file, of each directory above it, and of each link on the way: owner and mode. A directory in which
 /// everybody may make files, but not touch those of others (`/tmp`), will do.
 /// Errors: [`Untrusted`] with the first place that will not do.
-pub(crate) fn trusted_path(path: &Path) -> Result<(), Untrusted> {
-    judge_way(path, |_| true)?;
+pub fn trusted_path(path: &Path) -> Result<(), Untrusted> {
+    trusted_place(path)?;
     let metadata = path.metadata().map_err(unknown(path))?;
     if !metadata.is_file() {
         return Err(Untrusted { at: path.to_owned(), why: Distrust::NotAFile });
@@ -124,22 +140,28 @@ pub(crate) fn trusted_path(path: &Path) -> Result<(), Untrusted> {
     Ok(())
 }
 
+/// The same of whatever is at `path`.
+/// Errors: [`Untrusted`] with the first place that will not do.
+pub fn trusted_place(path: &Path) -> Result<(), Untrusted> {
+    judge_way(path, |_| true)
+}
+
 /// Could root keep files in the directory at `path`, or in one made there: would no place on the way let others exchange
 /// it, and can others not write in it?
 /// Errors: [`Untrusted`] with the first place that will not do.
-pub(crate) fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
+pub fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
     let written = std::path::absolute(path).map_err(unknown(path))?;
     // The nearest directory that exists decides whether the rest can be made.
     let existing =
         written.ancestors().find(|place| place.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
-    judge_way(existing, |_| true)
+    trusted_place(existing)
 }
 
 /// Could only those whom [`trusted_path`] believes put another directory in the place of the one at `path`?
 ///
 /// Asked of each directory above it, and of each link on the way. The directory itself is judged when it is open.
 /// Errors: [`Untrusted`] with the first place that will not do.
-pub(super) fn trusted_way(path: &Path) -> Result<(), Untrusted> {
+pub fn trusted_way(path: &Path) -> Result<(), Untrusted> {
     let real = path.canonicalize().map_err(unknown(path))?;
     judge_way(path, |place| place != real)
 }
@@ -176,7 +198,7 @@ fn judge_place(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> 
 }
 
 /// Is this open directory one in which only root and this process's own user can make and remove files?
-pub(super) fn judge_dir(metadata: &Metadata) -> Result<(), Distrust> {
+pub fn judge_dir(metadata: &Metadata) -> Result<(), Distrust> {
     judge_owner_and_mode(metadata, Believed::sudo())
 }
 
@@ -186,7 +208,10 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     use super::*;
-    use crate::store::testing::is_root;
+
+    fn is_root() -> bool {
+        rustix::process::geteuid().is_root()
+    }
 
     fn trusted(path: &Path) -> Result<(), Distrust> {
         judge(&path.symlink_metadata().map_err(|error| Distrust::Unknown { detail: error.to_string() })?)
@@ -292,5 +317,22 @@ mod tests {
         symlink(&path, &link).unwrap();
         std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
         assert_eq!(trusted_path(&link).unwrap_err(), Untrusted { at: link, why: Distrust::Symlink });
+    }
+
+    #[test]
+    fn a_directory_is_judged_as_a_place_and_the_user_behind_sudo_is_believed() {
+        let (_keep, path) = place();
+        let deep = path.parent().unwrap();
+        assert_eq!(trusted_place(deep), Ok(()));
+        fs::set_permissions(deep, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(trusted_place(deep).is_err() && trusted_place(&path).is_err());
+        assert!(trusted_place(&deep.join("absent")).is_err());
+        if is_root() {
+            chown(&path, Some(65534), None).unwrap();
+            let metadata = path.symlink_metadata().unwrap();
+            let owner = Distrust::Owner { owner: 65534, me: 0 };
+            assert_eq!(judge_place(&metadata, Believed { uid: None }), Err(owner));
+            assert_eq!(judge_place(&metadata, Believed { uid: Some(65534) }), Ok(()));
+        }
     }
 }

@@ -1,0 +1,7 @@
+//! What the daemon and the supervisor of servers, two programs of one host, have to do alike: make text from outside
+//! harmless ([`text`]), tell whether a stranger could have written a file ([`trust`]), and speak of instances over the
+//! daemon's socket ([`instances`]).
+
+pub mod instances;
+pub mod text;
+pub mod trust;
