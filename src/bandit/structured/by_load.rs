@@ -45,8 +45,6 @@ impl Durable {
             return Vec::new();
         };
         let (objective, weight) = (self.settings.objective, self.context.delay_weight());
-        // Without draws no randomness is used.
-        let mut dice = self.dice;
         let mut lightest = None;
         let mut at = |share: f64| {
             let busy = 1.0 - (1.0 - present.busy).powf(share);
@@ -59,7 +57,7 @@ impl Durable {
                 delay: present.delay.filter(|_| (share - 1.0).abs() < f64::EPSILON),
                 ..present
             };
-            let predictor = Predictor::new(model, load, 0, &mut dice);
+            let predictor = Predictor::new(model, load, &[]);
             let reference = predictor.steady(default);
             let overload = reference.step.0 > OVERLOAD * *lightest.get_or_insert(reference.step.0);
             let cost = |clock: f64| {

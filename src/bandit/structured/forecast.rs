@@ -2,22 +2,17 @@
 //! what is saved.
 //!
 //! Only ratios are told: what the load of the moment is off by is off at both clocks, and cancels. Nothing
-//! here is used to choose, and no randomness of the policy is used up: the draws are the same each time, so
-//! that a figure on a screen moves with what was learned and not with the dice.
+//! here is used to choose, and no randomness of the policy is used up (see [`Model::shown_draws`]).
 
 use serde::{Deserialize, Serialize};
 
 use super::Durable;
 use super::context::Load;
 use super::model::Model;
-use super::predict::Predictor;
-use crate::stats::{Dice, Interval};
+use super::predict::{Aim, Predictor};
+use crate::stats::Interval;
 use crate::units::Mhz;
 
-/// Draws from the posterior.
-const DRAWS: usize = 32;
-/// Their seed.
-const SEED: u64 = 95;
 /// Standard deviation of what the model itself is off by, beside what its coefficients may be off by: a share
 /// of the logarithm that is predicted. Simulated runs at default clocks tell: the spread above is too narrow
 /// without it, above all for time, which answers to queues as well.
@@ -92,9 +87,10 @@ impl Durable {
     /// The same of any load.
     pub(super) fn ratios_at(&self, model: &Model, load: Load, clock: f64) -> Option<Ratios> {
         let default = self.clock_of_default()?;
-        let predictor = Predictor::new(model, load, DRAWS, &mut Dice::new(SEED));
+        let predictor = Predictor::new(model, load, model.shown_draws());
         // With no weight on delay the objective is energy for the same work.
-        let outlook = predictor.outlooks(&[clock], default, self.settings.objective, 0.0).pop()?;
+        let aim = Aim { objective: self.settings.objective, weight: 0.0, limit: None };
+        let outlook = predictor.outlooks(&[clock], default, aim).pop()?;
         let of = |log: f64, sd: f64, off: f64| LogRatio { log, sd: sd.hypot(off * log) };
         let ratios = Ratios {
             energy: of(outlook.gain, outlook.sd, ENERGY_OFF),

@@ -41,7 +41,7 @@ use self::context::Context;
 use self::guard::Guard;
 use self::model::Model;
 use self::plan::{Motive, Options, Stage};
-use self::predict::{Outlook, Predictor};
+use self::predict::{Aim, Outlook, Predictor};
 use self::scales::Scales;
 use self::settled::Settled;
 use self::surge::Surge;
@@ -255,7 +255,7 @@ impl Durable {
         else {
             return;
         };
-        let predictor = Predictor::new(model, load, 0, &mut Dice::new(0));
+        let predictor = Predictor::new(model, load, &[]);
         let at_default = predictor.steady(default).step.0;
         // What the model leaves unexplained at this clock and not at default clocks is slowdown as well.
         let off = lesson.delay.map(|delay| (delay.0 / model.expected_step(lesson).0).ln());
@@ -285,22 +285,20 @@ impl Durable {
         let model = self.model.as_ref()?;
         let load = self.context.load()?;
         let default = self.clock_of_default()?;
-        let predictor = Predictor::new(model, load, self.settings.draws, &mut self.dice);
+        let draws = model.draw(self.settings.draws, &mut self.dice);
+        let predictor = Predictor::new(model, load, &draws);
         let mut targets = vec![Target::Default];
         let mut clocks = vec![default];
         for arm in cores(space, now).filter(|arm| arm.core.as_f64() < default) {
             targets.push(Target::Lock(arm));
             clocks.push(arm.core.as_f64());
         }
-        let weight = self.context.delay_weight();
-        let mut outlooks = predictor.outlooks(&clocks, default, self.settings.objective, weight);
-        if let Some(limit) = self.settings.tpot_limit {
-            for outlook in outlooks.iter_mut().skip(1) {
-                if predictor.probability_above(outlook.clock, limit) > LIMIT_RISK {
-                    // Out of every bound: never chosen.
-                    outlook.slowdown = f64::INFINITY;
-                }
-            }
+        let Durable { settings: StructuredSettings { objective, tpot_limit: limit, .. }, .. } = *self;
+        let aim = Aim { objective, weight: self.context.delay_weight(), limit };
+        let mut outlooks = predictor.outlooks(&clocks, default, aim);
+        for outlook in outlooks.iter_mut().skip(1).filter(|outlook| outlook.risk > LIMIT_RISK) {
+            // Out of every bound: never chosen.
+            outlook.slowdown = f64::INFINITY;
         }
         Some((targets, outlooks))
     }
@@ -312,8 +310,8 @@ impl Durable {
     }
 
     /// The predicted objective of a clock less default's, at the load of the moment.
-    fn expected_gains(&self) -> Option<impl Fn(f64) -> f64 + use<>> {
-        let predictor = Predictor::new(self.model.as_ref()?, self.context.load()?, 0, &mut Dice::new(0));
+    fn expected_gains(&self) -> Option<impl Fn(f64) -> f64 + '_> {
+        let predictor = Predictor::new(self.model.as_ref()?, self.context.load()?, &[]);
         let objective = self.settings.objective;
         let weight = self.context.delay_weight();
         let default = predictor.steady(self.clock_of_default()?).objective(objective, weight);

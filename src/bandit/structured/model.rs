@@ -1,20 +1,27 @@
 //! What has been learned: the recent lessons and the two regressions over them.
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
 use super::power::Power;
+use super::predict::Drawn;
 use super::scales::Scales;
 use super::step_time::{Brackets, StepTime};
 use super::window::Lesson;
 use crate::bandit::BanditError;
+use crate::stats::Dice;
 use crate::units::{Seconds, Watts};
 
 /// Most lessons kept.
 const MOST_LESSONS: usize = 400;
 /// Lessons older than this many forgetting times are dropped.
 const OLDEST: f64 = 3.0;
+/// Draws from the posterior for figures that people are shown.
+const SHOWN_DRAWS: usize = 32;
+/// Their seed: the same each time, so that a figure moves with what was learned and not with the dice.
+const SHOWN_SEED: u64 = 95;
 
 /// Lessons and regressions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,13 +30,32 @@ pub(super) struct Model {
     lessons: VecDeque<Lesson>,
     time: StepTime,
     power: Power,
+    #[serde(skip)]
+    shown: ShownDraws,
+}
+
+/// Draws with a fixed seed, made when they are first asked for: many figures are made of one fit. They follow from the
+/// fit, so two models with the same fit are equal whether they were asked or not.
+#[derive(Debug, Clone, Default)]
+struct ShownDraws(OnceLock<Vec<Drawn>>);
+
+impl PartialEq for ShownDraws {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Model {
     /// A model in units of `scales` that knows nothing else.
     #[must_use]
     pub(super) fn new(scales: Scales) -> Self {
-        Self { scales, lessons: VecDeque::new(), time: StepTime::default(), power: Power::default() }
+        Self {
+            scales,
+            lessons: VecDeque::new(),
+            time: StepTime::default(),
+            power: Power::default(),
+            shown: ShownDraws::default(),
+        }
     }
 
     /// Takes a lesson in and fits anew; a lesson fades with the time constant `memory` (learning time).
@@ -46,7 +72,7 @@ impl Model {
         let weighted = || self.lessons.iter().map(|old| (old, ((old.at - lesson.at) / memory.0).exp()));
         let time = StepTime::fit(&self.scales, weighted())?;
         let power = Power::fit(&self.scales, &time, weighted())?;
-        (self.time, self.power) = (time, power);
+        (self.time, self.power, self.shown) = (time, power, ShownDraws::default());
         Ok(())
     }
 
@@ -77,6 +103,18 @@ impl Model {
     #[must_use]
     pub(super) fn power(&self) -> &Power {
         &self.power
+    }
+
+    /// `count` draws from both posteriors.
+    #[must_use]
+    pub(super) fn draw(&self, count: usize, dice: &mut Dice) -> Vec<Drawn> {
+        (0..count).map(|_| Drawn { time: self.time.draw(dice), power: self.power.draw(dice) }).collect()
+    }
+
+    /// The draws for figures that people are shown: the same until something is learned.
+    #[must_use]
+    pub(super) fn shown_draws(&self) -> &[Drawn] {
+        self.shown.0.get_or_init(|| self.draw(SHOWN_DRAWS, &mut Dice::new(SHOWN_SEED)))
     }
 
     /// The step time that a window like this one should have had.

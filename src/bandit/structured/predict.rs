@@ -5,7 +5,7 @@
 //! `λ t`, hence `t = A / (1 - χ)` with `χ = B λp + C λd` (A, B, C: the [`Brackets`]). Judging a lower clock by the few
 //! seconds after the change would leave this out and always find it too good.
 
-use ndarray::Array1;
+use ndarray::{Array1, ArrayView1};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,6 @@ use super::power::{Mix, watts};
 use super::scales::Scales;
 use super::step_time::Brackets;
 use crate::reward::Objective;
-use crate::stats::Dice;
 use crate::units::{Seconds, Watts};
 
 /// Below this much slack `1 - χ` the step time grows linearly.
@@ -61,15 +60,37 @@ pub(super) struct Outlook {
     pub slowdown: f64,
     /// Its standard deviation.
     pub slowdown_sd: f64,
+    /// Probability, over the posterior, that the mean time per output token exceeds the limit; 0 without a limit.
+    pub risk: f64,
     /// What the clock leads to.
     pub steady: Steady,
 }
 
-/// One set of coefficients: the mean or a draw.
+/// What clocks are compared for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Aim {
+    /// What is to be small.
+    pub objective: Objective,
+    /// Delay weighs so many times what the objective says.
+    pub weight: f64,
+    /// Of the mean time per output token.
+    pub limit: Option<Seconds>,
+}
+
+/// Coefficients of step time and power drawn from their posteriors.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Drawn {
+    /// Of the step time.
+    pub time: Array1<f64>,
+    /// Of the power.
+    pub power: Array1<f64>,
+}
+
+/// One set of coefficients, the mean or a draw, at one load.
 #[derive(Debug, Clone)]
-struct Coefficients {
-    time: Array1<f64>,
-    power: Array1<f64>,
+struct Coefficients<'a> {
+    time: ArrayView1<'a, f64>,
+    power: ArrayView1<'a, f64>,
     /// Step time at the clock at which the load was seen.
     step_seen: f64,
     /// The same, from the steps that were seen there: what clients had to wait for.
@@ -80,28 +101,27 @@ struct Coefficients {
 
 /// Predictions at one load.
 #[derive(Debug, Clone)]
-pub(super) struct Predictor {
+pub(super) struct Predictor<'a> {
     scales: Scales,
     load: Load,
-    mean: Coefficients,
-    draws: Vec<Coefficients>,
+    mean: Coefficients<'a>,
+    draws: Vec<Coefficients<'a>>,
 }
 
-impl Predictor {
-    /// Predictions of `model` at `load`, with `draws` draws from its posterior for the spread.
+impl<'a> Predictor<'a> {
+    /// Predictions of `model` at `load`; `draws` are from its posterior and give the spread.
     #[must_use]
-    pub(super) fn new(model: &Model, load: Load, draws: usize, dice: &mut Dice) -> Self {
+    pub(super) fn new(model: &'a Model, load: Load, draws: &'a [Drawn]) -> Self {
         let scales = *model.scales();
-        let coefficients = |time: Array1<f64>, power: Array1<f64>| {
-            let seen = Brackets::at(time.view(), &scales, load.clock);
+        let coefficients = |time: ArrayView1<'a, f64>, power: ArrayView1<'a, f64>| {
+            let seen = Brackets::at(time, &scales, load.clock);
             let step_seen = settled(seen, load.prefill / load.busy, load.decode / load.busy);
             // As the steps were filled then; the settled time is too sure of itself near saturation.
             let round_trip = seen.time(load.prefill / load.steps, load.decode / load.steps);
             Coefficients { crowding: crowding(seen, &load), time, power, step_seen, round_trip }
         };
-        let mean = coefficients(model.time().mean().to_owned(), model.power().mean().to_owned());
-        let draws =
-            (0..draws).map(|_| coefficients(model.time().draw(dice), model.power().draw(dice))).collect();
+        let mean = coefficients(model.time().mean(), model.power().mean());
+        let draws = draws.iter().map(|drawn| coefficients(drawn.time.view(), drawn.power.view())).collect();
         Self { scales, load, mean, draws }
     }
 
@@ -111,15 +131,10 @@ impl Predictor {
         self.steady_of(&self.mean, clock)
     }
 
-    /// Every clock of `clocks` against `default`, all in MHz; delay weighs `weight` times what the objective says.
+    /// Every clock of `clocks` against `default`, all in MHz.
     #[must_use]
-    pub(super) fn outlooks(
-        &self,
-        clocks: &[f64],
-        default: f64,
-        objective: Objective,
-        weight: f64,
-    ) -> Vec<Outlook> {
+    pub(super) fn outlooks(&self, clocks: &[f64], default: f64, aim: Aim) -> Vec<Outlook> {
+        let objective = |steady: &Steady| steady.objective(aim.objective, aim.weight);
         let at_default = self.steady(default);
         let default_draws: Vec<Steady> =
             self.draws.iter().map(|draw| self.steady_of(draw, default)).collect();
@@ -127,35 +142,31 @@ impl Predictor {
             .iter()
             .map(|&clock| {
                 let steady = self.steady(clock);
-                let (mut gain, mut slowdown) = (Spread::default(), Spread::default());
+                let (mut gain, mut slowdown, mut above) = (Spread::default(), Spread::default(), 0.0);
                 for (draw, reference) in self.draws.iter().zip(&default_draws) {
                     let there = self.steady_of(draw, clock);
-                    gain.push(there.objective(objective, weight) - reference.objective(objective, weight));
+                    gain.push(objective(&there) - objective(reference));
                     slowdown.push((there.step.0 / reference.step.0).ln());
+                    above += f64::from(aim.limit.is_some_and(|limit| there.step > limit));
                 }
+                // As if half a draw more were above, and half a draw not: never quite sure.
+                let risk = aim.limit.map_or(0.0, |_| (above + 0.5) / (gain.count + 1.0));
                 Outlook {
                     clock,
-                    gain: steady.objective(objective, weight) - at_default.objective(objective, weight),
+                    gain: objective(&steady) - objective(&at_default),
                     sd: gain.sd(),
                     slowdown: (steady.step.0 / at_default.step.0).ln(),
                     slowdown_sd: slowdown.sd(),
+                    risk,
                     steady,
                 }
             })
             .collect()
     }
 
-    /// Probability, over the posterior, that the mean time per output token at `clock` exceeds `limit`.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a few dozen draws")]
-    pub(super) fn probability_above(&self, clock: f64, limit: Seconds) -> f64 {
-        let above = self.draws.iter().filter(|draw| self.steady_of(draw, clock).step > limit).count();
-        (above as f64 + 0.5) / (self.draws.len() as f64 + 1.0)
-    }
-
     /// Step time at which rates (per busy second) and steps agree: `t (1 - χ λ(t)) = A`, where clients that wait for
     /// answers bring `λ(t) = 1 / (1 - c + c t/t₀)` of what they brought at `t₀`; a quadratic equation in `t`.
-    fn settled(&self, of: &Coefficients, brackets: Brackets, prefill: f64, decode: f64) -> f64 {
+    fn settled(&self, of: &Coefficients<'_>, brackets: Brackets, prefill: f64, decode: f64) -> f64 {
         let closed = self.load.closed;
         if closed <= 0.0 {
             return settled(brackets, prefill, decode);
@@ -167,9 +178,9 @@ impl Predictor {
         ((linear * linear + 4.0 * square * constant).sqrt() - linear) / (2.0 * square)
     }
 
-    fn steady_of(&self, of: &Coefficients, clock: f64) -> Steady {
+    fn steady_of(&self, of: &Coefficients<'_>, clock: f64) -> Steady {
         let Load { prefill, decode, busy: busy_seen, closed, .. } = self.load;
-        let brackets = Brackets::at(of.time.view(), &self.scales, clock);
+        let brackets = Brackets::at(of.time, &self.scales, clock);
         // The empty spells of a Poisson stream: the share of time without work falls exponentially with the work.
         let emptiness = -(1.0 - busy_seen).ln();
         let (mut busy, mut step) = (busy_seen, of.step_seen);
@@ -184,7 +195,7 @@ impl Predictor {
             Mix { busy, prefill_share: brackets.prefill_share(per_prefill, per_decode), decode: per_decode };
         // What the tokens meet with, not what the mean step takes.
         let step = settled(brackets, of.crowding * prefill, of.crowding * decode);
-        Steady { step: Seconds(step), busy, rate, power: watts(of.power.view(), &self.scales, clock, mix) }
+        Steady { step: Seconds(step), busy, rate, power: watts(of.power, &self.scales, clock, mix) }
     }
 }
 

@@ -214,6 +214,9 @@ fn solve(
 /// coefficients (in its standard deviations) is set to zero and the others follow as conditioning on that has it, until
 /// none is negative.
 fn allowed(mut point: Array1<f64>, covariance: &Array2<f64>, nonnegative: &[bool]) -> Array1<f64> {
+    if !point.iter().zip(nonnegative).any(|(value, bounded)| *bounded && *value < 0.0) {
+        return point;
+    }
     let mut covariance = covariance.clone();
     for _ in 0..nonnegative.len() {
         let depth = |index: usize| point[index] / covariance[[index, index]].sqrt();
