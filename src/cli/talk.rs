@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agft_common::instances::socket_pid;
 use clap::Args;
 
 use super::{Cli, Exit, load_config};
@@ -153,11 +154,7 @@ impl Talk {
 
 /// The agfts that run, or the one that is meant.
 pub(super) fn talks(dir: &Path, which: &Which) -> Result<Vec<Talk>, TalkError> {
-    let meant = |path: &PathBuf| {
-        which.pid.is_none_or(|pid| {
-            path.file_name().is_some_and(|name| name == format!("agft-{pid}.sock").as_str())
-        })
-    };
+    let meant = |path: &PathBuf| which.pid.is_none_or(|pid| socket_pid(path) == Some(pid));
     let mut open = Vec::new();
     for path in sockets(dir).iter().filter(|path| meant(path)) {
         open.extend(Talk::open(path)?);

@@ -81,7 +81,7 @@ impl Renamed {
     }
 }
 
-/// Every way to read a sample name as a prefix and a name of the table. A prefix ends in `:` or `_`, or is none.
+/// Every way to read a sample name as a prefix and a name of the table. A prefix ends in `:` or `_`; it may be empty.
 fn readings<'a>(table: &[Row], name: &'a str) -> impl Iterator<Item = (&'a str, Signal)> {
     let rows = table.iter().filter(|row| row.signal != Signal::ProcessStart);
     rows.flat_map(|row| {

@@ -3,6 +3,7 @@
 //! Nothing comes from anywhere else: no script, style, font or picture of another server, so it works without a network,
 //! and the policy below has the browser hold it to that.
 
+use agft_common::page::HEADERS;
 use axum::Router;
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -31,21 +32,9 @@ const FILES: [File; 8] = [
     File { path: "/page/servers.js", content_type: SCRIPT, text: include_str!("page/servers.js") },
 ];
 
-/// What the browser is told with every answer: run and load only what comes from here, send nothing, be in no frame, keep
-/// nothing, and let no other site's page read it.
-const HEADERS: [(HeaderName, &str); 7] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (header::X_FRAME_OPTIONS, "DENY"),
-    (header::CACHE_CONTROL, "no-store"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-];
+/// The browser runs and loads only what comes from here, and sends nothing.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The routes of the page's files.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
@@ -58,9 +47,11 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 }
 
 pub(super) async fn with_headers(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
     for (name, value) in HEADERS {
-        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     answer
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use agft_common::instances::{socket_name, socket_pid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -51,9 +52,7 @@ pub(crate) struct SocketError {
 
 /// Is this the name of a control socket?
 fn is_socket(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let pid = name.strip_prefix("agft-").and_then(|rest| rest.strip_suffix(".sock"));
-    pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
+    socket_pid(path).is_some()
         && path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
@@ -91,7 +90,7 @@ impl Server {
         published: Published,
     ) -> Result<(Self, mpsc::Receiver<Directed>), SocketError> {
         sweep(dir);
-        let path = dir.join(format!("agft-{}.sock", std::process::id()));
+        let path = dir.join(socket_name(std::process::id()));
         let failed = |source| SocketError { path: path.clone(), source };
         // One that is there has this process's own id: it is of the dead, whatever it answers.
         if is_socket(&path) {

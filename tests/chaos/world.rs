@@ -93,11 +93,13 @@ impl Drop for World {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
-        let machine = MockConfig::uniform(&GpuConfig::a100(), 3);
+        // Two GPUs share one decision, one has a server to itself, and one has none.
+        let machine = MockConfig::uniform(&GpuConfig::a100(), 4);
         let policy = if seed.is_multiple_of(2) { "linucb" } else { "structured" };
         let bench = Bench::with(&machine)
             .server("chat", &[0, 1], "")
             .server("code", &[2], "")
+            .set("park.others", "true")
             .set("control.policy", policy)
             .set("experiment.keep_runs", "3")
             .set("experiment.rounds_file_max_mb", "1")

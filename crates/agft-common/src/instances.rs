@@ -1,4 +1,6 @@
-//! What the supervisor tells the daemon of instances: the words of the control socket, and its limits.
+//! What the supervisor tells the daemon of instances: the name of the control socket, its words, and its limits.
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,20 @@ pub const MAX_GPUS: usize = 64;
 pub const MAX_SELECTOR: usize = 64;
 /// Length of a request in bytes, its line end included.
 pub const MAX_REQUEST: usize = 64 << 10;
+
+/// The name of the control socket of the daemon with this process id.
+#[must_use]
+pub fn socket_name(pid: u32) -> String {
+    format!("agft-{pid}.sock")
+}
+
+/// The process id of the daemon whose control socket this is, by its name; `None` of any other file.
+#[must_use]
+pub fn socket_pid(path: &Path) -> Option<u32> {
+    let name = path.file_name()?.to_str()?;
+    let pid = name.strip_prefix("agft-")?.strip_suffix(".sock")?.parse().ok()?;
+    (name == socket_name(pid)).then_some(pid)
+}
 
 /// What an instance does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +53,27 @@ impl InstanceState {
             Self::Sleeping => "sleeping",
             Self::Ended => "ended",
             Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_name_of_a_control_socket_tells_a_process_id() {
+        assert_eq!(socket_pid(Path::new("/run/agft").join(socket_name(4711)).as_path()), Some(4711));
+        for other in [
+            "agft-.sock",
+            "agft-+1.sock",
+            "agft-01.sock",
+            "agft-1.sock.bak",
+            "agft-1",
+            "1.sock",
+            "agft-4294967296.sock",
+        ] {
+            assert_eq!(socket_pid(Path::new(other)), None, "{other}");
         }
     }
 }

@@ -65,6 +65,9 @@ pub struct Ready {
     pub probe: Probe,
     /// An instance that is not ready after this long is ended and counts as failed.
     pub timeout: Duration,
+    /// An instance that was ready and whose probe is not answered for this long hangs: it is ended and counts as failed.
+    /// It is not asked again where none.
+    pub hung_after: Option<Duration>,
 }
 
 /// What is asked of an instance that starts.

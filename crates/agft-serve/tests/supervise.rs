@@ -215,6 +215,34 @@ async fn not_ready_in_time_is_a_failure() {
 }
 
 #[tokio::test]
+async fn one_that_answers_no_more_is_restarted_and_one_that_answers_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hung_after, ports) = (Duration::from_secs(2), [free_port(), free_port()]);
+    let server = |name: &str, port: u16| {
+        let port = port.to_string();
+        let mut server = probed(instance(name, &["--port", &port]), &port, PATIENCE);
+        server.ready.as_mut().unwrap().hung_after = Some(hung_after);
+        server.stop.grace = Duration::from_millis(300);
+        server
+    };
+    let all = vec![server("hangs", ports[0]), server("answers", ports[1])];
+    let supervisor = Supervisor::start(settings(dir.path()), all).await.unwrap();
+    let mut events = supervisor.events();
+    until(&supervisor, "answers", |it| it.state == State::Ready).await;
+    let ready = until(&supervisor, "hangs", |it| it.state == State::Ready).await;
+    let pid = ready.pid.unwrap();
+    // It lives, its port takes connections, and nobody is answered.
+    let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    event(&mut events, |what| *what == What::Hung { within: hung_after }).await;
+    let again = until(&supervisor, "hangs", |it| it.state == State::Ready && it.restarts > 0).await;
+    assert_ne!(again.pid, Some(pid));
+    let other = until(&supervisor, "answers", |it| it.state == State::Ready).await;
+    assert_eq!(other.restarts, 0);
+    supervisor.shut_down(PATIENCE).await;
+}
+
+#[tokio::test]
 async fn output_never_stops_an_instance_wherever_it_goes() {
     let dir = tempfile::tempdir().unwrap();
     let mut full = instance("full", &["--spam"]);

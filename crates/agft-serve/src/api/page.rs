@@ -1,5 +1,6 @@
 //! The web page: one file that is part of the program, and the headers under which everything is served.
 
+use agft_common::page::HEADERS;
 use axum::Router;
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -9,18 +10,8 @@ use super::Api;
 
 const PAGE: &str = include_str!("page.html");
 
-/// What the browser is told with every answer: run only what is in the page itself, load from here alone, be
-/// in no frame, keep nothing, and let no other site's page read it. The two hashes are those of the page's
+/// The browser runs only what is in the page itself, and loads from here alone. The two hashes are those of the page's
 /// script and style.
-const HEADERS: [(HeaderName, &str); 6] = [
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (header::X_FRAME_OPTIONS, "DENY"),
-    (header::CACHE_CONTROL, "no-store"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-];
-
 const POLICY: &str = "default-src 'none'; script-src 'sha256-jB5/jCs8Mtp9JzGYIAjFrRt3qnRMtFCblVeTrw80/9k='; \
     style-src 'sha256-E0l/2zxRznE7C7dr9cI1EFB6VASq6vM6JpfsD4VJnQo='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -33,7 +24,7 @@ pub(super) fn routes() -> Router<Api> {
 pub(super) async fn with_headers(mut answer: Response) -> Response {
     let headers = answer.headers_mut();
     for (name, value) in HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     answer

@@ -37,7 +37,7 @@ pub(super) const KEYS: &[&str] = &[
     "options",
     "cuda_visible_devices",
 ];
-pub(super) const READY: &[&str] = &["http", "port", "timeout_s"];
+pub(super) const READY: &[&str] = &["http", "port", "timeout_s", "hung_after_s"];
 pub(super) const RESTART: &[&str] = &["policy", "first_s", "longest_s", "crash_loop_after", "stable_after_s"];
 pub(super) const STOP: &[&str] = &["signal", "grace_s"];
 pub(super) const HOOK: &[&str] = &["name", "enabled", "command", "hooks", "post_launch_hooks"];
@@ -255,6 +255,7 @@ fn read_ready(item: Item<'_>) -> Option<Ready> {
     let port = section.take("port");
     let timeout =
         section.take("timeout_s").and_then(|item| item.seconds(1.0, DAY_S)).unwrap_or(READY_TIMEOUT);
+    let hung_after = section.take("hung_after_s").and_then(|item| item.seconds(1.0, DAY_S));
     let probe = match (http, port) {
         (Some(http), None) => http_url(&http).map(Probe::Http),
         (None, Some(port)) if matches!(&port.node.value, Value::Scalar { text, .. } if text == PORT) => {
@@ -269,7 +270,7 @@ fn read_ready(item: Item<'_>) -> Option<Ready> {
             None
         }
     };
-    probe.map(|probe| Ready { probe, timeout })
+    probe.map(|probe| Ready { probe, timeout, hung_after })
 }
 
 fn read_restart(item: Option<Item<'_>>) -> Restart {

@@ -83,7 +83,7 @@ pub(super) fn read(
         command.extend(options.map(|item| format!("--options={}", item.node.to_json())));
         Hook { name: format!("load {model}"), enabled: true, command, hooks: Vec::new() }
     });
-    let ready = Ready { probe: Probe::Http(format!("{base}/")), timeout: READY_TIMEOUT };
+    let ready = Ready { probe: Probe::Http(format!("{base}/")), timeout: READY_TIMEOUT, hung_after: None };
     Some(Ollama { ready, preload })
 }
 

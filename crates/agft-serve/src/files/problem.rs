@@ -10,7 +10,7 @@ use crate::text::shown;
 pub struct Place {
     /// The file, or what stands for one in a message.
     pub file: PathBuf,
-    /// Line, from 1; 0 where there is none.
+    /// Line number, from 1; 0 where the problem has no line.
     pub line: usize,
     /// Which entry of the file's list, from 1; 0 for the file as a whole.
     pub index: usize,

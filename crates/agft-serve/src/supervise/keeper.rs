@@ -57,6 +57,9 @@ enum Wake {
     Work(bool),
 }
 
+/// A ready instance is asked again after this share of the time that it may leave the probe unanswered.
+const PROBE_AGAIN: f64 = 0.25;
+
 type Probing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub(super) struct Keeper {
@@ -141,7 +144,11 @@ impl Keeper {
                 Wake::Command(command) => self.obey(command),
                 Wake::Deadline => self.due(),
                 Wake::Answered => {
-                    self.probing = None;
+                    self.probing = self.run.as_ref().and_then(|run| {
+                        let ready = run.spec().ready.clone()?;
+                        let pause = ready.hung_after?.mul_f64(PROBE_AGAIN);
+                        Some(Box::pin(probe::answered_after(pause, ready.probe)) as Probing)
+                    });
                     self.step(Event::Answered)
                 }
                 Wake::Exited(exit) => {
@@ -220,7 +227,8 @@ impl Keeper {
     }
 
     fn due(&mut self) -> Option<Action> {
-        if self.machine.phase() == Phase::Ready {
+        let hangs = self.machine.hangs(Instant::now().into_std());
+        if self.machine.phase() == Phase::Ready && !hangs {
             // Held from now on, so that none is passed to a process that ends. Whoever came before is
             // counted.
             self.pass_to(None);
@@ -253,6 +261,10 @@ impl Keeper {
                 Why::NotReady => {
                     let within = self.spec.ready.as_ref().map(|ready| ready.timeout).unwrap_or_default();
                     self.shared.tell(&self.spec.name, What::NotReady { within });
+                }
+                Why::Hung => {
+                    let within = self.spec.ready.as_ref().and_then(|ready| ready.hung_after);
+                    self.shared.tell(&self.spec.name, What::Hung { within: within.unwrap_or_default() });
                 }
                 Why::Idle => self.shared.tell(&self.spec.name, What::Idle),
                 Why::Asked | Why::Exited => {}
@@ -302,10 +314,9 @@ impl Keeper {
                 self.not_started = None;
                 self.busy = Some(busy);
                 self.shared.tell(&self.spec.name, What::Started { pid: run.pid() });
-                self.probing =
-                    run.spec().ready.clone().map(|ready| -> Probing {
-                        Box::pin(async move { probe::answered(&ready.probe).await })
-                    });
+                let ready = run.spec().ready.clone();
+                self.probing = ready
+                    .map(|ready| -> Probing { Box::pin(probe::answered_after(Duration::ZERO, ready.probe)) });
                 self.run = Some(run);
                 self.step(Event::Started)
             }

@@ -15,6 +15,8 @@ pub(super) struct Plan {
     pub(super) restart: Restart,
     /// How long it may take to be ready; ready once its process runs where none.
     pub(super) ready_within: Option<Duration>,
+    /// How long it may leave its probe unanswered once it was ready; not asked again where none.
+    pub(super) hung_after: Option<Duration>,
     /// It runs while somebody is connected, and is stopped when nobody was for this long; runs always where
     /// none.
     pub(super) idle_after: Option<Duration>,
@@ -26,6 +28,7 @@ impl Plan {
             enabled: spec.enabled,
             restart: spec.restart,
             ready_within: spec.ready.as_ref().map(|ready| ready.timeout),
+            hung_after: spec.ready.as_ref().and_then(|ready| ready.hung_after),
             idle_after: spec.on_demand.map(|on_demand| on_demand.stop_after_idle),
         }
     }
@@ -77,6 +80,7 @@ pub(super) enum Why {
     Asked,
     Exited,
     NotReady,
+    Hung,
     Idle,
 }
 
@@ -123,6 +127,8 @@ pub(super) struct Machine {
     connected: bool,
     /// When it became ready or the last client left, whichever was later.
     unused_since: Option<Instant>,
+    /// When its probe was answered last, if it is asked while it is ready.
+    answered: Option<Instant>,
     retired: bool,
 }
 
@@ -137,6 +143,7 @@ impl Machine {
             restarts: 0,
             connected: false,
             unused_since: None,
+            answered: None,
             retired: false,
         };
         let action = if plan.enabled { machine.wake() } else { None };
@@ -173,10 +180,25 @@ impl Machine {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Starting => Some(later(self.started?, self.plan.ready_within?)),
-            Phase::Ready if !self.connected => Some(later(self.unused_since?, self.plan.idle_after?)),
+            Phase::Ready => [self.hangs_at(), self.unused_at()].into_iter().flatten().min(),
             Phase::Paused { until, .. } => Some(until),
             _ => None,
         }
+    }
+
+    /// When it is to be ended because its probe was not answered, as far as is known now.
+    fn hangs_at(&self) -> Option<Instant> {
+        Some(later(self.answered?, self.plan.hung_after?))
+    }
+
+    /// When it is to be ended because nobody is connected, as far as is known now.
+    fn unused_at(&self) -> Option<Instant> {
+        Some(later(self.unused_since.filter(|_| !self.connected)?, self.plan.idle_after?))
+    }
+
+    /// It was ready, and has not answered its probe for too long.
+    pub(super) fn hangs(&self, now: Instant) -> bool {
+        self.phase == Phase::Ready && self.hangs_at().is_some_and(|at| now >= at)
     }
 
     /// A new entry takes the place of the old one: a process that runs is replaced.
@@ -231,7 +253,11 @@ impl Machine {
                 self.ready(now);
                 None
             }
-            Event::Tick if self.deadline().is_some_and(|deadline| now >= deadline) => self.due(),
+            Event::Answered if self.phase == Phase::Ready => {
+                self.answered = Some(now);
+                None
+            }
+            Event::Tick if self.deadline().is_some_and(|deadline| now >= deadline) => self.due(now),
             _ if self.retired => None,
             Event::Disable => {
                 self.plan.enabled = false;
@@ -258,8 +284,12 @@ impl Machine {
         }
     }
 
-    fn due(&mut self) -> Option<Action> {
+    fn due(&mut self, now: Instant) -> Option<Action> {
         match self.phase {
+            Phase::Ready if self.hangs(now) => {
+                self.failures = self.failures.saturating_add(1);
+                self.stop(self.after_exit(false), Why::Hung)
+            }
             Phase::Starting => {
                 self.failures = self.failures.saturating_add(1);
                 self.stop(self.after_exit(false), Why::NotReady)
@@ -295,6 +325,7 @@ impl Machine {
     fn ready(&mut self, now: Instant) {
         self.phase = Phase::Ready;
         self.unused_since = Some(now);
+        self.answered = Some(now);
     }
 
     fn stop(&mut self, then: Then, why: Why) -> Option<Action> {

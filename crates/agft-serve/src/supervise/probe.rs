@@ -1,4 +1,4 @@
-//! Readiness: asked again and again until it is answered.
+//! The readiness probe: asked again and again until it is answered.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -18,11 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Returns once the probe is answered.
-pub(super) async fn answered(probe: &Probe) {
+/// Asks for the first time after `pause`; returns once the probe is answered.
+pub(super) async fn answered_after(pause: Duration, probe: Probe) {
+    sleep(pause).await;
     loop {
         let asked = async {
-            match probe {
+            match &probe {
                 Probe::Http(address) => get(address).await,
                 Probe::Port(port) => {
                     TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).await?;
@@ -68,7 +69,8 @@ mod tests {
             }
             asked
         });
-        answered(&Probe::Http(format!("http://127.0.0.1:{port}/health?x=1"))).await;
+        let probe = Probe::Http(format!("http://127.0.0.1:{port}/health?x=1"));
+        answered_after(Duration::ZERO, probe).await;
         let asked = server.await.unwrap();
         assert_eq!(asked.len(), 2);
         assert!(asked[0].starts_with("GET /health?x=1 HTTP/1.1\r\n"), "{}", asked[0]);

@@ -126,6 +126,11 @@ pub enum What {
         /// The time that it had.
         within: Duration,
     },
+    /// Its process was ready, and answers no more; it is ended.
+    Hung {
+        /// The time that it had.
+        within: Duration,
+    },
     /// Its process ended by itself.
     Failed {
         /// How.
@@ -168,6 +173,9 @@ impl fmt::Display for What {
             Self::NotStarted { why } => write!(f, "not started: {why}"),
             Self::Ready { after } => write!(f, "ready after {:.1} s", after.as_secs_f64()),
             Self::NotReady { within } => write!(f, "not ready within {} s", within.as_secs_f64()),
+            Self::Hung { within } => {
+                write!(f, "hangs: its readiness probe was not answered for {} s", within.as_secs_f64())
+            }
             Self::Failed { exit } => write!(f, "its process {exit} by itself"),
             Self::Idle => write!(f, "nobody is connected: it is stopped until somebody is"),
             Self::Stopped { exit } => write!(f, "stopped: its process {exit}"),

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agft_common::instances::{MAX_GPUS, MAX_INSTANCES, MAX_REQUEST, MAX_SELECTOR};
+use agft_common::instances::{MAX_GPUS, MAX_INSTANCES, MAX_REQUEST, MAX_SELECTOR, socket_pid};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -139,11 +139,7 @@ pub fn start(dir: PathBuf, statuses: watch::Receiver<Vec<InstanceStatus>>) -> Da
 /// The control sockets in a directory, by process id.
 fn sockets(dir: &Path) -> BTreeMap<u32, PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return BTreeMap::new() };
-    let pid = |path: &Path| {
-        let name = path.file_name()?.to_str()?;
-        name.strip_prefix("agft-")?.strip_suffix(".sock")?.parse().ok()
-    };
-    entries.flatten().map(|entry| entry.path()).filter_map(|path| Some((pid(&path)?, path))).collect()
+    entries.flatten().map(|entry| entry.path()).filter_map(|path| Some((socket_pid(&path)?, path))).collect()
 }
 
 async fn look_for_daemons(

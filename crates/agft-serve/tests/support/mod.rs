@@ -55,7 +55,8 @@ pub(crate) fn free_port() -> u16 {
 
 /// Made ready by an HTTP probe of this port, `{port}` for the private one.
 pub(crate) fn probed(mut instance: Instance, port: &str, timeout: Duration) -> Instance {
-    instance.ready = Some(Ready { probe: Probe::Http(format!("http://127.0.0.1:{port}/health")), timeout });
+    let probe = Probe::Http(format!("http://127.0.0.1:{port}/health"));
+    instance.ready = Some(Ready { probe, timeout, hung_after: None });
     instance
 }
 

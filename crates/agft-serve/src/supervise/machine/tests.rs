@@ -12,7 +12,7 @@ fn restart(policy: RestartPolicy) -> Restart {
 }
 
 fn plan(policy: RestartPolicy) -> Plan {
-    Plan { enabled: true, restart: restart(policy), ready_within: None, idle_after: None }
+    Plan { enabled: true, restart: restart(policy), ready_within: None, hung_after: None, idle_after: None }
 }
 
 #[derive(Debug, Clone)]
@@ -39,8 +39,14 @@ fn plans() -> impl Strategy<Value = Plan> {
         },
     );
     let sometimes = |most| proptest::option::of(seconds(most));
-    (any::<bool>(), restart, sometimes(20), sometimes(40)).prop_map(
-        |(enabled, restart, ready_within, idle_after)| Plan { enabled, restart, ready_within, idle_after },
+    (any::<bool>(), restart, sometimes(20), sometimes(30), sometimes(40)).prop_map(
+        |(enabled, restart, ready_within, hung_after, idle_after)| Plan {
+            enabled,
+            restart,
+            ready_within,
+            hung_after,
+            idle_after,
+        },
     )
 }
 
@@ -290,4 +296,24 @@ fn one_on_demand_runs_from_the_first_client_until_the_last_is_gone_for_long_enou
     shell.apply(Op::Gone);
     shell.apply(wait(2));
     assert_eq!(shell.machine.phase(), Phase::Idle);
+}
+
+#[test]
+fn a_ready_instance_that_leaves_its_probe_unanswered_fails() {
+    let second = Duration::from_secs(1);
+    let begin = Instant::now();
+    let mut plan = plan(RestartPolicy::OnFailure);
+    (plan.ready_within, plan.hung_after) = (Some(60 * second), Some(10 * second));
+    let (mut machine, _) = Machine::new(plan);
+    machine.step(begin, Event::Started);
+    machine.step(begin, Event::Answered);
+    machine.step(begin + 9 * second, Event::Answered);
+    assert_eq!(machine.deadline(), Some(begin + 19 * second), "counted from the last answer");
+    assert_eq!(machine.step(begin + 18 * second, Event::Tick), None);
+    // Whoever is connected to it waits in vain.
+    machine.step(begin + 18 * second, Event::Connected(true));
+    assert_eq!(machine.step(begin + 19 * second, Event::Tick), Some(Action::Stop(Why::Hung)));
+    machine.step(begin + 20 * second, Event::Gone);
+    assert_eq!(machine.phase(), Phase::Paused { until: begin + 21 * second, crash_loop: false });
+    assert_eq!(machine.failures(), 1);
 }
