@@ -134,6 +134,17 @@ pub struct SimulateArgs {
     #[arg(long, conflicts_with_all = ["calibration", "savings", "parking"])]
     pub holdout: bool,
 
+    /// Engines whose metrics page the simulated server shows, such as vllm,llama.cpp,sglang, or all; the server
+    /// itself is the same
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAMES",
+        default_value = "vllm",
+        conflicts_with_all = ["calibration", "savings", "parking"]
+    )]
+    pub engine: Vec<String>,
+
     /// Directory for results.json, results.csv, table.txt and the plots
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -71,7 +71,7 @@ const REMEDY: &str = "take it out of the file, or set ignore_slo";
 
 /// What a server was told to keep or to pursue, and cannot be judged of its engine.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Vain {
+pub struct Vain {
     key: &'static str,
     value: String,
     why: String,
@@ -79,14 +79,16 @@ pub(crate) struct Vain {
 
 impl Vain {
     /// What is wrong with it at the server of this name.
-    pub(crate) fn of(&self, server: &str) -> String {
+    #[must_use]
+    pub fn of(&self, server: &str) -> String {
         format!("{server}: {} is {}, but {}; {REMEDY}", self.key, self.value, self.why)
     }
 }
 
 /// What a server was told in vain. A limit that has its default value was not asked for: it is left out where it cannot
 /// be judged.
-pub(crate) fn unjudged(engine: &Profile, control: &Control) -> Vec<Vain> {
+#[must_use]
+pub fn unjudged(engine: &Profile, control: &Control) -> Vec<Vain> {
     let default = Control::default();
     let mut found = Vec::new();
     if !control.ignore_slo {

@@ -26,7 +26,7 @@ use serde::Serialize;
 
 pub(crate) use choices::{ConnectionCount, Listen, LogLevel};
 pub use choices::{EngineKind, Lever, PolicyKind, Source, WaitKind};
-pub(crate) use engines::unjudged;
+pub use engines::{Vain, unjudged};
 pub(crate) use error::{ConfigError, Problem, Warning};
 pub use parking::Parking;
 pub use sections::{

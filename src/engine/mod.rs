@@ -8,7 +8,7 @@ mod dir;
 mod file;
 mod profile;
 mod recognise;
-pub(crate) mod table;
+pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -33,7 +33,8 @@ pub(super) struct Renamed {
 
 impl Profile {
     /// The prefix that its metrics have on this page; `None` if the page is not one of this engine.
-    pub(crate) fn prefix<'a>(&self, page: Text<'a>) -> Option<&'a str> {
+    #[must_use]
+    pub fn prefix<'a>(&self, page: Text<'a>) -> Option<&'a str> {
         let Recognise { prefixes, names, renamed } = &self.recognise;
         if let Some(renamed) = renamed {
             return renamed.find_prefix(&self.table, page.names());

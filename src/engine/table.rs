@@ -60,34 +60,36 @@ pub(super) struct Name {
 
 /// Series are taken whose label has one of these values.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Selector {
+pub struct Selector {
     pub(super) label: String,
     pub(super) values: Vec<String>,
 }
 
 impl Selector {
     /// Whether a series with this value of the label, `None` without the label, is meant.
-    pub(crate) fn takes(&self, value: Option<&str>) -> bool {
+    #[must_use]
+    pub fn takes(&self, value: Option<&str>) -> bool {
         value.is_some_and(|value| self.values.iter().any(|wanted| wanted == value))
     }
 
     /// The label that decides.
-    pub(crate) fn label(&self) -> &str {
+    #[must_use]
+    pub fn label(&self) -> &str {
         &self.label
     }
 }
 
 /// What a sample is to a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Reading {
+pub struct Reading {
     /// The name that it goes by.
-    pub(crate) family: Family,
+    pub family: Family,
     /// Which number of that it is.
-    pub(crate) part: Part,
+    pub part: Part,
     /// What its labels have to be.
-    pub(crate) only: &'static [Selector],
+    pub only: &'static [Selector],
     /// What one of its units is in agft's.
-    pub(crate) scale: f64,
+    pub scale: f64,
 }
 
 impl Row {
@@ -138,7 +140,7 @@ impl Row {
 
 /// A name of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Family {
+pub struct Family {
     /// What it tells of.
     pub signal: Signal,
     /// Its place among the names of the signal, 0 for the preferred one.
@@ -149,7 +151,7 @@ pub(crate) struct Family {
 
 /// Which number of a family a sample is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub enum Part {
     /// The number itself (counter, gauge).
     Value,
     /// `_bucket` of a histogram.
@@ -174,7 +176,7 @@ impl Part {
 }
 
 /// Everything that a sample with this name is on a page with this prefix.
-pub(crate) fn of_page(engine: &'static Profile, name: &str, prefix: &str) -> impl Iterator<Item = Reading> {
+pub fn of_page(engine: &'static Profile, name: &str, prefix: &str) -> impl Iterator<Item = Reading> {
     let table: &'static [Row] = engine.table();
     table.iter().filter_map(move |row| row.reading(name.strip_prefix(prefix_of(row.signal, prefix))?))
 }

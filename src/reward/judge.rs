@@ -61,7 +61,8 @@ impl NotJudged {
 }
 
 /// Which of the limits cannot be judged of these engines, and why.
-pub(crate) fn not_judged(engines: &[&Profile], limits: &Limits) -> Vec<String> {
+#[must_use]
+pub fn not_judged(engines: &[&Profile], limits: &Limits) -> Vec<String> {
     let each = engines.iter().flat_map(|engine| {
         [Limited::Ttft, Limited::Tpot].map(|limit| engine.unjudged(limit, limits.statistic))
     });

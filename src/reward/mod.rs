@@ -6,7 +6,7 @@
 pub mod baseline;
 pub mod energy;
 pub mod floor;
-pub(crate) mod judge;
+pub mod judge;
 pub mod slo;
 
 use serde::{Deserialize, Serialize};

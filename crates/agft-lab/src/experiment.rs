@@ -7,15 +7,16 @@ use super::clairvoyant;
 use super::grid::Load;
 use super::oracle::{Sweep, SweepSpec};
 use super::original::OriginalAgft;
-use super::policy::{PolicySpec, controller, with_holdout};
+use super::policy::{Entrant, PolicySpec, controller, with_holdout};
 use super::promise::Terms;
 use super::score::{Reference, Score, Yardstick, cost};
 use crate::sim::record::{RequestLimits, RunRecord};
 use crate::sim::run::{Driver, RunError, RunSpec, run};
-use crate::sim::{SimError, World};
+use crate::sim::{Kind, SimError, World};
 use agft::compose;
 use agft::config::{Config, PolicyKind};
 use agft::gpu::SupportedClocks;
+use agft::reward::judge::not_judged;
 use agft::units::{Clocks, Mhz, Seconds};
 
 /// What to compare.
@@ -27,6 +28,8 @@ pub struct Experiment {
     pub seeds: Vec<u64>,
     /// The policies.
     pub policies: Vec<PolicySpec>,
+    /// The engines before which policies run that read a page.
+    pub engines: Vec<&'static Kind>,
     /// Length of a run in seconds.
     pub seconds: f64,
     /// agft's configuration; its limits are those that requests are held against.
@@ -47,15 +50,15 @@ pub struct CellResult {
     pub seed: u64,
     /// Every fixed clock.
     pub sweep: Sweep,
-    /// One entry per policy, in the order asked for.
+    /// One entry per [`Experiment::entrants`].
     pub runs: Vec<PolicyRun>,
 }
 
 /// One policy in one cell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyRun {
-    /// The policy.
-    pub policy: PolicySpec,
+    /// The policy, and the engine.
+    pub of: Entrant,
     /// Its score.
     pub score: Score,
     /// Clock and power over time.
@@ -83,10 +86,31 @@ impl Experiment {
         for_each_cell(&self.loads, &self.seeds, jobs, |load, seed| self.cell(load, seed, &done))
     }
 
+    /// Each policy in the order asked for, one that reads a page with each engine.
+    #[must_use]
+    pub fn entrants(&self) -> Vec<Entrant> {
+        let with = |policy: &PolicySpec| -> Vec<Entrant> {
+            let policy = *policy;
+            if policy.reads_page() {
+                self.engines.iter().map(|engine| Entrant { policy, engine: Some(engine) }).collect()
+            } else {
+                vec![Entrant { policy, engine: None }]
+            }
+        };
+        self.policies.iter().flat_map(with).collect()
+    }
+
+    /// Which of the limits are left out before this engine, and why.
+    #[must_use]
+    pub fn not_judged(&self, kind: &Kind) -> Vec<String> {
+        let limits = compose::limits(&self.config);
+        limits.map(|limits| not_judged(&[kind.profile], &limits)).unwrap_or_default()
+    }
+
     /// Pieces of work, for a progress bar.
     #[must_use]
     pub fn pieces(&self) -> usize {
-        self.loads.len() * self.seeds.len() * (2 + self.policies.len())
+        self.loads.len() * self.seeds.len() * (2 + self.entrants().len())
     }
 
     fn cell(&self, load: &Load, seed: u64, done: &(impl Fn() + Sync)) -> Result<CellResult, RunError> {
@@ -115,8 +139,9 @@ impl Experiment {
             Cell { config: &self.config, holdout: self.holdout, spec, supported, edges, default, sweep };
         let known =
             self.policies.contains(&PolicySpec::Clairvoyant).then(|| cell.clairvoyant()).transpose()?;
-        let runs = self.policies.par_iter().map(|policy| {
-            let result = cell.score(*policy, known.as_ref());
+        let entrants = self.entrants();
+        let runs = entrants.par_iter().map(|entrant| {
+            let result = cell.score(*entrant, known.as_ref());
             done();
             result
         });
@@ -194,12 +219,12 @@ impl From<RunRecord> for Ran {
 }
 
 impl Cell<'_> {
-    fn score(&self, policy: PolicySpec, known: Option<&Ran>) -> Result<PolicyRun, RunError> {
+    fn score(&self, of: Entrant, known: Option<&Ran>) -> Result<PolicyRun, RunError> {
         let own;
-        let ran = match (policy, known) {
+        let ran = match (of.policy, known) {
             (PolicySpec::Clairvoyant, Some(known)) => known,
             _ => {
-                own = self.run(policy)?;
+                own = self.run(of)?;
                 &own
             }
         };
@@ -225,13 +250,13 @@ impl Cell<'_> {
             value: "none".into(),
             rule: "a sweep needs at least one clock",
         })?;
-        Ok(PolicyRun { policy, score, timeline: timeline(&ran.by_e2e) })
+        Ok(PolicyRun { of, score, timeline: timeline(&ran.by_e2e) })
     }
 
-    fn run(&self, policy: PolicySpec) -> Result<Ran, RunError> {
-        match policy {
-            PolicySpec::Structured => self.agft(PolicyKind::Structured),
-            PolicySpec::LinUcb => self.agft(PolicyKind::LinUcb),
+    fn run(&self, of: Entrant) -> Result<Ran, RunError> {
+        match of.policy {
+            PolicySpec::Structured => self.agft(PolicyKind::Structured, of.engine),
+            PolicySpec::LinUcb => self.agft(PolicyKind::LinUcb, of.engine),
             PolicySpec::Default => Ok(self.default.clone().into()),
             PolicySpec::BestFixed => {
                 let fixed = |clocks| run(&self.spec, Driver::Fixed(clocks), |_| {});
@@ -252,10 +277,12 @@ impl Cell<'_> {
         }
     }
 
-    fn agft(&self, policy: PolicyKind) -> Result<Ran, RunError> {
+    fn agft(&self, policy: PolicyKind, engine: Option<&'static Kind>) -> Result<Ran, RunError> {
+        let mut spec = self.spec.clone();
+        spec.world.engine.kind = engine.unwrap_or(Kind::usual());
         let make = if self.holdout { with_holdout } else { controller };
         let mut controller = make(self.config, &self.supported, policy, self.spec.seed);
-        let record = run(&self.spec, Driver::Controller(&mut controller), |_| {})?;
+        let record = run(&spec, Driver::Controller(&mut controller), |_| {})?;
         Ok(Ran { converged_round: controller.learned().converged_at, ..record.into() })
     }
 

@@ -16,6 +16,7 @@
 
 pub mod clairvoyant;
 pub mod cli;
+pub mod engines;
 pub mod experiment;
 pub mod grid;
 pub mod oracle;

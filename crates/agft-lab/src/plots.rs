@@ -73,13 +73,8 @@ fn pixels(bars: usize, each: u32) -> u32 {
 /// Horizontal bars, one group per load, the geometric mean of all loads at the bottom.
 fn ratios(path: &Path, experiment: &Experiment, cells: &[CellResult]) -> Drawn {
     // The best fixed clock is the line at 1.
-    let shown: Vec<(usize, PolicySpec)> = experiment
-        .policies
-        .iter()
-        .copied()
-        .enumerate()
-        .filter(|(_, p)| *p != PolicySpec::BestFixed)
-        .collect();
+    let entrants = experiment.entrants().into_iter().enumerate();
+    let shown: Vec<_> = entrants.filter(|(_, of)| of.policy != PolicySpec::BestFixed).collect();
     let ratio = |cells: &[CellResult], policy: usize| {
         let runs = cells.iter().filter_map(|cell| cell.runs.get(policy));
         let ratios: Vec<f64> = runs.map(|run| run.score.by_e2e.ratio_to_best_fixed).collect();
@@ -97,8 +92,8 @@ fn ratios(path: &Path, experiment: &Experiment, cells: &[CellResult]) -> Drawn {
     let root = SVGBackend::new(path, (900, bars + 110)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut legend_x = 230;
-    for (index, policy) in &shown {
-        let name = policy.to_string();
+    for (index, of) in &shown {
+        let name = of.to_string();
         root.draw(&Rectangle::new([(legend_x, 36), (legend_x + 12, 46)], colour(*index).filled()))?;
         root.draw(&Text::new(name.clone(), (legend_x + 17, 35), (FONT, 13)))?;
         legend_x += 40 + 8 * i32::try_from(name.len()).unwrap_or(10);
@@ -171,7 +166,7 @@ fn timeline(path: &Path, cell: &CellResult) -> Drawn {
     let highest = cell.load.gpu.core_reached.as_f64();
     let most = all().map(|point| point.watts).fold(1.0, f64::max);
     let shown: Vec<(usize, &PolicyRun)> =
-        cell.runs.iter().enumerate().filter(|(_, run)| run.policy != PolicySpec::BestFixed).collect();
+        cell.runs.iter().enumerate().filter(|(_, run)| run.of.policy != PolicySpec::BestFixed).collect();
 
     let mut chart = panel(&clocks, seconds, 1.05 * highest, "core clock asked for, MHz", "")?;
     for (index, run) in &shown {
@@ -182,7 +177,7 @@ fn timeline(path: &Path, cell: &CellResult) -> Drawn {
             let held = before.replace(core).filter(|old| (old - core).abs() > 0.5).map(|old| (point.at, old));
             held.into_iter().chain([(point.at, core)])
         });
-        line(&mut chart, steps.collect(), *index, &run.policy.to_string())?;
+        line(&mut chart, steps.collect(), *index, &run.of.to_string())?;
     }
     if let Some(best) = cell.sweep.best(Yardstick::E2e) {
         let core = best.clocks.core.as_f64();

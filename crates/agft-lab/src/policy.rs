@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::LabError;
+use super::sim::Kind;
 use agft::bandit::ActionSpace;
 use agft::compose;
 use agft::config::{Config, PolicyKind};
@@ -29,6 +30,34 @@ pub enum PolicySpec {
     Agft,
     /// Driver-default clocks under a power cap.
     PowerCap(Cap),
+}
+
+impl PolicySpec {
+    /// Does what it does depend on the engine's page? The original reads vLLM's alone.
+    #[must_use]
+    pub fn reads_page(self) -> bool {
+        matches!(self, Self::Structured | Self::LinUcb)
+    }
+}
+
+/// A policy before a server of one kind.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Entrant {
+    /// The policy.
+    pub policy: PolicySpec,
+    /// Whose page it reads; `None` of one to which that makes no difference.
+    pub engine: Option<&'static Kind>,
+}
+
+impl fmt::Display for Entrant {
+    /// The policy, and the engine if it is not the usual one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { policy, engine } = self;
+        match engine.filter(|kind| *kind != Kind::usual()) {
+            Some(kind) => f.pad(&format!("{policy} {}", kind.name())),
+            None => f.pad(&policy.to_string()),
+        }
+    }
 }
 
 /// A power cap.

@@ -1,17 +1,21 @@
 //! Results as CSV and JSON. Field names end in their unit; shares and ratios have none.
 //!
-//! JSON: `seconds`, `faults_s`, `holdout_share`, `objective`, `policies`, `cells` (one entry per load, seed
-//! and policy: `gpu`, `model`, `workload`, `seed`, `policy`, then the fields of [`Score`], with its
+//! JSON: `seconds`, `faults_s`, `holdout_share`, `objective`, `policies`, `engines` (each with its limits that are left
+//! out), `cells` (one entry per load, seed, policy and engine: `gpu`, `model`, `workload`, `seed`, `policy`, `engine`
+//! (null where it makes no difference), then the fields of [`Score`], with its
 //! [`Promise`] as `promise` and the two [`Verdict`](super::score::Verdict)s as `by_e2e` and `by_tpot`),
-//! `summary` (one [`Summary`] per policy) and `fixed_clocks` (the curve over fixed clocks of each cell). CSV:
+//! `summary` (one [`Summary`] per policy and engine) and `fixed_clocks` (the curve over fixed clocks of each cell). CSV:
 //! the rows of `cells`, nested names joined by an underscore.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::engines::{Quality, qualities};
 use super::experiment::{CellResult, Experiment};
+use super::policy::Entrant;
 use super::promise::{Kept, Promise};
 use super::score::{Score, Yardstick, cost, geometric_mean};
+use crate::sim::Kind;
 use agft::reward::Objective;
 use agft::stats::mean;
 use agft::units::Mhz;
@@ -24,6 +28,7 @@ struct Row<'a> {
     workload: String,
     seed: u64,
     policy: String,
+    engine: Option<&'static str>,
     #[serde(flatten)]
     score: &'a Score,
 }
@@ -50,8 +55,13 @@ pub struct Overall {
 /// One policy over all cells.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
+    /// Whose it is.
+    #[serde(skip)]
+    pub of: Entrant,
     /// The policy.
     pub policy: String,
+    /// The engine; `None` where it makes no difference.
+    pub engine: Option<&'static str>,
     /// Mean share of energy saved against default clocks.
     pub energy_saved: f64,
     /// Mean share of requests over a limit.
@@ -62,6 +72,8 @@ pub struct Summary {
     pub by_e2e: Overall,
     /// By mean time per output token.
     pub by_tpot: Overall,
+    /// What an engine costs.
+    pub quality: Quality,
 }
 
 /// A fixed clock of a cell's sweep.
@@ -85,6 +97,13 @@ struct Curve<'a> {
     clocks: Vec<FixedClock>,
 }
 
+/// An engine, and which limits agft leaves out before it.
+#[derive(Debug, Serialize)]
+struct Engine {
+    name: &'static str,
+    not_judged: Vec<String>,
+}
+
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     agft_version: &'static str,
@@ -95,6 +114,7 @@ struct Report<'a> {
     holdout_share: f64,
     objective: Objective,
     policies: Vec<String>,
+    engines: Vec<Engine>,
     cells: Vec<Row<'a>>,
     summary: Vec<Summary>,
     fixed_clocks: Vec<Curve<'a>>,
@@ -107,30 +127,35 @@ fn rows(cells: &[CellResult]) -> impl Iterator<Item = Row<'_>> {
             model: cell.load.model.key,
             workload: cell.load.source.to_string(),
             seed: cell.seed,
-            policy: run.policy.to_string(),
+            policy: run.of.policy.to_string(),
+            engine: run.of.engine.map(Kind::name),
             score: &run.score,
         })
     })
 }
 
-/// One entry per policy, in the order asked for.
+/// One entry per [`Experiment::entrants`].
 #[must_use]
 pub fn summaries(experiment: &Experiment, cells: &[CellResult]) -> Vec<Summary> {
     let of_policy = |index: usize| cells.iter().filter_map(move |cell| cell.runs.get(index));
     experiment
-        .policies
-        .iter()
+        .entrants()
+        .into_iter()
+        .zip(qualities(experiment, cells))
         .enumerate()
-        .map(|(index, policy)| {
+        .map(|(index, (of, quality))| {
             let all =
                 |of: &dyn Fn(&Score) -> f64| of_policy(index).map(|run| of(&run.score)).collect::<Vec<f64>>();
             Summary {
-                policy: policy.to_string(),
+                of,
+                policy: of.policy.to_string(),
+                engine: of.engine.map(Kind::name),
                 energy_saved: mean(&all(&|score| score.energy_saved)).unwrap_or(0.0),
                 share_over_limits: mean(&all(&|score| score.share_over_limits)).unwrap_or(0.0),
                 promise: Kept::of(&by_load(experiment, cells, index)),
                 by_e2e: overall(experiment, cells, index, Yardstick::E2e),
                 by_tpot: overall(experiment, cells, index, Yardstick::Tpot),
+                quality,
             }
         })
         .collect()
@@ -203,6 +228,11 @@ pub fn json(experiment: &Experiment, cells: &[CellResult]) -> serde_json::Result
         holdout_share: if experiment.holdout { experiment.config.holdout.share } else { 0.0 },
         objective: experiment.config.control.objective,
         policies: experiment.policies.iter().map(ToString::to_string).collect(),
+        engines: experiment
+            .engines
+            .iter()
+            .map(|kind| Engine { name: kind.name(), not_judged: experiment.not_judged(kind) })
+            .collect(),
         cells: rows(cells).collect(),
         summary: summaries(experiment, cells),
         fixed_clocks: cells
@@ -219,9 +249,9 @@ pub fn json(experiment: &Experiment, cells: &[CellResult]) -> serde_json::Result
 }
 
 /// Columns that say what a row is about.
-const IDENTITY: [&str; 5] = ["gpu", "model", "workload", "seed", "policy"];
+const IDENTITY: [&str; 6] = ["gpu", "model", "workload", "seed", "policy", "engine"];
 
-/// One row per load, seed and policy.
+/// One row per load, seed, policy and engine.
 ///
 /// # Errors
 /// If a value cannot be written.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::engines;
 use super::experiment::{CellResult, Experiment};
 use super::promise::{Promise, share_of_fixed_saving, sum};
 use super::report::{Summary, summaries};
@@ -28,14 +29,18 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
     if experiment.faults.0 > 0.0 {
         let _ = writeln!(out, "No page for {} s of every 600.", experiment.faults.0);
     }
+    let engines: Vec<&str> = experiment.engines.iter().map(|kind| kind.name()).collect();
+    let _ = writeln!(out, "Engine: {}.", engines.join(", "));
+    out += &engines::left_out(experiment);
     if experiment.holdout {
         let _ = writeln!(out, "{:.1} % of the time held out.", 100.0 * experiment.config.holdout.share);
     }
     out.push('\n');
     let width = cells.iter().map(|cell| cell.load.to_string().len()).max().unwrap_or(0).max(28);
+    let label = experiment.entrants().iter().map(|of| of.to_string().len()).max().unwrap_or(0).max(14);
     let _ = writeln!(
         out,
-        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
+        "{:<width$} {:<label$} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
         "load",
         "policy",
         "E2E",
@@ -56,7 +61,7 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
     );
     let _ = writeln!(
         out,
-        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
+        "{:<width$} {:<label$} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6} {:>5}",
         "",
         "",
         "ratio",
@@ -75,14 +80,18 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
         "s",
         "MHz",
     );
-    out += &rows(experiment, cells, width, row);
+    out += &rows(experiment, cells, [width, label], row);
     out.push('\n');
     let summaries = summaries(experiment, cells);
-    out += &overall(&summaries, width);
+    out += &overall(&summaries, [width, label]);
     out.push('\n');
-    out += &promises(experiment, cells, width);
+    out += &promises(experiment, cells, [width, label]);
     out.push('\n');
-    out += &kept(&summaries, width);
+    out += &kept(&summaries, [width, label]);
+    if experiment.engines.len() > 1 {
+        out.push('\n');
+        out += &engines::table(experiment, cells);
+    }
     out
 }
 
@@ -90,29 +99,29 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
 fn rows(
     experiment: &Experiment,
     cells: &[CellResult],
-    width: usize,
+    [width, label]: [usize; 2],
     row: impl Fn(&[&Score]) -> String,
 ) -> String {
     let mut out = String::new();
     for seeds in cells.chunks(experiment.seeds.len().max(1)) {
         let Some(first) = seeds.first() else { continue };
         let load = first.load.to_string();
-        for (index, policy) in experiment.policies.iter().enumerate() {
+        for (index, of) in experiment.entrants().iter().enumerate() {
             let scores: Vec<&Score> =
                 seeds.iter().filter_map(|cell| cell.runs.get(index)).map(|run| &run.score).collect();
             let shown = if index == 0 { load.as_str() } else { "" };
-            let _ = writeln!(out, "{:<width$} {:<14} {}", shown, policy.to_string(), row(&scores));
+            let _ = writeln!(out, "{:<width$} {:<label$} {}", shown, of.to_string(), row(&scores));
         }
     }
     out
 }
 
 /// What was promised, run by run: one row per load and policy.
-fn promises(experiment: &Experiment, cells: &[CellResult], width: usize) -> String {
+fn promises(experiment: &Experiment, cells: &[CellResult], [width, label]: [usize; 2]) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>7} {:>6} {:>6}",
+        "{:<width$} {:<label$} {:>6} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>7} {:>6} {:>6}",
         "what was promised",
         "policy",
         "of",
@@ -128,10 +137,10 @@ fn promises(experiment: &Experiment, cells: &[CellResult], width: usize) -> Stri
     );
     let _ = writeln!(
         out,
-        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>7} {:>6} {:>6}",
+        "{:<width$} {:<label$} {:>6} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>7} {:>6} {:>6}",
         "(means; alarms: sums)", "", "fixed", "%", "seed", "+ms", "+%", "/min", "half", "+points", "", "",
     );
-    out += &rows(experiment, cells, width, promise_row);
+    out += &rows(experiment, cells, [width, label], promise_row);
     out
 }
 
@@ -157,17 +166,17 @@ fn promise_row(scores: &[&Score]) -> String {
 }
 
 /// The promises of all runs: one row per policy.
-fn kept(summaries: &[Summary], width: usize) -> String {
+fn kept(summaries: &[Summary], [width, label]: [usize; 2]) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "{:<width$} {:<14} {:>7} {:>6} {:>6} {:>6} {:>6}  worst load",
+        "{:<width$} {:<label$} {:>7} {:>6} {:>6} {:>6} {:>6}  worst load",
         "all runs", "policy", "within", "of", "worst", "alarms", "false",
     );
-    let _ = writeln!(out, "{:<width$} {:<14} {:>7} {:>6} {:>6}", "", "", "bound %", "fixed", "load");
-    for Summary { policy, promise, .. } in summaries {
+    let _ = writeln!(out, "{:<width$} {:<label$} {:>7} {:>6} {:>6}", "", "", "bound %", "fixed", "load");
+    for Summary { of, promise, .. } in summaries {
         let row = format!(
-            "{:<width$} {policy:<14} {:>7} {:>6} {:>6} {:>6} {:>6}  {}",
+            "{:<width$} {of:<label$} {:>7} {:>6} {:>6} {:>6} {:>6}  {}",
             "",
             number(promise.within_slowdown.map(|share| 100.0 * share), 0),
             number(promise.share_of_fixed_saving, 2),
@@ -220,16 +229,16 @@ fn row(scores: &[&Score]) -> String {
     )
 }
 
-fn overall(summaries: &[Summary], width: usize) -> String {
+fn overall(summaries: &[Summary], [width, label]: [usize; 2]) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
+        "{:<width$} {:<label$} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
         "all loads", "policy", "mean", "worst", "worst", "last/3", "/deflt", "saved", "conv.", "clair-",
     );
     let _ = writeln!(
         out,
-        "{:<width$} {:<14} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
+        "{:<width$} {:<label$} {:>6} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6}",
         "(geometric means)", "", "", "load", "cell", "", "", "%", "%", "voyant",
     );
     for summary in summaries {
@@ -237,8 +246,8 @@ fn overall(summaries: &[Summary], width: usize) -> String {
             let share = by.share_of_clairvoyant_saving.map_or_else(|| "-".to_owned(), |s| format!("{s:.2}"));
             let _ = writeln!(
                 out,
-                "{yardstick:<width$} {:<14} {:6.3} {:6.3} {:6.3} {:7.3} {:7.3} {:6.1} {:6.0} {share:>6}",
-                summary.policy,
+                "{yardstick:<width$} {:<label$} {:6.3} {:6.3} {:6.3} {:7.3} {:7.3} {:6.1} {:6.0} {share:>6}",
+                summary.of,
                 by.ratio_to_best_fixed,
                 by.worst_load,
                 by.worst_cell,

@@ -13,12 +13,12 @@ use crate::parking;
 use crate::parking::policy::ParkPolicy;
 use crate::policy::PolicySpec;
 use crate::savings::{self, Trial};
-use crate::sim::{calibration, outages, parse_trace};
+use crate::sim::{Kind, calibration, outages, parse_trace};
 use crate::{plots, report, table};
 use agft::cli::lab::{DEFAULT_RULES, Format, SimulateArgs};
 use agft::cli::{Cli, Exit, say, take_config};
 use agft::complain;
-use agft::config::Config;
+use agft::config::{Config, unjudged};
 use agft::units::Seconds;
 
 /// Runs the simulation.
@@ -125,6 +125,18 @@ fn plan(args: &SimulateArgs, mut config: Config) -> Result<Experiment, Vec<Strin
             policies.push(policy);
         }
     }
+    let mut engines: Vec<&'static Kind> = Vec::new();
+    for kind in args.engine.iter().filter_map(|name| problems.keep(Kind::named(name))).flatten() {
+        if !engines.contains(&kind) {
+            engines.push(kind);
+        }
+    }
+    // What the daemon refuses a server of this engine for.
+    for kind in &engines {
+        for vain in unjudged(kind.profile, &config.control) {
+            problems.add(format!("{}, or leave this engine out of --engine", vain.of(kind.name())));
+        }
+    }
     let seeds = problems.keep(seeds(&args.seeds)).unwrap_or_default();
     let loads =
         if args.parking.is_empty() { loads(args, &mut problems) } else { parking_loads(args, &mut problems) };
@@ -144,6 +156,7 @@ fn plan(args: &SimulateArgs, mut config: Config) -> Result<Experiment, Vec<Strin
         loads,
         seeds,
         policies,
+        engines,
         seconds: f64::from(args.seconds),
         config,
         faults: Seconds(faults),

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use super::kinds::Kind;
 use super::physics::Batch;
 use super::stats::Stats;
 use super::workload::Request;
@@ -35,6 +36,8 @@ pub struct EngineSettings {
     pub step_jitter: f64,
     /// Unix time that the page gives as the process's start.
     pub process_start: f64,
+    /// Whose page it shows. The steps are those of vLLM whatever the kind.
+    pub kind: &'static Kind,
 }
 
 impl Default for EngineSettings {
@@ -49,6 +52,7 @@ impl Default for EngineSettings {
             host_per_request: Seconds(5e-6),
             step_jitter: 0.02,
             process_start: 1.75e9,
+            kind: Kind::usual(),
         }
     }
 }
@@ -143,7 +147,7 @@ impl Engine {
             preempted: 0,
             queried: 0.0,
             hit: 0.0,
-            stats: Stats::new(settings.process_start),
+            stats: Stats::new(settings.process_start, settings.kind),
             finished: Vec::new(),
             rejected: Vec::new(),
         }
@@ -296,6 +300,7 @@ impl Engine {
 
     /// Ends the step: tokens come out, finished requests leave, the page is renewed.
     pub(super) fn complete(&mut self, now: Time) {
+        let prompt = self.running.iter().any(|active| active.scheduled > 0 && active.generated == 0);
         let outputs = self.hand_out_tokens(now);
         self.retire(now);
         let stats = &mut self.stats;
@@ -309,6 +314,7 @@ impl Engine {
         stats.running = count(self.running.len());
         stats.waiting = count(self.waiting.len());
         stats.kv_usage = f64::from(self.kv_blocks - self.free_blocks) / f64::from(self.kv_blocks);
+        stats.step_ended(now, prompt);
     }
 
     /// One token for every request whose tokens are all computed; returns prompt and output tokens of the step as
@@ -334,7 +340,9 @@ impl Engine {
                 repeats += 1;
             } else {
                 active.first_token = Some(now);
-                stats.ttft.observe(now.since(active.request.arrival).0);
+                if !stats.ttft_at_end() {
+                    stats.ttft.observe(now.since(active.request.arrival).0);
+                }
                 prompts += f64::from(active.request.prompt_tokens);
                 stats.cached_tokens += f64::from(active.cached);
             }
@@ -362,7 +370,11 @@ impl Engine {
             };
             stats.finished += 1.0;
             stats.e2e.observe(done.e2e().0);
-            stats.request_tpot.observe(done.tpot().map_or(0.0, |tpot| tpot.0));
+            if stats.ttft_at_end() {
+                stats.ttft.observe(done.ttft().0);
+            }
+            let (first, later) = (done.first_token.since(done.admitted).0, done.finished.since(done.first_token).0);
+            stats.observe_tpot(first, later, done.request.output_tokens);
             stats.queue_time.observe(done.admitted.since(done.request.arrival).0);
             stats.prefill_time.observe(done.first_token.since(done.admitted).0);
             stats.decode_time.observe(done.finished.since(done.first_token).0);

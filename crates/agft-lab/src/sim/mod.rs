@@ -18,6 +18,7 @@ pub(crate) mod dice;
 mod engine;
 mod front;
 mod gpu;
+mod kinds;
 #[cfg(test)]
 mod laws;
 mod measured;
@@ -30,6 +31,7 @@ pub mod record;
 pub mod run;
 mod server;
 mod stats;
+mod template;
 mod trace;
 mod workload;
 mod world;
@@ -39,6 +41,7 @@ pub use board::{Locks, Raise, Usage};
 pub use engine::{EngineSettings, FinishedRequest};
 pub use front::FrontEnd;
 pub use gpu::{Clock, SharedWorld, SimGpu, shared};
+pub use kinds::Kind;
 pub use measured::{Measured, Sweeps, Tilt};
 pub use patterns::Pattern;
 pub use physics::{

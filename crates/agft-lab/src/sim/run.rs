@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::SimError;
 use super::board::Usage;
+use super::kinds::Kind;
 use super::gpu::{Clock, SharedWorld, SimGpu, shared};
 use super::record::{Alarm, RunRecord, TickRecord, is_over};
 use super::world::{ClockCall, World, WorldSpec};
 use agft::control::{ClockOutcome, Connections, Controller, GpuTick, Observation, Output, Round, Scrape};
 use agft::gpu::lease::ClockLease;
 use agft::gpu::{GpuError, GpuSensors};
+use agft::metrics::page::Page;
 use agft::metrics::{Signals, Snapshot};
 use agft::reward::energy::EnergyPoint;
 use agft::units::{Clocks, Mhz, Millijoules, Seconds, Target, Time, Watts};
@@ -342,13 +344,7 @@ impl Bench {
             if !world.page_answers() {
                 return Scrape::Failed(PAGE_AWAY.to_owned());
             }
-            Scrape::Page(Box::new(Snapshot {
-                at: Time(scrape_at),
-                latency: Seconds(SCRAPE_LATENCY),
-                signals: world.signals(),
-                refused: Vec::new(),
-                engine: None,
-            }))
+            scrape(world, Time(scrape_at))
         });
         let late = self.notice_of(controller);
         if late < due {
@@ -427,6 +423,19 @@ impl Bench {
                 return Ok(());
             }
         }
+    }
+}
+
+/// The page as the daemon's scrape has it. vLLM's needs no text: a law holds what is read of it to the signals.
+fn scrape(world: &World, at: Time) -> Scrape {
+    let latency = Seconds(SCRAPE_LATENCY);
+    if *world.kind() == *Kind::usual() {
+        let (signals, refused) = (world.signals(), Vec::new());
+        return Scrape::Page(Box::new(Snapshot { at, latency, signals, refused, engine: None }));
+    }
+    match Page::parse(world.page().as_bytes(), None) {
+        Ok(page) => Scrape::Page(Box::new(page.into_snapshot(at, latency))),
+        Err(error) => Scrape::Failed(error.to_string()),
     }
 }
 

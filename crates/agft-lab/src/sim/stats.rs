@@ -1,6 +1,10 @@
-//! The engine's statistics as its metrics page has them: vLLM V1's counters, gauges and histograms.
+//! The engine's statistics as metrics pages have them: vLLM V1's counters, gauges and histograms, and what those of other
+//! engines need besides.
 
-use agft::metrics;
+use super::kinds::{Habits, IDLE_RENEWAL_S, Kind};
+use super::template::Source;
+use agft::metrics::{self, Signal};
+use agft::units::Time;
 
 /// Bucket bounds of `time_to_first_token_seconds`.
 pub(super) const TTFT: &[f64] = &[
@@ -57,6 +61,11 @@ impl Histogram {
         self.sum += value * times as f64;
     }
 
+    /// Observations up to the bound of this number; behind the last one all.
+    fn up_to(&self, bound: usize) -> f64 {
+        self.cumulative().nth(bound).unwrap_or_else(|| self.count())
+    }
+
     /// Cumulative counts, one per bound and a last one for `+Inf`.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53 observations")]
     pub(super) fn cumulative(&self) -> impl Iterator<Item = f64> + '_ {
@@ -80,9 +89,24 @@ impl Histogram {
     }
 }
 
+/// What runs, waits and is cached.
+#[derive(Debug, Clone, Copy)]
+struct Levels {
+    running: f64,
+    waiting: f64,
+    kv_usage: f64,
+    /// When these were the levels.
+    at: Time,
+}
+
 /// Everything the page shows. Changes only at the end of an engine step.
 #[derive(Debug, Clone)]
 pub(super) struct Stats {
+    habits: Habits,
+    /// The levels as the page has them, of an engine that does not renew them with every step.
+    shown: Levels,
+    /// Engine steps, with and without output.
+    steps: u32,
     pub(super) running: f64,
     pub(super) waiting: f64,
     pub(super) kv_usage: f64,
@@ -112,8 +136,12 @@ pub(super) struct Stats {
 }
 
 impl Stats {
-    pub(super) fn new(process_start: f64) -> Self {
+    pub(super) fn new(process_start: f64, kind: &Kind) -> Self {
+        let of = |signal| Histogram::new(kind.bounds(signal));
         Self {
+            habits: kind.habits,
+            shown: Levels { running: 0.0, waiting: 0.0, kv_usage: 0.0, at: Time(0.0) },
+            steps: 0,
             running: 0.0,
             waiting: 0.0,
             kv_usage: 0.0,
@@ -124,11 +152,11 @@ impl Stats {
             prefix_hits: 0.0,
             preemptions: 0.0,
             finished: 0.0,
-            step_tokens: Histogram::new(STEP_TOKENS),
-            ttft: Histogram::new(TTFT),
-            itl: Histogram::new(PER_TOKEN),
-            request_tpot: Histogram::new(PER_TOKEN),
-            e2e: Histogram::new(LATENCY),
+            step_tokens: of(Signal::StepTokens),
+            ttft: of(Signal::Ttft),
+            itl: of(Signal::Itl),
+            request_tpot: of(Signal::RequestTpot),
+            e2e: of(Signal::E2e),
             queue_time: Histogram::new(LATENCY),
             prefill_time: Histogram::new(LATENCY),
             decode_time: Histogram::new(LATENCY),
@@ -141,7 +169,96 @@ impl Stats {
         }
     }
 
-    /// The page's content as the metrics reader would report it.
+    /// A step ended, in which a prompt was read or not, and the levels are renewed.
+    pub(super) fn step_ended(&mut self, now: Time, prompt: bool) {
+        self.steps = self.steps.wrapping_add(1);
+        if prompt || self.steps.is_multiple_of(self.habits.levels_every) {
+            let Self { running, waiting, kv_usage, .. } = *self;
+            self.shown = Levels { running, waiting, kv_usage, at: now };
+        }
+    }
+
+    /// Does the time to first token count when it passes, or when the request ends?
+    pub(super) fn ttft_at_end(&self) -> bool {
+        self.is_at_end(Signal::Ttft)
+    }
+
+    /// The time per token of a request that had its first token after `first`, the others within `later`, seconds
+    /// both: as the page tells it.
+    pub(super) fn observe_tpot(&mut self, first: f64, later: f64, tokens: u32) {
+        let (seconds, tokens) =
+            if self.habits.prompt_in_tpot { (first + later, tokens) } else { (later, tokens.saturating_sub(1)) };
+        self.request_tpot.observe(if tokens > 0 { seconds / f64::from(tokens) } else { 0.0 });
+    }
+
+    /// What a place on the page of this kind shows at this moment.
+    pub(super) fn number(&self, source: Source, now: Time) -> f64 {
+        match source {
+            Source::Number(signal) => self.one(signal, now),
+            Source::RatioSum(signal) => self.ratio(signal).0,
+            Source::RatioCount(signal) => self.ratio(signal).1,
+            Source::Bucket(signal, bound) => self.histogram(signal).map_or(0.0, |all| all.up_to(bound)),
+            Source::Sum(signal) => self.histogram(signal).map_or(0.0, |all| all.sum),
+            Source::Count(signal) => self.histogram(signal).map_or(0.0, Histogram::count),
+        }
+    }
+
+    fn is_at_end(&self, signal: Signal) -> bool {
+        self.habits.at_end.contains(&signal)
+    }
+
+    /// A counter, gauge or instant. Tokens found in the cache count with their prompt, as a page may show both as one.
+    fn one(&self, signal: Signal, now: Time) -> f64 {
+        let ended = self.is_at_end(signal);
+        match signal {
+            Signal::Running => self.levels(now).running,
+            Signal::Waiting => self.levels(now).waiting,
+            Signal::KvUsage => self.levels(now).kv_usage,
+            Signal::PromptTokens if self.habits.computed_prompts => self.prompt_tokens - self.cached_tokens,
+            Signal::PromptTokens | Signal::PrefixQueries if ended => self.request_prompt.sum,
+            Signal::PromptTokens | Signal::PrefixQueries => self.prompt_tokens,
+            Signal::PrefixHits if ended => self.request_prompt.sum - self.request_computed.sum,
+            Signal::PrefixHits => self.cached_tokens,
+            Signal::GenerationTokens if ended => self.request_generation.sum,
+            Signal::GenerationTokens => self.generation_tokens,
+            Signal::Preemptions => self.preemptions,
+            Signal::Finished => self.finished,
+            Signal::ProcessStart => self.process_start,
+            Signal::StepTokens | Signal::Ttft | Signal::Itl | Signal::RequestTpot | Signal::E2e => 0.0,
+        }
+    }
+
+    fn levels(&self, now: Time) -> Levels {
+        let Self { running, waiting, kv_usage, .. } = *self;
+        let rests = running + waiting <= 0.0 && now.since(self.shown.at).0 >= IDLE_RENEWAL_S;
+        let renewed = self.habits.levels_every <= 1 || rests;
+        if renewed { Levels { running, waiting, kv_usage, at: now } } else { self.shown }
+    }
+
+    /// The two counters of a mean.
+    fn ratio(&self, signal: Signal) -> (f64, f64) {
+        let ended = self.is_at_end(Signal::GenerationTokens);
+        let generated = if ended { self.request_generation.sum } else { self.generation_tokens };
+        match signal {
+            Signal::StepTokens => (generated, f64::from(self.steps)),
+            Signal::Itl if ended => (self.decode_time.sum, generated),
+            Signal::Itl => (self.itl.sum, generated),
+            _ => self.histogram(signal).map_or((0.0, 0.0), |all| (all.sum, all.count())),
+        }
+    }
+
+    fn histogram(&self, signal: Signal) -> Option<&Histogram> {
+        Some(match signal {
+            Signal::StepTokens => &self.step_tokens,
+            Signal::Ttft => &self.ttft,
+            Signal::Itl => &self.itl,
+            Signal::RequestTpot => &self.request_tpot,
+            Signal::E2e => &self.e2e,
+            _ => return None,
+        })
+    }
+
+    /// The content of vLLM's page as the metrics reader would report it.
     pub(super) fn signals(&self) -> metrics::Signals {
         metrics::Signals {
             running: Some(self.running),

@@ -7,6 +7,7 @@ use super::capacity::kv_blocks;
 use super::dice::Dice;
 use super::engine::{Engine, EngineSettings, FinishedRequest};
 use super::front::{Front, FrontEnd};
+use super::kinds::Kind;
 use super::page;
 use super::patterns::Pattern;
 use super::physics::{GpuPreset, ModelPreset, Work};
@@ -262,17 +263,27 @@ impl World {
 
     // --- the engine's side ---
 
-    /// The metrics page's content, without the text.
+    /// The content of vLLM's metrics page, without the text.
     #[must_use]
     pub fn signals(&self) -> Signals {
         self.engine.stats.signals()
     }
 
+    /// Whose page it shows.
+    #[must_use]
+    pub fn kind(&self) -> &'static Kind {
+        self.settings.kind
+    }
+
     /// The metrics page's text.
     #[must_use]
     pub fn page(&self) -> String {
+        let stats = &self.engine.stats;
+        if let Some(template) = &self.kind().template {
+            return template.render(self.kind().habits.digits, |source| stats.number(source, self.now));
+        }
         page::render(
-            &self.engine.stats,
+            stats,
             &self.page_model,
             self.kv_blocks,
             self.settings.block_tokens,
