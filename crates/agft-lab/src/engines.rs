@@ -66,8 +66,7 @@ impl Quality {
     fn of(scores: &[&Score]) -> Self {
         let promises: Vec<&Promise> = scores.iter().map(|score| &score.promise).collect();
         let median = |values: &[f64]| percentile(values, 0.5);
-        let shares: Vec<f64> =
-            promises.iter().filter_map(|promise| promise.share_of_fixed_saving).collect();
+        let shares: Vec<f64> = promises.iter().filter_map(|promise| promise.share_of_fixed_saving).collect();
         let arrived: Vec<f64> = scores.iter().filter_map(|score| score.by_e2e.converged_s).collect();
         #[expect(clippy::cast_precision_loss, reason = "a number of rounds")]
         let converged: Vec<f64> =
@@ -134,8 +133,7 @@ pub fn table(experiment: &Experiment, cells: &[CellResult]) -> String {
         let number = |value: Option<f64>, decimals: usize| {
             value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
         };
-        let count =
-            |value: Option<usize>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+        let count = |value: Option<usize>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
         let _ = writeln!(
             out,
             "{:<12} {:<12} {:6.3} {:>6} {:>6} {:>6} {:>7} {:>6} {:>6} {:6.0} {:>6} {:>6} {:>6}",

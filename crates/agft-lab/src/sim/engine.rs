@@ -373,7 +373,8 @@ impl Engine {
             if stats.ttft_at_end() {
                 stats.ttft.observe(done.ttft().0);
             }
-            let (first, later) = (done.first_token.since(done.admitted).0, done.finished.since(done.first_token).0);
+            let (first, later) =
+                (done.first_token.since(done.admitted).0, done.finished.since(done.first_token).0);
             stats.observe_tpot(first, later, done.request.output_tokens);
             stats.queue_time.observe(done.admitted.since(done.request.arrival).0);
             stats.prefill_time.observe(done.first_token.since(done.admitted).0);

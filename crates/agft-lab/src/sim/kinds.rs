@@ -42,13 +42,8 @@ pub(super) struct Habits {
 pub(super) const IDLE_RENEWAL_S: f64 = 30.0;
 
 impl Habits {
-    const VLLM: Self = Self {
-        at_end: &[],
-        computed_prompts: false,
-        prompt_in_tpot: false,
-        levels_every: 1,
-        digits: None,
-    };
+    const VLLM: Self =
+        Self { at_end: &[], computed_prompts: false, prompt_in_tpot: false, levels_every: 1, digits: None };
 }
 
 /// An engine's page as recorded.

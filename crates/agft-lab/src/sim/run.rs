@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::SimError;
 use super::board::Usage;
-use super::kinds::Kind;
 use super::gpu::{Clock, SharedWorld, SimGpu, shared};
+use super::kinds::Kind;
 use super::record::{Alarm, RunRecord, TickRecord, is_over};
 use super::world::{ClockCall, World, WorldSpec};
 use agft::control::{ClockOutcome, Connections, Controller, GpuTick, Observation, Output, Round, Scrape};

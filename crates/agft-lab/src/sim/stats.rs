@@ -186,8 +186,11 @@ impl Stats {
     /// The time per token of a request that had its first token after `first`, the others within `later`, seconds
     /// both: as the page tells it.
     pub(super) fn observe_tpot(&mut self, first: f64, later: f64, tokens: u32) {
-        let (seconds, tokens) =
-            if self.habits.prompt_in_tpot { (first + later, tokens) } else { (later, tokens.saturating_sub(1)) };
+        let (seconds, tokens) = if self.habits.prompt_in_tpot {
+            (first + later, tokens)
+        } else {
+            (later, tokens.saturating_sub(1))
+        };
         self.request_tpot.observe(if tokens > 0 { seconds / f64::from(tokens) } else { 0.0 });
     }
 

@@ -62,8 +62,7 @@ impl Template {
     pub(super) fn new(profile: &'static Profile, page: &str) -> Option<Self> {
         let lines = lines(profile, page)?;
         let bounds = bounds(&lines);
-        let mut places: Vec<Place> =
-            lines.iter().map(|_| Place { scale: 1.0, ..Place::default() }).collect();
+        let mut places: Vec<Place> = lines.iter().map(|_| Place { scale: 1.0, ..Place::default() }).collect();
         // Each signal's lines, by what of it they show.
         let mut sets: Vec<(Source, Vec<usize>, f64)> = Vec::new();
         for (at, line) in lines.iter().enumerate() {
@@ -168,7 +167,10 @@ fn lines<'a>(profile: &'static Profile, page: &'a str) -> Option<Vec<Line<'a>>> 
     let mut preferred: BTreeMap<Signal, usize> = BTreeMap::new();
     for reading in lines.iter().flat_map(|line| &line.readings) {
         let family = reading.family;
-        preferred.entry(family.signal).and_modify(|rank| *rank = family.rank.min(*rank)).or_insert(family.rank);
+        preferred
+            .entry(family.signal)
+            .and_modify(|rank| *rank = family.rank.min(*rank))
+            .or_insert(family.rank);
     }
     for line in &mut lines {
         line.readings.retain(|reading| preferred.get(&reading.family.signal) == Some(&reading.family.rank));

@@ -282,13 +282,7 @@ impl World {
         if let Some(template) = &self.kind().template {
             return template.render(self.kind().habits.digits, |source| stats.number(source, self.now));
         }
-        page::render(
-            stats,
-            &self.page_model,
-            self.kv_blocks,
-            self.settings.block_tokens,
-            self.now,
-        )
+        page::render(stats, &self.page_model, self.kv_blocks, self.settings.block_tokens, self.now)
     }
 
     /// Requests that have ended, in order of their end: the truth, for scoring.

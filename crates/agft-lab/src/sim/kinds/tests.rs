@@ -176,7 +176,10 @@ fn levels_that_are_renewed_seldom_stay_when_the_last_request_has_ended() {
         world.advance(Time(at));
         parse(&world.page()).signals.running
     };
-    assert_eq!([running(0.5), running(10.0), running(29.0), running(40.0)].map(Option::unwrap), [0., 1., 1., 0.]);
+    assert_eq!(
+        [running(0.5), running(10.0), running(29.0), running(40.0)].map(Option::unwrap),
+        [0., 1., 1., 0.]
+    );
 }
 
 #[test]
