@@ -232,3 +232,55 @@ fn tasks_in_the_log_of_an_instance_keep_its_gpu_awake_and_end_with_it() {
     daemon.stop();
     bench.assert_given_back(daemon.pid());
 }
+
+/// The daemon is killed, and the supervisor: whoever is left finds who comes, and no GPU is left slow.
+fn kills_in_this_order(daemon_first: bool) {
+    let bench = a100();
+    let mut daemon = parked(&bench, &[]);
+    let mut serve = Serve::start(&bench);
+    serve.wait_for("agft is found", |list| list["daemons"][0] == daemon.pid());
+    let begin = "0.1 I slot launch_slot_: id  0 | task 0 | processing task, is_child = 0";
+    let kill_daemon = |daemon: &mut Daemon| {
+        daemon.signal(Signal::KILL);
+        daemon.wait();
+        // Parked until then: its guardian gives the clocks back.
+        bench.wait_for_release(daemon);
+        *daemon = parked(&bench, &[]);
+    };
+    let kill_supervisor = |serve: &mut Serve| {
+        kill_process(Pid::from_child(&serve.child), Signal::KILL).expect("it runs");
+        *serve = Serve::start(&bench);
+    };
+    if daemon_first {
+        kill_daemon(&mut daemon);
+        serve.wait_for("the next agft is found", |list| list["daemons"][0] == daemon.pid());
+        kill_supervisor(&mut serve);
+    } else {
+        kill_supervisor(&mut serve);
+        kill_daemon(&mut daemon);
+    }
+    serve.wait_for("they have found each other", |list| list["daemons"][0] == daemon.pid());
+    let mut says = serve.says();
+    writeln!(says, "{begin}").expect("a reader");
+    wait_for_core(&bench, &daemon, 0, None);
+    // Both at once, in the middle of a task.
+    kill_process(Pid::from_child(&serve.child), Signal::KILL).expect("it runs");
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    bench.wait_for_release(&daemon);
+    let mut daemon = parked(&bench, &[]);
+    let serve = Serve::start(&bench);
+    serve.wait_for("they have found each other", |list| list["daemons"][0] == daemon.pid());
+    daemon.stop();
+    bench.assert_given_back(daemon.pid());
+}
+
+#[test]
+fn daemon_and_then_supervisor_are_killed() {
+    kills_in_this_order(true);
+}
+
+#[test]
+fn supervisor_and_then_daemon_are_killed() {
+    kills_in_this_order(false);
+}
