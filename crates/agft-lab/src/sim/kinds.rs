@@ -6,9 +6,9 @@
 
 use std::sync::LazyLock;
 
+use super::SimError;
 use super::stats::{LATENCY, PER_TOKEN, STEP_TOKENS, TTFT};
 use super::template::Template;
-use crate::LabError;
 use agft::engine::{self, Profile};
 use agft::metrics::Signal;
 
@@ -130,14 +130,18 @@ impl Kind {
     /// The kinds of a name in upper or lower case: one, or with `all` every one.
     ///
     /// # Errors
-    /// [`LabError::UnknownName`]
-    pub fn named(name: &str) -> Result<Vec<&'static Self>, LabError> {
+    /// [`SimError::UnknownName`]
+    pub fn named(name: &str) -> Result<Vec<&'static Self>, SimError> {
         let is_all = name.eq_ignore_ascii_case("all");
         let kinds: Vec<_> =
             Self::all().filter(|kind| is_all || kind.name().eq_ignore_ascii_case(name)).collect();
         if kinds.is_empty() {
             let known = "all, vLLM, SGLang, llama.cpp, TensorRT-LLM, Triton, LMDeploy, TGI, Dynamo";
-            return Err(LabError::UnknownName { kind: "engine", given: name.to_owned(), known });
+            return Err(SimError::UnknownName {
+                kind: "engine",
+                given: name.to_owned(),
+                known: known.into(),
+            });
         }
         Ok(kinds)
     }
