@@ -90,7 +90,7 @@ impl Durable {
         let predictor = Predictor::new(model, load, model.shown_draws());
         // With no weight on delay the objective is energy for the same work.
         let aim = Aim { objective: self.settings.objective, weight: 0.0, limit: None };
-        let outlook = predictor.outlooks(&[clock], default, aim).pop()?;
+        let (outlook, _) = predictor.outlooks(&[clock], default, aim).pop()?;
         let of = |log: f64, sd: f64, off: f64| LogRatio { log, sd: sd.hypot(off * log) };
         let ratios = Ratios {
             energy: of(outlook.gain, outlook.sd, ENERGY_OFF),

@@ -296,10 +296,11 @@ impl Durable {
         let Durable { settings: StructuredSettings { objective, tpot_limit: limit, .. }, .. } = *self;
         let aim = Aim { objective, weight: self.context.delay_weight(), limit };
         let mut outlooks = predictor.outlooks(&clocks, default, aim);
-        for outlook in outlooks.iter_mut().skip(1).filter(|outlook| outlook.risk > LIMIT_RISK) {
+        for (outlook, _) in outlooks.iter_mut().skip(1).filter(|(_, risk)| *risk > LIMIT_RISK) {
             // Out of every bound: never chosen.
             outlook.slowdown = f64::INFINITY;
         }
+        let outlooks = outlooks.into_iter().map(|(outlook, _)| outlook).collect();
         Some((targets, outlooks))
     }
 

@@ -60,8 +60,6 @@ pub(super) struct Outlook {
     pub slowdown: f64,
     /// Its standard deviation.
     pub slowdown_sd: f64,
-    /// Probability, over the posterior, that the mean time per output token exceeds the limit; 0 without a limit.
-    pub risk: f64,
     /// What the clock leads to.
     pub steady: Steady,
 }
@@ -131,9 +129,10 @@ impl<'a> Predictor<'a> {
         self.steady_of(&self.mean, clock)
     }
 
-    /// Every clock of `clocks` against `default`, all in MHz.
+    /// Every clock of `clocks` against `default`, all in MHz, each with the probability, over the posterior, that its mean
+    /// time per output token exceeds the limit; 0 without a limit.
     #[must_use]
-    pub(super) fn outlooks(&self, clocks: &[f64], default: f64, aim: Aim) -> Vec<Outlook> {
+    pub(super) fn outlooks(&self, clocks: &[f64], default: f64, aim: Aim) -> Vec<(Outlook, f64)> {
         let objective = |steady: &Steady| steady.objective(aim.objective, aim.weight);
         let at_default = self.steady(default);
         let default_draws: Vec<Steady> =
@@ -151,15 +150,15 @@ impl<'a> Predictor<'a> {
                 }
                 // As if half a draw more were above, and half a draw not: never quite sure.
                 let risk = aim.limit.map_or(0.0, |_| (above + 0.5) / (gain.count + 1.0));
-                Outlook {
+                let outlook = Outlook {
                     clock,
                     gain: objective(&steady) - objective(&at_default),
                     sd: gain.sd(),
                     slowdown: (steady.step.0 / at_default.step.0).ln(),
                     slowdown_sd: slowdown.sd(),
-                    risk,
                     steady,
-                }
+                };
+                (outlook, risk)
             })
             .collect()
     }
