@@ -293,7 +293,7 @@ impl Durable {
             targets.push(Target::Lock(arm));
             clocks.push(arm.core.as_f64());
         }
-        let Durable { settings: StructuredSettings { objective, tpot_limit: limit, .. }, .. } = *self;
+        let StructuredSettings { objective, tpot_limit: limit, .. } = self.settings;
         let aim = Aim { objective, weight: self.context.delay_weight(), limit };
         let mut outlooks = predictor.outlooks(&clocks, default, aim);
         for (outlook, _) in outlooks.iter_mut().skip(1).filter(|(_, risk)| *risk > LIMIT_RISK) {

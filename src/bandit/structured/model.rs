@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 
+use ndarray::Array1;
 use serde::{Deserialize, Serialize};
 
 use super::power::Power;
-use super::predict::Drawn;
 use super::scales::Scales;
 use super::step_time::{Brackets, StepTime};
 use super::window::Lesson;
@@ -34,8 +34,17 @@ pub(super) struct Model {
     shown: ShownDraws,
 }
 
-/// Draws with a fixed seed, made when they are first asked for: many figures are made of one fit. They follow from the
-/// fit, so two models with the same fit are equal whether they were asked or not.
+/// Coefficients of step time and power drawn from their posteriors.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Drawn {
+    /// Of the step time.
+    pub time: Array1<f64>,
+    /// Of the power.
+    pub power: Array1<f64>,
+}
+
+/// Draws with a fixed seed, made when they are first asked for: many figures are made of one fit. They follow
+/// from the fit, so two models with the same fit are equal whether they were asked or not.
 #[derive(Debug, Clone, Default)]
 struct ShownDraws(OnceLock<Vec<Drawn>>);
 

@@ -1,16 +1,16 @@
 //! What a clock will lead to once the batch has settled: step time, busy share, power, and the objective.
 //!
-//! Within a window the tokens per step are given. At another clock they are not: slower steps let more tokens arrive
-//! per step, which makes steps slower still. With the arrival rates `λp`, `λd` per busy second, tokens per step are
-//! `λ t`, hence `t = A / (1 - χ)` with `χ = B λp + C λd` (A, B, C: the [`Brackets`]). Judging a lower clock by the few
-//! seconds after the change would leave this out and always find it too good.
+//! Within a window the tokens per step are given. At another clock they are not: slower steps let more tokens
+//! arrive per step, which makes steps slower still. With the arrival rates `λp`, `λd` per busy second, tokens
+//! per step are `λ t`, hence `t = A / (1 - χ)` with `χ = B λp + C λd` (A, B, C: the [`Brackets`]). Judging a
+//! lower clock by the few seconds after the change would leave this out and always find it too good.
 
-use ndarray::{Array1, ArrayView1};
+use ndarray::ArrayView1;
 
 use serde::{Deserialize, Serialize};
 
 use super::context::Load;
-use super::model::Model;
+use super::model::{Drawn, Model};
 use super::power::{Mix, watts};
 use super::scales::Scales;
 use super::step_time::Brackets;
@@ -75,15 +75,6 @@ pub(super) struct Aim {
     pub limit: Option<Seconds>,
 }
 
-/// Coefficients of step time and power drawn from their posteriors.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Drawn {
-    /// Of the step time.
-    pub time: Array1<f64>,
-    /// Of the power.
-    pub power: Array1<f64>,
-}
-
 /// One set of coefficients, the mean or a draw, at one load.
 #[derive(Debug, Clone)]
 struct Coefficients<'a> {
@@ -129,8 +120,8 @@ impl<'a> Predictor<'a> {
         self.steady_of(&self.mean, clock)
     }
 
-    /// Every clock of `clocks` against `default`, all in MHz, each with the probability, over the posterior, that its mean
-    /// time per output token exceeds the limit; 0 without a limit.
+    /// Every clock of `clocks` against `default`, all in MHz, each with the probability, over the posterior,
+    /// that its mean time per output token exceeds the limit; 0 without a limit.
     #[must_use]
     pub(super) fn outlooks(&self, clocks: &[f64], default: f64, aim: Aim) -> Vec<(Outlook, f64)> {
         let objective = |steady: &Steady| steady.objective(aim.objective, aim.weight);
@@ -163,8 +154,9 @@ impl<'a> Predictor<'a> {
             .collect()
     }
 
-    /// Step time at which rates (per busy second) and steps agree: `t (1 - χ λ(t)) = A`, where clients that wait for
-    /// answers bring `λ(t) = 1 / (1 - c + c t/t₀)` of what they brought at `t₀`; a quadratic equation in `t`.
+    /// Step time at which rates (per busy second) and steps agree: `t (1 - χ λ(t)) = A`, where clients that
+    /// wait for answers bring `λ(t) = 1 / (1 - c + c t/t₀)` of what they brought at `t₀`; a quadratic
+    /// equation in `t`.
     fn settled(&self, of: &Coefficients<'_>, brackets: Brackets, prefill: f64, decode: f64) -> f64 {
         let closed = self.load.closed;
         if closed <= 0.0 {
@@ -180,7 +172,8 @@ impl<'a> Predictor<'a> {
     fn steady_of(&self, of: &Coefficients<'_>, clock: f64) -> Steady {
         let Load { prefill, decode, busy: busy_seen, closed, .. } = self.load;
         let brackets = Brackets::at(of.time, &self.scales, clock);
-        // The empty spells of a Poisson stream: the share of time without work falls exponentially with the work.
+        // The empty spells of a Poisson stream: the share of time without work falls exponentially with the
+        // work.
         let emptiness = -(1.0 - busy_seen).ln();
         let (mut busy, mut step) = (busy_seen, of.step_seen);
         for _ in 0..ROUNDS {
@@ -200,8 +193,9 @@ impl<'a> Predictor<'a> {
 
 /// How much denser the arrivals are around a token than in the mean, at least 1.
 ///
-/// Requests come in clumps, and most tokens are generated within them: they meet with a longer time per token than a step
-/// at the mean load takes. The factor on the rates is the one at which the model gives what the tokens met with.
+/// Requests come in clumps, and most tokens are generated within them: they meet with a longer time per token
+/// than a step at the mean load takes. The factor on the rates is the one at which the model gives what the
+/// tokens met with.
 fn crowding(seen: Brackets, load: &Load) -> f64 {
     let chi = (seen.prefill * load.prefill + seen.decode * load.decode) / load.busy;
     let needed = load.delay.map_or(1.0, |delay| (1.0 - seen.step / delay.0) / chi.max(LEAST_CHI));
@@ -213,8 +207,8 @@ fn settled(brackets: Brackets, prefill: f64, decode: f64) -> f64 {
     brackets.step / slack(brackets.prefill * prefill + brackets.decode * decode)
 }
 
-/// `1 - χ`, continued above zero so that its inverse goes on in a straight line: overload has to look terrible, not
-/// undefined.
+/// `1 - χ`, continued above zero so that its inverse goes on in a straight line: overload has to look
+/// terrible, not undefined.
 fn slack(chi: f64) -> f64 {
     let slack = 1.0 - chi;
     if slack >= LEAST_SLACK { slack } else { LEAST_SLACK.powi(2) / (2.0 * LEAST_SLACK - slack) }
