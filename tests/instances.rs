@@ -121,6 +121,9 @@ fn gpu_with_a_server_is_woken_and_held_over_an_empty_page() {
     bench.assert_given_back(daemon.pid());
 }
 
+/// What llama-server logs when a task begins.
+const BEGIN: &str = "0.1 I slot launch_slot_: id  0 | task 0 | processing task, is_child = 0";
+
 /// A program of another package of the workspace, beside the agft of this test.
 fn program(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_agft")).with_file_name(name);
@@ -198,10 +201,9 @@ fn tasks_in_the_log_of_an_instance_keep_its_gpu_awake_and_end_with_it() {
     let work = |work: &'static str| move |list: &Value| list["instances"][0]["work"] == work;
     serve.wait_for("nothing is known yet", work("unknown"));
     let mut says = serve.says();
-    let begin = "0.1 I slot launch_slot_: id  0 | task 0 | processing task, is_child = 0";
     let end = "0.2 I slot      release: id  0 | task 0 | stop processing: n_tokens = 20, truncated = 0";
     for _ in 0..2 {
-        writeln!(says, "{begin}").expect("a reader");
+        writeln!(says, "{BEGIN}").expect("a reader");
         wait_for_core(&bench, &daemon, 0, None);
         serve.wait_for("a task", work("working"));
         std::thread::sleep(LONG);
@@ -211,7 +213,7 @@ fn tasks_in_the_log_of_an_instance_keep_its_gpu_awake_and_end_with_it() {
         serve.wait_for("no task", work("idle"));
     }
     // Killed in the middle of a task.
-    writeln!(says, "{begin}").expect("a reader");
+    writeln!(says, "{BEGIN}").expect("a reader");
     wait_for_core(&bench, &daemon, 0, None);
     let list = serve.wait_for("a task", work("working"));
     let server = list["instances"][0]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
@@ -223,7 +225,7 @@ fn tasks_in_the_log_of_an_instance_keep_its_gpu_awake_and_end_with_it() {
         now["restarts"] == 1 && now["work"] == "unknown" && now["pid"].is_i64()
     });
     // The supervisor itself is killed in the middle of a task: so is what it told.
-    writeln!(says, "{begin}").expect("a reader");
+    writeln!(says, "{BEGIN}").expect("a reader");
     wait_for_core(&bench, &daemon, 0, None);
     let supervisor = Pid::from_child(&serve.child);
     kill_process(supervisor, Signal::KILL).expect("it runs");
@@ -239,7 +241,6 @@ fn kills_in_this_order(daemon_first: bool) {
     let mut daemon = parked(&bench, &[]);
     let mut serve = Serve::start(&bench);
     serve.wait_for("agft is found", |list| list["daemons"][0] == daemon.pid());
-    let begin = "0.1 I slot launch_slot_: id  0 | task 0 | processing task, is_child = 0";
     let kill_daemon = |daemon: &mut Daemon| {
         daemon.signal(Signal::KILL);
         daemon.wait();
@@ -261,7 +262,7 @@ fn kills_in_this_order(daemon_first: bool) {
     }
     serve.wait_for("they have found each other", |list| list["daemons"][0] == daemon.pid());
     let mut says = serve.says();
-    writeln!(says, "{begin}").expect("a reader");
+    writeln!(says, "{BEGIN}").expect("a reader");
     wait_for_core(&bench, &daemon, 0, None);
     // Both at once, in the middle of a task.
     kill_process(Pid::from_child(&serve.child), Signal::KILL).expect("it runs");

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::experiment::{CellResult, Experiment};
 use super::promise::{Promise, share_of_fixed_saving, sum};
+use super::report::Summary;
 use super::score::{Score, geometric_mean};
 use crate::sim::Kind;
 use agft::stats::percentile;
@@ -20,7 +21,7 @@ pub struct Quality {
     pub e2e_ratio: f64,
     /// The same over that of the policy before vLLM; `None` if it did not run before vLLM.
     pub e2e_over_vllm: Option<f64>,
-    /// Geometric mean of the energy saved over that of the best fixed clock, over the runs in which that saves.
+    /// Geometric mean of the energy saved over that of the best fixed clock, over the runs where that saves.
     pub fixed_saving_mean: Option<f64>,
     /// Median of the same.
     pub fixed_saving_median: Option<f64>,
@@ -46,20 +47,19 @@ pub struct Quality {
 #[must_use]
 pub fn qualities(experiment: &Experiment, cells: &[CellResult]) -> Vec<Quality> {
     let entrants = experiment.entrants();
-    let ratio = |index: usize| {
-        let runs = cells.iter().filter_map(|cell| cell.runs.get(index));
-        geometric_mean(&runs.map(|run| run.score.by_e2e.ratio_to_best_fixed).collect::<Vec<_>>())
-    };
-    let quality = |(index, of): (usize, &super::policy::Entrant)| {
-        let scores: Vec<&Score> =
-            cells.iter().filter_map(|cell| cell.runs.get(index)).map(|run| &run.score).collect();
+    let scores =
+        |index: usize| cells.iter().filter_map(move |cell| cell.runs.get(index)).map(|run| &run.score);
+    let mut all: Vec<Quality> =
+        (0..entrants.len()).map(|index| Quality::of(&scores(index).collect::<Vec<_>>())).collect();
+    let ratios: Vec<f64> = all.iter().map(|quality| quality.e2e_ratio).collect();
+    for (quality, of) in all.iter_mut().zip(&entrants) {
         let usual = entrants
             .iter()
-            .position(|other| other.policy == of.policy && other.engine == Some(Kind::usual()))
-            .map(ratio);
-        Quality { e2e_over_vllm: usual.map(|usual| ratio(index) / usual), ..Quality::of(&scores) }
-    };
-    entrants.iter().enumerate().map(quality).collect()
+            .zip(&ratios)
+            .find(|(other, _)| other.policy == of.policy && other.engine == Some(Kind::usual()));
+        quality.e2e_over_vllm = usual.map(|(_, ratio)| quality.e2e_ratio / ratio);
+    }
+    all
 }
 
 impl Quality {
@@ -105,7 +105,7 @@ pub fn left_out(experiment: &Experiment) -> String {
 
 /// The engines against each other: one row per policy and engine.
 #[must_use]
-pub fn table(experiment: &Experiment, cells: &[CellResult]) -> String {
+pub fn table(summaries: &[Summary]) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
@@ -129,7 +129,7 @@ pub fn table(experiment: &Experiment, cells: &[CellResult]) -> String {
         "{:<12} {:<12} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6}",
         "", "", "ratio", "vLLM", "mean", "median", "+10 %", "", "", "%", "", "runs", "",
     );
-    for (of, quality) in experiment.entrants().iter().zip(qualities(experiment, cells)) {
+    for Summary { of, quality, .. } in summaries {
         let number = |value: Option<f64>, decimals: usize| {
             value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
         };

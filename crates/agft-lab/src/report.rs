@@ -1,11 +1,11 @@
 //! Results as CSV and JSON. Field names end in their unit; shares and ratios have none.
 //!
-//! JSON: `seconds`, `faults_s`, `holdout_share`, `objective`, `policies`, `engines` (each with its limits that are left
-//! out), `cells` (one entry per load, seed, policy and engine: `gpu`, `model`, `workload`, `seed`, `policy`, `engine`
-//! (null where it makes no difference), then the fields of [`Score`], with its
+//! JSON: `seconds`, `faults_s`, `holdout_share`, `objective`, `policies`, `engines` (each with its limits
+//! that are left out), `cells` (one entry per load, seed, policy and engine: `gpu`, `model`, `workload`,
+//! `seed`, `policy`, `engine` (null where it makes no difference), then the fields of [`Score`], with its
 //! [`Promise`] as `promise` and the two [`Verdict`](super::score::Verdict)s as `by_e2e` and `by_tpot`),
-//! `summary` (one [`Summary`] per policy and engine) and `fixed_clocks` (the curve over fixed clocks of each cell). CSV:
-//! the rows of `cells`, nested names joined by an underscore.
+//! `summary` (one [`Summary`] per policy and engine) and `fixed_clocks` (the curve over fixed clocks of each
+//! cell). CSV: the rows of `cells`, nested names joined by an underscore.
 
 use serde::Serialize;
 use serde_json::{Map, Value};

@@ -90,7 +90,7 @@ pub fn render(experiment: &Experiment, cells: &[CellResult]) -> String {
     out += &kept(&summaries, [width, label]);
     if experiment.engines.len() > 1 {
         out.push('\n');
-        out += &engines::table(experiment, cells);
+        out += &engines::table(&summaries);
     }
     out
 }

@@ -1,8 +1,8 @@
 //! Kinds of engines: whose page the simulated server shows, and how that page tells of the same world.
 //!
-//! vLLM's page is written in [`page`](super::page). That of another engine is its recorded page, of which the families
-//! are kept that its profile names, with the simulated values in them ([`template`](super::template)): names, labels,
-//! types, units and buckets are the engine's own.
+//! vLLM's page is written in [`page`](super::page). That of another engine is its recorded page, of which the
+//! families are kept that its profile names, with the simulated values in them
+//! ([`template`](super::template)): names, labels, types, units and buckets are the engine's own.
 
 use std::sync::LazyLock;
 
@@ -31,8 +31,8 @@ pub(super) struct Habits {
     pub(super) computed_prompts: bool,
     /// Is the time of the prompt in the time per token of a request?
     pub(super) prompt_in_tpot: bool,
-    /// Levels are renewed every so many steps, with every prompt, and [`IDLE_RENEWAL_S`] after the last renewal where
-    /// nothing runs.
+    /// Levels are renewed every so many steps, with every prompt, and [`IDLE_RENEWAL_S`] after the last
+    /// renewal where nothing runs.
     pub(super) levels_every: u32,
     /// Significant digits of a number; `None`: all.
     pub(super) digits: Option<usize>,
@@ -114,7 +114,8 @@ impl Kind {
         &USUAL
     }
 
-    /// Every kind, vLLM first. A recorded page that the profile cannot read would be missing; a test reads each.
+    /// Every kind, vLLM first. A recorded page that the profile cannot read would be missing; a test reads
+    /// each.
     pub fn all() -> impl Iterator<Item = &'static Self> {
         static OTHERS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
             let kind = |recorded: &Recorded| {
@@ -136,12 +137,9 @@ impl Kind {
         let kinds: Vec<_> =
             Self::all().filter(|kind| is_all || kind.name().eq_ignore_ascii_case(name)).collect();
         if kinds.is_empty() {
-            let known = "all, vLLM, SGLang, llama.cpp, TensorRT-LLM, Triton, LMDeploy, TGI, Dynamo";
-            return Err(SimError::UnknownName {
-                kind: "engine",
-                given: name.to_owned(),
-                known: known.into(),
-            });
+            let known: Vec<_> = std::iter::once("all").chain(Self::all().map(Self::name)).collect();
+            let (given, known) = (name.to_owned(), known.join(", "));
+            return Err(SimError::UnknownName { kind: "engine", given, known });
         }
         Ok(kinds)
     }

@@ -1,7 +1,8 @@
 //! Whole runs in virtual time: the daemon's tick against a [`World`], ten minutes in a fraction of a second.
 //!
-//! The schedule is the daemon's: a scrape shortly before each tick, counter ticks polled every few milliseconds, looks
-//! at the sensors between ticks while parked, clock writes a few milliseconds after the tick.
+//! The schedule is the daemon's: a scrape shortly before each tick, counter ticks polled every few
+//! milliseconds, looks at the sensors between ticks while parked, clock writes a few milliseconds after the
+//! tick.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,8 +31,8 @@ const PAGE_AWAY: &str = "connection refused";
 pub(crate) const WRITE_DELAY: f64 = 0.004;
 /// Sensors are looked at this often between ticks while parked.
 const WATCH: f64 = 0.1;
-/// Whoever watches connections acts this long after the first byte of a request: the kernel's event is there within 0.1 ms,
-/// a loop that waits for it comes to its turn within the millisecond.
+/// Whoever watches connections acts this long after the first byte of a request: the kernel's event is there
+/// within 0.1 ms, a loop that waits for it comes to its turn within the millisecond.
 pub(crate) const NOTICE: f64 = 0.001;
 /// Requests that arrived in time are waited for this long after the end.
 pub(super) const DRAIN: f64 = 60.0;
@@ -77,8 +78,8 @@ pub trait Onlooker {
         command
     }
 
-    /// Is the controller shown the connections to the engine? Then it also steps `NOTICE` after the first byte of a
-    /// request, while parked.
+    /// Is the controller shown the connections to the engine? Then it also steps `NOTICE` after the first
+    /// byte of a request, while parked.
     fn shows_connections(&self) -> bool {
         false
     }
@@ -426,7 +427,8 @@ impl Bench {
     }
 }
 
-/// The page as the daemon's scrape has it. vLLM's needs no text: a law holds what is read of it to the signals.
+/// The page as the daemon's scrape has it. vLLM's needs no text: a law holds what is read of it to the
+/// signals.
 fn scrape(world: &World, at: Time) -> Scrape {
     let latency = Seconds(SCRAPE_LATENCY);
     if *world.kind() == *Kind::usual() {

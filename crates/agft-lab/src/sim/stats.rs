@@ -1,5 +1,5 @@
-//! The engine's statistics as metrics pages have them: vLLM V1's counters, gauges and histograms, and what those of other
-//! engines need besides.
+//! The engine's statistics as metrics pages have them: vLLM V1's counters, gauges and histograms, and what
+//! those of other engines need besides.
 
 use super::kinds::{Habits, IDLE_RENEWAL_S, Kind};
 use super::template::Source;
@@ -183,8 +183,8 @@ impl Stats {
         self.is_at_end(Signal::Ttft)
     }
 
-    /// The time per token of a request that had its first token after `first`, the others within `later`, seconds
-    /// both: as the page tells it.
+    /// The time per token of a request that had its first token after `first`, the others within `later`,
+    /// seconds both: as the page tells it.
     pub(super) fn observe_tpot(&mut self, first: f64, later: f64, tokens: u32) {
         let (seconds, tokens) = if self.habits.prompt_in_tpot {
             (first + later, tokens)
@@ -210,7 +210,8 @@ impl Stats {
         self.habits.at_end.contains(&signal)
     }
 
-    /// A counter, gauge or instant. Tokens found in the cache count with their prompt, as a page may show both as one.
+    /// A counter, gauge or instant. Tokens found in the cache count with their prompt, as a page may show
+    /// both as one.
     fn one(&self, signal: Signal, now: Time) -> f64 {
         let ended = self.is_at_end(signal);
         match signal {
