@@ -1,5 +1,5 @@
-//! `agft demo` and `agft simulate`: their options. Another program, `agft-lab`, carries them out, so that nothing of
-//! the simulator is in the one that runs beside servers ([`companion`](super::companion)).
+//! `agft demo` and `agft simulate`: their options. Another program, `agft-lab`, carries them out, so that
+//! nothing of the simulator is in the one that runs beside servers ([`companion`](super::companion)).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,7 +60,8 @@ what does; a trace shorter than the run begins again, and each seed begins elsew
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct SimulateArgs {
-    /// Who sets the clocks: structured, linucb, default, best-fixed, clairvoyant, agft, power-cap=WATTS, power-cap=PERCENT%
+    /// Who sets the clocks: structured, linucb, default, best-fixed, clairvoyant, agft, power-cap=WATTS,
+    /// power-cap=PERCENT%
     #[arg(
         long,
         value_delimiter = ',',
@@ -134,8 +135,8 @@ pub struct SimulateArgs {
     #[arg(long, conflicts_with_all = ["calibration", "savings", "parking"])]
     pub holdout: bool,
 
-    /// Engines whose metrics page the simulated server shows, such as vllm,llama.cpp,sglang, or all; the server
-    /// itself is the same
+    /// Engines whose metrics page the simulated server shows, such as vllm,llama.cpp,sglang, or all; the
+    /// server itself is the same
     #[arg(
         long,
         value_delimiter = ',',
@@ -157,12 +158,14 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
 
-    /// Try the holdout experiment instead: this share of the time at default clocks (0.02 to 0.5), and is what it tells true?
+    /// Try the holdout experiment instead: this share of the time at default clocks (0.02 to 0.5), and is
+    /// what it tells true?
     #[arg(long, value_name = "SHARE", conflicts_with = "calibration")]
     pub savings: Option<f64>,
 
-    /// Compare rules of parking instead: none, fixed=SECONDS, staged=SECONDS/SECONDS, rule (agft park), engine, engine-connections,
-    /// clairvoyant-core, clairvoyant. Without --suite or --trace on loads with gaps, of which --gpu and --workload pick
+    /// Compare rules of parking instead: none, fixed=SECONDS, staged=SECONDS/SECONDS, rule (agft park),
+    /// engine, engine-connections, clairvoyant-core, clairvoyant. Without --suite or --trace on loads with
+    /// gaps, of which --gpu and --workload pick
     #[arg(
         long,
         value_name = "RULES",
@@ -174,7 +177,8 @@ pub struct SimulateArgs {
     )]
     pub parking: Vec<String>,
 
-    /// With --parking: shares of requests that open a connection of their own; the others use one that is kept open
+    /// With --parking: shares of requests that open a connection of their own; the others use one that is
+    /// kept open
     #[arg(long, value_delimiter = ',', value_name = "SHARES", default_value = "1,0", requires = "parking")]
     pub own_connections: Vec<f64>,
 

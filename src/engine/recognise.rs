@@ -57,9 +57,9 @@ impl Profile {
 }
 
 impl Renamed {
-    /// The prefix of a page with these sample names, of all that stand before names of the table the one with the most
-    /// signals, the first of several; a prefix of the engine's alone counts too, with names that agft does not know
-    /// behind it. `None` if this is no page of the engine.
+    /// The prefix of a page with these sample names, of all that stand before names of the table the one with
+    /// the most signals, the first of several; a prefix of the engine's alone counts too, with names that
+    /// agft does not know behind it. `None` if this is no page of the engine.
     fn find_prefix<'a>(&self, table: &[Row], names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         // Keyed by prefix: how many were met before it, and the signals behind it.
         let mut found: HashMap<&'a str, (usize, BTreeSet<Signal>)> = HashMap::new();
@@ -82,7 +82,8 @@ impl Renamed {
     }
 }
 
-/// Every way to read a sample name as a prefix and a name of the table. A prefix ends in `:` or `_`; it may be empty.
+/// Every way to read a sample name as a prefix and a name of the table. A prefix ends in `:` or `_`; it may
+/// be empty.
 fn readings<'a>(table: &[Row], name: &'a str) -> impl Iterator<Item = (&'a str, Signal)> {
     let rows = table.iter().filter(|row| row.signal != Signal::ProcessStart);
     rows.flat_map(|row| {

@@ -1,4 +1,5 @@
-//! What the supervisor tells the daemon of instances: the name of the control socket, its words, and its limits.
+//! What the supervisor tells the daemon of instances: the name of the control socket, its words, and its
+//! limits.
 
 use std::path::Path;
 

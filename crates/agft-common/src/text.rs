@@ -1,8 +1,8 @@
 //! Text from outside, made harmless where it is shown: the only place that decides which characters are.
 //!
 //! Names, commands, words of drivers and servers, and what files hold can carry what a terminal obeys (escape
-//! sequences), what forges a line (line breaks), and what makes text read otherwise than it is (marks of direction,
-//! characters without width). Escapes have the form of JSON (`\u001b`).
+//! sequences), what forges a line (line breaks), and what makes text read otherwise than it is (marks of
+//! direction, characters without width). Escapes have the form of JSON (`\u001b`).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -1,12 +1,12 @@
 //! Whether a stranger could have written a file.
 //!
-//! agft runs as root and acts on what a model file says, so it asks of it what sshd asks of a key file: owned by root
-//! or by the user agft runs as, writable by nobody else.
+//! agft runs as root and acts on what a model file says, so it asks of it what sshd asks of a key file: owned
+//! by root or by the user agft runs as, writable by nobody else.
 //!
-//! The store opens its files relative to a directory, follows no link, and judges what it has opened. A configuration
-//! file is named by a path, and links on the way are common (`/etc/alternatives`, the ConfigMaps of Kubernetes). So there
-//! the whole way is judged: nobody else may be able to put another file, or another link, in any place of it. The same
-//! holds for the directories that root keeps files in.
+//! The store opens its files relative to a directory, follows no link, and judges what it has opened. A
+//! configuration file is named by a path, and links on the way are common (`/etc/alternatives`, the
+//! ConfigMaps of Kubernetes). So there the whole way is judged: nobody else may be able to put another file,
+//! or another link, in any place of it. The same holds for the directories that root keeps files in.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -71,11 +71,12 @@ fn judge_file(metadata: &Metadata, believed: Believed) -> Result<(), Distrust> {
     judge_owner_and_mode(metadata, believed)
 }
 
-/// Could only those have written the file at `path` who could have written this process's own program as well?
+/// Could only those have written the file at `path` who could have written this process's own program as
+/// well?
 ///
-/// `own` is that program, in the same directory: who may exchange the one may exchange the other. So the file must be
-/// no link, belong to root, to this process's user or to the program's owner, and be writable by nobody else.
-/// Errors: [`Distrust`], the reason why not.
+/// `own` is that program, in the same directory: who may exchange the one may exchange the other. So the file
+/// must be no link, belong to root, to this process's user or to the program's owner, and be writable by
+/// nobody else. Errors: [`Distrust`], the reason why not.
 pub fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
     let unknown = |error: io::Error| Distrust::Unknown { detail: error.to_string() };
     let owner = own.symlink_metadata().map_err(unknown)?.uid();
@@ -85,9 +86,9 @@ pub fn trusted_beside(path: &Path, own: &Path) -> Result<(), Distrust> {
 /// Who is believed beside root and the user that agft runs as.
 #[derive(Debug, Clone, Copy)]
 struct Believed {
-    /// The user who called sudo (what agft does as root for such a user, that user could do as well), or the owner of
-    /// the running program. Its group counts as the user only if it has the same number, as the private groups of
-    /// Debian and Red Hat have.
+    /// The user who called sudo (what agft does as root for such a user, that user could do as well), or the
+    /// owner of the running program. Its group counts as the user only if it has the same number, as the
+    /// private groups of Debian and Red Hat have.
     uid: Option<u32>,
 }
 
@@ -128,9 +129,9 @@ pub struct Untrusted {
 
 /// Could only root, this process's own user, or the user behind sudo have decided what is read at `path`?
 ///
-/// Asked of the file, of each directory above it, and of each link on the way: owner and mode. A directory in which
-/// everybody may make files, but not touch those of others (`/tmp`), will do.
-/// Errors: [`Untrusted`] with the first place that will not do.
+/// Asked of the file, of each directory above it, and of each link on the way: owner and mode. A directory in
+/// which everybody may make files, but not touch those of others (`/tmp`), will do. Errors: [`Untrusted`]
+/// with the first place that will not do.
 pub fn trusted_path(path: &Path) -> Result<(), Untrusted> {
     trusted_place(path)?;
     let metadata = path.metadata().map_err(unknown(path))?;
@@ -146,9 +147,9 @@ pub fn trusted_place(path: &Path) -> Result<(), Untrusted> {
     judge_way(path, |_| true)
 }
 
-/// Could root keep files in the directory at `path`, or in one made there: would no place on the way let others exchange
-/// it, and can others not write in it?
-/// Errors: [`Untrusted`] with the first place that will not do.
+/// Could root keep files in the directory at `path`, or in one made there: would no place on the way let
+/// others exchange it, and can others not write in it? Errors: [`Untrusted`] with the first place that will
+/// not do.
 pub fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
     let written = std::path::absolute(path).map_err(unknown(path))?;
     // The nearest directory that exists decides whether the rest can be made.
@@ -159,8 +160,8 @@ pub fn trusted_dir(path: &Path) -> Result<(), Untrusted> {
 
 /// Could only those whom [`trusted_path`] believes put another directory in the place of the one at `path`?
 ///
-/// Asked of each directory above it, and of each link on the way. The directory itself is judged when it is open.
-/// Errors: [`Untrusted`] with the first place that will not do.
+/// Asked of each directory above it, and of each link on the way. The directory itself is judged when it is
+/// open. Errors: [`Untrusted`] with the first place that will not do.
 pub fn trusted_way(path: &Path) -> Result<(), Untrusted> {
     let real = path.canonicalize().map_err(unknown(path))?;
     judge_way(path, |place| place != real)
@@ -171,8 +172,8 @@ fn unknown(at: &Path) -> impl FnOnce(io::Error) -> Untrusted {
     move |error| Untrusted { at, why: Distrust::Unknown { detail: error.to_string() } }
 }
 
-/// Judges the places on the way to `path` that are `asked` about: as it is written, whose links lead to the way as it
-/// really is.
+/// Judges the places on the way to `path` that are `asked` about: as it is written, whose links lead to the
+/// way as it really is.
 fn judge_way(path: &Path, asked: impl Fn(&Path) -> bool) -> Result<(), Untrusted> {
     let believed = Believed::sudo();
     let written = std::path::absolute(path).map_err(unknown(path))?;

@@ -16,7 +16,8 @@ pub struct Instance {
     pub name: String,
     /// Whether it is to run.
     pub enabled: bool,
-    /// Program and arguments; never empty. `{port}` in an argument stands for the private port where `listen` is set.
+    /// Program and arguments; never empty. `{port}` in an argument stands for the private port where `listen`
+    /// is set.
     pub command: Vec<String>,
     /// Added to the environment of the supervisor, or in place of its values.
     pub env: BTreeMap<String, String>,
@@ -51,8 +52,8 @@ pub enum Gpus {
     None,
     /// By index in PCI bus order, the order of `nvidia-smi`.
     Indices(Vec<u32>),
-    /// By index in CUDA's own order (fastest first), which cannot be translated without CUDA. The daemon treats them as
-    /// unknown on a host with different GPU models.
+    /// By index in CUDA's own order (fastest first), which cannot be translated without CUDA. The daemon
+    /// treats them as unknown on a host with different GPU models.
     CudaIndices(Vec<u32>),
     /// By UUID (`GPU-...`), whole or a unique beginning; MIG instances as `MIG-...`.
     Uuids(Vec<String>),
@@ -65,8 +66,8 @@ pub struct Ready {
     pub probe: Probe,
     /// An instance that is not ready after this long is ended and counts as failed.
     pub timeout: Duration,
-    /// An instance that was ready and whose probe is not answered for this long hangs: it is ended and counts as failed.
-    /// It is not asked again where none.
+    /// An instance that was ready and whose probe is not answered for this long hangs: it is ended and counts
+    /// as failed. It is not asked again where none.
     pub hung_after: Option<Duration>,
 }
 
@@ -88,7 +89,8 @@ pub struct Restart {
     pub first: Duration,
     /// The longest pause.
     pub longest: Duration,
-    /// After this many failures in a row it is in a crash loop: reported as such, and still retried at `longest`.
+    /// After this many failures in a row it is in a crash loop: reported as such, and still retried at
+    /// `longest`.
     pub crash_loop_after: u32,
     /// A process that ran this long ends the row of failures.
     pub stable_after: Duration,

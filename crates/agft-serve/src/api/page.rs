@@ -10,8 +10,8 @@ use super::Api;
 
 const PAGE: &str = include_str!("page.html");
 
-/// The browser runs only what is in the page itself, and loads from here alone. The two hashes are those of the page's
-/// script and style.
+/// The browser runs only what is in the page itself, and loads from here alone. The two hashes are those of
+/// the page's script and style.
 const POLICY: &str = "default-src 'none'; script-src 'sha256-jB5/jCs8Mtp9JzGYIAjFrRt3qnRMtFCblVeTrw80/9k='; \
     style-src 'sha256-E0l/2zxRznE7C7dr9cI1EFB6VASq6vM6JpfsD4VJnQo='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
