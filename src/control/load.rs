@@ -69,7 +69,7 @@ impl Serving {
         let running = self.concurrency.push(window.at_end.running.unwrap_or(0.0));
         let load = self.load.push(window);
         let mut context = Context::from_window(window, running);
-        if counts_at_the_end(window) {
+        if window.counts_tokens_at_end() {
             // Nothing counted is not no work, and a whole request's tokens are not those of one window.
             (context.prefill_throughput, context.decode_throughput) = (load.prefill_rate, load.decode_rate);
         }
@@ -86,12 +86,6 @@ impl Serving {
         self.concurrency.clear();
         self.forget_load();
     }
-}
-
-/// Is it an engine that counts tokens when their request ends? It does not time single tokens then, or as llama.cpp has
-/// a mean of two counters, and counts no requests.
-fn counts_at_the_end(window: &Window) -> bool {
-    window.itl.as_ref().is_none_or(|times| times.buckets.is_empty() && window.finished.is_none())
 }
 
 /// Does the page show work, at the window's end or in its counters?

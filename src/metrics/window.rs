@@ -128,6 +128,13 @@ impl Window {
         (self.finished.unwrap_or(0.0) + self.at_end.in_flight() - self.at_start.in_flight()).max(0.0)
     }
 
+    /// Is it an engine that counts tokens when their request ends? It does not time single tokens then, or as
+    /// llama.cpp has a mean of two counters, and counts no requests.
+    #[must_use]
+    pub(crate) fn counts_tokens_at_end(&self) -> bool {
+        self.itl.as_ref().is_none_or(|times| times.buckets.is_empty() && self.finished.is_none())
+    }
+
     /// Engine steps taken.
     #[must_use]
     pub fn engine_steps(&self) -> Option<f64> {

@@ -226,12 +226,19 @@ impl Open {
         let window = &self.window;
         let seconds = window.elapsed.0;
         let steps = steps(window).filter(|steps| *steps > 0.0)?;
-        let delay = delay(window).map(|(delay, _)| delay);
         let measured = self.utilization.map(|sum| sum / seconds);
-        let derived = match delay {
-            Some(delay) if !self.never_idle => steps * delay.0 / seconds,
-            _ => 1.0,
+        // llama.cpp: tokens and their times are of requests that ended, which began at other clocks. Its steps are
+        // counted at once, and give each running request a token.
+        let at_once = window.engine_steps().is_some() && window.counts_tokens_at_end();
+        let all_busy = self.never_idle.then_some(1.0);
+        let busy_known = measured.or(all_busy);
+        // A step's time on the host is no time of the GPU, but a request waits for it.
+        let delay = match all_busy.or(measured).filter(|_| at_once) {
+            Some(busy) => Some(Seconds(busy.clamp(LEAST_BUSY, 1.0) * seconds / steps)),
+            None => delay(window).map(|(delay, _)| delay),
         };
+        let running = window.mean.running.filter(|_| at_once).map(|running| running * steps);
+        let derived = delay.map_or(1.0, |delay| steps * delay.0 / seconds);
         Some(Lesson {
             at,
             seconds,
@@ -239,15 +246,15 @@ impl Open {
             delay,
             power: group_power(meters, window.start, window.end).map(|(power, _)| power),
             prefill: (window.prompt_tokens.unwrap_or(0.0) - window.prefix_hits.unwrap_or(0.0)).max(0.0),
-            decode: window.generation_tokens?,
+            decode: running.or(window.generation_tokens)?,
             finished: window.finished.unwrap_or(0.0),
             arrived: window.arrivals(),
             in_flight: window.mean.in_flight(),
             clock: self.clock / seconds,
             target,
             capped: self.capped / seconds,
-            busy: measured.unwrap_or(derived).clamp(LEAST_BUSY, 1.0),
-            busy_measured: measured.is_some() || self.never_idle,
+            busy: busy_known.unwrap_or(derived).clamp(LEAST_BUSY, 1.0),
+            busy_measured: busy_known.is_some(),
         })
     }
 }
@@ -269,4 +276,44 @@ fn steps(window: &Window) -> Option<f64> {
         let running = window.mean.running.filter(|running| *running > 0.0)?;
         Some(window.generation_tokens? / running.max(1.0))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Histogram, Signals, Snapshot};
+    use crate::units::Time;
+
+    /// A page of llama.cpp at `at`, 20 ms a step from the start on: 4 requests run, and `ended` tokens of requests that
+    /// took 50 ms for each are counted.
+    fn page(at: f64, ended: f64) -> Snapshot {
+        let mean_of = |sum: f64, count: f64| Some(Histogram { sum, count, buckets: vec![] });
+        let signals = Signals {
+            running: Some(4.0),
+            generation_tokens: Some(ended),
+            step_tokens: mean_of(ended, at / 0.02),
+            itl: mean_of(0.05 * ended, ended),
+            ..Signals::default()
+        };
+        Snapshot { at: Time(at), latency: Seconds(0.0), signals, refused: vec![], engine: None }
+    }
+
+    fn lesson(running_at_end: f64, ended: f64) -> Lesson {
+        let mut last = page(2.0, 500.0 + ended);
+        last.signals.running = Some(running_at_end);
+        let window = Window::between(&page(0.0, 500.0), &last).unwrap();
+        let open = Open::of(Tick { window, clock: 1400.0, capped: false, utilization: Some(0.5) });
+        open.lesson(Target::Default, &[], 0.0).unwrap()
+    }
+
+    #[test]
+    fn where_tokens_are_counted_when_requests_end_steps_tell_the_delay_of_the_window() {
+        for ended in [0.0, 300.0] {
+            let all_busy = lesson(4.0, ended);
+            approx::assert_relative_eq!(all_busy.delay.unwrap().0, 0.02, max_relative = 1e-9);
+            approx::assert_relative_eq!(all_busy.decode, 4.0 * all_busy.steps, max_relative = 1e-9);
+            let half_busy = lesson(0.0, ended);
+            approx::assert_relative_eq!(half_busy.delay.unwrap().0, 0.01, max_relative = 1e-9);
+        }
+    }
 }
